@@ -1,0 +1,1 @@
+"""Unsupervised semantic segmentation as a staged pipeline on disk."""

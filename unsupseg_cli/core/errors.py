@@ -1,0 +1,26 @@
+"""Errors that a person at the terminal reads: what, where, what was expected, how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnsupsegError(Exception):
+    """The work failed (exit code 1). The message is one sentence for the user."""
+
+    exit_code = 1
+
+
+class UsageError(UnsupsegError):
+    """The call was wrong (exit code 2): an option, a name or an input does not fit."""
+
+    exit_code = 2
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``; did you mean 'dino_vits8'? Known: ...`` for a mistyped name."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else "."
+    return f"{hint} Known: {', '.join(names)}."
