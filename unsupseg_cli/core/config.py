@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 def setting(default: Any = ..., help: str = "", *, source: str = "", **bounds: Any) -> Any:
@@ -16,13 +16,13 @@ def setting(default: Any = ..., help: str = "", *, source: str = "", **bounds: A
 
     ``source`` names the paper section the value comes from; ``bounds`` are pydantic's (ge, le, ...).
     """
-    extra = {"execution": False, "source": source}
+    extra: dict[str, JsonValue] = {"execution": False, "source": source}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
 def execution(default: Any = ..., help: str = "", **bounds: Any) -> Any:
     """Declare an execution field: how the work is done, never what comes out."""
-    extra = {"execution": True, "source": ""}
+    extra: dict[str, JsonValue] = {"execution": True, "source": ""}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 

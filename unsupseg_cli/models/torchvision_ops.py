@@ -9,6 +9,7 @@ Import this module before timm or torchvision.
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import torch
 
@@ -22,12 +23,10 @@ def _operators_load() -> bool:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return True  # the import error that follows names what is missing
-    from pathlib import Path
-
     libraries = list(Path(next(iter(spec.submodule_search_locations))).glob("_C.*"))
     try:
         for library in libraries:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except OSError:
         return False
     return bool(libraries)

@@ -1,0 +1,217 @@
+"""Array stores: one row per view, in zarr v3 with sharding, read by direct access to the chunks.
+
+A *regular* array has one shape for every view, (N, ...); its chunk is one view, a shard holds many, and
+chunks are not compressed (float tokens hardly shrink), so that a reader may map the shard files into memory.
+A *ragged* array (native aspect ratios) keeps the tokens of all views one after the other, (T, C), with
+``offset`` (N+1) and ``grid`` (N, 2); padding is never stored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+
+from unsupseg_cli.core.errors import UnsupsegError
+
+SHARD_BYTES = 64 << 20
+_RAGGED_CHUNK = 256  # tokens; a multiple of it is one shard
+_INDEX_ENTRY = 16  # bytes of one (offset, length) pair in a zarr v3 shard index
+_CHECKSUM = 4  # bytes of the crc32c behind the index
+_EMPTY = 2**64 - 1  # offset of a chunk that was never written
+
+Array = NDArray[Any]
+
+
+def rows_per_shard(row_shape: Sequence[int], dtype: DTypeLike, rows: int) -> int:
+    """Return how many rows of a regular array make a shard of about `SHARD_BYTES`."""
+    row = max(1, math.prod(row_shape) * np.dtype(dtype).itemsize)
+    return max(1, min(rows, SHARD_BYTES // row))
+
+
+def create_array(
+    path: Path, shape: Sequence[int], dtype: DTypeLike, chunk: Sequence[int], shard: Sequence[int]
+) -> zarr.Array[Any]:
+    """Create a zarr v3 array without compression; ``shard`` is a multiple of ``chunk`` on every axis."""
+    return zarr.create_array(
+        path,
+        shape=tuple(shape),
+        dtype=np.dtype(dtype),
+        chunks=tuple(chunk),
+        shards=tuple(shard),
+        compressors=None,
+        filters=None,
+        fill_value=0,
+        zarr_format=3,
+        overwrite=False,
+    )
+
+
+class RegularWriter:
+    """Writes a regular array shard by shard; finished shards survive a kill."""
+
+    def __init__(self, path: Path, rows: int, row_shape: Sequence[int], dtype: DTypeLike, shard: int) -> None:
+        chunk = (1, *row_shape)
+        self.array: zarr.Array[Any]
+        if (path / "zarr.json").exists():
+            self.array = zarr.open_array(path, mode="r+")
+        else:
+            self.array = create_array(path, (rows, *row_shape), dtype, chunk, (shard, *row_shape))
+
+    def write(self, first: int, rows: Array) -> None:
+        """Write whole shards: ``first`` is a multiple of the shard, ``rows`` (n, ...) fills it."""
+        self.array[first : first + len(rows)] = rows
+
+
+def write_array(path: Path, values: Array) -> None:
+    """Write a small array whole: one chunk per row, shards of about `SHARD_BYTES`."""
+    rows = max(1, len(values))
+    shard = rows_per_shard(values.shape[1:], values.dtype, rows)
+    chunk = (1 if values.ndim > 1 else shard, *values.shape[1:])
+    array = create_array(path, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
+    if len(values):
+        array[:] = values
+
+
+class RowReader:
+    """Reads rows of an array by mapping its shard files: no decompression, no fancy indexing.
+
+    Falls back to zarr where the array is compressed or laid out in another way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._array: zarr.Array[Any] = zarr.open_array(path, mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise UnsupsegError(
+                f"The array '{path}' cannot be opened ({error}); `unsupseg verify` names what is damaged, "
+                "and running its stage with --force makes it again."
+            ) from None
+        self._path = path
+        self.shape: tuple[int, ...] = tuple(self._array.shape)
+        self.dtype = np.dtype(self._array.dtype)
+        self._chunk = self._array.chunks[0]
+        shards = self._array.shards
+        self._shard = shards[0] if shards else 0
+        self._direct = (
+            bool(self._shard) and self._is_plain() and tuple(self._array.chunks)[1:] == self.shape[1:]
+        )
+        self._maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint64]]] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop) as a new array."""
+        if not self._direct:
+            return np.asarray(self._array[start:stop])
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        row = start
+        while row < stop:
+            first = row - row % self._chunk
+            end = min(first + self._chunk, stop)
+            out[row - start : end - start] = self._read_chunk(row // self._chunk)[row - first : end - first]
+            row = end
+        return out
+
+    def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Array:
+        """Return the rows at ``indices`` (any order, repeats allowed) as a new array."""
+        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        for position, index in enumerate(indices):
+            out[position] = self.rows(int(index), int(index) + 1)[0]
+        return out
+
+    def _is_plain(self) -> bool:
+        raw = json.loads((self._path / "zarr.json").read_text(encoding="utf-8"))
+        codecs = raw["codecs"]
+        if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
+            return False
+        inside = codecs[0]["configuration"]
+        plain = [codec["name"] for codec in inside["codecs"]] == ["bytes"]
+        index = [codec["name"] for codec in inside["index_codecs"]] == ["bytes", "crc32c"]
+        return (
+            plain and index and inside.get("index_location", "end") == "end" and self.dtype.byteorder in "=|<"
+        )
+
+    def _read_chunk(self, chunk: int) -> Array:
+        per_shard = self._shard // self._chunk
+        data, index = self._map(chunk // per_shard, per_shard)
+        shape = (self._chunk, *self.shape[1:])
+        offset, length = (int(value) for value in index[chunk % per_shard])
+        if offset == _EMPTY:
+            return np.zeros(shape, self.dtype)
+        return data[offset : offset + length].view(self.dtype).reshape(shape)
+
+    def _map(self, shard: int, per_shard: int) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
+        if shard not in self._maps:
+            path = self._path.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
+            if not path.exists():
+                raise UnsupsegError(
+                    f"The shard '{path}' is missing; run the stage that made it again with --force."
+                )
+            data = np.memmap(path, np.uint8, mode="r")
+            size = per_shard * _INDEX_ENTRY
+            if len(data) < size + _CHECKSUM:
+                raise UnsupsegError(
+                    f"The shard '{path}' is cut short; run the stage that made it again with --force."
+                )
+            index = np.frombuffer(data[-size - _CHECKSUM : -_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
+            self._maps[shard] = (data, index)
+        return self._maps[shard]
+
+
+class RaggedWriter:
+    """Writes the rows of views with different grids one after the other; blocks survive a kill.
+
+    Blocks are kept as plain ``.npy`` files and copied into one sharded array by `close`, since a shard
+    boundary of the token axis falls into the middle of a view.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._blocks = path.with_name(f"{path.name}.blocks")
+        self._blocks.mkdir(parents=True, exist_ok=True)
+
+    def write(self, block: int, tokens: Array) -> None:
+        """Write one block (t, C) of tokens; blocks are joined in the order of their numbers."""
+        partial = self._blocks / f".{block:08d}.npy"
+        np.save(partial, tokens)
+        partial.rename(self._blocks / f"{block:08d}.npy")
+
+    def close(self) -> None:
+        """Join the blocks into the array (T, C) and remove them."""
+        paths = sorted(self._blocks.glob("[0-9]*.npy"))
+        heads = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
+        total, width = sum(len(head) for head in heads), heads[0].shape[1:]
+        per_shard = rows_per_shard(width, heads[0].dtype, total)
+        shard = max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
+        array = create_array(
+            self.path, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
+        )
+        for first, rows in _regroup(heads, shard):
+            array[first : first + len(rows)] = rows
+        for path in paths:
+            path.unlink()
+        self._blocks.rmdir()
+
+
+def _regroup(blocks: Sequence[Array], size: int) -> Iterator[tuple[int, Array]]:
+    waiting: list[Array] = []
+    count = first = 0
+    for block in blocks:
+        start = 0
+        while start < len(block):
+            take = min(size - count, len(block) - start)
+            waiting.append(np.asarray(block[start : start + take]))
+            count, start = count + take, start + take
+            if count == size:
+                yield first, np.concatenate(waiting)
+                first, waiting, count = first + size, [], 0
+    if waiting:
+        yield first, np.concatenate(waiting)

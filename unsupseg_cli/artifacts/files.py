@@ -1,0 +1,88 @@
+"""Small things done safely on a file system: atomic text, folder sync, free space, locks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from unsupseg_cli.core.errors import UnsupsegError
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new content, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gives a name, and 0600 would hide it from a group
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the files of a folder and its entries to the disk, so that a rename publishes whole files."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_symlink():
+            continue
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def require_space(folder: Path, needed: int, what: str) -> None:
+    """Raise UnsupsegError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
+    free = shutil.disk_usage(folder).free
+    if needed * 1.01 > free:
+        raise UnsupsegError(
+            f"{what} needs {needed / 1e9:.2f} GB but '{folder}' has {free / 1e9:.2f} GB free; free some "
+            "space, choose another --workspace, a smaller --size or fewer arrays with --keep."
+        )
+
+
+@contextmanager
+def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
+    """Hold the lock file at ``path``; it is released when the process ends, however it ends.
+
+    Raises:
+        UnsupsegError: another process held it for more than ``wait`` seconds; the message says which.
+    """
+    lock = FileLock(path)
+    holder = path.with_suffix(".holder")
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+        raise UnsupsegError(
+            f"{what} is being written by {who}; wait for it, or stop that process and call again."
+        ) from None
+    except OSError as error:
+        raise UnsupsegError(
+            f"The lock '{path}' cannot be made ({error.strerror}); the workspace must be a folder that you "
+            "may write to."
+        ) from None
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

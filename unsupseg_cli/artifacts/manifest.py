@@ -1,0 +1,117 @@
+"""The manifest: what an artifact is, what it was made from, and what it must contain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unsupseg_cli.artifacts.canonical import digest_json
+from unsupseg_cli.core.errors import UnsupsegError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class Input(BaseModel):
+    """One artifact that another one was made from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    role: str = Field(description="What the input is used as, e.g. 'features'.")
+    kind: str
+    id: str
+    key: str
+    digest: str = Field(description="Digest of the input's outputs at the time of use.")
+
+
+class Output(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: int = Field(ge=0)
+    sha256: str
+    result: bool = Field(description="False for logs and plots, which may differ between equal runs.")
+
+
+class DataSource(BaseModel):
+    """The images an artifact speaks about."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    split: str
+    root: str = Field(default="", description="Where the images lay; not part of the key.")
+    fingerprint: str = Field(description="SHA-256 over the sorted (relative path, content digest) pairs.")
+    count: int = Field(ge=0)
+
+
+class Manifest(BaseModel):
+    """What an artifact is; stored as ``manifest.json`` in its folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    kind: str
+    id: str
+    stage: str
+    stage_version: int
+    key: str
+    config: dict[str, Any] = Field(description="The result fields: they enter the key.")
+    execution: dict[str, Any] = Field(default_factory=dict, description="How the work was done.")
+    inputs: list[Input] = Field(default_factory=list)
+    data: DataSource | None = None
+    environment: dict[str, str] = Field(default_factory=dict)
+    started: str = ""
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    outputs: dict[str, Output] = Field(default_factory=dict)
+    digest: str = ""
+    summary: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    deterministic: bool = True
+    used_labels: bool = False
+
+    @staticmethod
+    def digest_of(outputs: dict[str, Output]) -> str:
+        """Return the digest of the result files: equal for equal arrays, tables and weights."""
+        return digest_json({name: output.sha256 for name, output in outputs.items() if output.result})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an artifact folder.
+
+    Raises:
+        UnsupsegError: it is missing, unreadable, or written by a newer version of the tool.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnsupsegError(
+            f"'{folder}' is no artifact: it has no {MANIFEST}; give a folder or id that "
+            "`unsupseg list` shows."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UnsupsegError(
+            f"The manifest '{path}' cannot be read ({error}); delete the folder '{folder}' and run the "
+            "stage again."
+        ) from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UnsupsegError(
+            f"'{path}' has format version {version}, this tool reads up to {FORMAT_VERSION}; update unsupseg "
+            "or make the artifact again with this version."
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UnsupsegError(
+            f"The manifest '{path}' is damaged at '{where}' ({first['msg']}); delete the folder and run the "
+            "stage again."
+        ) from None
