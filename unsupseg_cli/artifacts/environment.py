@@ -7,6 +7,8 @@ import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
+import psutil
+
 _PACKAGES = ("unsupseg", "torch", "torchvision", "timm", "numpy", "zarr", "scikit-learn", "pillow")
 
 
@@ -27,3 +29,8 @@ def peak_memory_bytes() -> int:
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return unit * max(own, children)
+
+
+def resident_memory_bytes() -> int:
+    """Return the present resident size of this process in bytes."""
+    return int(psutil.Process().memory_info().rss)

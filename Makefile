@@ -1,0 +1,42 @@
+# make demo    the whole chain on the bundled scenes (installs first, then needs no network)
+# make test    the tests
+# make check   lint, types and the direction of imports
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check lint types layers clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "unsupseg needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "Python has no venv module: on Debian, apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,crf]' || \
+		$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/unsupseg demo
+
+test: install
+	$(BIN)/pytest
+
+check: lint types layers
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) unsupseg-workspace

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unsupseg_cli.artifacts.arrays import RaggedWriter, RegularWriter, RowReader, write_array
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed
+from unsupseg_cli.core.errors import UnsupsegError
+
+
+def tokens(*shape, dtype=np.float16):
+    return np.random.default_rng(0).normal(size=shape).astype(dtype)
+
+
+def test_a_regular_array_is_plain_zarr_and_reads_back_in_any_order(tmp_path):
+    values = tokens(10, 2, 3, 4)
+    writer = RegularWriter(tmp_path / "patch", 10, (2, 3, 4), np.float16, shard=4)
+    for start in (4, 0, 8):
+        writer.write(start, values[start : start + 4])
+    reader = RowReader(tmp_path / "patch")
+    np.testing.assert_array_equal(reader.rows(0, 10), values)
+    np.testing.assert_array_equal(reader.take([9, 0, 0, 5]), values[[9, 0, 0, 5]])
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "patch", mode="r")[:], values)
+    assert len(list((tmp_path / "patch" / "c").iterdir())) == 3
+
+
+def test_a_compressed_array_of_somebody_else_is_read_too(tmp_path):
+    values = tokens(5, 2)
+    zarr.create_array(tmp_path / "other", data=values, chunks=(2, 2))
+    np.testing.assert_array_equal(RowReader(tmp_path / "other").take([4, 1]), values[[4, 1]])
+
+
+def test_rows_never_written_are_zero(tmp_path):
+    writer = RegularWriter(tmp_path / "a", 4, (3,), np.float32, shard=2)
+    writer.write(0, np.array([[0, 0, 0], [1, 2, 3]], np.float32))
+    np.testing.assert_array_equal(RowReader(tmp_path / "a").rows(0, 2), [[0, 0, 0], [1, 2, 3]])
+
+
+def test_a_missing_or_cut_shard_is_named(tmp_path):
+    write_array(tmp_path / "a", tokens(4, 3))
+    shard = next(path for path in (tmp_path / "a" / "c").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:10])
+    with pytest.raises(UnsupsegError, match="cut short"):
+        RowReader(tmp_path / "a").rows(0, 1)
+    shard.unlink()
+    with pytest.raises(UnsupsegError, match="missing"):
+        RowReader(tmp_path / "a").rows(0, 1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=9), st.integers(1, 4))
+def test_ragged_grids_come_back_whatever_their_shapes(tmp_path_factory, shapes, block):
+    folder = tmp_path_factory.mktemp("ragged")
+    views = [tokens(h, w, 3) + index for index, (h, w) in enumerate(shapes)]
+    grids = np.array(shapes)
+    writer = GridWriter(folder, "patch", grids, (3,), np.float16, block)
+    for number, start in enumerate(range(0, len(views), block)):
+        writer.write(number, views[start : start + block])
+    writer.close()
+    reader = GridReader(folder, "patch")
+    assert len(reader) == len(views)
+    np.testing.assert_array_equal(reader.grids, grids)
+    assert reader.channels == (3,)
+    for index in reversed(range(len(views))):
+        np.testing.assert_array_equal(reader[index], views[index])
+    for got, index in zip(reader.take([0, len(views) - 1]), (0, -1), strict=True):
+        np.testing.assert_array_equal(got, views[index])
+
+
+def test_ragged_tokens_are_stored_without_padding(tmp_path):
+    writer = RaggedWriter(tmp_path / "tokens")
+    for block in (1, 0):
+        writer.write(block, np.full((300 + block, 2), block, np.float32))
+    writer.close()
+    array = zarr.open_array(tmp_path / "tokens", mode="r")
+    assert array.shape == (601, 2)
+    assert array[299, 0] == 0
+    assert array[300, 0] == 1
+
+
+def test_label_maps_have_no_channels(tmp_path):
+    grids = np.array([[2, 3], [2, 3]])
+    writer = GridWriter(tmp_path, "labels", grids, (), np.int16, 2)
+    maps = [np.arange(6).reshape(2, 3).astype(np.int16), -np.ones((2, 3), np.int16)]
+    writer.write(0, maps)
+    writer.close()
+    np.testing.assert_array_equal(GridReader(tmp_path, "labels")[1], maps[1])
+
+
+def test_the_size_is_known_before_writing():
+    assert bytes_needed(np.array([[2, 3]] * 5), (4,), np.float16) == 5 * 6 * 4 * 2

@@ -1,0 +1,1 @@
+"""The command line: parse, call a stage, print. No science, and no torch before a stage runs."""

@@ -1,0 +1,216 @@
+"""Commands from configuration classes: the same names, defaults, bounds and help as the Python API."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import traceback
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperCommand
+
+from unsupseg_cli.cli.console import TerminalReporter, result
+from unsupseg_cli.cli.settings import (
+    build_config,
+    explain,
+    find_settings,
+    find_workspace,
+    parse_assignments,
+)
+from unsupseg_cli.core.config import Config
+from unsupseg_cli.core.errors import UnsupsegError
+
+_err = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Call:
+    """One call of a command, parsed."""
+
+    config: Any
+    workspace: Path
+    reporter: TerminalReporter
+    force: bool
+    json: bool
+    assignments: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def context(self) -> Any:
+        """Return the stages' context (imports torch)."""
+        from unsupseg_cli.artifacts.workspace import Workspace
+        from unsupseg_cli.stages.context import Context
+
+        return Context(Workspace(self.workspace), self.reporter, self.force)
+
+    def method_options(self, cls: type[Config]) -> Config:
+        """Return the method's own configuration from ``--set``."""
+        return build_config(cls, {"--set": self.assignments}, prefix="--set ")
+
+    def done(self, artifact: Any) -> None:
+        """Print the one line of stdout: the artifact's path, or with --json its manifest."""
+        if self.json:
+            value = json.loads(artifact.manifest.model_dump_json())
+            result(json.dumps({"path": str(artifact.path), **value}, indent=1))
+        else:
+            result(str(artifact.path))
+
+
+_COMMON: dict[str, Any] = {
+    "workspace": Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
+    ],
+    "force": Annotated[bool, typer.Option("--force", help="Make the artifact again even if it is there.")],
+    "json_": Annotated[bool, typer.Option("--json", help="Print the manifest as JSON instead of the path.")],
+    "explain_": Annotated[bool, typer.Option("--explain", help="Print where each value comes from first.")],
+    "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],
+}
+_SET = Annotated[
+    list[str],
+    typer.Option("--set", help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them."),
+]
+
+
+class MethodCommand(TyperCommand):
+    """A command whose help also lists the options of the method named in the call."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember the arguments for the help."""
+        self._arguments = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help, then the method's options."""
+        super().format_help(ctx, formatter)
+        arguments = self._arguments
+        if "--method" in arguments[:-1]:
+            from unsupseg_cli.cli.methods import method_table
+
+            Console().print(method_table(arguments[arguments.index("--method") + 1], str(self.name)))
+
+
+def stage_command(
+    app: typer.Typer,
+    config: type[Config],
+    *,
+    name: str,
+    methods: bool = False,
+    extra: dict[str, Any] | None = None,
+) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
+    """Register a function of a `Call` as a command with one option per field of ``config``."""
+
+    def register(function: Callable[[Call], None]) -> Callable[[Call], None]:
+        def command(**values: Any) -> None:
+            run_guarded(lambda: function(_parse(name, config, values, extra or {})), values["verbose"])
+
+        parameters = [
+            *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
+            *[_option(config, field_name) for field_name in config.model_fields],
+            *([_parameter("set_", _SET, [])] if methods else []),
+            *[_parameter(key, annotation, None if key == "workspace" else False) for key, annotation in _COMMON.items()],
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        command.__doc__ = function.__doc__
+        app.command(name, cls=MethodCommand if methods else None)(command)
+        return function
+
+    return register
+
+
+def run_guarded(action: Callable[[], None], verbose: bool) -> None:
+    """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C)."""
+    try:
+        action()
+    except UnsupsegError as error:
+        if verbose:
+            traceback.print_exc()
+        _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _err.print("stopped; the same command goes on where it was")
+        raise typer.Exit(130) from None
+    except (typer.Exit, BrokenPipeError):
+        raise
+    except Exception as error:
+        if verbose:
+            traceback.print_exc()
+        _err.print(
+            f"[red]error:[/red] {escape(type(error).__name__)}: {escape(str(error))} (not foreseen: please report "
+            "it with the traceback that -v prints)",
+            soft_wrap=True,
+        )
+        raise typer.Exit(1) from None
+
+
+def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any]) -> Call:
+    settings = find_settings(Path.cwd())
+    given = {k: v for k, v in values.items() if k in cls.model_fields and v is not None}
+    layers = {
+        "command line": given,
+        str(settings.path or "unsupseg.toml"): settings.for_command(name, set(cls.model_fields)),
+    }
+    config = build_config(cls, layers)
+    call = Call(
+        config=config,
+        workspace=find_workspace(values["workspace"], settings),
+        reporter=TerminalReporter(values["quiet"]),
+        force=values["force"],
+        json=values["json_"],
+        assignments=parse_assignments(values.get("set_") or []),
+        extra={key: values[key] for key in extra},
+    )
+    if values["explain_"]:
+        table = Table("option", "value", "from", box=None)
+        for row in explain(config, layers):
+            table.add_row(*map(escape, row))
+        _err.print(table)
+    return call
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _option(config: type[Config], name: str) -> inspect.Parameter:
+    """Return the option of one field: text that pydantic parses, or a flag."""
+    info = config.model_fields[name]
+    flag = name.replace("_", "-")
+    is_flag = info.annotation is bool or info.annotation == (bool | None)
+    option = typer.Option(
+        f"--{flag}/--no-{flag}" if is_flag else f"--{flag}",
+        help=f"{info.description} {_default_text(info.default)}".strip(),
+        metavar=None if is_flag else _metavar(info.annotation),
+        show_default=False,
+    )
+    return _parameter(name, Annotated[(bool if is_flag else str) | None, option], None)
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default is False:
+        return ""
+    value = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"[default: {value}]"
+
+
+def _metavar(annotation: Any) -> str:
+    """Return what stands for the value in the help: the choices of a Literal, else the type."""
+    options = [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        options = [one for one in typing.get_args(annotation) if one is not type(None)]
+    first = options[0]
+    if typing.get_origin(first) is typing.Literal:
+        return "|".join(map(str, typing.get_args(first)))
+    if typing.get_origin(first) is tuple:
+        return "A,B,..."
+    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")
+

@@ -1,0 +1,87 @@
+"""What the person sees: stderr for everything but the result, bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from unsupseg_cli.artifacts.environment import resident_memory_bytes
+
+T = TypeVar("T")
+_PLAIN_INTERVAL = 15.0  # seconds between plain progress lines, so that logs stay short
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        memory = f"{resident_memory_bytes() / 2**30:.1f} GiB"
+        return Text(f"{task.speed:.1f}/s {memory}" if task.speed else memory, style="dim")
+
+
+class TerminalReporter:
+    """Reports to stderr: a bar with rate, time left and memory on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self._quiet = quiet
+
+    def info(self, message: str) -> None:
+        """Print one line unless quiet."""
+        if not self._quiet:
+            self.console.print(escape(message), style="dim", soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """Print one line that stands out."""
+        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True)
+
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, done: int = 0
+    ) -> Iterator[T]:
+        """Yield the items while showing progress."""
+        if self._quiet:
+            yield from items
+        elif self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                _Rate(),
+            )
+            with Progress(*columns, console=self.console, transient=True) as progress:
+                yield from progress.track(items, total=total, completed=done, description=description)
+        else:
+            yield from self._plain(items, description, total, done)
+
+    def _plain(self, items: Iterable[T], description: str, total: int | None, done: int) -> Iterator[T]:
+        start = last = time.monotonic()
+        count = done
+        for item in items:
+            yield item
+            count += 1
+            now = time.monotonic()
+            if now - last > _PLAIN_INTERVAL:
+                rate = (count - done) / (now - start)
+                left = f", {(total - count) / rate:.0f} s left" if total else ""
+                self.info(f"{description}: {count}/{total or '?'} ({rate:.1f}/s{left})")
+                last = now
+
+
+def result(line: str) -> None:
+    """Print the one line of stdout."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

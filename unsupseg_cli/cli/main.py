@@ -1,0 +1,51 @@
+"""The entry point of the ``unsupseg`` command."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
+    artifacts,
+    backbones,
+    datasets,
+    demo,
+    evaluate,
+    extract,
+    methods,
+    predict,
+    protocols,
+    pseudolabel,
+    train,
+)
+from unsupseg_cli.cli.app import app
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"unsupseg {version('unsupseg')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Discover the classes of your images and segment them, without labels."""
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _stop)  # a batch system's stop is as gentle as Ctrl-C
+    app()

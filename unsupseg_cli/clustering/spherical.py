@@ -1,0 +1,332 @@
+"""Spherical k-means: clusters of directions, with the mean of 1 - cosine as inertia.
+
+Features of any length are normalised as they are read, chunk by chunk, so that memory beyond the features
+themselves is one (chunk, C) and one (chunk, K) block. Random numbers come from the CPU and sums are kept in
+float64 there: a seed means the same start on every device.
+
+Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", Machine
+Learning 42 (2001); k-means++ of Arthur and Vassilvitskii (SODA 2007), whose squared distance between unit
+vectors is 2 (1 - cosine); mini-batches after Sculley, "Web-scale k-means clustering" (WWW 2010).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+
+CHUNK = 32_768
+
+
+@dataclass(frozen=True, eq=False)
+class Clustering:
+    """Centres found by k-means.
+
+    Attributes:
+        centroids: (k, C) float32, unit length, on the device of the features.
+        inertia: mean of 1 - cosine to the nearest centre, in [0, 2]; the lowest of all restarts.
+        inertias: the final inertia of every restart, in order.
+    """
+
+    centroids: Tensor
+    inertia: float
+    inertias: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansResult(Clustering):
+    """Centres together with ``labels`` (N,) int64: each point's nearest centre."""
+
+    labels: Tensor
+
+
+def spherical_kmeans(
+    features: Tensor,
+    k: int,
+    *,
+    restarts: int = 5,
+    iterations: int = 50,
+    seed: int = 0,
+    chunk: int = CHUNK,
+    tolerance: float = 1e-5,
+) -> KMeansResult:
+    """Cluster points in memory with Lloyd's algorithm from several k-means++ starts; keep the best.
+
+    A run ends when its inertia falls by less than ``tolerance`` (relative) or after ``iterations``. A centre
+    that loses all its points restarts at the point farthest from its own centre.
+
+    Args:
+        features: (N, C) on any device, any floating type; lengths do not matter.
+        k: number of clusters.
+        restarts: runs from different starts.
+        iterations: most passes over the points per run.
+        seed: of all random choices.
+        chunk: points per matrix product.
+        tolerance: relative fall of the inertia that counts as progress.
+
+    Raises:
+        UsageError: k or restarts below 1, or more clusters than points.
+        UnsupsegError: a feature is NaN or infinite.
+    """
+    _check_counts(k, restarts)
+    _check_points(features, k)
+    chunks = torch.split(features, chunk)
+    for block in chunks:
+        _check_finite(block)
+    runs = []
+    for restart in range(restarts):
+        start = kmeans_plus_plus(features, k, seed=seeds.stream(seed, "restart", restart), chunk=chunk)
+        runs.append(_lloyd(chunks, start, iterations, tolerance))
+    inertias = tuple(inertia for _, inertia in runs)
+    centroids, inertia = min(runs, key=lambda run: run[1])
+    return KMeansResult(centroids, inertia, inertias, nearest(features, centroids, chunk=chunk)[0])
+
+
+def streaming_kmeans(
+    batches: Callable[[], Iterable[Tensor]],
+    k: int,
+    *,
+    restarts: int = 5,
+    epochs: int = 5,
+    seed: int = 0,
+    sample: int = 50_000,
+) -> Clustering:
+    """Cluster points that do not fit in memory, by mini-batches; all restarts share each pass.
+
+    One pass checks the points and draws a uniform sample for the k-means++ starts; ``epochs`` passes update
+    each centre to the mean of the points it won, older epochs counting half as much each time; one last pass
+    measures the inertia of every restart. Memory: the sample and one batch.
+
+    Args:
+        batches: called once per pass; yields (n, C) blocks, the same ones in each pass.
+        k: number of clusters.
+        restarts: runs from different starts.
+        epochs: passes that move the centres.
+        seed: of all random choices.
+        sample: most points that the starts are drawn from.
+
+    Raises:
+        UsageError: k or restarts below 1, or more clusters than points or than ``sample``.
+        UnsupsegError: a feature is NaN or infinite.
+    """
+    _check_counts(k, restarts)
+    pool = _uniform_sample(batches, sample, seeds.stream(seed, "sample"))
+    _check_points(pool, k)
+    centroids = [
+        kmeans_plus_plus(pool, k, seed=seeds.stream(seed, "restart", restart)) for restart in range(restarts)
+    ]
+    carried: list[_Statistics | None] = [None] * restarts
+    for _ in range(epochs):
+        runs = [_Statistics(centre, before) for centre, before in zip(centroids, carried, strict=True)]
+        for batch in batches():
+            points = _unit(batch)
+            for index, run in enumerate(runs):
+                run.add(points, centroids[index])
+                centroids[index] = run.means(centroids[index])
+        centroids = [run.reseeded(centre) for run, centre in zip(runs, centroids, strict=True)]
+        carried = list(runs)
+
+    totals, count = [0.0] * restarts, 0
+    for batch in batches():
+        points = _unit(batch)
+        count += len(points)
+        for index, centre in enumerate(centroids):
+            totals[index] += (1 - (points @ centre.T).amax(1)).double().sum().item()
+    inertias = tuple(total / count for total in totals)
+    best = min(range(restarts), key=inertias.__getitem__)
+    return Clustering(centroids[best], inertias[best], inertias)
+
+
+def nearest(features: Tensor, centroids: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """Return the nearest centre (N,) int64 of each point (N, C) and the cosine to it (N,), in [-1, 1]."""
+    centres = _unit(centroids)
+    parts = [(_unit(block) @ centres.T).max(1) for block in torch.split(features, chunk)]
+    return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+
+
+def kmeans_plus_plus(features: Tensor, k: int, *, seed: int, chunk: int = CHUNK) -> Tensor:
+    """Draw k starting centres (k, C) of unit length from points (N, C), far ones with higher probability.
+
+    Each next centre is the best of 2 + log(k) candidates drawn in proportion to 1 - cosine to the nearest
+    centre so far (the greedy variant of Arthur and Vassilvitskii). When all points coincide with a centre,
+    the rest is drawn evenly.
+
+    Raises:
+        UsageError: k below 1 or more centres than points.
+    """
+    _check_counts(k, 1)
+    _check_points(features, k)
+    generator = torch.Generator().manual_seed(seed)
+    candidates = 2 + int(math.log(k))
+    first = int(torch.randint(len(features), (1,), generator=generator))
+    chosen = [first]
+    distance = _distances(features, torch.tensor([first]), chunk)[:, 0]
+    for _ in range(k - 1):
+        drawn = _draw(distance, candidates, generator)
+        closer = torch.minimum(_distances(features, drawn, chunk), distance[:, None])
+        best = int(closer.double().sum(0).argmin())
+        chosen.append(int(drawn[best]))
+        distance = closer[:, best].clone()
+    return _unit(features[torch.tensor(chosen, device=features.device)])
+
+
+def _lloyd(
+    chunks: Iterable[Tensor], centroids: Tensor, iterations: int, tolerance: float
+) -> tuple[Tensor, float]:
+    """Return the centres after Lloyd's iterations and their inertia."""
+    previous = math.inf
+    for _ in range(iterations):
+        run = _Statistics(centroids)
+        for block in chunks:
+            run.add(_unit(block), centroids)
+        stuck = previous - run.inertia <= tolerance * previous
+        if stuck and not run.can_reseed:
+            return centroids, run.inertia
+        previous = run.inertia
+        centroids = run.reseeded(run.means(centroids))
+    run = _Statistics(centroids)
+    for block in chunks:
+        run.add(_unit(block), centroids)
+    return centroids, run.inertia
+
+
+class _Statistics:
+    """What one pass over the points learns about k centres: sums, counts, inertia and the farthest points.
+
+    Sums live in float64 on the CPU; a one-hot product forms them, since it is deterministic on every device.
+    """
+
+    def __init__(self, centroids: Tensor, before: _Statistics | None = None) -> None:
+        k, dim = centroids.shape
+        self.prior = torch.zeros(k, dim, dtype=torch.float64) if before is None else 0.5 * before.total
+        self.sums = torch.zeros_like(self.prior)
+        self.counts = torch.zeros(k, dtype=torch.float64)
+        self.distance = 0.0
+        self.far = centroids.new_zeros(0, dim)
+        self.far_distance = centroids.new_zeros(0)
+
+    @property
+    def total(self) -> Tensor:
+        """Sums of the points (k, C), earlier epochs included at a lower weight."""
+        return self.prior + self.sums
+
+    @property
+    def inertia(self) -> float:
+        return self.distance / float(self.counts.sum())
+
+    @property
+    def can_reseed(self) -> bool:
+        """Whether a centre is empty and some point lies away from its own centre."""
+        return bool((self.counts == 0).any()) and float(self.far_distance.max()) > 1e-6
+
+    def add(self, points: Tensor, centroids: Tensor) -> None:
+        """Assign unit points (n, C) to unit centres (k, C)."""
+        cosine, labels = (points @ centroids.T).max(1)
+        members = F.one_hot(labels, len(centroids)).to(points.dtype)
+        self.sums += (members.T @ points).cpu().double()
+        self.counts += members.sum(0).cpu().double()
+        distance = (1 - cosine).clamp_min(0)
+        self.distance += float(distance.cpu().double().sum())
+
+        top = distance.topk(min(len(centroids), len(points)))
+        merged = torch.cat([self.far_distance, top.values]).topk(
+            min(len(centroids), len(self.far) + len(top.values))
+        )
+        self.far = torch.cat([self.far, points[top.indices]])[merged.indices]
+        self.far_distance = merged.values
+
+    def means(self, centroids: Tensor) -> Tensor:
+        """Return the unit means (k, C); a centre without points, or with points that cancel, stays."""
+        total = self.total
+        length = total.norm(dim=1, keepdim=True)
+        moved = (total / length.clamp_min(1e-12)).to(torch.float32).to(centroids.device)
+        return torch.where((length > 1e-9).to(centroids.device), moved, centroids)
+
+    def reseeded(self, centroids: Tensor) -> Tensor:
+        """Return the centres (k, C) with each empty one moved to a point far from its own centre."""
+        empty = (self.counts == 0).nonzero()[:, 0].tolist()
+        if not empty or not self.can_reseed:
+            return centroids
+        centroids = centroids.clone()
+        for point, cluster in zip(self.far, empty, strict=False):
+            centroids[cluster] = point
+            self.prior[cluster] = 0
+        return centroids
+
+
+def _unit(points: Tensor) -> Tensor:
+    """Return points (n, C) as float32 of unit length; a zero vector becomes the diagonal direction."""
+    points = points.float()
+    length = points.norm(dim=1, keepdim=True)
+    return torch.where(length > 0, points / length.clamp_min(1e-30), points.shape[1] ** -0.5)
+
+
+def _distances(features: Tensor, indices: Tensor, chunk: int) -> Tensor:
+    """Return 1 - cosine (N, m) between all points and the m points at ``indices``."""
+    others = _unit(features[indices.to(features.device)]).T
+    return torch.cat([(1 - _unit(block) @ others).clamp_min(0) for block in torch.split(features, chunk)])
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` indices in proportion to ``weights`` (N,), evenly if all are nearly 0.
+
+    torch.multinomial would stop at 2^24 weights.
+    """
+    cumulative = weights.cpu().double().cumsum(0)
+    total = float(cumulative[-1])
+    if total <= 1e-6 * len(weights):
+        return torch.randint(len(weights), (count,), generator=generator)
+    drawn = torch.rand(count, dtype=torch.float64, generator=generator) * total
+    return torch.searchsorted(cumulative, drawn, right=True).clamp_max(len(weights) - 1)
+
+
+def _uniform_sample(batches: Callable[[], Iterable[Tensor]], size: int, seed: int) -> Tensor:
+    """Return at most ``size`` points drawn evenly from a stream: those with the largest random keys."""
+    generator = torch.Generator().manual_seed(seed)
+    kept: Tensor | None = None
+    keys = torch.zeros(0, dtype=torch.float64)
+    for batch in batches():
+        _check_finite(batch)
+        kept = batch if kept is None else torch.cat([kept, batch])
+        keys = torch.cat([keys, torch.rand(len(batch), dtype=torch.float64, generator=generator)])
+        if len(keys) > size:
+            keys, order = keys.topk(size)
+            kept = kept[order.to(kept.device)]
+    if kept is None:
+        raise UnsupsegError("k-means got no features at all: check that the input holds images.")
+    return kept
+
+
+def _check_counts(k: int, restarts: int) -> None:
+    if k < 1:
+        raise UsageError(f"k-means needs at least one cluster, got {k}: raise --classes.")
+    if restarts < 1:
+        raise UsageError(f"k-means needs at least one run, got {restarts}: raise restarts.")
+
+
+def _check_points(features: Tensor, k: int) -> None:
+    if features.ndim != 2:
+        raise UnsupsegError(
+            f"k-means needs features of shape (points, channels), found {tuple(features.shape)}."
+        )
+    if k > len(features):
+        raise UsageError(
+            f"k-means cannot find {k} clusters in {len(features)} points: lower --classes, raise the sample "
+            "or give more images."
+        )
+
+
+def _check_finite(features: Tensor) -> None:
+    bad = int((~torch.isfinite(features).all(1)).sum())
+    if bad:
+        raise UnsupsegError(
+            f"{bad} of {len(features)} features hold NaN or infinity, which k-means cannot cluster: extract "
+            "them again at a higher precision (--precision float32) and check the backbone's weights."
+        )

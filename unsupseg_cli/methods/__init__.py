@@ -1,0 +1,1 @@
+"""One folder per system: pure torch and numpy, no disk, no terminal."""

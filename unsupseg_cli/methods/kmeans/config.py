@@ -1,0 +1,30 @@
+"""Hyper-parameters of the k-means baseline."""
+
+from __future__ import annotations
+
+from unsupseg_cli.core.config import Config, setting
+
+
+class PseudolabelConfig(Config):
+    """Options of ``pseudolabel --method kmeans``."""
+
+    restarts: int = setting(5, "Runs from different starts; the lowest inertia is kept.", ge=1, le=1000)
+    iterations: int = setting(50, "Most Lloyd iterations of a run.", ge=1, le=10_000)
+    sample: int = setting(
+        200_000, "Most tokens that the centres are fitted on, drawn evenly over the images.", ge=1
+    )
+
+
+class TrainConfig(Config):
+    """Options of ``train --method kmeans``."""
+
+    steps: int = setting(300, "Optimizer steps.", ge=1)
+    batch: int = setting(16, "Images per step.", ge=1, source="STEGO, train_config.yml: batch_size 16")
+    lr: float = setting(
+        5e-3, "Adam's learning rate.", gt=0, source="STEGO, train_config.yml: cluster probe 5e-3"
+    )
+    restarts: int = setting(8, "Prototype sets trained side by side; the best is kept.", ge=1, le=1000)
+    sample: int = setting(50_000, "Tokens that k-means++ draws the starts from.", ge=1)
+    alpha: float = setting(
+        2.0, "Sharpness of the class scores: logits = alpha * cosine.", gt=0, source="STEGO, eval: alpha 2"
+    )

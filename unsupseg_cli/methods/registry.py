@@ -1,0 +1,61 @@
+"""The methods by name; nothing of a method is imported before it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from unsupseg_cli.core.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Method:
+    """One system: where its parts are found; an empty name means that it has no such part."""
+
+    name: str
+    summary: str
+    paper: str
+    package: str
+    pseudolabels: bool = True
+    trains: bool = True
+
+    def pseudolabel_config(self) -> Any:
+        """Return the configuration class of ``pseudolabel --method``; raises UsageError without one."""
+        if not self.pseudolabels:
+            raise UsageError(f"Method '{self.name}' makes no pseudo-labels; its first command is `train`.")
+        return import_module(f"{self.package}.config").PseudolabelConfig
+
+    def train_config(self) -> Any:
+        """Return the configuration class of ``train --method``; raises UsageError without one."""
+        if not self.trains:
+            raise UsageError(f"Method '{self.name}' trains no head; its only command is `pseudolabel`.")
+        return import_module(f"{self.package}.config").TrainConfig
+
+    def pseudolabeller(self, config: Any, classes: int, seed: int) -> Any:
+        """Return a `Pseudolabeller`."""
+        return import_module(f"{self.package}.pseudolabel").Pseudolabeller(config, classes, seed)
+
+    def task(self, config: Any, **given: Any) -> Any:
+        """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device."""
+        return import_module(f"{self.package}.train").Task(config, **given)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method(
+            name="kmeans",
+            summary="Spherical k-means on frozen patch features: the baseline of every paper",
+            paper="the 'baseline' rows of STEGO and PriMaPs-EM",
+            package="unsupseg_cli.methods.kmeans",
+        ),
+    )
+}
+
+
+def get_method(name: str) -> Method:
+    """Return a method; raises UsageError with a suggestion for an unknown name."""
+    if name not in METHODS:
+        raise UsageError(f"Unknown method '{name}'{did_you_mean(name, METHODS)}")
+    return METHODS[name]

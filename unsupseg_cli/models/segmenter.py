@@ -1,0 +1,170 @@
+"""The segmenter: the chain backbone -> feature heads -> class head, from images to class scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.heads import ClassHead, build_head
+
+
+@dataclass
+class ScoreMap:
+    """Class scores on the token grid of one image, before interpolation.
+
+    ``scores`` (K, h, w) are linear in the features, ``norm`` (h, w) is the features' length.
+    """
+
+    scores: Tensor
+    norm: Tensor
+
+
+class Segmenter(nn.Module):
+    """A frozen backbone, feature heads and a class head.
+
+    Args:
+        backbone: gives tokens (B, h, w, C).
+        feature_heads: descriptions of the heads between tokens and codes, in order.
+        class_head: description of the class head.
+        tensors: their weights, named ``feature_heads.<i>.*`` and ``class_head.*``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        feature_heads: Sequence[dict[str, Any]],
+        class_head: dict[str, Any],
+        tensors: dict[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_heads = nn.ModuleList(build_head(head) for head in feature_heads)
+        self.class_head = build_head(class_head)
+        own = {name: value.float() for name, value in tensors.items()}
+        for prefix, part in (("feature_heads.", self.feature_heads), ("class_head.", self.class_head)):
+            part.load_state_dict(
+                {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}
+            )
+        self.eval()
+
+    @property
+    def head(self) -> ClassHead:
+        """The class head."""
+        assert isinstance(self.class_head, ClassHead)
+        return self.class_head
+
+    @torch.inference_mode()
+    def codes(self, images: NDArray[np.uint8], flip: bool = False) -> Tensor:
+        """Return codes (B, h, w, D) of uint8 images (B, H, W, 3), sides multiples of the patch size.
+
+        With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation).
+        """
+        device = next(self.class_head.parameters()).device
+        batch = self.backbone.normalise(torch.from_numpy(images).to(device))
+        codes = self._codes(batch)
+        if flip:
+            codes = (codes + self._codes(batch.flip(-1)).flip(2)) / 2
+        return codes
+
+    def _codes(self, batch: Tensor) -> Tensor:
+        codes = self.backbone(batch, keep=("patch",))["patch"].float()
+        for head in self.feature_heads:
+            codes = head(codes)
+        return codes
+
+    @torch.inference_mode()
+    def score(self, images: NDArray[np.uint8], flip: bool = False) -> list[ScoreMap]:
+        """Return the score maps of uint8 images (B, H, W, 3)."""
+        codes = self.codes(images, flip)
+        scores = self.head.scores(codes).movedim(-1, 1).cpu()
+        return [ScoreMap(s, n) for s, n in zip(scores, codes.norm(dim=-1).cpu(), strict=True)]
+
+    @torch.inference_mode()
+    def score_tiled(
+        self, image: NDArray[np.uint8], tile: int, overlap: float = 0.25, flip: bool = False
+    ) -> ScoreMap:
+        """Return the score map of a large image (H, W, 3), put together from tiles with smooth weights.
+
+        ``tile`` is in pixels and is rounded down to whole patches; memory holds one tile and the score map.
+        """
+        patch = self.backbone.patch_size
+        h, w = image.shape[0] // patch, image.shape[1] // patch
+        side = max(1, tile // patch)
+        scores = norm = weights = None
+        for top, bottom in _spans(h, side, overlap):
+            for left, right in _spans(w, side, overlap):
+                window = image[top * patch : bottom * patch, left * patch : right * patch]
+                part = self.score(np.ascontiguousarray(window)[None], flip)[0]
+                if scores is None or norm is None or weights is None:
+                    scores = torch.zeros(part.scores.shape[0], h, w)
+                    norm, weights = torch.zeros(h, w), torch.zeros(h, w)
+                weight = _window(bottom - top, right - left)
+                scores[:, top:bottom, left:right] += part.scores * weight
+                norm[top:bottom, left:right] += part.norm * weight
+                weights[top:bottom, left:right] += weight
+        assert scores is not None and norm is not None and weights is not None
+        return ScoreMap(scores / weights, norm / weights)
+
+    @torch.inference_mode()
+    def log_probs(self, score_map: ScoreMap, height: int, width: int) -> Tensor:
+        """Return log-probabilities (K, height, width), interpolated bilinearly."""
+        scores = _resize(score_map.scores[None], height, width)[0]
+        norm = _resize(score_map.norm[None, None], height, width)[0, 0]
+        return self.head.log_probs(scores.movedim(0, -1), norm).movedim(-1, 0)
+
+    @torch.inference_mode()
+    def labels(self, score_map: ScoreMap, height: int, width: int) -> NDArray[np.int16]:
+        """Return the class of every pixel (height, width), in bands so that memory stays bounded."""
+        out = np.empty((height, width), np.int16)
+        for first, last, band in _bands(score_map.scores, height, width):
+            out[first:last] = band.argmax(0).to(torch.int16).numpy()
+        return out
+
+
+def _resize(maps: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _bands(scores: Tensor, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Yield (first row, last row, scores of these rows), equal to interpolating everything at once."""
+    classes, h, _ = scores.shape
+    rows = max(1, _BAND_CELLS // max(1, classes * width))
+    if rows >= height:
+        yield 0, height, _resize(scores[None], height, width)[0]
+        return
+    wide = F.interpolate(scores[None], size=(h, width), mode="bilinear", align_corners=False)[0]
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        centre = ((torch.arange(first, last) + 0.5) * (h / height) - 0.5).clamp(0, h - 1)
+        low = centre.floor().long()
+        share = (centre - low).view(1, -1, 1)
+        yield first, last, torch.lerp(wide[:, low], wide[:, (low + 1).clamp_max(h - 1)], share)
+
+
+_BAND_CELLS = 64_000_000  # floats of one band: 256 MB
+
+
+def _spans(length: int, side: int, overlap: float) -> list[tuple[int, int]]:
+    """Return the [start, stop) of windows of ``side`` that cover ``length`` with at least ``overlap``."""
+    if length <= side:
+        return [(0, length)]
+    step = max(1, int(side * (1 - overlap)))
+    starts = [*range(0, length - side, step), length - side]
+    return [(start, start + side) for start in starts]
+
+
+def _window(height: int, width: int) -> Tensor:
+    """Return positive weights (height, width) that fall off smoothly towards the border."""
+
+    def hann(n: int) -> Tensor:
+        return torch.hann_window(n + 2, periodic=False)[1:-1]
+
+    return hann(height)[:, None] * hann(width)[None, :]

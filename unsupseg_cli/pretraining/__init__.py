@@ -1,0 +1,1 @@
+"""Self-supervised training of a small vision transformer on plain images."""

@@ -1,0 +1,158 @@
+"""Random views of a batch of images, made with batched tensor operations, and where they overlap.
+
+Images come as a square uint8 batch: each image squashed to S x S, with its true aspect ratio beside it, so
+that a whole corpus is one array. Crops are sampled from it with bilinear interpolation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unsupseg_cli.pretraining.encoder import MEAN, STD
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass
+class Crops:
+    """One crop of each image: pixels (B,3,s,s) normalised, box (B,4) x0,y0,x1,y1 in [0,1], flip (B,)."""
+
+    pixels: Tensor
+    box: Tensor
+    flip: Tensor
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def random_boxes(aspect: Tensor, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+    """Return random boxes (B,4) in [0,1] whose area and pixel aspect ratio (3/4 to 4/3) are random.
+
+    Source: Inception-style crops as in SimCLR, App. A. ``aspect`` (B,) is width / height of each image.
+    """
+    n = len(aspect)
+    area = _uniform((n,), *scale, generator)
+    ratio = torch.exp(_uniform((n,), math.log(3 / 4), math.log(4 / 3), generator))
+    width = (area * ratio / aspect).sqrt().clamp(max=1.0)
+    height = (area * aspect / ratio).sqrt().clamp(max=1.0)
+    x0 = torch.rand(n, generator=generator) * (1 - width)
+    y0 = torch.rand(n, generator=generator) * (1 - height)
+    return torch.stack([x0, y0, x0 + width, y0 + height], 1)
+
+
+def sample_crops(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Return the boxes of the images (B,3,S,S) float, resized to (B,3,size,size), mirrored where ``flip``."""
+    sign = 1.0 - 2.0 * flip.to(box.dtype)
+    theta = torch.zeros(len(box), 2, 3)
+    theta[:, 0, 0] = (box[:, 2] - box[:, 0]) * sign
+    theta[:, 1, 1] = box[:, 3] - box[:, 1]
+    theta[:, 0, 2] = box[:, 2] + box[:, 0] - 1
+    theta[:, 1, 2] = box[:, 3] + box[:, 1] - 1
+    grid = F.affine_grid(theta.to(images.device), [len(box), 3, size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def jitter_colour(
+    x: Tensor, strength: float, grayscale: float, blur: float, generator: torch.Generator
+) -> Tensor:
+    """Return images (B,3,s,s) in [0,1] with random brightness, contrast, saturation, hue, grey and blur."""
+    n, device = len(x), x.device
+    factor = lambda s: _uniform((n, 1, 1, 1), 1 - s, 1 + s, generator).to(device)  # noqa: E731
+    chance = lambda p: (torch.rand(n, 1, 1, 1, generator=generator) < p).to(device)  # noqa: E731
+    luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
+    jittered = x * factor(strength)
+    mean = (jittered * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    jittered = mean + (jittered - mean) * factor(strength)
+    grey = (jittered * luma).sum(1, keepdim=True)
+    chroma = jittered - grey
+    angle = _uniform((n, 1, 1, 1), -1, 1, generator).to(device) * (0.25 * strength * math.pi)
+    chroma = _rotate_hue(chroma, angle) * factor(0.5 * strength)
+    jittered = (grey + chroma).clamp(0, 1)
+    x = torch.where(chance(0.8), jittered, x)
+    x = torch.where(chance(grayscale), (x * luma).sum(1, keepdim=True).expand_as(x), x)
+    if blur > 0:
+        kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=device) / 16
+        weight = (kernel[:, None] * kernel).expand(3, 1, 5, 5)
+        blurred = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), weight, groups=3)
+        x = torch.where(chance(blur), blurred, x)
+    return x
+
+
+def _rotate_hue(chroma: Tensor, angle: Tensor) -> Tensor:
+    """Rotate colours (B,3,h,w) about the grey axis by ``angle`` (B,1,1,1) radians (Rodrigues' formula)."""
+    cross = (chroma.roll(-1, 1) - chroma.roll(1, 1)) / math.sqrt(3)
+    mean = chroma.mean(1, keepdim=True)
+    return chroma * angle.cos() - cross * angle.sin() + mean * (1 - angle.cos())
+
+
+def make_crops(
+    images: Tensor,
+    aspect: Tensor,
+    size: int,
+    scale: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    jitter: float = 0.4,
+    grayscale: float = 0.1,
+    blur: float = 0.3,
+) -> Crops:
+    """Return one random, colour-jittered, normalised crop of each image.
+
+    Args:
+        images: (B,3,S,S) uint8 or float in [0,1].
+        aspect: (B,) width / height before squashing.
+        size: side of the crops.
+        scale: least and largest area of a crop as a fraction of the image.
+        generator: a CPU generator; the same state gives the same crops on every device.
+        jitter: strength of the colour jitter.
+        grayscale: probability of a grey view.
+        blur: probability of a blurred view.
+    """
+    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    box = random_boxes(aspect.cpu(), scale, generator)
+    flip = torch.rand(len(box), generator=generator) < 0.5
+    pixels = jitter_colour(sample_crops(x, box, flip, size), jitter, grayscale, blur, generator)
+    mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
+    return Crops((pixels - mean) / std, box, flip)
+
+
+def corresponding_points(
+    a: Crops, b: Crops, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw points that both crops of an image see.
+
+    Returns:
+        points in ``a`` and in ``b``, each (B,count,2) as (x, y) in [-1,1] of the crop (``grid_sample``
+        with ``align_corners=False``), and which images overlap at all, (B,) bool.
+    """
+    low = torch.maximum(a.box[:, :2], b.box[:, :2])
+    high = torch.minimum(a.box[:, 2:], b.box[:, 2:])
+    valid = (high > low).all(1)
+    where = torch.rand(len(low), count, 2, generator=generator)
+    point = low[:, None] + where * (high - low).clamp(min=0)[:, None]
+    return _inside(a, point), _inside(b, point), valid
+
+
+def _inside(crop: Crops, point: Tensor) -> Tensor:
+    """Map image points (B,P,2) in [0,1] to crop coordinates in [-1,1]."""
+    low, high = crop.box[:, None, :2], crop.box[:, None, 2:]
+    local = 2 * (point - low) / (high - low) - 1
+    sign = torch.ones_like(local)
+    sign[..., 0] -= 2.0 * crop.flip[:, None].float()
+    return local * sign
+
+
+def tokens_at(patches: Tensor, points: Tensor) -> Tensor:
+    """Interpolate patch tokens (B,h,w,C) at points (B,P,2) in [-1,1]; returns (B,P,C)."""
+    grid = points[:, :, None].to(patches)
+    out = F.grid_sample(
+        patches.permute(0, 3, 1, 2), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return out[..., 0].transpose(1, 2)

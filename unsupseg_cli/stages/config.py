@@ -1,0 +1,124 @@
+"""The options of the stages. This module imports no torch, so that ``unsupseg --help`` is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import field_validator
+
+from unsupseg_cli.core.config import Config, execution, setting
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+GeometryName = Literal["stego", "squash", "five-crop", "native"]
+ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
+Matching = Literal["hungarian", "iou", "majority", "per-image"]
+
+
+class DataConfig(Config):
+    """Which images. The images enter the key by their content, not by their place."""
+
+    dataset: str | None = execution(None, "Name of a data set, or a folder of images (nested is fine).")
+    root: Path | None = execution(None, "Where a named data set lies; remembered per data set.")
+    split: str | None = execution(None, "Part of the data set; default: train where it has one.")
+    labels: Path | None = execution(None, "Folder of label images, matched by relative name.")
+    class_file: Path | None = execution(None, "Class names, ids and colours (JSON, or one name a line).")
+    strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
+
+
+class DeviceConfig(Config):
+    """How the work is done; nothing here enters a key."""
+
+    device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    workers: int | None = execution(None, "Processes that decode images; default: the cores, at most 8.", ge=0)
+    batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
+
+
+class ExtractConfig(DataConfig, DeviceConfig):
+    """Run a frozen backbone over the images and store its features."""
+
+    backbone: str = setting("auto", "Backbone name (`unsupseg backbones list`), or a `backbone` artifact.")
+    weights: Path | None = execution(None, "Weights file (.safetensors, or the original .pth).")
+    geometry: GeometryName = setting("native", "How an image becomes views: native keeps it whole.")
+    size: int | None = setting(320, "Length of a view's shorter side in pixels; 0 keeps the image's.", ge=0)
+    filter: ResizeFilter = setting("bilinear", "Filter of the resize.")
+    layer: int = setting(-1, "Block whose tokens are kept; -1 is the last.", le=-1)
+    norm: bool = setting(True, "Apply the backbone's final norm to the tokens.")
+    pos_embed: Literal["original", "timm"] = setting("original", "How position embeddings are interpolated.")
+    keep: tuple[str, ...] = setting(
+        ("patch", "cls", "pooled"), "Arrays to store: patch, cls, pooled, attention, query, key."
+    )
+    precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("keep")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("patch", "cls", "pooled", "attention", "query", "key")
+        if not value or set(value) - set(known):
+            raise ValueError(f"expected some of {', '.join(known)}, separated by commas")
+        return tuple(name for name in known if name in value)
+
+
+class PseudolabelConfig(DeviceConfig):
+    """Make pseudo-masks from features."""
+
+    features: str | None = execution(None, "Features artifact; default: the last one of a training split.")
+    method: str = setting("kmeans", "Method (`unsupseg methods list`).")
+    classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
+    seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+
+class TrainConfig(DeviceConfig):
+    """Train a segmentation head on features and pseudo-labels."""
+
+    features: str | None = execution(None, "Features artifact; default: those of the pseudo-labels.")
+    pseudolabels: str | None = execution(None, "Pseudo-labels artifact; default: the last one.")
+    method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
+    classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
+    seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+
+class PredictConfig(DataConfig, DeviceConfig):
+    """Segment images with a model: whole image, original size, any aspect ratio."""
+
+    model: str | None = execution(None, "Model artifact; default: the last one.")
+    weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
+    size: int | None = setting(None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0)
+    flip: bool = setting(False, "Average the image with its mirror image.")
+    tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
+    overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
+    keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
+    overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
+    only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
+    precision: Precision = setting("auto", "Arithmetic of the backbone.")
+
+
+class EvalConfig(DataConfig, DeviceConfig):
+    """Score a model or predictions against labels."""
+
+    model: str | None = execution(None, "Model artifact; default: the last one.")
+    predictions: str | None = execution(None, "Score these predictions instead of a model.")
+    weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
+    protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")
+    matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
+    assignment: str | None = execution(None, "Take the matching from this evaluation instead.")
+    flip: bool | None = setting(None, "Average with the mirror image; default: the protocol's.")
+    linear_probe: bool = setting(False, "Also fit a supervised linear probe on the training split's labels.")
+    probe_steps: int = setting(500, "Steps of the linear probe.", ge=1)
+    precision: Precision = setting("auto", "Arithmetic of the backbone.")
+    seed: int = setting(0, "Seed of the linear probe.", ge=0)
+    sheet: int = execution(8, "Images on the picture sheet.", ge=0)
+
+
+
+
+class DemoConfig(DeviceConfig):
+    """The chain of the baseline on the bundled scenes."""
+
+    backbone: str = setting("auto", "Backbone name.")
+    seed: int = setting(0, "Seed of every random choice.", ge=0)

@@ -1,0 +1,32 @@
+"""demo: extract, pseudolabel, train, predict and eval on the bundled scenes."""
+
+from __future__ import annotations
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.stages.config import (
+    DemoConfig,
+    EvalConfig,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    TrainConfig,
+)
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.evaluate import evaluate
+from unsupseg_cli.stages.extract import extract
+from unsupseg_cli.stages.predict import predict
+from unsupseg_cli.stages.pseudolabel import pseudolabel
+from unsupseg_cli.stages.train import train
+
+
+def demo(config: DemoConfig, context: Context | None = None) -> Artifact:
+    """Run the chain and return the evaluation on the validation scenes."""
+    context = context or Context()
+    machine = {"device": config.device, "workers": config.workers, "batch_size": config.batch_size}
+    features = extract(
+        ExtractConfig(dataset="scenes", split="train", backbone=config.backbone, **machine), context
+    )
+    masks = pseudolabel(PseudolabelConfig(features=features.id, seed=config.seed, **machine), context)
+    model = train(TrainConfig(pseudolabels=masks.id, seed=config.seed, **machine), context)
+    predict(PredictConfig(model=model.id, dataset="scenes", split="val", **machine), context)
+    return evaluate(EvalConfig(model=model.id, dataset="scenes", split="val", **machine), context)

@@ -1,0 +1,291 @@
+"""eval: predictions against labels, under a named protocol."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.labels import VOID, LabelSpace, check_label_size, read_label
+from unsupseg_cli.metrics.confusion import Confusion
+from unsupseg_cli.metrics.matching import match
+from unsupseg_cli.metrics.scores import PerImage, Scores, score
+from unsupseg_cli.report.overlay import colorize, error_map
+from unsupseg_cli.report.plots import confusion_plot, iou_bars
+from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.stages.config import EvalConfig
+from unsupseg_cli.stages.context import (
+    Context,
+    describe_images,
+    label_fingerprint,
+    open_data,
+    resolve_device,
+    resolve_workers,
+)
+from unsupseg_cli.stages.linear_probe import fit_probe
+from unsupseg_cli.stages.models import OpenModel, open_model
+from unsupseg_cli.stages.predict import read_ids
+from unsupseg_cli.stages.protocols import Protocol, get_protocol
+from unsupseg_cli.stages.segment import segment_items
+
+STAGE_VERSION = 1
+SCORES, ASSIGNMENT = "scores.json", "assignment.json"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Prediction and truth of one image, at the size they are compared in."""
+
+    item: Item
+    image: NDArray[np.uint8]
+    prediction: NDArray[np.int16]
+    truth: NDArray[np.int16]
+
+
+def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
+    """Score a model (or predictions) on a labelled split; labels are read here and only here."""
+    context = context or Context()
+    predictions = context.take("predictions", config.predictions) if config.predictions else None
+    artifact = predictions or context.take("model", config.model)
+    dataset = open_data(_with_dataset(config, artifact), context, default_split="val")
+    space = _require_labels(dataset)
+    protocol = _protocol(config, dataset, predictions is not None)
+    model = None
+    if predictions is None:
+        device = resolve_device(config.device)
+        model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
+    given = context.workspace.get(config.assignment, "evaluation") if config.assignment else None
+    clusters = len(model.file.classes) if model else int(artifact.manifest.summary["classes"])
+    recipe = Recipe(
+        kind="evaluation",
+        stage="eval",
+        stage_version=STAGE_VERSION,
+        slug=f"{dataset.name}-{dataset.split}-{artifact.id.rsplit('-', 1)[0].split('-')[-1]}-{protocol.name}",
+        config={
+            **config.result(),
+            "protocol": protocol.describe(),
+            "flip": protocol.flip,
+            "matching": protocol.matching,
+            "space": space.name,
+            "precision": model.segmenter.backbone.precision if model else "",
+        },
+        inputs=[artifact.as_input(artifact.manifest.kind), *([given.as_input("assignment")] if given else [])],
+        data=describe_images(dataset, context),
+        label_fingerprint=label_fingerprint(dataset.items, context),
+        used_labels=artifact.manifest.used_labels,
+    )
+
+    def work(draft: Draft) -> dict[str, Any]:
+        if model is not None:
+            pairs = _model_pairs(model, dataset, space, protocol, config, context, draft)
+        else:
+            pairs = _prediction_pairs(artifact, dataset, space, context)
+        assignment = _read_assignment(given, clusters) if given else None
+        summary = _score(draft, pairs, clusters, space, protocol, assignment, config)
+        if dataset.unlabelled:
+            draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
+        if config.linear_probe:
+            if model is None:
+                raise UsageError("--linear-probe needs a model, not predictions; name one with --model.")
+            summary["linear_probe"] = fit_probe(model, dataset, space, protocol, config, context)
+        write_json(draft.folder / SCORES, summary)
+        return summary
+
+    result, reused = context.workspace.produce(recipe, work, force=context.force)
+    return context.say(result, reused)
+
+
+def _with_dataset(config: EvalConfig, artifact: Artifact) -> EvalConfig:
+    """Take the data set of the model or predictions where none is named."""
+    data = artifact.manifest.data
+    if config.dataset is not None or data is None:
+        return config
+    known = {"dataset": data.dataset, "root": config.root or Path(data.root)}
+    if artifact.manifest.kind == "predictions":
+        known["split"] = config.split or data.split
+    return config.model_copy(update=known)
+
+
+def _require_labels(dataset: Dataset) -> LabelSpace:
+    if dataset.space is None or not any(item.label for item in dataset.items):
+        raise UsageError(
+            f"'{dataset.root}' has no labels to score against: give --labels with a folder of label images and "
+            "--class-file with the class names."
+        )
+    return dataset.space
+
+
+def _protocol(config: EvalConfig, dataset: Dataset, from_predictions: bool) -> Protocol:
+    name = dataset.protocol if config.protocol == "auto" else config.protocol
+    protocol = get_protocol("native" if from_predictions and config.protocol == "auto" else name)
+    if from_predictions and protocol.geometry != "native":
+        raise UsageError(
+            f"Predictions are label maps at original size and can be scored under the protocol 'native' only, not "
+            f"'{protocol.name}'; score the model itself with --model."
+        )
+    flip = protocol.flip if config.flip is None else config.flip
+    return replace(protocol, flip=flip, matching=config.matching or protocol.matching)
+
+
+def read_truth(item: Item, space: LabelSpace, image_size: tuple[int, int]) -> NDArray[np.int16]:
+    """Read the classes (H, W) of an item's label; raises UsageError for a wrong size or unknown values."""
+    assert item.label is not None
+    raw = read_label(item.label)
+    check_label_size(item.label, raw.shape[:2], item.image, image_size)
+    return space.encode(raw, item.label)
+
+
+def _model_pairs(
+    model: OpenModel,
+    dataset: Dataset,
+    space: LabelSpace,
+    protocol: Protocol,
+    config: EvalConfig,
+    context: Context,
+    draft: Draft,
+) -> Iterator[Pair]:
+    geometry = protocol_geometry(protocol, model)
+    skipped: dict[str, str] = {}
+    segmented = segment_items(
+        model.segmenter,
+        [item for item in dataset.items if item.label is not None],
+        geometry,
+        context.reporter,
+        flip=protocol.flip,
+        workers=resolve_workers(config.workers),
+        strict=config.strict,
+        skipped=skipped,
+        description="eval",
+    )
+    for one in segmented:
+        truth = read_truth(one.item, space, (one.height, one.width))
+        if protocol.geometry == "native":
+            yield Pair(one.item, read_image(one.item.image), one.labels(one.height, one.width), truth)
+        else:
+            truth = geometry.render_label(truth, one.view)
+            yield Pair(one.item, one.image, one.labels(*truth.shape), truth)
+    if skipped:
+        draft.warnings.append(f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}")
+
+
+def protocol_geometry(protocol: Protocol, model: OpenModel) -> Geometry:
+    """Return the geometry of a protocol; `native` works at the model's own size."""
+    size = protocol.size or model.geometry.size
+    image_filter = model.geometry.filter if protocol.geometry == "native" else protocol.filter
+    return Geometry(kind=protocol.geometry, size=size, filter=image_filter)
+
+
+def _prediction_pairs(
+    predictions: Artifact, dataset: Dataset, space: LabelSpace, context: Context
+) -> Iterator[Pair]:
+    items = [item for item in dataset.items if item.label is not None]
+    predicted = set(predictions.manifest.summary["keys"]) - set(predictions.manifest.summary["skipped"])
+    missing = [item.key for item in items if item.key not in predicted]
+    if missing:
+        raise UsageError(
+            f"The predictions '{predictions.id}' lack {len(missing)} labelled images of {dataset.name}/"
+            f"{dataset.split} (first: '{missing[0]}'); predict that split, or name the right --split."
+        )
+    for item in context.reporter.track(items, "eval", total=len(items)):
+        labels = read_ids(predictions.path, item.key)
+        truth = read_truth(item, space, (labels.shape[0], labels.shape[1]))
+        yield Pair(item, read_image(item.image), labels, truth)
+
+
+def _read_assignment(evaluation: Artifact, clusters: int) -> NDArray[np.int64]:
+    value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
+    if len(value) != clusters:
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {clusters} here."
+        )
+    return np.array(value, np.int64)
+
+
+def _score(
+    draft: Draft,
+    pairs: Iterator[Pair],
+    clusters: int,
+    space: LabelSpace,
+    protocol: Protocol,
+    assignment: NDArray[np.int64] | None,
+    config: EvalConfig,
+) -> dict[str, Any]:
+    """Accumulate the confusion matrix, match, score, and write tables and pictures."""
+    classes = len(space.names)
+    confusion, per_image = Confusion(clusters, classes), PerImage(clusters, classes)
+    shown: list[Pair] = []
+    count = 0
+    for pair in pairs:
+        confusion.update(pair.prediction, pair.truth)
+        if protocol.matching == "per-image":
+            per_image.update(pair.prediction, pair.truth)
+        if len(shown) < config.sheet:
+            shown.append(pair)
+        count += 1
+    if not count:
+        raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
+    if assignment is None:
+        rule = "hungarian" if protocol.matching == "per-image" else protocol.matching
+        assignment = match(confusion.matrix, rule)
+    scores = score(confusion.matrix, assignment)
+    summary = {
+        "protocol": protocol.describe(),
+        "images": count,
+        "clusters": clusters,
+        "class_names": list(space.names),
+        **scores.to_json(),
+    }
+    if protocol.matching == "per-image":
+        summary["per_image"] = per_image.compute()
+    _write_tables(draft.folder, confusion.matrix, assignment, scores, space)
+    _write_sheet(draft.folder, shown, assignment, space)
+    return summary
+
+
+def _write_tables(
+    folder: Path, matrix: Any, assignment: NDArray[np.int64], scores: Scores, space: LabelSpace
+) -> None:
+    write_json(folder / ASSIGNMENT, [int(value) for value in assignment])
+    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cluster", "matched to", *space.names])
+        for cluster, row in enumerate(np.asarray(matrix).tolist()):
+            target = int(assignment[cluster])
+            writer.writerow([cluster, space.names[target] if target >= 0 else "", *row])
+    confusion_plot(scores, list(space.names)).save(folder / "confusion.png")
+    iou_bars(scores, list(space.names)).save(folder / "iou.png")
+
+
+def _write_sheet(
+    folder: Path, shown: list[Pair], assignment: NDArray[np.int64], space: LabelSpace
+) -> None:
+    """Write the sheet: image, truth, prediction in the classes' colours, and errors."""
+    if not shown:
+        return
+    colors = np.array(space.colors, np.uint8)
+    rows = []
+    for pair in shown:
+        matched = np.where(pair.prediction == VOID, VOID, assignment[pair.prediction]).astype(np.int16)
+        rows.append(
+            [
+                Image.fromarray(pair.image),
+                colorize(pair.truth, colors),
+                colorize(matched, colors),
+                error_map(matched, pair.truth),
+            ]
+        )
+    names = [pair.item.key for pair in shown]
+    grid(rows, ["image", "truth", "prediction", "error"], names).save(folder / "sheet.png")

@@ -1,0 +1,358 @@
+"""extract: images -> features of a frozen backbone, or the codes of a trained model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unsupseg_cli.artifacts.arrays import RowReader, write_array
+from unsupseg_cli.artifacts.files import require_space
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed, views_per_block
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.geometry import Geometry, View
+from unsupseg_cli.data.images import UnreadableImage, image_size
+from unsupseg_cli.data.loader import Failed, load_views
+from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.memory import with_backoff
+from unsupseg_cli.stages.backbones import open_backbone
+from unsupseg_cli.stages.config import ExtractConfig
+from unsupseg_cli.stages.context import (
+    Context,
+    describe_images,
+    open_data,
+    resolve_device,
+    resolve_workers,
+)
+from unsupseg_cli.stages.features import VIEWS
+from unsupseg_cli.stages.models import open_model
+
+STAGE_VERSION = 1
+
+# Tokens keep 11 bits in float16, far finer than what clustering resolves; descriptors are few and stay exact.
+_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
+_CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
+_GPU_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The views of the readable images, and the images that are not readable."""
+
+    items: list[Item]
+    views: list[tuple[int, View]]
+    skipped: dict[str, str]
+
+    def grids(self, patch: int) -> NDArray[np.int64]:
+        """Return the token grid of each view, (N, 2)."""
+        return np.array([[view.height // patch, view.width // patch] for _, view in self.views], np.int64)
+
+
+def plan_views(dataset: Dataset, geometry: Geometry, patch: int, strict: bool) -> Plan:
+    """Read the size of every image from its header and lay out its views.
+
+    Raises:
+        UnsupsegError: an image is unreadable and ``strict`` is set, or none is readable.
+    """
+    items: list[Item] = []
+    views: list[tuple[int, View]] = []
+    skipped: dict[str, str] = {}
+    for item in dataset.items:
+        try:
+            height, width = image_size(item.image)
+        except UnreadableImage as error:
+            _skip(skipped, item, str(error), strict)
+            continue
+        views += [(len(items), view) for view in geometry.views(height, width, patch)]
+        items.append(item)
+    if not items:
+        example = next(iter(skipped.values()), "")
+        raise UnsupsegError(f"No image of '{dataset.root}' is readable; the first reason: {example}")
+    return Plan(items, views, skipped)
+
+
+def _skip(skipped: dict[str, str], item: Item, reason: str, strict: bool) -> None:
+    if strict:
+        raise UnsupsegError(f"{reason} (--strict stops at the first unreadable image).")
+    skipped[item.key] = reason
+
+
+def extract(config: ExtractConfig, context: Context | None = None, *, model: str | None = None) -> Artifact:
+    """Store patch tokens, CLS tokens, pooled descriptors and more of every image.
+
+    With ``model`` (a `model` artifact) the codes of its feature heads are stored instead of the backbone's
+    tokens, so that any pseudo-labeller can work on top of any head.
+    """
+    context = context or Context()
+    device = resolve_device(config.device)
+    dataset = open_data(config, context)
+    source = context.workspace.get(model, "model") if model is not None else None
+    if source is not None:
+        opened = open_model(source, context, device, weights=config.weights, precision=config.precision)
+        backbone = opened.segmenter.backbone
+    else:
+        backbone = open_backbone(config, context, device)
+    geometry = Geometry(kind=config.geometry, size=config.size or None, filter=config.filter)
+    keep = ("patch", "pooled") if source is not None else config.keep
+    resolved = {**config.result(), "backbone": backbone.name, "precision": backbone.precision, "keep": list(keep)}
+    recipe = Recipe(
+        kind="features",
+        stage="extract",
+        stage_version=STAGE_VERSION,
+        slug=f"{dataset.name}-{dataset.split}-{source.manifest.config['method'] if source else backbone.name}",
+        config=resolved,
+        inputs=[source.as_input("model")] if source else [],
+        data=describe_images(dataset, context),
+        weights=backbone.weights_digest,
+        execution={
+            "device": str(device),
+            "weights": str(config.weights or ""),
+            "batch_size": config.batch_size or _default_batch(device),
+        },
+        used_labels=source.manifest.used_labels if source else False,
+    )
+
+    def embed(images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        if source is not None:
+            patch = opened.segmenter.codes(images)
+            return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
+        batch = backbone.normalise(torch.from_numpy(images).to(device))
+        return backbone(batch, keep=keep)
+
+    def work(draft: Draft) -> dict[str, Any]:
+        job = _Extraction(config, context, draft, dataset, geometry, backbone, device, keep)
+        return job.run(embed)
+
+    artifact, reused = context.workspace.produce(recipe, work, force=context.force)
+    return context.say(artifact, reused)
+
+
+def _default_batch(device: torch.device) -> int:
+    return _CPU_BATCH if device.type == "cpu" else _GPU_BATCH
+
+
+class _Extraction:
+    """One run of the stage: blocks of images in, blocks of arrays out, each finished block kept."""
+
+    def __init__(
+        self,
+        config: ExtractConfig,
+        context: Context,
+        draft: Draft,
+        dataset: Dataset,
+        geometry: Geometry,
+        backbone: Backbone,
+        device: torch.device,
+        keep: Sequence[str],
+    ) -> None:
+        self.config, self.context, self.draft, self.keep = config, context, draft, keep
+        self.geometry, self.backbone = geometry, backbone
+        self.batch = config.batch_size or _default_batch(device)
+        self.plan = plan_views(dataset, geometry, backbone.patch_size, config.strict)
+        self.grids = self.plan.grids(backbone.patch_size)
+        self.per_item = len(self.plan.views) // len(self.plan.items)
+        draft.deterministic = device.type == "cpu"
+
+    def run(self, embed: Any) -> dict[str, Any]:
+        probe = self._probe(embed)
+        grid_arrays = {name: self._channels(name, value) for name, value in probe.items() if name in _DTYPES}
+        needed = sum(bytes_needed(self.grids, shape, _DTYPES[name]) for name, shape in grid_arrays.items())
+        require_space(self.draft.folder, needed, f"Features of {len(self.grids):,} views")
+        largest = max(grid_arrays.values(), default=(1,))
+        views = views_per_block(self.grids, largest, np.float16)
+        items_per_block = max(1, views // self.per_item)
+        writers = {
+            name: GridWriter(
+                self.draft.folder,
+                name,
+                self.grids,
+                shape,
+                _DTYPES[name],
+                min(items_per_block * self.per_item, len(self.grids)),
+            )
+            for name, shape in grid_arrays.items()
+        }
+        blocks = range(0, len(self.plan.items), items_per_block)
+        vectors = [name for name in self.keep if name not in _DTYPES]
+        todo = [(i, start) for i, start in enumerate(blocks) if not self.draft.is_done(f"block-{i:06d}")]
+        done = len(blocks) - len(todo)
+        if done:
+            self.context.reporter.info(f"going on after {done} finished blocks")
+        embedded = self._embed_blocks(embed, todo, items_per_block)
+        for (block, _), (arrays, failed) in zip(todo, embedded, strict=True):
+            for name, writer in writers.items():
+                writer.write(block, arrays[name])
+            for name in vectors:
+                np.save(self.draft.folder / f".{name}-{block:06d}.npy", np.stack(arrays[name]))
+            self.draft.finish(f"block-{block:06d}", failed)
+        return self._close(writers, vectors, len(blocks), needed)
+
+    def _probe(self, embed: Any) -> dict[str, Tensor]:
+        patch = self.backbone.patch_size
+        image = np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8)
+        result: dict[str, Tensor] = embed(image)
+        return result
+
+    @staticmethod
+    def _channels(name: str, value: Tensor) -> tuple[int, ...]:
+        return (value.shape[1],) if name == "attention" else (value.shape[-1],)
+
+    def _embed_blocks(
+        self, embed: Any, todo: Sequence[tuple[int, int]], items_per_block: int
+    ) -> Iterator[tuple[dict[str, list[NDArray[Any]]], dict[str, str]]]:
+        """Yield the arrays of each block, in order; the loader reads ahead over block borders."""
+        indices = [
+            item
+            for _, start in todo
+            for item in range(start, min(start + items_per_block, len(self.plan.items)))
+        ]
+        loaded = load_views(
+            self.plan.items,
+            self.geometry,
+            self.backbone.patch_size,
+            workers=resolve_workers(self.config.workers),
+            indices=indices,
+        )
+        total, first = len(self.plan.items), len(self.plan.items) - len(indices)
+        tracked = iter(self.context.reporter.track(loaded, "extract", total=total, done=first))
+        for _, start in todo:
+            stop = min(start + items_per_block, len(self.plan.items))
+            images: list[NDArray[np.uint8]] = []
+            failed: dict[str, str] = {}
+            for item in range(start, stop):
+                result = next(tracked)
+                if isinstance(result, Failed):
+                    _skip(failed, self.plan.items[item], result.message, self.config.strict)
+                    images += [np.zeros((*self._view_size(item, k), 3), np.uint8) for k in range(self.per_item)]
+                else:
+                    images += [image for _, image in result.views]
+            yield self._embed_images(embed, images), failed
+        for _ in tracked:
+            pass
+
+    def _view_size(self, item: int, crop: int) -> tuple[int, int]:
+        view = self.plan.views[item * self.per_item + crop][1]
+        return view.height, view.width
+
+    def _embed_images(self, embed: Any, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
+        """Embed images batch by batch, images of one size together, and return rows in the given order."""
+        rows: dict[str, list[Any]] = {name: [None] * len(images) for name in self.keep}
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            sizes.setdefault(image.shape, []).append(index)
+        for members in sizes.values():
+
+            def run(part: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
+                out = embed(np.stack([images[index] for index in part]))
+                arrays = {name: self._to_rows(name, out[name]) for name in self.keep}
+                return [{name: array[i] for name, array in arrays.items()} for i in range(len(part))]
+
+            for index, row in zip(members, with_backoff(run, members, self.batch), strict=True):
+                for name, value in row.items():
+                    rows[name][index] = value
+        return rows
+
+    def _to_rows(self, name: str, value: Tensor) -> NDArray[Any]:
+        if not bool(torch.isfinite(value).all()):
+            raise UnsupsegError(
+                f"The backbone '{self.backbone.name}' gave NaN or infinite values in '{name}'; try --precision "
+                "fp32, or check the weights file."
+            )
+        if name == "attention":
+            value = value.movedim(1, -1)
+        return value.float().cpu().numpy().astype(_DTYPES.get(name, np.float32))
+
+    def _close(
+        self, writers: dict[str, GridWriter], vectors: list[str], blocks: int, needed: int
+    ) -> dict[str, Any]:
+        folder = self.draft.folder
+        for writer in writers.values():
+            writer.close()
+        for name in vectors:
+            parts = [folder / f".{name}-{block:06d}.npy" for block in range(blocks)]
+            write_array(folder / name, np.concatenate([np.load(part, allow_pickle=False) for part in parts]))
+            for part in parts:
+                part.unlink()
+        failed: dict[str, str] = {}
+        for block in range(blocks):
+            failed.update(self.draft.note(f"block-{block:06d}"))
+        views = [
+            (item, view) for item, view in self.plan.views if self.plan.items[item].key not in failed
+        ]
+        if not views:
+            raise UnsupsegError(f"No image is readable; the first reason: {next(iter(failed.values()))}")
+        if failed:
+            self._drop_failed(failed)
+        _write_views(folder, self.plan.items, views)
+        skipped = {**self.plan.skipped, **failed}
+        if skipped:
+            some = ", ".join(list(skipped)[:5])
+            self.draft.warnings.append(
+                f"{len(skipped)} unreadable images were skipped ({some}{', ...' if len(skipped) > 5 else ''}); "
+                "the manifest lists them"
+            )
+        if self.backbone.name == "untrained":
+            self.draft.warnings.append(
+                "the backbone 'untrained' has random weights: it shows the pipeline, not what features can do"
+            )
+        return {
+            "images": len({item for item, _ in views}),
+            "views": len(views),
+            "backbone": self.backbone.name,
+            "patch_size": self.backbone.patch_size,
+            "dim": int(self.backbone.dim),
+            "weights_digest": self.backbone.weights_digest,
+            "skipped": skipped,
+            "data_bytes": needed,
+        }
+
+    def _drop_failed(self, failed: dict[str, str]) -> None:
+        """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
+        good = [i for i, (item, _) in enumerate(self.plan.views) if self.plan.items[item].key not in failed]
+        folder = self.draft.folder
+        for name in self.keep:
+            old = folder / f"{name}.all"
+            for suffix in ("", "_offset", "_grid"):
+                if (folder / f"{name}{suffix}").exists():
+                    (folder / f"{name}{suffix}").rename(folder / f"{name}.all{suffix}")
+            if name in _DTYPES:
+                reader = GridReader(folder, old.name)
+                grids = self.grids[good]
+                size = views_per_block(grids, reader.channels, _DTYPES[name])
+                writer = GridWriter(folder, name, grids, reader.channels, _DTYPES[name], size)
+                for block, start in enumerate(range(0, len(good), size)):
+                    writer.write(block, reader.take(good[start : start + size]))
+                writer.close()
+            else:
+                write_array(folder / name, RowReader(old).take(good))
+            _remove(folder, old.name)
+
+
+def _remove(folder: Path, name: str) -> None:
+    for suffix in ("", "_offset", "_grid"):
+        shutil.rmtree(folder / f"{name}{suffix}", ignore_errors=True)
+
+
+def _write_views(folder: Path, items: Sequence[Item], views: Sequence[tuple[int, View]]) -> None:
+    """Write the table of views: one row per row of the arrays."""
+    columns = {
+        "key": [items[item].key for item, _ in views],
+        "crop": [view.crop for _, view in views],
+        "box": [list(map(float, view.box)) for _, view in views],
+        "height": [view.height for _, view in views],
+        "width": [view.width for _, view in views],
+        "flip": [view.flip for _, view in views],
+    }
+    pq.write_table(pa.table(columns), folder / VIEWS)

@@ -1,0 +1,127 @@
+"""Writing and opening a `model` artifact: ``model.safetensors`` and the chain in ``model.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.stages.backbones import load_frozen
+from unsupseg_cli.stages.context import Context
+
+_JSON, _TENSORS = "model.json", "model.safetensors"
+
+
+class BackboneRef(BaseModel):
+    """Which frozen backbone a model stands on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    weights_digest: str
+    layer: int = -1
+    norm: bool = True
+    pos_embed: Literal["original", "timm"] = "original"
+
+
+class ClassEntry(BaseModel):
+    """One discovered class: a number until someone names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    color: tuple[int, int, int]
+
+
+class ModelFile(BaseModel):
+    """The content of ``model.json``: the chain from image to classes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = 1
+    method: str
+    backbone: BackboneRef
+    feature_heads: list[dict[str, Any]]
+    class_head: dict[str, Any]
+    geometry: dict[str, Any]
+    classes: list[ClassEntry]
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model ready to use."""
+
+    artifact: Artifact
+    file: ModelFile
+    segmenter: Segmenter
+    geometry: Geometry
+
+
+def write_model(folder: Path, file: ModelFile, tensors: dict[str, Tensor]) -> None:
+    """Write the two files of a model."""
+    write_json(folder / _JSON, file.model_dump(mode="json"))
+    save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, folder / _TENSORS)
+
+
+def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
+    """Read the chain and the tensors of a model artifact.
+
+    Raises:
+        UnsupsegError: a file is missing, damaged or of a newer format.
+    """
+    try:
+        raw = json.loads((artifact.path / _JSON).read_text(encoding="utf-8"))
+        if int(raw.get("format_version", 0)) > 1:
+            raise UnsupsegError(
+                f"The model '{artifact.id}' has a newer format than this version reads; update unsupseg."
+            )
+        return ModelFile.model_validate(raw), load_file(artifact.path / _TENSORS)
+    except (OSError, ValueError, ValidationError) as error:
+        raise UnsupsegError(
+            f"The model '{artifact.id}' is damaged ({error}); run `unsupseg verify {artifact.id}` and train again."
+        ) from None
+
+
+def open_model(
+    artifact: Artifact,
+    context: Context,
+    device: torch.device,
+    *,
+    weights: Path | None = None,
+    precision: str = "auto",
+) -> OpenModel:
+    """Load a model with its backbone; the backbone's weights are checked against those of the training."""
+    file, tensors = read_model(artifact)
+    ref = file.backbone
+    if weights is None:
+        weights = _remembered_weights(artifact, context)
+    backbone = load_frozen(
+        ref.name,
+        weights,
+        {"layer": ref.layer, "norm": ref.norm, "pos_embed": ref.pos_embed},
+        context,
+        device,
+        precision,
+        digest=ref.weights_digest,
+    )
+    segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors).to(device)
+    return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
+
+
+def _remembered_weights(artifact: Artifact, context: Context) -> Path | None:
+    """Return the weights file that the features of this model were extracted with, if it is still there."""
+    used = artifact.input("features")
+    found = context.workspace.find_key("features", used.key) if used else None
+    name = found.manifest.execution.get("weights") if found else None
+    return Path(name) if name and Path(name).exists() else None

@@ -1,0 +1,216 @@
+"""predict: a model and images -> label maps at original size, and pictures of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unsupseg_cli.artifacts.arrays import write_array
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.data.datasets import Dataset
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.report.overlay import legend, overlay
+from unsupseg_cli.report.palette import paletted
+from unsupseg_cli.stages.config import PredictConfig
+from unsupseg_cli.stages.context import (
+    Context,
+    describe_images,
+    open_data,
+    open_paths,
+    resolve_device,
+    resolve_workers,
+)
+from unsupseg_cli.stages.models import ClassEntry, OpenModel, open_model
+from unsupseg_cli.stages.segment import Segmented, segment_items
+
+STAGE_VERSION = 1
+CLASSES = "classes.json"
+
+
+def predict(
+    config: PredictConfig,
+    context: Context | None = None,
+    *,
+    images: Sequence[Path] = (),
+    out: Path | None = None,
+) -> Artifact:
+    """Segment every image whole, at its original size; with ``out`` the files are also copied there.
+
+    ``images`` are files or folders to take instead of a data set.
+
+    The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
+    ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; with ``keep=scores``
+    also log-probabilities at the working resolution.
+    """
+    context = context or Context()
+    device = resolve_device(config.device)
+    artifact = context.take("model", config.model)
+    if images:
+        dataset = open_paths(images)
+    else:
+        config = _with_dataset(config, artifact)
+        dataset = open_data(config, context, default_split=_default_split(config, artifact))
+    model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
+    only = _class_index(config.only, model.file.classes)
+    size = model.geometry.size if config.size is None else (config.size or None)
+    geometry = Geometry(kind="native", size=size, filter=model.geometry.filter)
+    resolved = {**config.result(), "size": size, "precision": model.segmenter.backbone.precision}
+    recipe = Recipe(
+        kind="predictions",
+        stage="predict",
+        stage_version=STAGE_VERSION,
+        slug=f"{dataset.name}-{dataset.split}-{model.file.method}",
+        config=resolved,
+        inputs=[artifact.as_input("model")],
+        data=describe_images(dataset, context),
+        execution={"device": str(device)},
+        used_labels=artifact.manifest.used_labels,
+    )
+
+    def work(draft: Draft) -> dict[str, Any]:
+        draft.deterministic = device.type == "cpu"
+        return _predict(draft, config, context, model, dataset, geometry, only)
+
+    result, reused = context.workspace.produce(recipe, work, force=context.force)
+    if out is not None:
+        _copy_pictures(result, out)
+    return context.say(result, reused)
+
+
+def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:
+    """Take the data set of the model where none is named."""
+    data = model.manifest.data
+    if config.dataset is not None or data is None:
+        return config
+    return config.model_copy(update={"dataset": data.dataset, "root": config.root or Path(data.root)})
+
+
+def _default_split(config: PredictConfig, model: Artifact) -> str | None:
+    """Predict on the validation split of the model's own data set, unless another split is named."""
+    data = model.manifest.data
+    return "val" if data and data.dataset == config.dataset and data.split == "train" else None
+
+
+def _class_index(only: str | None, classes: list[ClassEntry]) -> int | None:
+    if only is None:
+        return None
+    names = [entry.name for entry in classes]
+    if only in names:
+        return names.index(only)
+    if only.isdecimal() and int(only) < len(classes):
+        return int(only)
+    raise UsageError(f"The model has no class '{only}'{did_you_mean(only, names)}")
+
+
+def _predict(
+    draft: Draft,
+    config: PredictConfig,
+    context: Context,
+    model: OpenModel,
+    dataset: Dataset,
+    geometry: Geometry,
+    only: int | None,
+) -> dict[str, Any]:
+    skipped: dict[str, str] = {}
+    colors = np.array([entry.color for entry in model.file.classes], np.uint8)
+    names = [entry.name for entry in model.file.classes]
+    todo = [item for item in dataset.items if not draft.is_done(_part(item.key))]
+    for item in dataset.items:
+        if draft.is_done(_part(item.key)) and (reason := draft.note(_part(item.key))):
+            skipped[item.key] = reason
+    segmented = segment_items(
+        model.segmenter,
+        todo,
+        geometry,
+        context.reporter,
+        flip=config.flip,
+        workers=resolve_workers(config.workers),
+        tile=config.tile,
+        overlap=config.overlap,
+        strict=config.strict,
+        skipped=skipped,
+        description="predict",
+    )
+    for one in segmented:
+        labels = one.labels(one.height, one.width)
+        write_ids(draft.folder, one.item.key, labels)
+        if config.keep == "scores":
+            write_array(draft.folder / "scores" / one.item.key, _scores(one))
+        _write_pictures(draft.folder, one, labels, colors, names, only, config.overlay)
+        draft.finish(_part(one.item.key))
+    done = len(dataset.items) - len(skipped)
+    if not done:
+        reason = next(iter(skipped.values()), "there are none")
+        raise UnsupsegError(f"No image of '{dataset.root}' is readable; the first reason: {reason}")
+    if skipped:
+        draft.warnings.append(f"{len(skipped)} unreadable images were skipped; the manifest lists them")
+    legend(names, colors).save(draft.folder / "legend.png")
+    write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in model.file.classes])
+    return {"images": done, "classes": len(names), "skipped": skipped, "keys": [i.key for i in dataset.items]}
+
+
+def _part(key: str) -> str:
+    return "image-" + key.replace("/", "%2F")
+
+
+def _scores(one: Segmented) -> NDArray[np.float16]:
+    log_probs = one.log_probs(one.view.height, one.view.width)
+    return log_probs.numpy().astype(np.float16)
+
+
+def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
+    """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
+    path = folder / "ids" / f"{key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if labels.max(initial=0) < 255:
+        image = Image.fromarray(np.where(labels == VOID, 255, labels).astype(np.uint8))
+    else:
+        image = Image.fromarray(np.where(labels == VOID, 65535, labels).astype(np.uint16))
+    image.save(path)
+
+
+def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
+    """Read what `write_ids` wrote, (H, W) with VOID = -1."""
+    with Image.open(folder / "ids" / f"{key}.png") as image:
+        raw = np.array(image)
+    void = 255 if raw.dtype == np.uint8 else 65535
+    return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
+
+
+def _write_pictures(
+    folder: Path,
+    one: Segmented,
+    labels: NDArray[np.int16],
+    colors: NDArray[np.uint8],
+    names: list[str],
+    only: int | None,
+    with_overlay: bool,
+) -> None:
+    shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
+    path = folder / "color" / f"{one.item.key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paletted(shown, colors).save(path)
+    if with_overlay:
+        picture = folder / "overlay" / f"{one.item.key}.jpg"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        overlay(read_image(one.item.image), shown, colors).save(picture, quality=90)
+
+
+def _copy_pictures(artifact: Artifact, out: Path) -> None:
+    """Copy the readable files of predictions into a folder of the user's."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("ids", "color", "overlay"):
+        if (artifact.path / name).exists():
+            shutil.copytree(artifact.path / name, out / name, dirs_exist_ok=True)
+    for name in ("legend.png", CLASSES):
+        shutil.copy2(artifact.path / name, out / name)
