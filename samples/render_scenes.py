@@ -1,12 +1,12 @@
 """Render the bundled labelled scenes: street, nature, waterfront and aerial views made of procedural noise.
 
     python samples/render_scenes.py            # write samples/scenes/
-    python samples/render_scenes.py --check    # render again, compare with the files there, exit 1 on a difference
+    python samples/render_scenes.py --check    # render again and compare; exit 1 on a difference
 
-A scene is painted back to front on a canvas of twice the final size, in linear light, together with its class ids.
-Ground scenes use a pinhole camera over a flat ground: `x` runs right, `y` up, `z` away from the camera, in metres.
-Aerial scenes are seen from straight above, in metres as well. Everything random comes from one generator per scene,
-seeded with (split, type, number), so a scene can be rendered alone.
+A scene is painted back to front on a canvas of twice the final size, in linear light, together with its
+class ids. Ground scenes use a pinhole camera over a flat ground: `x` runs right, `y` up, `z` away from the
+camera, in metres. Aerial scenes are seen from straight above, in metres as well. Everything random comes
+from one generator per scene, seeded with (split, type, number), so a scene can be rendered alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,12 +51,12 @@ JPEG_QUALITY = 94
 HERE = Path(__file__).resolve().parent
 
 
-# ------------------------------------------------------------------------------------------ colour and noise
+# ---------------------------------------------------------------------- colour and noise
 
 
 def rgb(code: str) -> Array:
     """Linear light (3,) of a colour written as six hexadecimal sRGB digits."""
-    srgb = np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], np.float32) / 255
+    srgb: Array = np.array([int(code[i : i + 2], 16) for i in (0, 2, 4)], np.float32) / 255
     return np.asarray(srgb**2.2, np.float32)
 
 
@@ -65,9 +66,9 @@ def jitter(rng: Generator, colour: Array, amount: float = 0.15) -> Array:
     return np.clip(colour * np.clip(factor, 0.4, 1.8), 0.005, 0.95).astype(np.float32)
 
 
-def pick(rng: Generator, *codes: str, amount: float = 0.15) -> Array:
-    """One of the colours, jittered."""
-    return jitter(rng, rgb(codes[int(rng.integers(len(codes)))]), amount)
+def pick(rng: Generator, codes: str, amount: float = 0.15) -> Array:
+    """One of the colours (sRGB codes separated by blanks), jittered."""
+    return jitter(rng, rgb(str(rng.choice(codes.split()))), amount)
 
 
 def draw_seed(rng: Generator) -> int:
@@ -121,7 +122,7 @@ def noise(x: Array, y: Array, seed: int) -> Array:
 def fbm(
     x: Array, y: Array, seed: int, octaves: int = 4, gain: float = 0.5, footprint: Array | float = 0.0
 ) -> Array:
-    """Sum of octaves of noise; octaves finer than the pixel `footprint` (units of x) fade out, as in a photograph."""
+    """Sum of octaves of noise; octaves finer than the pixel `footprint` (in units of x) fade out."""
     total = np.zeros(np.broadcast(x, y).shape, np.float32)
     for octave in range(octaves):
         frequency = 2.0**octave
@@ -144,7 +145,7 @@ def warped(
     return fbm(x + strength * dx, y + strength * dy, seed, octaves, footprint=footprint)
 
 
-# ------------------------------------------------------------------------------------------ light, canvas, camera
+# ---------------------------------------------------------------------- light, canvas, camera
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ class Light:
     exposure: float
 
     def shade(self, albedo: Array, sunlit: Array | float, ambient: Array | float = 1.0) -> Array:
-        """Reflected light of matt surfaces; `sunlit` is cosine times visibility of the sun, (n,) or a number."""
+        """Reflected light of matt surfaces; `sunlit` is cosine times visibility of the sun."""
         direct = self.sun * np.asarray(sunlit, np.float32)[..., None]
         return np.asarray(
             albedo * (self.ambient * np.asarray(ambient, np.float32)[..., None] + direct), np.float32
@@ -179,86 +180,44 @@ class Light:
         return float(self.towards[1] / np.hypot(self.towards[0], self.towards[2]))
 
 
+# fmt: off
+SKIES: dict[str, tuple[Any, ...]] = {
+    # share; sun, ambient, zenith, horizon; elevation in degrees, haze in metres, clouds, exposure
+    "noon": (0.20, (2.9, 2.8, 2.6), (0.55, 0.66, 0.85), (0.20, 0.42, 0.90), (0.75, 0.88, 1.05),
+        (48, 68), 900, 0.05, 0.95),
+    "afternoon": (0.22, (2.7, 2.4, 2.0), (0.55, 0.62, 0.80), (0.22, 0.42, 0.85), (0.85, 0.90, 1.0),
+        (24, 42), 700, 0.15, 1.0),
+    "golden": (0.17, (2.5, 1.6, 0.8), (0.50, 0.50, 0.62), (0.28, 0.40, 0.70), (1.15, 0.85, 0.55),
+        (9, 17), 450, 0.1, 1.1),
+    "dusk": (0.10, (0.25, 0.14, 0.1), (0.26, 0.29, 0.44), (0.10, 0.15, 0.36), (0.62, 0.38, 0.32),
+        (6, 9), 500, 0.15, 1.6),
+    "overcast": (0.19, (0.12, 0.12, 0.12), (1.3, 1.36, 1.42), (0.7, 0.74, 0.8), (0.95, 0.97, 1.0),
+        (40, 60), 420, 0.9, 0.95),
+    "hazy": (0.12, (1.3, 1.2, 1.0), (0.85, 0.87, 0.90), (0.52, 0.64, 0.80), (0.98, 0.95, 0.90),
+        (22, 45), 170, 0.3, 0.95),
+}
+# fmt: on
+
+
 def draw_light(rng: Generator) -> Light:
-    """Noon, afternoon, golden hour, dusk, overcast or hazy."""
-    kind = str(
-        rng.choice(
-            ["noon", "afternoon", "golden", "dusk", "overcast", "hazy"], p=[0.2, 0.22, 0.17, 0.1, 0.19, 0.12]
-        )
-    )
-    #       sun             ambient           zenith            horizon          elevation  haze  clouds exposure
-    table = {
-        "noon": (
-            (2.9, 2.8, 2.6),
-            (0.55, 0.66, 0.85),
-            (0.20, 0.42, 0.90),
-            (0.75, 0.88, 1.05),
-            (48, 68),
-            900,
-            0.05,
-            0.95,
-        ),
-        "afternoon": (
-            (2.7, 2.4, 2.0),
-            (0.55, 0.62, 0.80),
-            (0.22, 0.42, 0.85),
-            (0.85, 0.90, 1.0),
-            (24, 42),
-            700,
-            0.15,
-            1.0,
-        ),
-        "golden": (
-            (2.5, 1.6, 0.8),
-            (0.50, 0.50, 0.62),
-            (0.28, 0.40, 0.70),
-            (1.15, 0.85, 0.55),
-            (9, 17),
-            450,
-            0.1,
-            1.1,
-        ),
-        "dusk": (
-            (0.25, 0.14, 0.10),
-            (0.26, 0.29, 0.44),
-            (0.10, 0.15, 0.36),
-            (0.62, 0.38, 0.32),
-            (6, 9),
-            500,
-            0.15,
-            1.6,
-        ),
-        "overcast": (
-            (0.12, 0.12, 0.12),
-            (1.30, 1.36, 1.42),
-            (0.70, 0.74, 0.80),
-            (0.95, 0.97, 1.0),
-            (40, 60),
-            420,
-            0.9,
-            0.95,
-        ),
-        "hazy": (
-            (1.3, 1.2, 1.0),
-            (0.85, 0.87, 0.90),
-            (0.52, 0.64, 0.80),
-            (0.98, 0.95, 0.90),
-            (22, 45),
-            170,
-            0.3,
-            0.95,
-        ),
-    }
-    sun, ambient, zenith, horizon, elevations, haze, clouds, exposure = table[kind]
+    """One of the skies, jittered, with the sun in a random direction."""
+    kind = str(rng.choice(list(SKIES), p=[sky[0] for sky in SKIES.values()]))
+    _, *colours, elevations, haze, clouds, exposure = SKIES[kind]
     elevation, azimuth = np.deg2rad(rng.uniform(*elevations)), rng.uniform(-np.pi, np.pi)
     flat = np.cos(elevation)
-    towards = np.array([flat * np.sin(azimuth), np.sin(elevation), flat * np.cos(azimuth)], np.float32)
-    colours = [
-        np.array(c, np.float32) * np.float32(rng.uniform(0.88, 1.12)) for c in (sun, ambient, zenith, horizon)
-    ]
-    cover = float(np.clip(clouds + rng.uniform(-0.25, 0.25), -0.3, 1.0))
+    sun, ambient, zenith, horizon = (
+        np.array(c, np.float32) * np.float32(rng.uniform(0.88, 1.12)) for c in colours
+    )
     return Light(
-        kind, *colours, towards, haze * rng.uniform(0.7, 1.4), cover, exposure * rng.uniform(0.88, 1.12)
+        kind=kind,
+        sun=sun,
+        ambient=ambient,
+        zenith=zenith,
+        horizon=horizon,
+        towards=np.array([flat * np.sin(azimuth), np.sin(elevation), flat * np.cos(azimuth)], np.float32),
+        haze=haze * rng.uniform(0.7, 1.4),
+        clouds=float(np.clip(clouds + rng.uniform(-0.25, 0.25), -0.3, 1.0)),
+        exposure=exposure * rng.uniform(0.88, 1.12),
     )
 
 
@@ -336,7 +295,7 @@ class Ground:
         seed: int,
         dapple: float = 0.0,
     ) -> None:
-        """Shadow of an upright thing at (x, z): `width` gives its half width in metres at a height in metres."""
+        """Shadow of an upright thing at (x, z): `width` gives its half width at a height."""
         self.contact *= 1 - 0.45 * np.exp(-((self.x - x) ** 2 + (self.z - z) ** 2) / (0.3 + 0.12 * height))
         towards = np.array([self.light.towards[0], self.light.towards[2]])
         towards = towards / np.hypot(*towards)
@@ -359,20 +318,20 @@ class Ground:
 def wall_shadow(
     light: Light, x: Array | float, y: Array, z: Array, wall: float, z0: float, z1: float, height: float
 ) -> Array:
-    """1 where the way to the sun from (x, y, z) meets the wall at `wall` below its height, with a soft edge."""
+    """1 where the way to the sun from (x, y, z) meets the wall at `wall`, with a soft edge."""
     sx, sy, sz = (float(c) for c in light.towards)
     steps = (wall - x) / (sx if abs(sx) > 1e-3 else 1e-3)
     across = smooth(z + steps * sz, z0 - 0.1, z0 + 0.1) * smooth(-(z + steps * sz), -z1 - 0.1, -z1 + 0.1)
     return np.asarray(np.where(steps > 0, across * smooth(height - y - steps * sy, 0, 0.3), 0))
 
 
-# ------------------------------------------------------------------------------------------ surfaces
+# ---------------------------------------------------------------------- surfaces
 # Each takes places in metres (n,) and the metres per pixel, and returns albedo (n, 3).
 
 
 def asphalt(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
     """Grain, repaired patches, cracks and stains."""
-    base = pick(rng, "5d5c5c", "6f6d6a", "4c4d50", "7d7973", "66605a")
+    base = pick(rng, "5d5c5c 6f6d6a 4c4d50 7d7973 66605a")
     seed = draw_seed(rng)
     tone = (
         1
@@ -388,7 +347,7 @@ def asphalt(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
 
 def paving(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
     """Slabs or setts with joints, each with its own tone."""
-    base = pick(rng, "a09a90", "8d8a86", "b3a897", "9c8578", "7c7a78")
+    base = pick(rng, "a09a90 8d8a86 b3a897 9c8578 7c7a78")
     seed, size = draw_seed(rng), float(rng.choice([0.3, 0.5, 0.8, 1.0]))
     row = np.floor(z / size)
     column = np.floor(x / size + 0.5 * (row % 2))
@@ -402,8 +361,8 @@ def paving(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
 
 def meadow(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
     """Grass: blades, clumps, dry patches and, at times, flowers."""
-    fresh = pick(rng, "567a2c", "6b8a3a", "4a6b30", "7d8f45", "5f7d25")
-    dry = pick(rng, "a39a58", "8a7f4a", "b5a76c")
+    fresh = pick(rng, "567a2c 6b8a3a 4a6b30 7d8f45 5f7d25")
+    dry = pick(rng, "a39a58 8a7f4a b5a76c")
     seed, pixel = draw_seed(rng), np.asarray(pixel)
     dryness = smooth(fbm(x * 0.13, z * 0.13, seed, 4, 0.6, 0.13 * pixel) + rng.uniform(-0.5, 0.35), -0.3, 0.8)
     clumps = fbm(x * 1.7, z * 1.7, seed + 7, 3, 0.7, 1.7 * pixel)
@@ -413,13 +372,13 @@ def meadow(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
     if rng.random() < 0.3:
         cell = (np.floor(x * 6), np.floor(z * 6))
         bloom = (hash01(*cell, seed + 31) > 0.975) & (clumps > 0) & (pixel < 0.12)
-        albedo = np.where(bloom[..., None], pick(rng, "e8e4d8", "e0c63c", "b88ac8"), albedo)
+        albedo = np.where(bloom[..., None], pick(rng, "e8e4d8 e0c63c b88ac8"), albedo)
     return np.asarray(albedo)
 
 
 def earth(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
     """Bare ground: clods, pebbles, damp patches; sand, clay or gravel."""
-    base = pick(rng, "8b6f4e", "a58a64", "6e5640", "bda67f", "94724c", "83796a")
+    base = pick(rng, "8b6f4e a58a64 6e5640 bda67f 94724c 83796a")
     seed, pixel = draw_seed(rng), np.asarray(pixel)
     tone = (
         1
@@ -433,7 +392,7 @@ def earth(rng: Generator, x: Array, z: Array, pixel: Array | float) -> Array:
 
 def roof_tiles(rng: Generator, s: Array, t: Array, pixel: Array | float) -> Array:
     """Courses of tiles; `t` runs down the slope."""
-    base = pick(rng, "8c4a35", "6b4038", "5d5f63", "9c6a4a", "4c4845")
+    base = pick(rng, "8c4a35 6b4038 5d5f63 9c6a4a 4c4845")
     seed, clear = draw_seed(rng), np.clip(2 - 7 * np.asarray(pixel), 0, 1)
     row = np.floor(t / 0.35)
     column = np.floor(s / 0.3 + 0.5 * (row % 2))
@@ -448,12 +407,12 @@ def facade(
     """A wall with windows: albedo (n, 3) and own light (n, 3) of lit windows; `s` runs along the wall."""
     kind = str(rng.choice(["brick", "plaster", "concrete", "glass"], p=[0.33, 0.35, 0.2, 0.12]))
     walls = {
-        "brick": ("8a5440", "75483a", "9a6b52", "a58a6c", "6b4a42"),
-        "plaster": ("d8ccb4", "c8b48a", "b8b0a4", "d0a484", "a8b4b8", "e0dcd0"),
-        "concrete": ("8f8d89", "a5a29b", "77777a"),
-        "glass": ("50585c", "3f4a50", "6a6f70"),
+        "brick": "8a5440 75483a 9a6b52 a58a6c 6b4a42",
+        "plaster": "d8ccb4 c8b48a b8b0a4 d0a484 a8b4b8 e0dcd0",
+        "concrete": "8f8d89 a5a29b 77777a",
+        "glass": "50585c 3f4a50 6a6f70",
     }
-    wall, seed, pixel = pick(rng, *walls[kind]), draw_seed(rng), np.asarray(pixel)
+    wall, seed, pixel = pick(rng, walls[kind]), draw_seed(rng), np.asarray(pixel)
     storey, bay = rng.uniform(2.9, 3.7), rng.uniform(1.8, 3.8)
     wide, tall = (0.88, 0.82) if kind == "glass" else (rng.uniform(0.35, 0.6), rng.uniform(0.42, 0.62))
     tone = (
@@ -495,7 +454,7 @@ def facade(
     return mix(np.broadcast_to(wall * 0.75, albedo.shape), albedo, clear), np.asarray(own * clear[..., None])
 
 
-# ------------------------------------------------------------------------------------------ things in ground scenes
+# ---------------------------------------------------------------------- things in ground scenes
 
 
 def paint_sky(stage: Stage) -> None:
@@ -536,12 +495,12 @@ def paint_ridge(stage: Stage, distance: float, height: float, label: int) -> Non
     pixel = distance / camera.focal
     if label == TREE:
         tone = 1 + 0.7 * fbm(x / 7, y / 4, seed + 1, 3, 0.7, pixel / 7)
-        albedo = pick(rng, "3c5a2a", "4a5f33", "36502e") * np.clip(tone, 0.25, 2)[:, None]
+        albedo = pick(rng, "3c5a2a 4a5f33 36502e") * np.clip(tone, 0.25, 2)[:, None]
     elif label == GRASS:
         albedo = meadow(rng, x, y * 4, pixel)
     else:
         tone = 1 + 0.6 * warped(x / (0.5 * height), y / (0.35 * height), seed + 2, 5)
-        albedo = pick(rng, "7d7468", "8b7d6a", "6f6a66") * np.clip(tone, 0.3, 2)[:, None]
+        albedo = pick(rng, "7d7468 8b7d6a 6f6a66") * np.clip(tone, 0.3, 2)[:, None]
     relief = fbm(x / (1.4 * height) + 0.4 * y / height, y / (2 * height), seed + 3, 3)
     lit = np.clip(light.towards[1] + 0.5 * light.towards[0] * relief - 0.2 * light.towards[2], 0.05, 1)
     canvas.paint(mask, label, light.fog(light.shade(albedo, lit), distance))
@@ -567,8 +526,8 @@ def crown(a: Array, b: Array, lobes: Array, towards: Array, seed: int, pixel: fl
     return mask, tone
 
 
-LEAVES = ("4d6b2a", "5f7a33", "3f5c2c", "6f7f35", "48602f", "7a7a30")
-AUTUMN = ("a8702a", "8f4f22", "b08a35", "8a6a2c")
+LEAVES = "4d6b2a 5f7a33 3f5c2c 6f7f35 48602f 7a7a30"
+AUTUMN = "a8702a 8f4f22 b08a35 8a6a2c"
 
 
 def paint_tree(stage: Stage, x: float, z: float, height: float, lit: float = 1.0) -> None:
@@ -578,8 +537,8 @@ def paint_tree(stage: Stage, x: float, z: float, height: float, lit: float = 1.0
     scale = camera.focal / z
     seed, bush = draw_seed(rng), height < 2.0
     conifer = not bush and rng.random() < 0.25
-    leaf = pick(rng, *(AUTUMN if rng.random() < 0.12 else LEAVES), amount=0.2)
-    bark = pick(rng, "5a4a3a", "4a4038", "6f6458")
+    leaf = pick(rng, AUTUMN if rng.random() < 0.12 else LEAVES, amount=0.2)
+    bark = pick(rng, "5a4a3a 4a4038 6f6458")
     window = canvas.window(
         u0 - 0.7 * height * scale, v0 - 1.15 * height * scale, u0 + 0.7 * height * scale, v0
     )
@@ -653,24 +612,9 @@ def paint_person(stage: Stage, x: float, z: float, lit: float = 1.0) -> None:
     if a.size == 0:
         return
     k, stride, swing = height / 1.75, rng.uniform(0.03, 0.28), rng.uniform(-0.2, 0.2)
-    coat = pick(
-        rng,
-        "2e3440",
-        "8c2f2f",
-        "d8d4cc",
-        "3c5a80",
-        "5f6b4a",
-        "c09040",
-        "1e1e22",
-        "7a5a80",
-        "a0a8ac",
-        amount=0.25,
-    )
-    legs = pick(rng, "2a3040", "1c1c20", "5a5550", "8a8070", "3c4f70", amount=0.2)
-    skin, hair = (
-        pick(rng, "c89878", "8a5a40", "e0b898", "5a3a2a"),
-        pick(rng, "2a2018", "5a4028", "8a7a60", "1a1a1a"),
-    )
+    coat = pick(rng, "2e3440 8c2f2f d8d4cc 3c5a80 5f6b4a c09040 1e1e22 7a5a80 a0a8ac", amount=0.25)
+    legs = pick(rng, "2a3040 1c1c20 5a5550 8a8070 3c4f70", amount=0.2)
+    skin, hair = (pick(rng, "c89878 8a5a40 e0b898 5a3a2a"), pick(rng, "2a2018 5a4028 8a7a60 1a1a1a"))
     parts = [  # (a0, b0) - (a1, b1), radius at both ends, colour
         (-stride, 0.06, -0.06, 0.85, 0.06, 0.10, legs * 0.8),
         (stride, 0.05, 0.06, 0.85, 0.06, 0.10, legs),
@@ -701,31 +645,17 @@ def person_shadow(ground: Ground, rng: Generator, x: float, z: float) -> None:
     ground.cast(x, z, 1.75, lambda level: np.where((level > 0) & (level < 1.75), 0.2, -1.0), draw_seed(rng))
 
 
-# side profiles (z from the rear, y) of a car, a hatchback, a van and a bus; glass between the named corners
+# side profiles (z from the rear, y), the profile edges that are glass, half the width
+# fmt: off
 CAR_SHAPES: dict[str, tuple[list[tuple[float, float]], tuple[int, ...], float]] = {
-    "saloon": (
-        [
-            (0, 0.32),
-            (0, 0.85),
-            (0.2, 0.97),
-            (0.8, 1.0),
-            (1.35, 1.42),
-            (2.6, 1.44),
-            (3.4, 1.0),
-            (4.4, 0.82),
-            (4.5, 0.32),
-        ],
-        (3, 5),
-        0.88,
-    ),
-    "hatch": (
-        [(0, 0.32), (0, 0.95), (0.35, 1.48), (2.3, 1.52), (3.0, 1.02), (3.8, 0.85), (3.9, 0.32)],
-        (1, 3),
-        0.85,
-    ),
+    "saloon": ([(0, 0.32), (0, 0.85), (0.2, 0.97), (0.8, 1.0), (1.35, 1.42), (2.6, 1.44),
+                (3.4, 1.0), (4.4, 0.82), (4.5, 0.32)], (3, 5), 0.88),
+    "hatch": ([(0, 0.32), (0, 0.95), (0.35, 1.48), (2.3, 1.52), (3.0, 1.02), (3.8, 0.85), (3.9, 0.32)],
+              (1, 3), 0.85),
     "van": ([(0, 0.4), (0, 1.2), (0.1, 2.25), (3.9, 2.3), (4.6, 1.3), (5.2, 1.1), (5.3, 0.4)], (1, 3), 0.98),
     "bus": ([(0, 0.4), (0, 1.2), (0.05, 2.95), (10.4, 3.0), (10.5, 1.1), (10.5, 0.4)], (1, 3), 1.25),
 }
+# fmt: on
 
 
 def paint_car(stage: Stage, x: float, z: float, kind: str, turned: bool, lit: float) -> None:
@@ -733,19 +663,7 @@ def paint_car(stage: Stage, x: float, z: float, kind: str, turned: bool, lit: fl
     canvas, camera, light, rng = stage
     profile, glazed, half = CAR_SHAPES[kind]
     length = profile[-1][0]
-    body = pick(
-        rng,
-        "b8babd",
-        "2c2d30",
-        "e4e2dd",
-        "8a1f1f",
-        "24406e",
-        "5f6468",
-        "3c4a3c",
-        "a08a60",
-        "c8a030",
-        amount=0.2,
-    )
+    body = pick(rng, "b8babd 2c2d30 e4e2dd 8a1f1f 24406e 5f6468 3c4a3c a08a60 c8a030", amount=0.2)
     glass = np.array([0.02, 0.025, 0.03], np.float32)
 
     def place(points: list[tuple[float, float, float]]) -> Array:
@@ -765,7 +683,7 @@ def paint_car(stage: Stage, x: float, z: float, kind: str, turned: bool, lit: fl
     faces.append(
         (place([(-half, 0.12, 0.1), (half, 0.12, 0.1), (half, 0.4, 0.1), (-half, 0.4, 0.1)]), dark, 0.0)
     )
-    for i, ((z0, y0), (z1, y1)) in enumerate(zip(profile[:-1], profile[1:], strict=True)):
+    for i, ((z0, y0), (z1, y1)) in enumerate(pairwise(profile)):
         w0, w1 = width_at(y0), width_at(y1)
         faces.append((place([(-w0, y0, z0), (w0, y0, z0), (w1, y1, z1), (-w1, y1, z1)]), body, 0.12))
         if i in glazed:
@@ -863,7 +781,7 @@ def car_shadow(ground: Ground, x: float, z: float, kind: str) -> None:
 
 @dataclass(frozen=True)
 class House:
-    """A box beside the street: facade at `x`, from z0 to z1; `rise` is the height of a pitched roof (0: flat)."""
+    """A box beside the street: facade at `x`, from z0 to z1; `rise`: height of a pitched roof, 0 if flat."""
 
     x: float
     z0: float
@@ -938,13 +856,13 @@ def paint_water(stage: Stage, where: Array, ground: Ground) -> None:
     source = (np.clip(mirrored, 0, bank).astype(int), np.clip(shifted, 0, canvas.width - 1).astype(int))
     cosine = camera.eye / np.hypot(camera.eye, z)
     mirror = np.clip(0.2 + 0.75 * (1 - cosine) ** 4 - 0.12 * rough * ripple, 0.05, 0.95)
-    deep = pick(rng, "1f3a3a", "2a4450", "3a4a34", "1c3350", "54583c", amount=0.2)
+    deep = pick(rng, "1f3a3a 2a4450 3a4a34 1c3350 54583c", amount=0.2)
     body = light.shade(np.broadcast_to(deep, (x.size, 3)) * (1 + 0.4 * ripple)[:, None], 0.35, 0.8)
     glint = 0.5 * light.sun * (smooth(slope + 0.5 * ripple, 0.75, 1.1) * (light.towards[2] > 0))[:, None]
     canvas.paint(mask, WATER, mix(body, canvas.rgb[source], mirror) + glint)
 
 
-# ------------------------------------------------------------------------------------------ scene types
+# ---------------------------------------------------------------------- scene types
 
 
 @dataclass
@@ -1317,7 +1235,7 @@ def paint_front(stage: Stage, x0: float, x1: float, height: float, rise: float, 
         canvas.paint(roof, BUILDING, light.fog(light.shade(albedo, tilt, 0.9), z))
 
 
-# ------------------------------------------------------------------------------------------ aerial
+# ---------------------------------------------------------------------- aerial
 
 
 class Map:
@@ -1342,10 +1260,11 @@ class Map:
         """1 where the sun reaches: march from every pixel towards the sun over the heights."""
         flat = np.array([light.towards[0], -light.towards[2]]) / np.hypot(light.towards[0], light.towards[2])
         rise = max(light.slope, 0.35) * self.metres  # metres of height per pixel
-        lit, (rows, columns) = np.ones(self.height.shape, np.float32), np.indices(self.height.shape)
+        lit = np.ones(self.height.shape, np.float32)
+        (bottom, right), (rows, columns) = self.height.shape, np.indices(self.height.shape)
         for step in range(1, int(min(float(self.height.max()) / rise + 2, 160))):
-            r = np.clip(rows + round(step * float(flat[1])), 0, rows.shape[0] - 1)
-            c = np.clip(columns + round(step * float(flat[0])), 0, rows.shape[1] - 1)
+            r = np.clip(rows + round(step * float(flat[1])), 0, bottom - 1)
+            c = np.clip(columns + round(step * float(flat[0])), 0, right - 1)
             lit = np.minimum(lit, 1 - smooth(self.height[r, c] - self.height - step * rise, 0, 0.4))
         return lit
 
@@ -1386,14 +1305,14 @@ def paint_roof(view: Map, light: Light, rng: Generator, x0: float, y0: float, x1
         ridge = np.abs(t - width / 2) < 0.2
         view.albedo[mask] *= np.where(ridge, 1.3, 1.0)[:, None]
         return
-    base, seed = pick(rng, "9a9893", "b8b4aa", "77746f", "8a7f72", "c8c8c4", "5f6062"), draw_seed(rng)
+    base, seed = pick(rng, "9a9893 b8b4aa 77746f 8a7f72 c8c8c4 5f6062"), draw_seed(rng)
     tone = 1 + 0.25 * fbm(x * 0.3, y * 0.3, seed, 5, 0.6, 0.3 * view.metres)
     tall = np.where(edge < 0.5, 0.8, 0.0) + rng.uniform(5, 22)
     colour = base * np.clip(tone, 0.4, 1.6)[:, None] * np.where(edge < 0.5, 1.25, 1.0)[:, None]
     for _ in range(int(rng.integers(1, 6))):
         bx, by, size = rng.uniform(0.15, 0.85) * wide, rng.uniform(0.15, 0.85) * deep, rng.uniform(0.6, 2.0)
         box = (np.abs(x - bx) < size) & (np.abs(y - by) < 0.7 * size) & (edge > 0.6)
-        colour = np.where(box[:, None], pick(rng, "c8c8c8", "8a8c8e", "6a6a6a"), colour)
+        colour = np.where(box[:, None], pick(rng, "c8c8c8 8a8c8e 6a6a6a"), colour)
         tall = np.where(box, tall.max() + 1.2, tall)
     view.paint(mask, BUILDING, colour, tall)
 
@@ -1422,7 +1341,7 @@ def paint_crown(view: Map, light: Light, rng: Generator, x: float, y: float, rad
     )
     mask = near.copy()
     mask[near] = inside
-    leaf = pick(rng, *(AUTUMN if rng.random() < 0.08 else LEAVES), amount=0.2)
+    leaf = pick(rng, AUTUMN if rng.random() < 0.08 else LEAVES, amount=0.2)
     view.paint(mask, TREE, leaf * np.clip(0.4 + 0.75 * tone[inside], 0, 2)[:, None], 1.6 * radius, 1.0)
 
 
@@ -1431,7 +1350,7 @@ def paint_car_from_above(view: Map, rng: Generator, x: float, y: float, along_x:
     length, half = (4.4, 0.9) if rng.random() < 0.85 else (rng.uniform(6.5, 11), 1.2)
     s, t = (view.x - x, view.y - y) if along_x else (view.y - y, view.x - x)
     mask = (np.abs(s) < length / 2) & (np.abs(t) < half) & (np.abs(s) / length * 2 + np.abs(t) / half < 1.75)
-    body = pick(rng, "b8babd", "26272a", "e4e2dd", "8a1f1f", "24406e", "5f6468", "c8a030", amount=0.2)
+    body = pick(rng, "b8babd 26272a e4e2dd 8a1f1f 24406e 5f6468 c8a030", amount=0.2)
     s, t = s[mask], t[mask]
     glass = (np.abs(t) < 0.8 * half) & (np.abs(np.abs(s + 0.1 * length) - 0.25 * length) < 0.06 * length)
     view.paint(
@@ -1490,7 +1409,7 @@ def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
         bank, wet = (flow < width + 2.2) & ~bridge, (flow < width) & ~bridge
         view.paint(bank, SOIL, earth(rng, x[bank], y[bank], metres))
         ripple = fbm(x * 0.6, y * 0.9, draw_seed(rng), 5, 0.65, 0.8 * metres)[wet]
-        deep = pick(rng, "2c4a48", "35505c", "4a5a3c", "24405c", "5c6044", amount=0.2)
+        deep = pick(rng, "2c4a48 35505c 4a5a3c 24405c 5c6044", amount=0.2)
         shallow = smooth(flow[wet], 0.6 * width, width)
         colour = mix(deep, rgb("7a7050"), 0.5 * shallow) * (1 + 0.28 * ripple)[:, None] + 0.06 * light.zenith
         view.paint(wet, WATER, colour)
@@ -1549,9 +1468,9 @@ def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
                 py = top - rng.uniform(0.3, walk - 0.2)
                 if dry(px, py, PAVEMENT):
                     shoulders = ((view.x - px) / 0.32) ** 2 + ((view.y - py) / 0.22) ** 2
-                    coat = pick(rng, "2e3440", "8c2f2f", "d8d4cc", "3c5a80", "c09040", amount=0.25)
+                    coat = pick(rng, "2e3440 8c2f2f d8d4cc 3c5a80 c09040", amount=0.25)
                     view.paint(shoulders < 1, PERSON, coat, 1.5)
-                    view.paint(shoulders < 0.2, PERSON, pick(rng, "2a2018", "5a4028", "8a7a60"), 1.7)
+                    view.paint(shoulders < 0.2, PERSON, pick(rng, "2a2018 5a4028 8a7a60"), 1.7)
     lit = view.sunlit(light)
     shaded = light.shade(view.albedo, lit * view.tone * light.towards[1], 0.55 + 0.45 * lit)
     veil = min(0.1 * light.haze, 15 + 100 * metres)  # the air between, never so much that the ground fades
@@ -1566,7 +1485,7 @@ SCENES: dict[str, Callable[[Canvas, Light, Generator], None]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------ files, command
+# ---------------------------------------------------------------------- files, command
 
 
 def develop(canvas: Canvas, light: Light, rng: Generator) -> Array:

@@ -1,7 +1,7 @@
 """Spherical k-means: clusters of directions, with the mean of 1 - cosine as inertia.
 
-Features of any length are normalised as they are read, chunk by chunk, so that memory beyond the features
-themselves is one (chunk, C) and one (chunk, K) block. Random numbers come from the CPU and sums are kept in
+Features may have any length: those that are not unit float32 already are copied and normalised once. Beyond
+that, memory is one (chunk, K) block. Random numbers come from the CPU and sums are kept in
 float64 there: a seed means the same start on every device.
 
 Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", Machine
@@ -77,9 +77,10 @@ def spherical_kmeans(
     """
     _check_counts(k, restarts)
     _check_points(features, k)
-    chunks = torch.split(features, chunk)
-    for block in chunks:
+    for block in torch.split(features, chunk):
         _check_finite(block)
+    features = _unit(features)
+    chunks = torch.split(features, chunk)
     runs = []
     for restart in range(restarts):
         start = kmeans_plus_plus(features, k, seed=seeds.stream(seed, "restart", restart), chunk=chunk)
@@ -146,7 +147,7 @@ def streaming_kmeans(
 
 def nearest(features: Tensor, centroids: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """Return the nearest centre (N,) int64 of each point (N, C) and the cosine to it (N,), in [-1, 1]."""
-    centres = _unit(centroids)
+    centres = _directions(centroids)
     parts = [(_unit(block) @ centres.T).max(1) for block in torch.split(features, chunk)]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
@@ -163,6 +164,7 @@ def kmeans_plus_plus(features: Tensor, k: int, *, seed: int, chunk: int = CHUNK)
     """
     _check_counts(k, 1)
     _check_points(features, k)
+    features = _unit(features)
     generator = torch.Generator().manual_seed(seed)
     candidates = 2 + int(math.log(k))
     first = int(torch.randint(len(features), (1,), generator=generator))
@@ -174,7 +176,7 @@ def kmeans_plus_plus(features: Tensor, k: int, *, seed: int, chunk: int = CHUNK)
         best = int(closer.double().sum(0).argmin())
         chosen.append(int(drawn[best]))
         distance = closer[:, best].clone()
-    return _unit(features[torch.tensor(chosen, device=features.device)])
+    return _directions(features[torch.tensor(chosen, device=features.device)])
 
 
 def _lloyd(
@@ -185,15 +187,15 @@ def _lloyd(
     for _ in range(iterations):
         run = _Statistics(centroids)
         for block in chunks:
-            run.add(_unit(block), centroids)
-        stuck = previous - run.inertia <= tolerance * previous
+            run.add(block, centroids)
+        stuck = run.inertia >= previous * (1 - tolerance)
         if stuck and not run.can_reseed:
             return centroids, run.inertia
         previous = run.inertia
         centroids = run.reseeded(run.means(centroids))
     run = _Statistics(centroids)
     for block in chunks:
-        run.add(_unit(block), centroids)
+        run.add(block, centroids)
     return centroids, run.inertia
 
 
@@ -256,22 +258,30 @@ class _Statistics:
             return centroids
         centroids = centroids.clone()
         for point, cluster in zip(self.far, empty, strict=False):
-            centroids[cluster] = point
+            centroids[cluster] = _directions(point[None])[0]
             self.prior[cluster] = 0
         return centroids
 
 
 def _unit(points: Tensor) -> Tensor:
-    """Return points (n, C) as float32 of unit length; a zero vector becomes the diagonal direction."""
+    """Return points (n, C) as float32 of unit length, without a copy if they are; a zero vector stays zero."""
     points = points.float()
-    length = points.norm(dim=1, keepdim=True)
-    return torch.where(length > 0, points / length.clamp_min(1e-30), points.shape[1] ** -0.5)
+    length = torch.linalg.vector_norm(points, dim=1)
+    if bool(((length - 1).abs() < 1e-5).all()):
+        return points
+    return F.normalize(points, dim=1)
+
+
+def _directions(centres: Tensor) -> Tensor:
+    """Return centres (k, C) of unit length; a zero vector becomes the diagonal."""
+    unit = _unit(centres)
+    return torch.where((unit == 0).all(1, keepdim=True), centres.shape[1] ** -0.5, unit)
 
 
 def _distances(features: Tensor, indices: Tensor, chunk: int) -> Tensor:
-    """Return 1 - cosine (N, m) between all points and the m points at ``indices``."""
-    others = _unit(features[indices.to(features.device)]).T
-    return torch.cat([(1 - _unit(block) @ others).clamp_min(0) for block in torch.split(features, chunk)])
+    """Return 1 - cosine (N, m) between all unit points and the m points at ``indices``."""
+    others = features[indices.to(features.device)].T
+    return torch.cat([(1 - block @ others).clamp_min(0) for block in torch.split(features, chunk)])
 
 
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

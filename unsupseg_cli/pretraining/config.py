@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 
-Architecture = dict[str, object]
+Architecture = dict[str, Any]
 
-# ViT-Tiny and ViT-Small: DeiT (Touvron et al. 2021) Table 1; the published models have 12 blocks.
-# Convolutional stems in place of the patch projection: Xiao et al. 2021 "Early Convolutions Help
-# Transformers See Better"; they learn from far fewer images. Without position embedding the features
-# cannot encode where in the crop a patch lies.
+# Widths, heads and depth of ViT-Tiny and ViT-Small: DeiT (Touvron et al. 2021), Table 1.
 _TINY: Architecture = {"embed_dim": 192, "depth": 12, "num_heads": 3, "pos_embed": "learn"}
 _SMALL: Architecture = {"embed_dim": 384, "depth": 12, "num_heads": 6, "pos_embed": "learn"}
-_STEM8: Architecture = {"channels": [32, 32, 64, 64, 128, 128, 192], "stride": [2, 1, 2, 1, 2, 1, 1]}
-_STEM16: Architecture = {"channels": [24, 48, 96, 192, 192], "stride": [2, 2, 2, 2, 1]}
+# A stack of 3x3 convolutions in place of the patch projection: Xiao et al. 2021, "Early Convolutions Help
+# Transformers See Better". It learns from far fewer images, and the blocks need no position embedding, so
+# that a patch cannot encode where in the crop it lies.
+_CONV8: Architecture = {
+    "depth": 6,
+    "pos_embed": "none",
+    "stem": {"channels": [32, 32, 64, 64, 128, 128, 192], "stride": [2, 1, 2, 1, 2, 1, 1]},
+}
+_CONV16: Architecture = {
+    "depth": 6,
+    "pos_embed": "none",
+    "stem": {"channels": [24, 48, 96, 192, 192], "stride": [2, 2, 2, 2, 1]},
+}
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "vit_tiny_patch16": {**_TINY, "patch_size": 16},
+    "vit_tiny_conv8": {**_TINY, "patch_size": 8, **_CONV8},
+    "vit_tiny_conv16": {**_TINY, "patch_size": 16, **_CONV16},
     "vit_tiny_patch8": {**_TINY, "patch_size": 8},
-    "vit_small_patch16": {**_SMALL, "patch_size": 16},
+    "vit_tiny_patch16": {**_TINY, "patch_size": 16},
     "vit_small_patch8": {**_SMALL, "patch_size": 8},
-    "vit_tiny_conv16": {**_TINY, "patch_size": 16, "depth": 6, "pos_embed": "none", "stem": _STEM16},
-    "vit_tiny_conv8": {**_TINY, "patch_size": 8, "depth": 6, "pos_embed": "none", "stem": _STEM8},
+    "vit_small_patch16": {**_SMALL, "patch_size": 16},
 }
 
 
@@ -38,50 +46,78 @@ def architecture(name: str) -> Architecture:
 
 
 class PretrainConfig(Config):
-    """Settings of ``pretrain``."""
+    """Settings of ``pretrain``. The defaults made the bundled weights (docs/tiny.md)."""
 
     arch: str = setting("vit_tiny_conv8", "encoder to train")
     objective: Literal["contrastive", "dino"] = setting("contrastive", "what the encoder learns from")
     seed: int = setting(0, "seed of weights, batches and augmentations", ge=0)
-    steps: int = setting(4000, "optimiser steps", ge=1)
-    batch: int = setting(128, "images per step", ge=2)
-    accumulate: int = setting(1, "batches per optimiser step", ge=1)
+    steps: int = setting(2500, "optimiser steps", ge=1)
+    hours: float | None = setting(
+        None, "train for this long instead of `steps`; the result then depends on the machine's speed", gt=0
+    )
+    batch: int = setting(128, "images per forward pass", ge=2)
+    accumulate: int = setting(1, "forward passes per optimiser step", ge=1)
 
-    size: int = setting(64, "side of the global crops at the start, in pixels", ge=16)
-    final_size: int = setting(96, "side of the global crops at the end, in pixels", ge=16)
-    final_from: float = setting(0.75, "fraction of the run after which final_size is used", ge=0, le=1)
+    size: int = setting(64, "side of the crops at the start, in pixels", ge=16)
+    final_size: int = setting(96, "side of the crops at the end, in pixels", ge=16)
+    final_from: float = setting(0.8, "fraction of the run after which final_size is used", ge=0, le=1)
     crop_scale: tuple[float, float] = setting(
-        (0.2, 1.0), "area of a global crop as a fraction of the image", source="SimCLR, App. A (0.08 there)"
+        (0.2, 1.0), "least and largest area of a crop, as a fraction of the image", source="MoCo, Sec. 3.3"
     )
-    local_crops: int = setting(0, "small extra crops per image", ge=0, source="DINO, Sec. 3 (8 there)")
+    local_crops: int = setting(
+        0, "small extra crops per image (the paper has 8)", ge=0, source="DINO, Sec. 3.1"
+    )
+    local_size: int = setting(32, "side of the local crops, in pixels", ge=16)
     local_scale: tuple[float, float] = setting(
-        (0.05, 0.25), "area of a local crop as a fraction of the image", source="DINO, App. (0.05-0.25)"
+        (0.05, 0.25), "least and largest area of a local crop", source="DINO, Sec. 3.1 and App. E"
     )
-    jitter: float = setting(0.4, "strength of the colour jitter", ge=0, le=1, source="SimCLR, App. A (0.8-1)")
-    grayscale: float = setting(0.1, "probability of a grey view", ge=0, le=1, source="SimCLR, App. A (0.2)")
-    blur: float = setting(0.3, "probability of a blurred view", ge=0, le=1, source="SimCLR, App. A (0.5)")
+    jitter: float = setting(
+        0.4, "strength of the colour jitter (weaker than SimCLR's 0.8: colour helps to tell stuff apart)",
+        ge=0, le=1, source="SimCLR, App. A",
+    )  # fmt: skip
+    grayscale: float = setting(
+        0.1, "probability of a grey view (0.2 in the paper)", ge=0, le=1, source="SimCLR, App. A"
+    )
+    blur: float = setting(0.3, "probability of a blurred view (0.5 in the paper)", ge=0, le=1, source="SimCLR, App. A")
 
-    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", gt=0)
+    learning_rate: float = setting(1.5e-3, "peak learning rate of AdamW", gt=0)
     final_learning_rate: float = setting(1e-5, "learning rate at the end", ge=0)
     warmup: float = setting(0.03, "fraction of the run with rising learning rate", ge=0, lt=1)
-    weight_decay: float = setting(0.05, "decay of weight matrices", ge=0, source="DINO, Sec. 4 (0.04-0.4)")
-    clip: float = setting(3.0, "largest gradient norm", gt=0, source="DINO, published code (3.0)")
-    ema: float = setting(0.996, "momentum of the averaged weights", ge=0, lt=1, source="DINO, Sec. 3 (0.996)")
+    weight_decay: float = setting(0.05, "decay of the weight matrices", ge=0)
+    clip: float = setting(3.0, "largest gradient norm", gt=0, source="DINO, published code")
+    ema: float = setting(0.996, "momentum of the averaged weights", ge=0, lt=1, source="DINO, Sec. 3.1")
 
+    global_weight: float = setting(1.0, "weight of the loss between whole views", ge=0)
+    dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
+    points: int = setting(16, "corresponding places per image", ge=1)
     head_hidden: int = setting(512, "width of the projection heads", ge=8)
-    head_dim: int = setting(128, "dimension of the contrastive space", ge=4, source="SimCLR, Sec. 2 (128)")
-    temperature: float = setting(0.2, "InfoNCE temperature", gt=0, source="MoCo v3, Sec. 5 (0.2)")
-    dense_weight: float = setting(1.0, "weight of the dense loss beside the global one", ge=0)
-    global_weight: float = setting(1.0, "weight of the global loss", ge=0)
-    points: int = setting(16, "corresponding points per image in the dense loss", ge=1)
+
+    head_dim: int = setting(128, "dimension of the contrastive space", ge=2, source="SimCLR, Sec. 4.2")
+    temperature: float = setting(0.2, "contrastive temperature", gt=0, source="MoCo v3, Sec. 5")
+
+    prototypes: int = setting(1024, "outputs of the DINO heads (65536 in the paper)", ge=2, source="DINO, App. C")
+    bottleneck: int = setting(128, "dimension before the prototypes (256 in the paper)", ge=2, source="DINO, App. C")
+    student_temperature: float = setting(0.1, "softmax temperature of the student", gt=0, source="DINO, Sec. 3.1")
+    teacher_temperature: float = setting(0.04, "softmax temperature of the teacher", gt=0, source="DINO, Sec. 3.1")
+    centering: Literal["sinkhorn", "mean"] = setting(
+        "sinkhorn",
+        "how the teacher is kept from one constant output",
+        source="DINOv2, Sec. 4 (sinkhorn, from SwAV); DINO, Sec. 3.1 (mean)",
+    )
+    center_momentum: float = setting(0.9, "momentum of the mean center", ge=0, lt=1, source="DINO, Sec. 3.1")
 
     precision: Literal["bf16", "fp32"] = setting("bf16", "arithmetic of the forward pass")
-    device: str = execution("cpu", "torch device")
+    device: Literal["auto", "cpu", "cuda", "mps"] = execution("auto", "where to compute")
 
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:
-        architecture(self.arch)
-        for low, high in (self.crop_scale, self.local_scale):
+        patch = architecture(self.arch)["patch_size"]
+        for name, (low, high) in {"crop_scale": self.crop_scale, "local_scale": self.local_scale}.items():
             if not 0 < low <= high <= 1:
-                raise ValueError(f"crop areas must satisfy 0 < low <= high <= 1, found {low}, {high}")
+                raise ValueError(f"{name} must satisfy 0 < low <= high <= 1, found {low}, {high}")
+        for name in ("size", "final_size", "local_size"):
+            if getattr(self, name) % patch:
+                raise ValueError(f"{name} must be a multiple of the patch size {patch}, found {getattr(self, name)}")
+        if self.global_weight == self.dense_weight == 0:
+            raise ValueError("global_weight and dense_weight are both 0: nothing to learn")
         return self

@@ -1,57 +1,218 @@
-"""What the encoder learns from: agreement of views, globally and at corresponding places."""
+"""What the encoder learns from: agreement of views, of the whole crop and of corresponding places.
+
+Both objectives have a projection head for whole crops and one for places, and a loss over what the heads
+give. ``Student`` is encoder plus heads; its moving average is the teacher (and what is exported).
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.pretraining.config import PretrainConfig
+from unsupseg_cli.pretraining.encoder import tokens
+from unsupseg_cli.pretraining.views import tokens_at
 
-def projection(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    """Return a two-layer projection head with batch norm (SimCLR, Sec. 2; MoCo v3, Sec. 4)."""
-    return nn.Sequential(
-        nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, outputs)
-    )
+Losses = dict[str, Tensor]
+
+
+@dataclass
+class Projected:
+    """What the heads give: one (B,D) per crop, two global crops first, and the places (B',P,D) of those two."""
+
+    whole: list[Tensor]
+    dense: tuple[Tensor, Tensor]
+
+
+class ContrastiveHead(nn.Sequential):
+    """Two layers with batch norm (SimCLR, Sec. 2.1)."""
+
+    def __init__(self, dim: int, config: PretrainConfig) -> None:
+        hidden = config.head_hidden
+        super().__init__(
+            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, config.head_dim)
+        )
+
+
+class DinoHead(nn.Module):
+    """Three layers, an l2-normalised bottleneck and unit-norm prototypes (DINO, App. C)."""
+
+    def __init__(self, dim: int, config: PretrainConfig) -> None:
+        super().__init__()
+        hidden = config.head_hidden
+        self.layers = nn.Sequential(
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, config.bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.randn(config.prototypes, config.bottleneck))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return cosines with the prototypes (N,K) of tokens (N,C)."""
+        cosine: Tensor = F.normalize(self.layers(x), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        return cosine
+
+
+class Student(nn.Module):
+    """The encoder with one head for whole crops and one for places."""
+
+    def __init__(self, encoder: nn.Module, dim: int, config: PretrainConfig) -> None:
+        super().__init__()
+        head = ContrastiveHead if config.objective == "contrastive" else DinoHead
+        self.encoder = encoder
+        self.whole_head = head(dim, config)
+        self.dense_head = head(dim, config)
+
+    def forward(self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor) -> Projected:
+        """Encode crops and project them.
+
+        Args:
+            crops: each (B,3,s,s), normalised; the first two are the global ones and share their size.
+            points: (B,P,2) in each global crop, showing the same places, in [-1,1].
+            valid: (B,) bool, whether the global crops of an image overlap; the other images have no places.
+        """
+        cls, patches = tokens(self.encoder, torch.cat(crops[:2]))
+        # CLS alone sees few gradients in a short run; the mean of the patches lets the whole-crop loss
+        # teach the patches directly.
+        summaries = [(cls + patches.mean((1, 2))) / 2]
+        if len(crops) > 2:
+            cls, local = tokens(self.encoder, torch.cat(crops[2:]))
+            summaries.append((cls + local.mean((1, 2))) / 2)
+        whole = self.whole_head(torch.cat(summaries))
+        places = torch.cat(
+            [tokens_at(p, at)[valid] for p, at in zip(patches.float().chunk(2), points, strict=True)]
+        )
+        dense = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1)
+        left, right = dense.chunk(2)
+        return Projected(list(whole.chunk(len(crops))), (left, right))
+
+
+class Loss(Protocol):
+    """A loss over projections; ``teacher`` is None where ``needs_teacher`` is False."""
+
+    needs_teacher: bool
+
+    def __call__(self, student: Projected, teacher: Projected | None) -> Losses:
+        """Return ``whole``, ``dense`` and their weighted sum ``loss``."""
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, group: Tensor | None = None) -> Tensor:
-    """Return the symmetric InfoNCE loss of pairs (N,D), (N,D); row i of both show the same thing.
+    """Return the symmetric InfoNCE loss of (N,D) and (N,D), where rows i show the same thing.
 
-    With ``group`` (N,) the other rows of the same group (points of one image) are no negatives, since
-    they often show the same stuff. Source: SimCLR, Eq. 1 with the cross-view terms only (MoCo v3, Eq. 1).
+    Source: MoCo v3, Eq. 1 (SimCLR's Eq. 1 without negatives from the same view). Rows of the same ``group``
+    (N,), the places of one image, are no negatives of each other: they often show the same stuff.
     """
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     logits = a @ b.T / temperature
     if group is not None:
         same = group[:, None] == group[None]
-        same.fill_diagonal_(False)
-        logits = logits.masked_fill(same, float("-inf"))
+        logits = logits.masked_fill(same.fill_diagonal_(False), float("-inf"))
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-class Contrastive(nn.Module):
-    """Global and dense InfoNCE between two views."""
+class ContrastiveLoss(nn.Module):
+    """InfoNCE between whole crops and between corresponding places; negatives come from other images."""
 
-    def __init__(self, dim: int, *, hidden: int, out: int, temperature: float, weights: tuple[float, float]) -> None:
+    needs_teacher = False
+
+    def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
-        self.temperature = temperature
-        self.global_weight, self.dense_weight = weights
-        self.global_head = projection(dim, hidden, out)
-        self.dense_head = projection(dim, hidden, out)
+        self.config = config
 
-    def forward(self, summaries: tuple[Tensor, Tensor], points: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of two views: ``total``, ``global``, ``dense``.
+    def forward(self, student: Projected, teacher: Projected | None = None) -> Losses:
+        """Return ``whole``, ``dense`` and ``loss``."""
+        temperature = self.config.temperature
+        first, second, *local = student.whole
+        terms = [info_nce(first, second, temperature)]
+        terms += [info_nce(one, (first, second)[i % 2], temperature) for i, one in enumerate(local)]
+        left, right = student.dense
+        group = torch.arange(len(left), device=left.device).repeat_interleave(left.shape[1])
+        dense = (
+            info_nce(left.flatten(0, 1), right.flatten(0, 1), temperature, group)
+            if len(left) > 1
+            else left.sum() * 0
+        )
+        return _weighted(self.config, torch.stack(terms).mean(), dense)
 
-        Args:
-            summaries: (B,C) of each view.
-            points: (B,P,C) tokens of each view at corresponding places.
-        """
-        both = self.global_head(torch.cat(summaries))
-        whole = info_nce(*both.chunk(2), self.temperature)
-        count, per_image, _ = points[0].shape
-        group = torch.arange(count, device=both.device).repeat_interleave(per_image)
-        dense_both = self.dense_head(torch.cat(points).flatten(0, 1))
-        dense = info_nce(*dense_both.chunk(2), self.temperature, group)
-        total = self.global_weight * whole + self.dense_weight * dense
-        return {"total": total, "global": whole, "dense": dense}
+
+def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+    """Return soft assignments (N,K) that use every prototype equally often; rows sum to 1.
+
+    Source: SwAV, Sec. 3.1 and App. (3 rounds). ``logits`` (N,K) are cosines.
+    """
+    q = torch.exp((logits.float() - logits.max()) / temperature)
+    for _ in range(rounds):
+        q = q / q.sum(0, keepdim=True).clamp(min=1e-12)
+        q = q / q.sum(1, keepdim=True).clamp(min=1e-12)
+    return q
+
+
+class DinoLoss(nn.Module):
+    """Cross-entropy of the student's assignments to the teacher's, in another crop of the image (DINO, Eq. 3).
+
+    Whole crops as in DINO; places as in iBOT's patch term, but at corresponding places of the other crop.
+    """
+
+    needs_teacher = True
+    whole_center: Tensor
+    dense_center: Tensor
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("whole_center", torch.zeros(config.prototypes))
+        self.register_buffer("dense_center", torch.zeros(config.prototypes))
+
+    def forward(self, student: Projected, teacher: Projected | None) -> Losses:
+        """Return ``whole``, ``dense``, ``loss`` and ``entropy``, of the teacher's mean assignment in [0,1]."""
+        assert teacher is not None
+        targets = self._targets(torch.cat(teacher.whole[:2]), self.whole_center).chunk(2)
+        terms = [
+            self._cross_entropy(target, guess)
+            for i, target in enumerate(targets)
+            for j, guess in enumerate(student.whole)
+            if i != j
+        ]
+        left, right = (side.flatten(0, 1) for side in student.dense)
+        if len(left):
+            taught = self._targets(torch.cat([side.flatten(0, 1) for side in teacher.dense]), self.dense_center)
+            first, second = taught.chunk(2)
+            dense = (self._cross_entropy(first, right) + self._cross_entropy(second, left)) / 2
+        else:
+            dense = left.sum() * 0
+        mean = torch.cat(targets).mean(0)
+        entropy = torch.special.entr(mean).sum() / torch.tensor(float(len(mean))).log()
+        return {**_weighted(self.config, torch.stack(terms).mean(), dense), "entropy": entropy}
+
+    def _cross_entropy(self, target: Tensor, guess: Tensor) -> Tensor:
+        return -(target * F.log_softmax(guess.float() / self.config.student_temperature, -1)).sum(-1).mean()
+
+    @torch.no_grad()
+    def _targets(self, logits: Tensor, center: Tensor) -> Tensor:
+        config = self.config
+        if config.centering == "sinkhorn":
+            return sinkhorn(logits, config.teacher_temperature)
+        target = F.softmax((logits.float() - center) / config.teacher_temperature, -1)
+        mean = logits.float().mean(0)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(mean, op=dist.ReduceOp.SUM)
+            mean /= dist.get_world_size()
+        center.lerp_(mean, 1 - config.center_momentum)
+        return target
+
+
+def _weighted(config: PretrainConfig, whole: Tensor, dense: Tensor) -> Losses:
+    return {"loss": config.global_weight * whole + config.dense_weight * dense, "whole": whole, "dense": dense}
+
+
+def build_loss(config: PretrainConfig) -> ContrastiveLoss | DinoLoss:
+    """Return the loss of ``config.objective``."""
+    return ContrastiveLoss(config) if config.objective == "contrastive" else DinoLoss(config)

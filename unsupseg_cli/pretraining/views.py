@@ -63,8 +63,13 @@ def jitter_colour(
 ) -> Tensor:
     """Return images (B,3,s,s) in [0,1] with random brightness, contrast, saturation, hue, grey and blur."""
     n, device = len(x), x.device
-    factor = lambda s: _uniform((n, 1, 1, 1), 1 - s, 1 + s, generator).to(device)  # noqa: E731
-    chance = lambda p: (torch.rand(n, 1, 1, 1, generator=generator) < p).to(device)  # noqa: E731
+
+    def factor(strength: float) -> Tensor:
+        return _uniform((n, 1, 1, 1), 1 - strength, 1 + strength, generator).to(device)
+
+    def chance(probability: float) -> Tensor:
+        return (torch.rand(n, 1, 1, 1, generator=generator) < probability).to(device)
+
     luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
     jittered = x * factor(strength)
     mean = (jittered * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,24 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 def label_fingerprint(items: Iterable[Item], context: Context) -> str:
     """Return the content fingerprint of the label files; only evaluation and diagnosis call this."""
     return _fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
+
+
+def open_paths(paths: Sequence[Path]) -> Dataset:
+    """Return images and folders named one by one as a data set without labels."""
+    items: dict[str, Item] = {}
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"'{path}' does not exist; give images or folders of images.")
+        found = open_dataset(f"{path}/").items if path.is_dir() else (Item(path.name, path, None),)
+        for item in found:
+            if item.key in items:
+                raise UsageError(
+                    f"'{items[item.key].image}' and '{item.image}' have the same relative name '{item.key}'; predict "
+                    "them in two calls."
+                )
+            items[item.key] = item
+    root = paths[0] if paths[0].is_dir() else paths[0].parent
+    return Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
 
 
 def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

@@ -19,7 +19,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import Dataset, Item
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID, LabelSpace, check_label_size, read_label
+from unsupseg_cli.data.labels import VOID, LabelSpace
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import match
 from unsupseg_cli.metrics.scores import PerImage, Scores, score
@@ -40,6 +40,7 @@ from unsupseg_cli.stages.models import OpenModel, open_model
 from unsupseg_cli.stages.predict import read_ids
 from unsupseg_cli.stages.protocols import Protocol, get_protocol
 from unsupseg_cli.stages.segment import segment_items
+from unsupseg_cli.stages.truth import read_truth
 
 STAGE_VERSION = 1
 SCORES, ASSIGNMENT = "scores.json", "assignment.json"
@@ -85,7 +86,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
         inputs=[artifact.as_input(artifact.manifest.kind), *([given.as_input("assignment")] if given else [])],
         data=describe_images(dataset, context),
         label_fingerprint=label_fingerprint(dataset.items, context),
-        used_labels=artifact.manifest.used_labels,
+        used_labels=artifact.manifest.used_labels or config.linear_probe,
     )
 
     def work(draft: Draft) -> dict[str, Any]:
@@ -100,12 +101,29 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
         if config.linear_probe:
             if model is None:
                 raise UsageError("--linear-probe needs a model, not predictions; name one with --model.")
-            summary["linear_probe"] = fit_probe(model, dataset, space, protocol, config, context)
+            summary["linear_probe"] = _score_probe(draft, model, dataset, space, protocol, config, context)
         write_json(draft.folder / SCORES, summary)
         return summary
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def _score_probe(
+    draft: Draft,
+    model: OpenModel,
+    dataset: Dataset,
+    space: LabelSpace,
+    protocol: Protocol,
+    config: EvalConfig,
+    context: Context,
+) -> dict[str, Any]:
+    """Fit the linear probe on the training split and score it on this one, under the same protocol."""
+    probed = fit_probe(model, dataset, space, config, context)
+    confusion = Confusion(len(space.names), len(space.names))
+    for pair in _model_pairs(probed, dataset, space, protocol, config, context, draft):
+        confusion.update(pair.prediction, pair.truth)
+    return score(confusion.matrix, np.arange(len(space.names))).to_json()
 
 
 def _with_dataset(config: EvalConfig, artifact: Artifact) -> EvalConfig:
@@ -138,14 +156,6 @@ def _protocol(config: EvalConfig, dataset: Dataset, from_predictions: bool) -> P
         )
     flip = protocol.flip if config.flip is None else config.flip
     return replace(protocol, flip=flip, matching=config.matching or protocol.matching)
-
-
-def read_truth(item: Item, space: LabelSpace, image_size: tuple[int, int]) -> NDArray[np.int16]:
-    """Read the classes (H, W) of an item's label; raises UsageError for a wrong size or unknown values."""
-    assert item.label is not None
-    raw = read_label(item.label)
-    check_label_size(item.label, raw.shape[:2], item.image, image_size)
-    return space.encode(raw, item.label)
 
 
 def _model_pairs(

@@ -1,0 +1,124 @@
+"""The linear probe of `eval`: a supervised diagnosis of what the codes hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.clustering.linear import fit_linear_probe
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.data.datasets import Dataset, Item, open_dataset
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import image_size
+from unsupseg_cli.data.labels import VOID, LabelSpace
+from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.stages.config import EvalConfig
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.models import ModelFile, OpenModel, read_model
+from unsupseg_cli.stages.truth import read_truth
+
+_BATCH = 8
+_STRIDE = 4  # labels are compared at a quarter of the view's resolution, finer than any patch
+
+
+def fit_probe(
+    model: OpenModel, scored: Dataset, space: LabelSpace, config: EvalConfig, context: Context
+) -> OpenModel:
+    """Return the model with its class head replaced by a linear one fitted on the training split's labels.
+
+    Raises:
+        UsageError: the features the model was trained on are gone, or their images have no labels, or the
+            split to be scored is the training split itself.
+    """
+    features, train = _training_data(model.artifact, scored, context)
+    geometry = Geometry(**model.file.geometry)
+    items = {item.key: item for item in train.items if item.label is not None}
+    views = [view for view, key in enumerate(features.views["key"]) if key in items]
+    if not views:
+        raise UsageError(f"No training image of '{train.root}' has a label, so no linear probe can be fitted.")
+    context.reporter.info(f"linear probe: {len(views)} labelled views of split '{train.split}'")
+    labels = [
+        _view_labels(features, view, items[features.views["key"][view]], geometry, space)
+        for view in context.reporter.track(views, "read labels", total=len(views))
+    ]
+    heads = _own_heads(model, features)
+    passes = 0
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal passes
+        order = torch.randperm(
+            len(views), generator=torch.Generator().manual_seed(seeds.stream(config.seed, "probe", passes))
+        ).tolist()
+        passes += 1
+        for start in range(0, len(order), _BATCH):
+            for index in order[start : start + _BATCH]:
+                tokens = features.tokens([views[index]])[0][None]
+                with torch.inference_mode():
+                    codes = tokens
+                    for head in heads:
+                        codes = head(codes)
+                yield codes.clone(), labels[index][None]
+
+    dim = int(model.segmenter.head.weight.shape[1])
+    probe = fit_linear_probe(
+        batches, len(space.names), dim, steps=config.probe_steps, seed=seeds.stream(config.seed, "probe")
+    )
+    return _with_head(model, probe.weight, probe.bias)
+
+
+def _training_data(model: Artifact, scored: Dataset, context: Context) -> tuple[FeatureSet, Dataset]:
+    used = model.input("features")
+    found = context.workspace.find_key("features", used.key) if used else None
+    if found is None or found.manifest.data is None:
+        raise UsageError(
+            f"The features that '{model.id}' was trained on are gone, and the linear probe needs them; run their "
+            "`extract` again."
+        )
+    data = found.manifest.data
+    if data.dataset == scored.name and data.split == scored.split:
+        raise UsageError(
+            f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
+        )
+    train = open_dataset(data.dataset, root=Path(data.root), split=data.split)
+    return FeatureSet(found), train
+
+
+def _view_labels(
+    features: FeatureSet, view: int, item: Item, geometry: Geometry, space: LabelSpace
+) -> Tensor:
+    """Return the labels (h, w) int64 that one view of the features sees, at a quarter of its resolution."""
+    height, width = image_size(item.image)
+    patch = int(features.artifact.manifest.summary["patch_size"])
+    laid_out = geometry.views(height, width, patch)[features.views["crop"][view]]
+    if (laid_out.height, laid_out.width) != (features.views["height"][view], features.views["width"][view]):
+        raise UnsupsegError(f"The image '{item.image}' has another size than when its features were extracted.")
+    truth = geometry.render_label(read_truth(item, space, (height, width)), laid_out)
+    small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(np.int64)
+    return torch.from_numpy(np.where(small == VOID, -1, small))
+
+
+def _own_heads(model: OpenModel, features: FeatureSet) -> list[Any]:
+    """Return the feature heads that the stored features have not gone through yet."""
+    below = features.artifact.input("model")
+    return list(model.segmenter.feature_heads) if below is None else []
+
+
+def _with_head(model: OpenModel, weight: Tensor, bias: Tensor) -> OpenModel:
+    classes, dim = weight.shape
+    _, tensors = read_model(model.artifact)
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("class_head.")}
+    tensors |= {"class_head.weight": weight.detach().cpu(), "class_head.bias": bias.detach().cpu()}
+    head = {"type": "linear", "classes": classes, "dim": dim}
+    segmenter = Segmenter(model.segmenter.backbone, model.file.feature_heads, head, tensors)
+    segmenter.to(next(model.segmenter.class_head.parameters()).device)
+    file = ModelFile(**{**model.file.model_dump(), "class_head": head})
+    return replace(model, file=file, segmenter=segmenter)
