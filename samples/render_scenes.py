@@ -63,7 +63,7 @@ def rgb(code: str) -> Array:
 def jitter(rng: Generator, colour: Array, amount: float = 0.15) -> Array:
     """The colour with its brightness and tint changed at random: classes vary from picture to picture."""
     factor = (1 + rng.normal(0, amount)) * (1 + rng.normal(0, amount / 3, 3))
-    return np.clip(colour * np.clip(factor, 0.4, 1.8), 0.005, 0.95).astype(np.float32)
+    return np.asarray(np.clip(colour * np.clip(factor, 0.4, 1.8), 0.005, 0.95), np.float32)
 
 
 def pick(rng: Generator, codes: str, amount: float = 0.15) -> Array:
@@ -401,6 +401,16 @@ def roof_tiles(rng: Generator, s: Array, t: Array, pixel: Array | float) -> Arra
     return np.asarray(base * np.clip(tone, 0.3, 2)[..., None])
 
 
+def ground_albedo(rng: Generator, x: Array, z: Array, pixel: Array, label: Array) -> Array:
+    """Albedo of ground places by their class (black for others)."""
+    albedo = np.zeros((x.size, 3), np.float32)
+    for surface, texture in ((ROAD, asphalt), (PAVEMENT, paving), (GRASS, meadow), (SOIL, earth)):
+        here = label == surface
+        if here.any():
+            albedo[here] = texture(rng, x[here], z[here], pixel[here])
+    return albedo
+
+
 def facade(
     rng: Generator, s: Array, y: Array, height: float, pixel: Array | float, light: Light
 ) -> tuple[Array, Array]:
@@ -658,109 +668,76 @@ CAR_SHAPES: dict[str, tuple[list[tuple[float, float]], tuple[int, ...], float]] 
 # fmt: on
 
 
-def paint_car(stage: Stage, x: float, z: float, kind: str, turned: bool, lit: float) -> None:
-    """A car whose rear (front if `turned`) stands at z: an extruded profile, faces painted far to near."""
-    canvas, camera, light, rng = stage
+def car_faces(body: Array, kind: str, turned: bool, side: float) -> list[tuple[Array, Array, float]]:
+    """Corners (k, 3), colour and gloss of the faces of a car with its near end at z = 0, far to near."""
     profile, glazed, half = CAR_SHAPES[kind]
-    length = profile[-1][0]
-    body = pick(rng, "b8babd 2c2d30 e4e2dd 8a1f1f 24406e 5f6468 3c4a3c a08a60 c8a030", amount=0.2)
-    glass = np.array([0.02, 0.025, 0.03], np.float32)
+    length, narrow = profile[-1][0], kind in ("saloon", "hatch")
+    glass, dark = np.array([0.02, 0.025, 0.03], np.float32), rgb("1a1a1c")
 
-    def place(points: list[tuple[float, float, float]]) -> Array:
-        world = np.array(points, np.float32)
-        depth = z + (length - world[:, 2] if turned else world[:, 2])
-        return np.stack([x + world[:, 0], world[:, 1], depth], -1)
+    def width(y: float) -> float:
+        return half * (1 - 0.16 * min(max((y - 0.95) / 0.5, 0), 1)) if narrow else half
 
-    def width_at(y: float) -> float:
-        return half * (1 - 0.16 * np.clip((y - 0.95) / 0.5, 0, 1)) if kind in ("saloon", "hatch") else half
+    def quad(w0: float, y0: float, z0: float, w1: float, y1: float, z1: float) -> Array:
+        return np.array([(-w0, y0, z0), (w0, y0, z0), (w1, y1, z1), (-w1, y1, z1)], np.float32)
 
-    def circle(side: float, zc: float, radius: float) -> list[tuple[float, float, float]]:
-        return [
-            (side, 0.33 + radius * np.sin(t), zc + radius * np.cos(t)) for t in np.linspace(0, 2 * np.pi, 18)
-        ]
-
-    dark, faces = rgb("1a1a1c"), []
-    faces.append(
-        (place([(-half, 0.12, 0.1), (half, 0.12, 0.1), (half, 0.4, 0.1), (-half, 0.4, 0.1)]), dark, 0.0)
-    )
-    for i, ((z0, y0), (z1, y1)) in enumerate(pairwise(profile)):
-        w0, w1 = width_at(y0), width_at(y1)
-        faces.append((place([(-w0, y0, z0), (w0, y0, z0), (w1, y1, z1), (-w1, y1, z1)]), body, 0.12))
-        if i in glazed:
-            inset = [
-                (-w0 * 0.9, y0 + 0.04, z0),
-                (w0 * 0.9, y0 + 0.04, z0),
-                (w1 * 0.88, y1 - 0.05, z1),
-                (-w1 * 0.88, y1 - 0.05, z1),
-            ]
-            faces.append((place(inset), glass, 0.4))
-    side = -half if x > 0 else half  # only the side towards the camera's axis can be seen
-    faces.append((place([(side * width_at(y) / half, y, zz) for zz, y in profile]), body, 0.1))
-    waist = max(0.95, profile[glazed[0]][1])
-    panes = [(zz, y) for zz, y in profile if y >= waist - 0.01]
-    inset_panes = [
-        (
-            side * width_at(y) / half * 1.0,
-            waist + 0.06 + (y - waist) * 0.8,
-            zz + np.sign(length / 2 - zz) * 0.18,
-        )
-        for zz, y in panes
-    ]
-    if len(inset_panes) >= 3:
-        faces.append((place(inset_panes), glass, 0.35))
-    for wheel in (0.19 * length, 0.8 * length):
-        faces.append((place(circle(side, wheel, 0.34)), dark, 0.0))
-        faces.append((place(circle(side * 1.01, wheel, 0.19)), rgb("8a8c90"), 0.1))
-    lamp = rgb("ece8d8") if turned else rgb("a01818")
     end = length if turned else 0.0
-    for s in (-1, 1):
-        faces.append(
-            (
-                place(
-                    [
-                        (s * half * 0.95, 0.68, end),
-                        (s * half * 0.6, 0.68, end),
-                        (s * half * 0.6, 0.85, end),
-                        (s * half * 0.95, 0.85, end),
-                    ]
-                ),
-                lamp,
-                0.1,
+    faces = [(quad(half, 0.12, end, half, 0.4, end), dark, 0.0)]
+    edges = list(enumerate(pairwise(profile)))
+    for i, ((z0, y0), (z1, y1)) in edges if turned else edges[::-1]:
+        w0, w1 = width(y0), width(y1)
+        faces.append((quad(w0, y0, z0, w1, y1, z1), body, 0.12))
+        if i in glazed:
+            sill, top = (0.05, -0.05) if y1 > y0 else (-0.05, 0.05)
+            faces.append((quad(0.9 * w0, y0 + sill, z0, 0.88 * w1, y1 + top, z1), glass, 0.4))
+    outline = np.array([(side * width(y), y, z) for z, y in profile], np.float32)
+    faces.append((outline, body, 0.1))
+    waist = max(0.95, profile[glazed[0]][1])
+    panes = outline[outline[:, 1] >= waist - 0.01]
+    panes[:, 1] = waist + 0.06 + 0.8 * (panes[:, 1] - waist)
+    panes[:, 2] += 0.18 * np.sign(length / 2 - panes[:, 2])
+    if len(panes) >= 3:
+        faces.append((panes, glass, 0.35))
+    turn = np.linspace(0, 2 * np.pi, 17, endpoint=False)
+    for wheel in (0.19 * length, 0.8 * length):
+        for radius, colour in ((0.34, dark), (0.19, rgb("8a8c90"))):
+            rim = np.stack(
+                [0 * turn + side * half, 0.33 + radius * np.sin(turn), wheel + radius * np.cos(turn)], -1
             )
-        )
-    faces.append(
-        (
-            place([(-0.26, 0.5, end), (0.26, 0.5, end), (0.26, 0.62, end), (-0.26, 0.62, end)]),
-            rgb("d8d8c8"),
-            0.0,
-        )
-    )
+            faces.append((rim.astype(np.float32), colour, 0.0))
+    for left in (-0.95, 0.6):
+        lamp = quad(1, 0.68, end, 1, 0.85, end)
+        lamp[:, 0] = half * np.array([left, left + 0.35, left + 0.35, left])
+        faces.append((lamp, rgb("ece8d8") if turned else rgb("a01818"), 0.1))
+    faces.append((quad(0.26, 0.5, end, 0.26, 0.62, end), rgb("d8d8c8"), 0.0))
+    for corners, _, _ in faces:
+        corners[:, 2] = length - corners[:, 2] if turned else corners[:, 2]
+    return faces
 
-    eye = np.array([0, camera.eye, 0], np.float32)
-    seed = draw_seed(rng)
-    for index, (corners, colour, gloss) in enumerate(faces):
-        normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+
+def paint_car(stage: Stage, x: float, z: float, kind: str, turned: bool, lit: float) -> None:
+    """A car whose rear (front if `turned`) stands at z."""
+    canvas, camera, light, rng = stage
+    length = CAR_SHAPES[kind][0][-1][0]
+    body = pick(rng, "b8babd 2c2d30 e4e2dd 8a1f1f 24406e 5f6468 3c4a3c a08a60 c8a030", amount=0.2)
+    seed, eye, middle = draw_seed(rng), np.array([0, camera.eye, 0]), np.array([x, 0.6, z + length / 2])
+    for corners, colour, gloss in car_faces(body, kind, turned, side=-1.0 if x > 0 else 1.0):
+        corners = corners + np.array([x, 0, z], np.float32)
+        normal = np.cross(corners[1] - corners[0], corners[-1] - corners[0])
         normal = normal / max(float(np.linalg.norm(normal)), 1e-6)
-        to_eye = eye - corners.mean(0)
-        normal = normal if normal @ to_eye > 0 else -normal
-        if index > 0 and colour is body and normal[2] > 0.3:
-            continue  # the far end
-        u, v = camera.project(corners[:, 0], corners[:, 1], corners[:, 2])
-        mask = canvas.polygon(np.stack([u, v], -1))
+        normal = normal if normal @ (corners.mean(0) - middle) > 0 else -normal
+        if normal @ (eye - corners.mean(0)) <= 0:
+            continue  # seen from behind
+        mask = canvas.polygon(np.stack(camera.project(corners[:, 0], corners[:, 1], corners[:, 2]), -1))
         if not mask.any():
             continue
-        vv, uu = canvas.v[mask], canvas.u[mask]
-        low = (vv - vv.min()) / max(float(np.ptp(vv)), 1.0)
+        u, v = canvas.u[mask], canvas.v[mask]
+        low = (v - v.min()) / max(float(np.ptp(v)), 1.0)
         direct = lit * max(float(normal @ light.towards), 0.0)
-        shaded = light.shade(
-            np.broadcast_to(colour, (vv.size, 3)), direct, 0.55 + 0.45 * max(float(normal[1]), 0) - 0.15 * low
-        )
-        streak = np.clip(1 - 1.1 * low + 0.35 * noise(uu / 40, vv / 25, seed), 0, 1.3)
-        canvas.paint(
-            mask,
-            VEHICLE,
-            light.fog(shaded + gloss * (light.horizon * streak[:, None]), float(corners[:, 2].min())),
-        )
+        from_sky = 0.55 + 0.45 * max(float(normal[1]), 0) - 0.15 * low
+        shaded = light.shade(np.broadcast_to(colour, (v.size, 3)), direct, from_sky)
+        streak = np.clip(1 - 1.1 * low + 0.35 * noise(u / 40, v / 25, seed), 0, 1.3)
+        shaded = shaded + gloss * light.horizon * streak[:, None]
+        canvas.paint(mask, VEHICLE, light.fog(shaded, float(corners[:, 2].min())))
 
 
 def car_shadow(ground: Ground, x: float, z: float, kind: str) -> None:
@@ -953,7 +930,7 @@ def street(canvas: Canvas, light: Light, rng: Generator) -> None:
             cars.append(
                 (lane, z, str(rng.choice(["saloon", "hatch", "van", "bus"], p=[0.4, 0.35, 0.15, 0.1])), s < 0)
             )
-    for x, z, kind, turned in cars:
+    for x, z, kind, _ in cars:
         car_shadow(ground, x, z, kind)
     people = []
     for s in (-1, 1):
@@ -1010,11 +987,7 @@ def paint_street_ground(
     yard = SOIL if rng.random() < 0.3 else GRASS
     patch = fbm(x * 0.25, z * 0.1, draw_seed(rng), 3) > 0.55
     label = np.where(label == GRASS, np.where(patch, SOIL + GRASS - yard, yard), label)
-    colour = np.zeros((x.size, 3), np.float32)
-    for surface, texture in ((ROAD, asphalt), (PAVEMENT, paving), (GRASS, meadow), (SOIL, earth)):
-        here = label == surface
-        if here.any():
-            colour[here] = texture(rng, x[here], z[here], pixel[here])
+    colour = ground_albedo(rng, x, z, pixel, label)
     wear = fbm(x * 3, z * 0.8, draw_seed(rng), 3) > rng.uniform(-0.5, 0.1) - 0.2
     dash, middle = rng.uniform(2, 4), rng.random() < 0.8
     line = (away < 0.07) & ((z % (2 * dash)) < dash) & middle
@@ -1113,11 +1086,7 @@ def nature(canvas: Canvas, light: Light, rng: Generator) -> None:
     for px, pz in people:
         person_shadow(ground, rng, px, pz)
 
-    colour = np.zeros((x.size, 3), np.float32)
-    for surface, texture in ((GRASS, meadow), (SOIL, earth), (ROAD, asphalt)):
-        here = label == surface
-        if here.any():
-            colour[here] = texture(rng, x[here], z[here], pixel[here])
+    colour = ground_albedo(rng, x, z, pixel, label)
     tracks = (np.abs(np.abs(x - wander - offset) - 0.55 * width) < 0.25) & (label == SOIL)
     colour = np.where(tracks[:, None], 0.75 * colour, colour)
     swell = 1 + 0.3 * fbm(x / 12, z / 18, draw_seed(rng), 3) * light.towards[0]
@@ -1199,11 +1168,7 @@ def waterfront(canvas: Canvas, light: Light, rng: Generator) -> None:
                 car_shadow(ground, px, pz, kind)
                 items.append(Item(pz, partial(paint_car, stage, px, pz, kind, False, 1.0)))
 
-    colour = np.zeros((x.size, 3), np.float32)
-    for surface, texture in ((ROAD, asphalt), (PAVEMENT, paving), (GRASS, meadow), (SOIL, earth)):
-        here = label == surface
-        if here.any():
-            colour[here] = texture(rng, x[here], z[here], pixel[here])
+    colour = ground_albedo(rng, x, z, pixel, label)
     rim = (z > bank - 0.45) & (z < bank) & (shore == "promenade")
     damp = np.clip((z - bank + 2) / 2, 0, 1) * (shore == "beach")
     colour = colour * (1 + 0.3 * rim - 0.4 * damp)[:, None]
@@ -1255,6 +1220,13 @@ class Map:
     ) -> None:
         """Cover the pixels of the mask."""
         self.albedo[mask], self.label[mask], self.height[mask], self.tone[mask] = albedo, label, height, tone
+
+    def at(self, x: float, y: float) -> int:
+        """The class at a place, VOID outside the picture."""
+        height, width = self.label.shape
+        u = (x * self.cos - y * self.sin) / self.metres + width / 2
+        v = (x * self.sin + y * self.cos) / self.metres + height / 2
+        return int(self.label[int(v), int(u)]) if 0 <= u < width and 0 <= v < height else VOID
 
     def sunlit(self, light: Light) -> Array:
         """1 where the sun reaches: march from every pixel towards the sun over the heights."""
@@ -1361,12 +1333,27 @@ def paint_car_from_above(view: Map, rng: Generator, x: float, y: float, along_x:
     )
 
 
-def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
-    """Town blocks or farmland from low or high: roads, roofs, gardens, trees, a river, fields."""
-    metres = float(rng.choice([0.06, 0.1, 0.15, 0.2, 0.26])) * rng.uniform(0.9, 1.15)
-    view = Map(canvas, metres, rng.uniform(0, 2 * np.pi))
-    x, y = view.x, view.y
-    reach = 0.5 * metres * float(np.hypot(canvas.width, canvas.height))
+@dataclass(frozen=True)
+class Plan:
+    """The blocks between the roads of an aerial view, and the distance `flow` of every pixel from a river.
+
+    `lots` (n, 3): column, row and whether houses stand there.
+    """
+
+    rural: bool
+    block: Array
+    start: Array
+    half: float
+    walk: float
+    lots: Array
+    flow: Array
+    width: float
+
+
+def paint_land(view: Map, light: Light, rng: Generator) -> Plan:
+    """Fields or gardens, roads with pavements, a river at times."""
+    x, y, metres = view.x, view.y, view.metres
+    reach = 0.5 * metres * float(np.hypot(*x.shape))
     rural = metres > 0.1 and rng.random() < 0.35
     block = np.array([rng.uniform(45, 75), rng.uniform(32, 55)]) * (1.6 if rural else 1.0)
     start = rng.uniform(0, 1, 2) * block
@@ -1401,7 +1388,7 @@ def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
     view.albedo[dashes & on_road] = rgb("d0cec4")
 
     river = metres > 0.07 and rng.random() < 0.5
-    flow, width = x * 0, rng.uniform(5, 16) * (metres / 0.12)
+    flow, width = np.full_like(x, np.inf), rng.uniform(5, 16) * (metres / 0.12)
     if river:
         bend = 0.25 * reach * fbm(x / reach, x * 0, draw_seed(rng), 2)
         flow = np.abs(y - rng.uniform(-0.5, 0.5) * reach - bend - 1.5 * ragged)
@@ -1413,64 +1400,62 @@ def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
         shallow = smooth(flow[wet], 0.6 * width, width)
         colour = mix(deep, rgb("7a7050"), 0.5 * shallow) * (1 + 0.28 * ripple)[:, None] + 0.06 * light.zenith
         view.paint(wet, WATER, colour)
+    i, j = (np.unique(np.stack([column.ravel(), row.ravel()], -1), axis=0)).T
+    lots = np.stack([i, j, hash01(i, j, seed) <= 0.86], -1)
+    return Plan(rural, block, start, half, walk, lots, flow, width)
 
-    def dry(px: float, py: float, *labels: int) -> bool:
-        """Whether the place is seen and has one of the classes."""
-        u = (px * view.cos - py * view.sin) / metres + canvas.width / 2
-        v = (px * view.sin + py * view.cos) / metres + canvas.height / 2
-        return 0 <= u < canvas.width and 0 <= v < canvas.height and int(view.label[int(v), int(u)]) in labels
 
-    lots = np.unique(np.stack([column.ravel(), row.ravel()], -1), axis=0)
-    for i, j in lots:
-        left, top = i * block[0] - start[0] + half + walk, j * block[1] - start[1] + half + walk
-        inner = block - 2 * (half + walk)
-        full = float(hash01(np.array([i]), np.array([j]), seed)[0]) <= 0.86 and (
-            not rural or rng.random() < 0.12
+def paint_lot(view: Map, light: Light, rng: Generator, plan: Plan, corner: Array, built: bool) -> None:
+    """Houses and trees between the roads; `corner` is where the block begins."""
+    margin = plan.half + plan.walk
+    inner = plan.block - 2 * margin
+    pieces = (int(rng.integers(1, 4)), int(rng.integers(1, 3))) if built else (0, 0)
+    for a, b in np.ndindex(*pieces):
+        cell = inner / np.array(pieces)
+        size = np.clip(cell * rng.uniform(0.45, 0.8, 2), 6, 14 if plan.rural else 26)
+        at = corner + margin + cell * (np.array([a, b]) + 0.5 + rng.uniform(-0.1, 0.1, 2))
+        near = (np.abs(view.x - at[0]) < size[0]) & (np.abs(view.y - at[1]) < size[1])
+        if rng.random() < 0.85 and np.min(plan.flow[near], initial=np.inf) > plan.width + 4:
+            paint_roof(view, light, rng, *(at - size / 2), *(at + size / 2))
+    for _ in range(int(rng.integers(5, 26))):
+        x, y = corner + margin + rng.uniform(0.02, 0.98, 2) * inner
+        if view.at(x, y) in (GRASS, SOIL):
+            paint_crown(view, light, rng, x, y, rng.uniform(1.2, 4.2))
+
+
+def paint_traffic(view: Map, rng: Generator, plan: Plan, corner: Array) -> None:
+    """Cars on the roads around a block and, where they are large enough to see, people on its pavement."""
+    half, block = plan.half, plan.block
+    for _ in range(int(rng.integers(4, 14)) // (4 if plan.rural else 1)):
+        along = plan.rural or rng.random() < 0.5
+        lane = half - 1.1 if rng.random() < 0.6 and half > 3 else 0.45 * half
+        lane *= float(rng.choice([-1, 1]))
+        x, y = (
+            corner
+            + rng.uniform(6, block - 6) * np.array([along, not along])
+            + lane * np.array([not along, along])
         )
-        if full:
-            pieces = (int(rng.integers(1, 4)), int(rng.integers(1, 3)))
-            cell = inner / np.array(pieces)
-            for a in range(pieces[0]):
-                for b in range(pieces[1]):
-                    size = np.clip(cell * rng.uniform(0.45, 0.8, 2), 6, 26 if not rural else 14)
-                    at = (
-                        np.array([left, top])
-                        + cell * (np.array([a, b]) + 0.5)
-                        + rng.uniform(-0.1, 0.1, 2) * cell
-                    )
-                    if (
-                        river
-                        and float(
-                            np.min(
-                                flow[(np.abs(x - at[0]) < size[0]) & (np.abs(y - at[1]) < size[1])],
-                                initial=99,
-                            )
-                        )
-                        < width + 4
-                    ):
-                        continue
-                    if rng.random() < 0.85:
-                        paint_roof(view, light, rng, *(at - size / 2), *(at + size / 2))
-        for _ in range(int(rng.integers(5, 26))):
-            px, py = np.array([left, top]) + rng.uniform(0.02, 0.98, 2) * inner
-            if dry(px, py, GRASS, SOIL):
-                paint_crown(view, light, rng, px, py, rng.uniform(1.2, 4.2))
-        for _ in range(int(rng.integers(4, 14)) // (4 if rural else 1)):
-            along = rng.random() < 0.5 or rural
-            s = float(rng.choice([-1, 1])) * (half - 1.1 if rng.random() < 0.6 and half > 3 else 0.45 * half)
-            px = i * block[0] - start[0] + (rng.uniform(6, block[0] - 6) if along else s)
-            py = j * block[1] - start[1] + (s if along else rng.uniform(6, block[1] - 6))
-            if dry(px, py, ROAD):
-                paint_car_from_above(view, rng, px, py, along)
-        if metres < 0.1 and walk:
-            for _ in range(int(rng.integers(4, 16))):
-                px = left + rng.uniform(0, inner[0])
-                py = top - rng.uniform(0.3, walk - 0.2)
-                if dry(px, py, PAVEMENT):
-                    shoulders = ((view.x - px) / 0.32) ** 2 + ((view.y - py) / 0.22) ** 2
-                    coat = pick(rng, "2e3440 8c2f2f d8d4cc 3c5a80 c09040", amount=0.25)
-                    view.paint(shoulders < 1, PERSON, coat, 1.5)
-                    view.paint(shoulders < 0.2, PERSON, pick(rng, "2a2018 5a4028 8a7a60"), 1.7)
+        if view.at(x, y) == ROAD:
+            paint_car_from_above(view, rng, x, y, along)
+    for _ in range(int(rng.integers(4, 16)) if view.metres < 0.12 and plan.walk else 0):
+        x = corner[0] + half + plan.walk + rng.uniform(0, block[0] - 2 * (half + plan.walk))
+        y = corner[1] + half + rng.uniform(0.2, plan.walk - 0.3)
+        if view.at(x, y) == PAVEMENT:
+            shoulders = ((view.x - x) / 0.32) ** 2 + ((view.y - y) / 0.22) ** 2
+            coat = pick(rng, "2e3440 8c2f2f d8d4cc 3c5a80 c09040", amount=0.25)
+            view.paint(shoulders < 1, PERSON, coat, 1.5)
+            view.paint(shoulders < 0.2, PERSON, pick(rng, "2a2018 5a4028 8a7a60"), 1.7)
+
+
+def aerial(canvas: Canvas, light: Light, rng: Generator) -> None:
+    """Town blocks or farmland from low or high: roads, roofs, gardens, trees, a river, fields."""
+    metres = float(rng.choice([0.06, 0.1, 0.15, 0.2, 0.26])) * rng.uniform(0.9, 1.15)
+    view = Map(canvas, metres, rng.uniform(0, 2 * np.pi))
+    plan = paint_land(view, light, rng)
+    for i, j, full in plan.lots:
+        corner = np.array([i, j]) * plan.block - plan.start
+        paint_lot(view, light, rng, plan, corner, bool(full) and (not plan.rural or rng.random() < 0.12))
+        paint_traffic(view, rng, plan, corner)
     lit = view.sunlit(light)
     shaded = light.shade(view.albedo, lit * view.tone * light.towards[1], 0.55 + 0.45 * lit)
     veil = min(0.1 * light.haze, 15 + 100 * metres)  # the air between, never so much that the ground fades

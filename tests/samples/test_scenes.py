@@ -35,7 +35,10 @@ def classes():
 @pytest.fixture(scope="module")
 def labels():
     return {
-        split: {path.stem: np.asarray(Image.open(path)) for path in sorted((SCENES / "labels" / split).glob("*.png"))}
+        split: {
+            path.stem: np.asarray(Image.open(path))
+            for path in sorted((SCENES / "labels" / split).glob("*.png"))
+        }
         for split in SPLITS
     }
 

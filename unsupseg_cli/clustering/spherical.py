@@ -231,7 +231,7 @@ class _Statistics:
     def add(self, points: Tensor, centroids: Tensor) -> None:
         """Assign unit points (n, C) to unit centres (k, C)."""
         cosine, labels = (points @ centroids.T).max(1)
-        members = F.one_hot(labels, len(centroids)).to(points.dtype)
+        members = points.new_zeros(len(points), len(centroids)).scatter_(1, labels[:, None], 1)
         self.sums += (members.T @ points).cpu().double()
         self.counts += members.sum(0).cpu().double()
         distance = (1 - cosine).clamp_min(0)
@@ -264,7 +264,7 @@ class _Statistics:
 
 
 def _unit(points: Tensor) -> Tensor:
-    """Return points (n, C) as float32 of unit length, without a copy if they are; a zero vector stays zero."""
+    """Return points (n, C) as unit float32, without a copy if they are; a zero vector stays zero."""
     points = points.float()
     length = torch.linalg.vector_norm(points, dim=1)
     if bool(((length - 1).abs() < 1e-5).all()):

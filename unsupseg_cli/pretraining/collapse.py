@@ -65,17 +65,18 @@ def warnings(health: Health) -> list[str]:
     found = []
     if health.spread < 0.01:
         found.append(
-            f"Collapse: all images have nearly the same features (spread {health.spread:.4f}, healthy is above 0.1); "
-            "are the images identical? Otherwise lower the learning rate or use --objective contrastive."
+            f"Collapse: all images have nearly the same features (spread {health.spread:.4f}, healthy is "
+            "above 0.1); are the images identical? Otherwise lower the learning rate or use "
+            "--objective contrastive."
         )
     elif health.rank < 3:
         found.append(
-            f"Partial collapse: the features of whole images span {health.rank:.1f} directions (healthy is above 10); "
-            "use more varied images or a larger batch."
+            f"Partial collapse: the features of whole images span {health.rank:.1f} directions (healthy is "
+            "above 10); use more varied images or a larger batch."
         )
     if health.spread >= 0.01 and health.patch_rank < 3:
         found.append(
-            f"Partial collapse: the patch features span {health.patch_rank:.1f} directions (healthy is above 10); "
-            "raise --set dense_weight."
+            f"Partial collapse: the patch features span {health.patch_rank:.1f} directions (healthy is "
+            "above 10); raise --set dense_weight."
         )
     return found

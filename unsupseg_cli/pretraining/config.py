@@ -78,7 +78,9 @@ class PretrainConfig(Config):
     grayscale: float = setting(
         0.1, "probability of a grey view (0.2 in the paper)", ge=0, le=1, source="SimCLR, App. A"
     )
-    blur: float = setting(0.3, "probability of a blurred view (0.5 in the paper)", ge=0, le=1, source="SimCLR, App. A")
+    blur: float = setting(
+        0.3, "probability of a blurred view (0.5 in the paper)", ge=0, le=1, source="SimCLR, App. A"
+    )
 
     learning_rate: float = setting(1.5e-3, "peak learning rate of AdamW", gt=0)
     final_learning_rate: float = setting(1e-5, "learning rate at the end", ge=0)
@@ -89,16 +91,24 @@ class PretrainConfig(Config):
 
     global_weight: float = setting(1.0, "weight of the loss between whole views", ge=0)
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
-    points: int = setting(16, "corresponding places per image", ge=1)
+    points: int = setting(16, "corresponding places per image", ge=2)
     head_hidden: int = setting(512, "width of the projection heads", ge=8)
 
     head_dim: int = setting(128, "dimension of the contrastive space", ge=2, source="SimCLR, Sec. 4.2")
     temperature: float = setting(0.2, "contrastive temperature", gt=0, source="MoCo v3, Sec. 5")
 
-    prototypes: int = setting(1024, "outputs of the DINO heads (65536 in the paper)", ge=2, source="DINO, App. C")
-    bottleneck: int = setting(128, "dimension before the prototypes (256 in the paper)", ge=2, source="DINO, App. C")
-    student_temperature: float = setting(0.1, "softmax temperature of the student", gt=0, source="DINO, Sec. 3.1")
-    teacher_temperature: float = setting(0.04, "softmax temperature of the teacher", gt=0, source="DINO, Sec. 3.1")
+    prototypes: int = setting(
+        1024, "outputs of the DINO heads (65536 in the paper)", ge=2, source="DINO, App. C"
+    )
+    bottleneck: int = setting(
+        128, "dimension before the prototypes (256 in the paper)", ge=2, source="DINO, App. C"
+    )
+    student_temperature: float = setting(
+        0.1, "softmax temperature of the student", gt=0, source="DINO, Sec. 3.1"
+    )
+    teacher_temperature: float = setting(
+        0.04, "softmax temperature of the teacher", gt=0, source="DINO, Sec. 3.1"
+    )
     centering: Literal["sinkhorn", "mean"] = setting(
         "sinkhorn",
         "how the teacher is kept from one constant output",
@@ -117,7 +127,9 @@ class PretrainConfig(Config):
                 raise ValueError(f"{name} must satisfy 0 < low <= high <= 1, found {low}, {high}")
         for name in ("size", "final_size", "local_size"):
             if getattr(self, name) % patch:
-                raise ValueError(f"{name} must be a multiple of the patch size {patch}, found {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be a multiple of the patch size {patch}, found {getattr(self, name)}"
+                )
         if self.global_weight == self.dense_weight == 0:
             raise ValueError("global_weight and dense_weight are both 0: nothing to learn")
         return self

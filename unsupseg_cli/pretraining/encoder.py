@@ -24,7 +24,7 @@ def build_encoder(arch: Architecture, size: int, seed: int = 0) -> nn.Module:
         size: side in pixels for which position embeddings are made; other sizes are interpolated.
         seed: seed of the weights.
     """
-    from timm.layers import HybridEmbed
+    from timm.layers.hybrid_embed import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
     from timm.models.vision_transformer_hybrid import ConvStem
 
@@ -33,7 +33,9 @@ def build_encoder(arch: Architecture, size: int, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if stem is not None:
-            convs = ConvStem(depth=len(stem["channels"]), channels=tuple(stem["channels"]), stride=stem["stride"])
+            convs = ConvStem(
+                depth=len(stem["channels"]), channels=tuple(stem["channels"]), stride=stem["stride"]
+            )
             kwargs["embed_layer"] = partial(HybridEmbed, backbone=convs, proj=False)
             kwargs["patch_size"] = 1
         encoder: nn.Module = VisionTransformer(img_size=size, num_classes=0, dynamic_img_size=True, **kwargs)

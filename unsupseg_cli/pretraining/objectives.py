@@ -23,7 +23,7 @@ Losses = dict[str, Tensor]
 
 @dataclass
 class Projected:
-    """What the heads give: one (B,D) per crop, two global crops first, and the places (B',P,D) of those two."""
+    """What the heads give: (B,D) of each crop, the two global ones first, and their places (B',P,D)."""
 
     whole: list[Tensor]
     dense: tuple[Tensor, Tensor]
@@ -35,7 +35,10 @@ class ContrastiveHead(nn.Sequential):
     def __init__(self, dim: int, config: PretrainConfig) -> None:
         hidden = config.head_hidden
         super().__init__(
-            nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, config.head_dim)
+            nn.Linear(dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, config.head_dim),
         )
 
 
@@ -52,6 +55,9 @@ class DinoHead(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, config.bottleneck),
         )
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):  # else the biases make the first outputs all alike
+                nn.init.zeros_(layer.bias)
         self.prototypes = nn.Parameter(torch.randn(config.prototypes, config.bottleneck))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,8 +95,10 @@ class Student(nn.Module):
         places = torch.cat(
             [tokens_at(p, at)[valid] for p, at in zip(patches.float().chunk(2), points, strict=True)]
         )
-        dense = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1)
-        left, right = dense.chunk(2)
+        if len(places):
+            left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
+        else:  # batch norm refuses an empty batch
+            left = right = places
         return Projected(list(whole.chunk(len(crops))), (left, right))
 
 
@@ -137,7 +145,7 @@ class ContrastiveLoss(nn.Module):
         group = torch.arange(len(left), device=left.device).repeat_interleave(left.shape[1])
         dense = (
             info_nce(left.flatten(0, 1), right.flatten(0, 1), temperature, group)
-            if len(left) > 1
+            if len(left)
             else left.sum() * 0
         )
         return _weighted(self.config, torch.stack(terms).mean(), dense)
@@ -156,7 +164,7 @@ def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
 
 
 class DinoLoss(nn.Module):
-    """Cross-entropy of the student's assignments to the teacher's, in another crop of the image (DINO, Eq. 3).
+    """Cross-entropy of the student's assignments to the teacher's, in another crop (DINO, Eq. 3).
 
     Whole crops as in DINO; places as in iBOT's patch term, but at corresponding places of the other crop.
     """
@@ -172,7 +180,7 @@ class DinoLoss(nn.Module):
         self.register_buffer("dense_center", torch.zeros(config.prototypes))
 
     def forward(self, student: Projected, teacher: Projected | None) -> Losses:
-        """Return ``whole``, ``dense``, ``loss`` and ``entropy``, of the teacher's mean assignment in [0,1]."""
+        """Return ``whole``, ``dense``, ``loss`` and ``entropy`` of the mean target, in [0,1]."""
         assert teacher is not None
         targets = self._targets(torch.cat(teacher.whole[:2]), self.whole_center).chunk(2)
         terms = [
@@ -183,7 +191,9 @@ class DinoLoss(nn.Module):
         ]
         left, right = (side.flatten(0, 1) for side in student.dense)
         if len(left):
-            taught = self._targets(torch.cat([side.flatten(0, 1) for side in teacher.dense]), self.dense_center)
+            taught = self._targets(
+                torch.cat([side.flatten(0, 1) for side in teacher.dense]), self.dense_center
+            )
             first, second = taught.chunk(2)
             dense = (self._cross_entropy(first, right) + self._cross_entropy(second, left)) / 2
         else:
@@ -210,7 +220,11 @@ class DinoLoss(nn.Module):
 
 
 def _weighted(config: PretrainConfig, whole: Tensor, dense: Tensor) -> Losses:
-    return {"loss": config.global_weight * whole + config.dense_weight * dense, "whole": whole, "dense": dense}
+    return {
+        "loss": config.global_weight * whole + config.dense_weight * dense,
+        "whole": whole,
+        "dense": dense,
+    }
 
 
 def build_loss(config: PretrainConfig) -> ContrastiveLoss | DinoLoss:

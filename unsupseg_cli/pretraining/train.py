@@ -1,4 +1,4 @@
-"""The training loop as an object that is driven step by step, so that a stage can checkpoint and resume."""
+"""The training loop as an object driven step by step, so that a stage can checkpoint, probe and resume."""
 
 from __future__ import annotations
 
@@ -7,116 +7,238 @@ import math
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.seeds import stream
+from unsupseg_cli.pretraining.collapse import Health, effective_rank, neighbour_agreement, spread
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
-from unsupseg_cli.pretraining.objectives import Contrastive
-from unsupseg_cli.pretraining.views import corresponding_points, make_crops, tokens_at
+from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss
+from unsupseg_cli.pretraining.views import Crops, corresponding_points, make_crops, tokens_at, whole_crops
+
+PROBE_POINTS = 4  # places per image in the label-free probe
+
+
+def check_images(sides: Tensor, config: PretrainConfig) -> list[str]:
+    """Return warnings about a collection with shorter ``sides`` (N,) in pixels.
+
+    Raises:
+        UsageError: there are fewer images than one step needs.
+    """
+    need = config.batch * config.accumulate
+    if len(sides) < need:
+        raise UsageError(
+            f"There are {len(sides)} images, but one step needs {need} (batch {config.batch} x accumulate "
+            f"{config.accumulate}); add images or lower --batch."
+        )
+    largest = max(config.size, config.final_size)
+    small = int((sides < largest).sum())
+    if small:
+        return [
+            f"{small} of {len(sides)} images are smaller than a crop of {largest} pixels and will be "
+            "enlarged; lower --size if that is most of them."
+        ]
+    return []
 
 
 def batch_indices(count: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the images (batch,) of a step: every epoch is a new permutation without its incomplete end."""
+    """Return the images (batch,) of a step: each epoch is a new permutation, cut to full batches."""
     per_epoch = count // batch
     epoch, place = divmod(step, per_epoch)
     generator = torch.Generator().manual_seed(stream(seed, "epoch", epoch))
     return torch.randperm(count, generator=generator)[place * batch : (place + 1) * batch]
 
 
-class Pretrainer:
-    """Encoder, heads, averaged encoder and optimiser of one run."""
+def learning_rate(config: PretrainConfig, progress: float) -> float:
+    """Return the learning rate at a fraction of the run: linear warm-up, then half a cosine."""
+    if progress < config.warmup:
+        return config.learning_rate * max(progress / config.warmup, 0.01)
+    rest = min((progress - config.warmup) / (1 - config.warmup), 1.0)
+    swing = 0.5 * (1 + math.cos(math.pi * rest))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
 
-    def __init__(self, config: PretrainConfig) -> None:
+
+class Pretrainer:
+    """One run: student, teacher (its moving average), loss and optimiser.
+
+    A caller gives batches to ``step``, saves ``state_dict`` now and then, and takes ``encoder`` at the end.
+    All random numbers come from (seed, step), so a run continued from a saved state gives the same numbers.
+    Over several processes (a launched Fabric) each gives its own batch; gradients are averaged, contrastive
+    negatives stay within a process.
+    """
+
+    def __init__(self, config: PretrainConfig, fabric: Fabric | None = None) -> None:
         self.config = config
-        self.device = torch.device(config.device)
+        precision = "bf16-mixed" if config.precision == "bf16" else "32-true"
+        self.fabric = fabric or Fabric(accelerator=config.device, devices=1, precision=precision)  # type: ignore[arg-type]
         arch = architecture(config.arch)
-        self.encoder = build_encoder(arch, config.final_size, stream(config.seed, "encoder")).to(self.device)
-        self.encoder.to(memory_format=torch.channels_last)
-        self.average = copy.deepcopy(self.encoder).requires_grad_(False).eval()
+        encoder = build_encoder(arch, config.final_size, stream(config.seed, "encoder"))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(config.seed, "heads"))
-            self.objective = Contrastive(
-                int(arch["embed_dim"]),  # type: ignore[call-overload]
-                hidden=config.head_hidden,
-                out=config.head_dim,
-                temperature=config.temperature,
-                weights=(config.global_weight, config.dense_weight),
-            ).to(self.device)
-        modules = nn.ModuleList([self.encoder, self.objective])
-        decayed = [p for p in modules.parameters() if p.ndim > 1]
-        plain = [p for p in modules.parameters() if p.ndim <= 1]
-        self.parameters = decayed + plain
-        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+            student = Student(encoder, arch["embed_dim"], config)
+        student.to(self.fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = copy.deepcopy(student).requires_grad_(False).eval()
+        self.loss = build_loss(config).to(self.fabric.device)
+        # Norms and biases are not decayed, as usual for transformers.
+        decayed = [p for p in student.parameters() if p.ndim > 1]
+        plain = [p for p in student.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.98),
+        )
+        self._bare = student
+        self.student, self.optimizer = self.fabric.setup(student, optimizer)
         self.step_number = 0
 
-    def learning_rate(self, progress: float) -> float:
-        """Return the learning rate at a fraction of the run: linear warm-up, then a half cosine."""
-        config = self.config
-        if progress < config.warmup:
-            return config.learning_rate * max(progress / config.warmup, 0.01)
-        rest = (progress - config.warmup) / (1 - config.warmup)
-        swing = 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
-        return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
+    @property
+    def encoder(self) -> nn.Module:
+        """The averaged encoder: what a run is for."""
+        encoder: nn.Module = self.teacher.encoder
+        return encoder
 
-    def step(self, images: Tensor, aspect: Tensor, progress: float) -> dict[str, float]:
-        """Train on one batch (B,3,S,S) uint8 with aspects (B,); returns the losses as numbers."""
+    def step(self, images: Tensor, aspect: Tensor, progress: float | None = None) -> dict[str, float]:
+        """Take one optimiser step; returns the losses, the gradient norm and the learning rate.
+
+        Args:
+            images: (batch * accumulate, 3, S, S) uint8, squashed to a square.
+            aspect: (batch * accumulate,) width / height of the originals.
+            progress: fraction of the run that is done, in [0,1]; by default the fraction of ``steps``.
+
+        Raises:
+            UnsupsegError: the loss or the gradient is not finite; all weights are as before the step.
+        """
         config = self.config
-        generator = torch.Generator().manual_seed(stream(config.seed, "views", self.step_number))
-        size = config.final_size if progress >= config.final_from else config.size
-        looks = dict(jitter=config.jitter, grayscale=config.grayscale, blur=config.blur)
-        images = images.to(self.device)
-        a = make_crops(images, aspect, size, config.crop_scale, generator, **looks)
-        b = make_crops(images, aspect, size, config.crop_scale, generator, **looks)
-        at_a, at_b, valid = corresponding_points(a, b, config.points, generator)
-        rate = self.learning_rate(progress)
+        if progress is None:
+            progress = min(self.step_number / config.steps, 1.0)
+        rate = learning_rate(config, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.encoder.train()
-        bf16 = config.precision == "bf16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            pixels = torch.cat([a.pixels, b.pixels]).contiguous(memory_format=torch.channels_last)
-            cls, patches = tokens(self.encoder, pixels)
-            summary = (cls + patches.mean((1, 2))) / 2
-            first, second = patches.float().chunk(2)
-            points = (tokens_at(first, at_a)[valid], tokens_at(second, at_b)[valid])
-            left, right = summary.chunk(2)
-            losses = self.objective((left, right), points)
-        loss = losses["total"]
-        if not torch.isfinite(loss):
-            raise UnsupsegError(f"The loss became {loss.item()} at step {self.step_number}.")
+        before = [buffer.clone() for buffer in (*self._bare.buffers(), *self.loss.buffers())]
+        self.student.train()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.parameters, config.clip)
+        totals: dict[str, float] = {}
+        for part in range(config.accumulate):
+            some = slice(part * config.batch, (part + 1) * config.batch)
+            last = part + 1 == config.accumulate
+            with self.fabric.no_backward_sync(self.student, enabled=not last):
+                losses = self._losses(images[some], aspect[some], part, progress)
+                self._require_finite(losses["loss"].detach(), "loss", before)
+                self.fabric.backward(losses["loss"] / config.accumulate)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulate
+        norm = self.fabric.clip_gradients(
+            self.student, self.optimizer, max_norm=config.clip, error_if_nonfinite=False
+        )
+        assert norm is not None
+        self._require_finite(norm, "gradient", before)
         self.optimizer.step()
-        self._update_average()
+        self._follow()
         self.step_number += 1
-        return {**{k: float(v) for k, v in losses.items()}, "gradient": float(norm), "rate": rate}
+        return {**totals, "gradient": float(norm), "learning_rate": rate}
+
+    def _losses(self, images: Tensor, aspect: Tensor, part: int, progress: float) -> dict[str, Tensor]:
+        config = self.config
+        seed = stream(config.seed, "views", self.step_number, part, self.fabric.global_rank)
+        generator = torch.Generator().manual_seed(seed)
+        size = config.final_size if progress >= config.final_from else config.size
+        images = images.to(self.fabric.device)
+        crops = [self._crops(images, aspect, size, config.crop_scale, generator) for _ in range(2)]
+        at_first, at_second, valid = corresponding_points(crops[0], crops[1], config.points, generator)
+        for _ in range(config.local_crops):
+            crops.append(self._crops(images, aspect, config.local_size, config.local_scale, generator))
+        pixels = [crop.pixels.contiguous(memory_format=torch.channels_last) for crop in crops]
+        points = (at_first.to(images.device), at_second.to(images.device))
+        valid = valid.to(images.device)
+        student: Projected = self.student(pixels, points, valid)
+        teacher: Projected | None = None
+        if self.loss.needs_teacher:
+            with torch.no_grad(), self.fabric.autocast():
+                teacher = self.teacher(pixels[:2], points, valid)
+        losses: dict[str, Tensor] = self.loss(student, teacher)
+        return losses
+
+    def _crops(
+        self,
+        images: Tensor,
+        aspect: Tensor,
+        size: int,
+        scale: tuple[float, float],
+        generator: torch.Generator,
+    ) -> Crops:
+        config = self.config
+        looks = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
+        return make_crops(images, aspect, size, scale, generator, **looks)
 
     @torch.no_grad()
-    def _update_average(self) -> None:
+    def _require_finite(self, value: Tensor, name: str, before: list[Tensor]) -> None:
+        if bool(torch.isfinite(value)):
+            return
+        for buffer, old in zip((*self._bare.buffers(), *self.loss.buffers()), before, strict=True):
+            buffer.copy_(old)
+        self.optimizer.zero_grad(set_to_none=True)
+        raise UnsupsegError(
+            f"The {name} became {float(value)} at step {self.step_number}; the weights before that step are "
+            "kept. Lower the learning rate (--set learning_rate=...), use --set precision=fp32, or check the "
+            "images."
+        )
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the teacher towards the student; early on faster, so that it forgets its random start."""
         momentum = min(self.config.ema, (1 + self.step_number) / (10 + self.step_number))
-        for mean, value in zip(self.average.parameters(), self.encoder.parameters(), strict=True):
+        for mean, value in zip(self.teacher.parameters(), self._bare.parameters(), strict=True):
             mean.lerp_(value, 1 - momentum)
-        for mean, value in zip(self.average.buffers(), self.encoder.buffers(), strict=True):
-            mean.copy_(value)
+        for kept, now in zip(self.teacher.buffers(), self._bare.buffers(), strict=True):
+            kept.copy_(now)
+
+    @torch.no_grad()
+    def probe(self, images: Tensor, aspect: Tensor) -> Health:
+        """Return label-free measures of the averaged encoder on fixed images (N,3,S,S) uint8, some 64."""
+        config = self.config
+        generator = torch.Generator().manual_seed(stream(config.seed, "probe"))
+        images = images.to(self.fabric.device)
+        a = self._crops(images, aspect, config.size, config.crop_scale, generator)
+        b = self._crops(images, aspect, config.size, config.crop_scale, generator)
+        at_a, at_b, valid = corresponding_points(a, b, PROBE_POINTS, generator)
+        whole_a, patches_a = self._encode(a.pixels)
+        whole_b, patches_b = self._encode(b.pixels)
+        whole, patches = self._encode(whole_crops(images, config.size))
+        place_a = tokens_at(patches_a, at_a.to(images.device))[valid].flatten(0, 1)
+        place_b = tokens_at(patches_b, at_b.to(images.device))[valid].flatten(0, 1)
+        some = patches.flatten(0, 2)
+        return Health(
+            rank=effective_rank(whole),
+            spread=spread(whole),
+            patch_rank=effective_rank(some[:: max(1, len(some) // 2048)]),
+            agreement=neighbour_agreement(whole_a, whole_b),
+            patch_agreement=neighbour_agreement(place_a, place_b) if len(place_a) else 0.0,
+        )
+
+    def _encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with self.fabric.autocast():
+            cls, patches = tokens(self.encoder, pixels)
+        return (cls.float() + patches.float().mean((1, 2))) / 2, patches.float()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs."""
+        """Return everything that a continued run needs: tensors, numbers and nested dicts only."""
         return {
             "step": self.step_number,
-            "encoder": self.encoder.state_dict(),
-            "average": self.average.state_dict(),
-            "objective": self.objective.state_dict(),
+            "student": self._bare.state_dict(),
+            "teacher": self.teacher.state_dict(),
+            "loss": self.loss.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        self.step_number = state["step"]
-        self.encoder.load_state_dict(state["encoder"])
-        self.average.load_state_dict(state["average"])
-        self.objective.load_state_dict(state["objective"])
+        """Continue from a ``state_dict`` of a run with the same configuration."""
+        self.step_number = int(state["step"])
+        self._bare.load_state_dict(state["student"])
+        self.teacher.load_state_dict(state["teacher"])
+        self.loss.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])

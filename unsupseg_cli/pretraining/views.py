@@ -20,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass
 class Crops:
-    """One crop of each image: pixels (B,3,s,s) normalised, box (B,4) x0,y0,x1,y1 in [0,1], flip (B,)."""
+    """One crop of each image: pixels (B,3,s,s) normalised, box (B,4) x0,y0,x1,y1 in [0,1], flip (B,) bool."""
 
     pixels: Tensor
     box: Tensor
@@ -123,9 +123,19 @@ def make_crops(
     box = random_boxes(aspect.cpu(), scale, generator)
     flip = torch.rand(len(box), generator=generator) < 0.5
     pixels = jitter_colour(sample_crops(x, box, flip, size), jitter, grayscale, blur, generator)
+    return Crops(_normalise(pixels), box, flip)
+
+
+def whole_crops(images: Tensor, size: int) -> Tensor:
+    """Return the squashed images (B,3,S,S) uint8 unchanged but for size, normalised, (B,3,size,size)."""
+    x = F.interpolate(images.float() / 255, (size, size), mode="bilinear", antialias=True)
+    return _normalise(x)
+
+
+def _normalise(x: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=x.device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=x.device).view(1, 3, 1, 1)
-    return Crops((pixels - mean) / std, box, flip)
+    return (x - mean) / std
 
 
 def corresponding_points(

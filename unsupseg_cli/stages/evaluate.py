@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
@@ -19,13 +18,13 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import Dataset, Item
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID, LabelSpace
+from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import match
-from unsupseg_cli.metrics.scores import PerImage, Scores, score
-from unsupseg_cli.report.overlay import colorize, error_map
-from unsupseg_cli.report.plots import confusion_plot, iou_bars
-from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.metrics.per_image import PerImage
+from unsupseg_cli.metrics.scores import Scores, score
+from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
+from unsupseg_cli.report.sheet import Sample, sheet
 from unsupseg_cli.stages.config import EvalConfig
 from unsupseg_cli.stages.context import (
     Context,
@@ -259,7 +258,7 @@ def _score(
         **scores.to_json(),
     }
     if protocol.matching == "per-image":
-        summary["per_image"] = per_image.compute()
+        summary["per_image"] = per_image.compute().to_json()
     _write_tables(draft.folder, confusion.matrix, assignment, scores, space)
     _write_sheet(draft.folder, shown, assignment, space)
     return summary
@@ -275,27 +274,18 @@ def _write_tables(
         for cluster, row in enumerate(np.asarray(matrix).tolist()):
             target = int(assignment[cluster])
             writer.writerow([cluster, space.names[target] if target >= 0 else "", *row])
-    confusion_plot(scores, list(space.names)).save(folder / "confusion.png")
-    iou_bars(scores, list(space.names)).save(folder / "iou.png")
+    names, colors = list(space.names), np.array(space.colors, np.uint8)
+    save(confusion_figure(scores.confusion, names), folder / "confusion.png")
+    save(iou_figure(scores.iou, names, mean=scores.miou, colors=colors), folder / "iou.png")
 
 
 def _write_sheet(
     folder: Path, shown: list[Pair], assignment: NDArray[np.int64], space: LabelSpace
 ) -> None:
-    """Write the sheet: image, truth, prediction in the classes' colours, and errors."""
-    if not shown:
-        return
-    colors = np.array(space.colors, np.uint8)
-    rows = []
-    for pair in shown:
-        matched = np.where(pair.prediction == VOID, VOID, assignment[pair.prediction]).astype(np.int16)
-        rows.append(
-            [
-                Image.fromarray(pair.image),
-                colorize(pair.truth, colors),
-                colorize(matched, colors),
-                error_map(matched, pair.truth),
-            ]
-        )
-    names = [pair.item.key for pair in shown]
-    grid(rows, ["image", "truth", "prediction", "error"], names).save(folder / "sheet.png")
+    """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors."""
+    samples = [
+        Sample(pair.image, assignment[pair.prediction], pair.truth, name=pair.item.key) for pair in shown
+    ]
+    if samples:
+        colors = np.array(space.colors, np.uint8)
+        save(sheet(samples, colors, list(space.names)), folder / "sheet.png")

@@ -19,7 +19,7 @@ from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.labels import VOID
-from unsupseg_cli.report.overlay import legend, overlay
+from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import paletted
 from unsupseg_cli.stages.config import PredictConfig
 from unsupseg_cli.stages.context import (
@@ -203,7 +203,7 @@ def _write_pictures(
     if with_overlay:
         picture = folder / "overlay" / f"{one.item.key}.jpg"
         picture.parent.mkdir(parents=True, exist_ok=True)
-        overlay(read_image(one.item.image), shown, colors).save(picture, quality=90)
+        Image.fromarray(blend(read_image(one.item.image), shown, colors)).save(picture, quality=90)
 
 
 def _copy_pictures(artifact: Artifact, out: Path) -> None:

@@ -17,7 +17,7 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import TrainedHead
 from unsupseg_cli.methods.registry import Method, get_method
 from unsupseg_cli.report.palette import class_colors
-from unsupseg_cli.report.plots import loss_curves
+from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.config import TrainConfig
 from unsupseg_cli.stages.context import Context, resolve_device
 from unsupseg_cli.stages.features import FeatureSet
@@ -144,7 +144,7 @@ def _fit(
         return context.reporter.track(steps, "train", total=plan.steps, done=done)
 
     fit(task, plan, fabric, checkpoint=checkpoint, log=log, track=track)
-    loss_curves(records).save(draft.folder / "progress.png")
+    save(progress_figure(records), draft.folder / "progress.png")
 
 
 def _read_records(path: Path) -> list[Record]:

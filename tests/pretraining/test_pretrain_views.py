@@ -1,0 +1,103 @@
+"""Random crops: geometry, correspondence and colour."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unsupseg_cli.pretraining.views import (
+    Crops,
+    corresponding_points,
+    jitter_colour,
+    make_crops,
+    random_boxes,
+    sample_crops,
+    tokens_at,
+    whole_crops,
+)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 3.3), st.floats(0.05, 0.9), st.integers(0, 1000))
+def test_boxes_lie_in_the_image_and_keep_area_and_shape(aspect, low, seed):
+    ratio = torch.full((64,), aspect)
+    box = random_boxes(ratio, (low, 1.0), seeded(seed))
+    assert (box >= -1e-6).all()
+    assert (box <= 1 + 1e-6).all()
+    width, height = box[:, 2] - box[:, 0], box[:, 3] - box[:, 1]
+    assert (width * height <= 1 + 1e-5).all()
+    inside = (width < 0.999) & (height < 0.999)  # not clamped at a border
+    assert (width * height >= low - 1e-4)[inside].all()
+    pixel_shape = (width * aspect / height)[inside]
+    assert ((pixel_shape > 0.74) & (pixel_shape < 1.35)).all()
+
+
+def test_crop_of_the_whole_image_is_the_image_and_flip_mirrors_it():
+    images = torch.rand(2, 3, 16, 16)
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
+    out = sample_crops(images, box, torch.tensor([False, True]), 16)
+    assert torch.allclose(out[0], images[0], atol=1e-5)
+    assert torch.allclose(out[1], images[1].flip(-1), atol=1e-5)
+
+
+def test_crop_of_a_quadrant_is_that_quadrant():
+    images = torch.rand(1, 3, 16, 16)
+    out = sample_crops(images, torch.tensor([[0.5, 0.0, 1.0, 0.5]]), torch.tensor([False]), 8)
+    assert torch.allclose(out[0], images[0, :, :8, 8:], atol=1e-5)
+
+
+def test_corresponding_points_show_the_same_place():
+    axis = (torch.arange(64) + 0.5) / 64
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    image = torch.stack([x, y, torch.zeros_like(x)])[None].repeat(8, 1, 1, 1)  # colour says where
+    generator = seeded(3)
+    crops = []
+    for _ in range(2):
+        box = random_boxes(torch.ones(8), (0.4, 1.0), generator)
+        flip = torch.rand(8, generator=generator) < 0.5
+        crops.append(Crops(sample_crops(image, box, flip, 48), box, flip))
+    assert crops[0].flip.logical_xor(crops[1].flip).any()  # the mirrored case occurs
+    at_a, at_b, valid = corresponding_points(*crops, 10, generator)
+    seen = [
+        tokens_at(crop.pixels.permute(0, 2, 3, 1), at) for crop, at in zip(crops, (at_a, at_b), strict=True)
+    ]
+    assert valid.any()
+    assert torch.allclose(seen[0][valid], seen[1][valid], atol=0.02)
+
+
+def test_crops_without_overlap_are_marked():
+    pixels = torch.zeros(1, 3, 8, 8)
+    a = Crops(pixels, torch.tensor([[0.0, 0.0, 0.4, 0.4]]), torch.tensor([False]))
+    b = Crops(pixels, torch.tensor([[0.5, 0.5, 0.9, 0.9]]), torch.tensor([False]))
+    assert not corresponding_points(a, b, 2, seeded())[2].any()
+
+
+def test_colour_jitter_keeps_range_and_does_nothing_when_off():
+    x = torch.rand(32, 3, 8, 8)
+    out = jitter_colour(x, 0.8, 0.5, 0.5, seeded())
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert not torch.allclose(out, x)
+    assert torch.allclose(jitter_colour(x, 0.0, 0.0, 0.0, seeded()), x, atol=1e-5)
+    grey = jitter_colour(x, 0.0, 1.0, 0.0, seeded())
+    assert torch.allclose(grey[:, 0], grey[:, 2])
+
+
+def test_same_generator_gives_same_crops_and_sizes_are_as_asked():
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    aspect = torch.tensor([0.5, 1.0, 1.5, 2.0])
+    one = make_crops(images, aspect, 48, (0.2, 1.0), seeded(7))
+    two = make_crops(images, aspect, 48, (0.2, 1.0), seeded(7))
+    other = make_crops(images, aspect, 48, (0.2, 1.0), seeded(8))
+    assert one.pixels.shape == (4, 3, 48, 48)  # enlarged beyond the image
+    assert torch.equal(one.pixels, two.pixels)
+    assert not torch.equal(one.pixels, other.pixels)
+
+
+def test_whole_crops_are_normalised():
+    black = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    assert whole_crops(black, 8)[0, 0, 0, 0].item() == pytest.approx(-0.485 / 0.229, abs=1e-4)

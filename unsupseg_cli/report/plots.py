@@ -1,0 +1,215 @@
+"""Plots with matplotlib's object API: no global state, no display, a figure per call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from unsupseg_cli.core.errors import UsageError
+
+BLUE, GRAY, INK = "#2a6fb0", "#b8bec6", "#222222"
+
+
+def save(picture: Figure | Image.Image, path: Path | str) -> None:
+    """Write a figure or an image as the file type that the suffix names; bytes do not depend on the time."""
+    if isinstance(picture, Image.Image):
+        picture.save(path)
+    else:
+        metadata = {"Software": None} if str(path).endswith(".png") else None
+        picture.savefig(path, metadata=metadata)
+
+
+def confusion_figure(confusion: ArrayLike, names: Sequence[str], title: str = "") -> Figure:
+    """Return the confusion as an image: rows are true classes in percent, columns predicted ones.
+
+    Args:
+        confusion: (classes, classes) or (classes, classes + 1) counts by [true, predicted], the extra column
+            being unmatched clusters (``Scores.confusion``).
+        names: of the classes.
+        title: printed on top.
+    """
+    counts = np.asarray(confusion, np.float64)
+    classes = len(counts)
+    if counts.ndim != 2 or counts.shape[1] not in (classes, classes + 1) or len(names) != classes:
+        raise UsageError(f"A confusion {counts.shape} does not fit {len(names)} class names.")
+    if counts.shape[1] > classes and not counts[:, -1].any():
+        counts = counts[:, :-1]
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    columns = [*names, "unmatched"][: counts.shape[1]]
+    cell = 0.42 if classes <= 30 else 0.16
+    letters = 9 if classes <= 30 else 5
+    figure, axes = _figure(max(4.5, 2.6 + cell * len(columns)), max(3.6, 2.0 + cell * classes))
+    axes.set_facecolor("#eeeeee")
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(
+        range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor", fontsize=letters
+    )
+    axes.set_yticks(range(classes), names, fontsize=letters)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class (each row sums to 100 %)")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if classes <= 30:
+        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
+            color = "white" if share[row, column] > 55 else INK
+            axes.text(
+                column, row, f"{share[row, column]:.0f}", ha="center", va="center", fontsize=7, color=color
+            )
+    _title(axes, title)
+    return figure
+
+
+def iou_figure(
+    iou: ArrayLike,
+    names: Sequence[str],
+    *,
+    mean: float | None = None,
+    colors: NDArray[np.uint8] | None = None,
+    title: str = "",
+) -> Figure:
+    """Return one bar per class; a class that occurs in neither truth nor prediction (NaN) is named absent.
+
+    Args:
+        iou: (classes,) in [0, 1].
+        names: of the classes.
+        mean: mIoU, drawn as a line.
+        colors: (classes, 3) uint8 of the bars, blue by default.
+        title: printed on top.
+    """
+    values = np.asarray(iou, np.float64)
+    if len(values) != len(names):
+        raise UsageError(f"{len(values)} IoU values do not fit {len(names)} class names.")
+    figure, axes = _figure(7.0, max(2.4, 1.3 + 0.26 * len(values)))
+    places = np.arange(len(values))
+    fill: Any = BLUE if colors is None else colors / 255
+    axes.barh(places, 100 * np.nan_to_num(values), color=fill, height=0.72)
+    halo = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    for place, value in enumerate(values):
+        text, end = ("absent", 0.0) if np.isnan(value) else (f"{100 * value:.1f}", 100 * float(value))
+        axes.text(end + 1, place, text, va="center", fontsize=8, color=INK, bbox=halo)
+    if mean is not None:
+        axes.axvline(100 * mean, color=INK, linewidth=1, linestyle="--", zorder=0)
+        axes.text(100 * mean, -0.75, f"mIoU {100 * mean:.1f}", ha="center", va="bottom", fontsize=8)
+    axes.set_yticks(places, names, fontsize=9)
+    axes.set_ylim(len(values) - 0.4, -0.7)
+    axes.set_xlim(0, 107)
+    axes.set_xlabel("IoU in %")
+    _plain(axes)
+    _title(axes, title, pad=20)
+    return figure
+
+
+def progress_figure(
+    records: Sequence[Mapping[str, Any]], *, x: str = "step", title: str = "", columns: int = 3
+) -> Figure:
+    """Return training curves: one panel per number that the records hold, over ``x``.
+
+    Long series are drawn faintly with a running median on top; records may lack a number.
+
+    Args:
+        records: such as ``{"step": 10, "loss": 0.3, "lr": 5e-3}``.
+        x: key of the horizontal axis; without it records are counted.
+        title: printed on top.
+        columns: panels side by side.
+    """
+    keys = list(dict.fromkeys(key for record in records for key in record if key != x))
+    series = {key: _series(records, key, x) for key in keys}
+    series = {key: pair for key, pair in series.items() if len(pair[0])}
+    if not series:
+        raise UsageError("A progress plot needs at least one record with a number, got none.")
+    columns = min(columns, len(series))
+    rows = -(-len(series) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.4, 2.5 * rows + 0.4), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (key, (steps, values)) in zip(panels, series.items(), strict=False):
+        smooth = len(values) > 60
+        axes.plot(steps, values, color=GRAY if smooth else BLUE, linewidth=0.8 if smooth else 1.6)
+        if smooth:
+            axes.plot(steps, _running_median(values, len(values) // 20), color=BLUE, linewidth=1.6)
+        axes.set_title(key, fontsize=10, loc="left", color=INK)
+        axes.tick_params(labelsize=8)
+        axes.set_xlabel(x, fontsize=8)
+        _plain(axes)
+    for axes in panels[len(series) :]:
+        axes.set_visible(False)
+    if title:
+        figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+    return figure
+
+
+def histogram_figure(
+    values: ArrayLike, *, label: str, title: str = "", bins: int = 60, log: bool = False
+) -> Figure:
+    """Return a histogram of the finite values, with their median.
+
+    Args:
+        values: any shape.
+        label: of the horizontal axis, with the unit.
+        title: printed on top.
+        bins: number of bars.
+        log: logarithmic counts.
+    """
+    data = np.asarray(values, np.float64).ravel()
+    data = data[np.isfinite(data)]
+    if not data.size:
+        raise UsageError(f"A histogram of '{label}' needs at least one finite value, got none.")
+    figure, axes = _figure(6.0, 3.4)
+    axes.hist(data, bins=bins, color=BLUE, log=log)
+    median = float(np.median(data))
+    axes.axvline(median, color=INK, linewidth=1, linestyle="--")
+    axes.annotate(
+        f"median {median:.3g}", (median, 1), (4, 2), xycoords=("data", "axes fraction"),
+        textcoords="offset points", fontsize=8, va="bottom",
+    )  # fmt: skip
+    axes.set_xlabel(label)
+    axes.set_ylabel("count")
+    _plain(axes)
+    _title(axes, title, pad=16)
+    return figure
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _title(axes: Axes, title: str, pad: float = 8) -> None:
+    if title:
+        axes.set_title(title, fontsize=11, color=INK, loc="left", pad=pad)
+
+
+def _series(
+    records: Sequence[Mapping[str, Any]], key: str, x: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return steps and values of the records where ``key`` is a finite number."""
+    pairs = [
+        (record.get(x, index), record[key])
+        for index, record in enumerate(records)
+        if isinstance(record.get(key), int | float) and np.isfinite(record[key])
+    ]
+    table = np.array(pairs, np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _running_median(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Return the median of a centred window of about ``width`` values, smaller at the ends."""
+    half = max(1, width // 2)
+    padded = np.pad(values, half, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    median: NDArray[np.float64] = np.nanmedian(windows, axis=1)
+    return median
