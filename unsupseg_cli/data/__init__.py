@@ -1,0 +1,1 @@
+"""Images, labels, data sets and geometry: reads image and label files, knows nothing of artifacts."""

@@ -1,0 +1,88 @@
+"""Decoding images and rendering their views ahead of the model, in worker processes, in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from unsupseg_cli.data.datasets import Item
+from unsupseg_cli.data.geometry import Geometry, View
+from unsupseg_cli.data.images import UnreadableImage, read_image
+
+_AHEAD = 4  # images a worker decodes before they are asked for
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The rendered views of one image, each uint8 (h, w, 3)."""
+
+    item: int
+    views: list[tuple[View, NDArray[np.uint8]]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image that could not be decoded, and why."""
+
+    item: int
+    message: str
+
+
+class _Views(Dataset[Loaded | Failed]):
+    def __init__(self, items: Sequence[Item], geometry: Geometry, patch: int, indices: Sequence[int]) -> None:
+        self.items, self.geometry, self.patch, self.indices = items, geometry, patch, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Loaded | Failed:
+        index = self.indices[position]
+        try:
+            image = read_image(self.items[index].image)
+        except UnreadableImage as error:
+            return Failed(index, str(error))
+        views = self.geometry.views(image.shape[0], image.shape[1], self.patch)
+        return Loaded(index, [(view, self.geometry.render(image, view)) for view in views])
+
+
+def load_views(
+    items: Sequence[Item],
+    geometry: Geometry,
+    patch: int,
+    *,
+    workers: int,
+    indices: Sequence[int] | None = None,
+) -> Iterator[Loaded | Failed]:
+    """Yield the views of the items at ``indices`` (default all), in that order whatever ``workers`` is.
+
+    With ``workers`` 0 decoding happens in this process. Workers end with this process.
+    """
+    chosen = list(range(len(items))) if indices is None else list(indices)
+    dataset = _Views(items, geometry, patch, chosen)
+    workers = min(workers, len(chosen) // 2)  # a process costs more than a few images
+    if workers == 0:
+        for position in range(len(dataset)):
+            yield dataset[position]
+        return
+    loader: DataLoader[Loaded | Failed] = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=_AHEAD,
+        worker_init_fn=_calm,
+        multiprocessing_context="fork",
+    )
+    yield from loader
+
+
+def _calm(worker: int) -> None:
+    """Give a worker one thread, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
