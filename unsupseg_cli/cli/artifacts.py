@@ -90,7 +90,9 @@ def show(
 
 def _scores_csv(artifact: Artifact) -> str:
     if artifact.manifest.kind != "evaluation":
-        raise UsageError(f"--csv prints the scores of an evaluation; '{artifact.id}' is '{artifact.manifest.kind}'.")
+        raise UsageError(
+            f"--csv prints the scores of an evaluation; '{artifact.id}' is '{artifact.manifest.kind}'."
+        )
     summary = artifact.manifest.summary
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -117,7 +119,9 @@ def _print_manifest(artifact: Artifact) -> None:
     }
     rows |= {f"input {item.role}": item.id for item in m.inputs}
     rows |= {f"config {key}": value for key, value in m.config.items()}
-    rows |= {f"summary {key}": value for key, value in m.summary.items() if not isinstance(value, list | dict)}
+    rows |= {
+        f"summary {key}": value for key, value in m.summary.items() if not isinstance(value, list | dict)
+    }
     rows |= {f"warning {i + 1}": text for i, text in enumerate(m.warnings)}
     for key, value in rows.items():
         table.add_row(key, str(value))

@@ -76,7 +76,9 @@ _COMMON: dict[str, Any] = {
 }
 _SET = Annotated[
     list[str],
-    typer.Option("--set", help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them."),
+    typer.Option(
+        "--set", help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them."
+    ),
 ]
 
 
@@ -116,7 +118,7 @@ def stage_command(
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
             *[_option(config, field_name) for field_name in config.model_fields],
             *([_parameter("set_", _SET, [])] if methods else []),
-            *[_parameter(key, annotation, None if key == "workspace" else False) for key, annotation in _COMMON.items()],
+            *[_parameter(key, kind, None if key == "workspace" else False) for key, kind in _COMMON.items()],
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -213,4 +215,3 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(first) is tuple:
         return "A,B,..."
     return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")
-

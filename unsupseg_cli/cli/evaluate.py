@@ -33,7 +33,11 @@ def score_table(summary: dict[str, Any]) -> Table:
         share = 100 * count / max(1, sum(pixels))
         table.add_row(name, "absent" if iou is None else f"{100 * iou:.1f}", f"{share:.1f}")
     table.add_section()
-    for name, key in (("mIoU", "miou"), ("mIoU of classes in truth", "miou_gt"), ("mIoU of all classes", "miou_all")):
+    for name, key in (
+        ("mIoU", "miou"),
+        ("mIoU of classes in truth", "miou_gt"),
+        ("mIoU of all classes", "miou_all"),
+    ):
         table.add_row(f"[bold]{name}[/bold]", f"[bold]{100 * summary[key]:.2f}[/bold]", "")
     table.add_row("[bold]pixel accuracy[/bold]", f"[bold]{100 * summary['accuracy']:.2f}[/bold]", "")
     if "linear_probe" in summary:

@@ -12,7 +12,9 @@ from unsupseg_cli.stages.config import ExtractConfig
 
 _MODEL = Annotated[
     str | None,
-    typer.Option("--model", help="Store the codes of this model instead of a backbone's tokens.", show_default=False),
+    typer.Option(
+        "--model", help="Store the codes of this model instead of a backbone's tokens.", show_default=False
+    ),
 ]
 
 

@@ -16,7 +16,8 @@ _IMAGES = Annotated[
     list[Path] | None, typer.Argument(help="Images or folders; or name a data set with --dataset.")
 ]
 _OUT = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Also copy the label maps and pictures here.", show_default=False)
+    Path | None,
+    typer.Option("--out", "-o", help="Also copy the label maps and pictures here.", show_default=False),
 ]
 
 

@@ -15,5 +15,7 @@ def protocols() -> None:
     table = Table("protocol", "geometry", "size", "filter", "flip", "matching", "source", box=None)
     for one in PROTOCOLS.values():
         flip = "yes" if one.flip else "no"
-        table.add_row(one.name, one.geometry, str(one.size or "model's"), one.filter, flip, one.matching, one.source)
+        table.add_row(
+            one.name, one.geometry, str(one.size or "model's"), one.filter, flip, one.matching, one.source
+        )
     Console(highlight=False, soft_wrap=True).print(table)

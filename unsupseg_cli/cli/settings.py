@@ -87,7 +87,7 @@ def build_config(cls: type[ConfigT], layers: Mapping[str, dict[str, Any]], prefi
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for source, values in reversed(layers.items()):
+    for source, values in reversed(list(layers.items())):
         for key, value in values.items():
             if key not in cls.model_fields:
                 raise UsageError(f"Unknown option '{key}' ({source}){did_you_mean(key, cls.model_fields)}")

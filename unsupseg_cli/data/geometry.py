@@ -68,8 +68,8 @@ class Geometry(Config):
     kind: GeometryKind = setting("native", "How an image becomes views.")
     size: int | tuple[int, int] | None = setting(
         320,
-        "Side of a view in pixels, snapped to the patch size (320 stays 320 at patch 8 and 16 and becomes 322 at "
-        "14); height and width for squash; None keeps the size (native only).",
+        "Side of a view in pixels, snapped to the patch size (320 stays 320 at patch 8 and 16 and becomes 322 "
+        "at 14); height and width for squash; None keeps the size (native only).",
         source="320: the evaluation size of STEGO and its successors",
     )
     filter: ResizeFilter = setting(
@@ -170,8 +170,8 @@ def place(
 def _centre_square(crop: int, box: Box, side: int) -> View:
     """Resize the shorter side of a box to ``side`` and cut the middle square.
 
-    The longer side is rounded down and the offset rounded to a whole resized pixel, as torchvision's Resize and
-    CenterCrop do, so that published protocols see the same pixels.
+    The longer side is rounded down and the offset rounded to a whole resized pixel, as torchvision's Resize
+    and CenterCrop do, so that published protocols see the same pixels.
     """
     left, top, right, bottom = box
     width, height = right - left, bottom - top

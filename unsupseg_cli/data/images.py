@@ -25,7 +25,7 @@ _TRANSPOSED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
 Image.MAX_IMAGE_PIXELS = None  # the bound is MAX_PIXELS, checked before decoding, with a message of our own
 
 
-class UnreadableImage(UnsupsegError):
+class UnreadableImage(UnsupsegError):  # noqa: N818 - says what it is, as the user reads it
     """An image that cannot be read: missing, truncated, no image at all, or too large."""
 
 
@@ -37,7 +37,11 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """
     with _open(path, max_pixels) as image:
         height, width = image.height, image.width
-        if image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED:
+        try:
+            turned = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+        except (OSError, ValueError, SyntaxError):
+            turned = False  # damaged metadata: `read_image` does not turn the image either
+        if turned and image.format != "TIFF":  # Pillow already gives the upright size of a TIFF
             height, width = width, height
     return height, width
 
@@ -91,8 +95,9 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
         page = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        return np.asarray(Image.alpha_composite(page, layer).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+        return np.asarray(Image.alpha_composite(page, layer).convert("RGB"), np.uint8)
+    rgb: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
+    return rgb
 
 
 def _gray_to_uint8(values: NDArray[np.generic], sixteen: bool) -> NDArray[np.uint8]:
@@ -103,4 +108,5 @@ def _gray_to_uint8(values: NDArray[np.generic], sixteen: bool) -> NDArray[np.uin
     low, high = numbers.min(), numbers.max()
     if values.dtype.kind in "iu" and low >= 0 and high <= 255:
         return numbers.astype(np.uint8)
-    return np.round(255 * (numbers - low) / max(high - low, 1e-12)).astype(np.uint8)
+    stretched: NDArray[np.uint8] = np.round(255 * (numbers - low) / max(high - low, 1e-12)).astype(np.uint8)
+    return stretched

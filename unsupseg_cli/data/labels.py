@@ -71,8 +71,8 @@ class LabelSpace:
             listed = ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
             allowed = sorted(self.mapping)
             raise UsageError(
-                f"The label '{path}' has values that the label space '{self.name}' does not know: {listed}. Allowed are "
-                f"{allowed[0]} to {allowed[-1]} and void {sorted(self.void)}; map or void them in the --class-file."
+                f"The label '{path}' has values that the label space '{self.name}' does not know: {listed}. Allowed "
+                f"are {allowed[0]} to {allowed[-1]} and void {sorted(self.void)}; map or void them in the --class-file."
             )
         classes[~inside] = VOID
         return classes

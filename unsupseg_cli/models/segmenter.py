@@ -75,7 +75,7 @@ class Segmenter(nn.Module):
         return codes
 
     def _codes(self, batch: Tensor) -> Tensor:
-        codes = self.backbone(batch, keep=("patch",))["patch"].float()
+        codes: Tensor = self.backbone(batch, keep=("patch",))["patch"].float()
         for head in self.feature_heads:
             codes = head(codes)
         return codes
@@ -110,7 +110,9 @@ class Segmenter(nn.Module):
                 scores[:, top:bottom, left:right] += part.scores * weight
                 norm[top:bottom, left:right] += part.norm * weight
                 weights[top:bottom, left:right] += weight
-        assert scores is not None and norm is not None and weights is not None
+        assert scores is not None
+        assert norm is not None
+        assert weights is not None
         return ScoreMap(scores / weights, norm / weights)
 
     @torch.inference_mode()

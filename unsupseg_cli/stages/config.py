@@ -30,7 +30,9 @@ class DeviceConfig(Config):
     """How the work is done; nothing here enters a key."""
 
     device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
-    workers: int | None = execution(None, "Processes that decode images; default: the cores, at most 8.", ge=0)
+    workers: int | None = execution(
+        None, "Processes that decode images; default: the cores, at most 8.", ge=0
+    )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
 
 
@@ -88,7 +90,9 @@ class PredictConfig(DataConfig, DeviceConfig):
 
     model: str | None = execution(None, "Model artifact; default: the last one.")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
-    size: int | None = setting(None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0)
+    size: int | None = setting(
+        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0
+    )
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
     overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
@@ -113,8 +117,6 @@ class EvalConfig(DataConfig, DeviceConfig):
     precision: Precision = setting("auto", "Arithmetic of the backbone.")
     seed: int = setting(0, "Seed of the linear probe.", ge=0)
     sheet: int = execution(8, "Images on the picture sheet.", ge=0)
-
-
 
 
 class DemoConfig(DeviceConfig):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,11 +63,11 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
     if config.dataset is None:
         raise UsageError(
             "No images were named: give --dataset with a folder of images or a name "
-            f"({', '.join(dataset_names())}), or write `dataset = \"...\"` into an unsupseg.toml."
+            f'({", ".join(dataset_names())}), or write `dataset = "..."` into an unsupseg.toml.'
         )
     roots_file = context.workspace.root / _ROOTS
-    roots: dict[str, str] = _read_json(roots_file)
-    root = config.root or (Path(roots[config.dataset]) if config.dataset in roots else None)
+    roots = _read_json(roots_file)
+    root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
     dataset = open_dataset(
         config.dataset,
         root=root,
@@ -116,13 +117,15 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
 
 def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
     cache_file = context.workspace.root / _DIGESTS
-    cache: dict[str, list[object]] = _read_json(cache_file)
+    cache = _read_json(cache_file)
     pairs, known = [], len(cache)
     for key, path in files:
         try:
             status = path.stat()
         except OSError as error:
-            raise UnsupsegError(f"'{path}' cannot be read ({error.strerror}); it was there a moment ago.") from None
+            raise UnsupsegError(
+                f"'{path}' cannot be read ({error.strerror}); it was there a moment ago."
+            ) from None
         stamp = [status.st_size, status.st_mtime_ns]
         entry = cache.get(str(path.resolve()))
         if entry is None or entry[:2] != stamp:
@@ -142,7 +145,7 @@ def _content(path: Path) -> str:
         return "unreadable"  # the stage that reads the image skips and lists it
 
 
-def _read_json(path: Path) -> dict[str, object]:  # type: ignore[type-arg]
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

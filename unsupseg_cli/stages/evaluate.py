@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.confusion import Confusion
-from unsupseg_cli.metrics.matching import match
+from unsupseg_cli.metrics.matching import MatchingRule, match
 from unsupseg_cli.metrics.per_image import PerImage
 from unsupseg_cli.metrics.scores import Scores, score
 from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
@@ -73,7 +73,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
         kind="evaluation",
         stage="eval",
         stage_version=STAGE_VERSION,
-        slug=f"{dataset.name}-{dataset.split}-{artifact.id.rsplit('-', 1)[0].split('-')[-1]}-{protocol.name}",
+        slug=f"{dataset.name}-{dataset.split}-{_method_of(artifact, context)}-{protocol.name}",
         config={
             **config.result(),
             "protocol": protocol.describe(),
@@ -82,7 +82,10 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
             "space": space.name,
             "precision": model.segmenter.backbone.precision if model else "",
         },
-        inputs=[artifact.as_input(artifact.manifest.kind), *([given.as_input("assignment")] if given else [])],
+        inputs=[
+            artifact.as_input(artifact.manifest.kind),
+            *([given.as_input("assignment")] if given else []),
+        ],
         data=describe_images(dataset, context),
         label_fingerprint=label_fingerprint(dataset.items, context),
         used_labels=artifact.manifest.used_labels or config.linear_probe,
@@ -106,6 +109,14 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def _method_of(artifact: Artifact, context: Context) -> str:
+    """Return method and number of classes of a model, or of the model behind predictions, for the name."""
+    used = artifact.input("model")
+    model = context.workspace.find_key("model", used.key) if used else artifact
+    config = model.manifest.config if model else {}
+    return f"{config.get('method', 'model')}{config.get('classes', '')}"
 
 
 def _score_probe(
@@ -187,7 +198,9 @@ def _model_pairs(
             truth = geometry.render_label(truth, one.view)
             yield Pair(one.item, one.image, one.labels(*truth.shape), truth)
     if skipped:
-        draft.warnings.append(f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}")
+        draft.warnings.append(
+            f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}"
+        )
 
 
 def protocol_geometry(protocol: Protocol, model: OpenModel) -> Geometry:
@@ -248,7 +261,7 @@ def _score(
         raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
     if assignment is None:
         rule = "hungarian" if protocol.matching == "per-image" else protocol.matching
-        assignment = match(confusion.matrix, rule)
+        assignment = match(confusion.matrix, cast("MatchingRule", rule))
     scores = score(confusion.matrix, assignment)
     summary = {
         "protocol": protocol.describe(),
@@ -279,9 +292,7 @@ def _write_tables(
     save(iou_figure(scores.iou, names, mean=scores.miou, colors=colors), folder / "iou.png")
 
 
-def _write_sheet(
-    folder: Path, shown: list[Pair], assignment: NDArray[np.int64], space: LabelSpace
-) -> None:
+def _write_sheet(folder: Path, shown: list[Pair], assignment: NDArray[np.int64], space: LabelSpace) -> None:
     """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors."""
     samples = [
         Sample(pair.image, assignment[pair.prediction], pair.truth, name=pair.item.key) for pair in shown

@@ -106,7 +106,12 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
         backbone = open_backbone(config, context, device)
     geometry = Geometry(kind=config.geometry, size=config.size or None, filter=config.filter)
     keep = ("patch", "pooled") if source is not None else config.keep
-    resolved = {**config.result(), "backbone": backbone.name, "precision": backbone.precision, "keep": list(keep)}
+    resolved = {
+        **config.result(),
+        "backbone": backbone.name,
+        "precision": backbone.precision,
+        "keep": list(keep),
+    }
     recipe = Recipe(
         kind="features",
         stage="extract",
@@ -129,7 +134,8 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
             patch = opened.segmenter.codes(images)
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
         batch = backbone.normalise(torch.from_numpy(images).to(device))
-        return backbone(batch, keep=keep)
+        arrays: dict[str, Tensor] = backbone(batch, keep=keep)
+        return arrays
 
     def work(draft: Draft) -> dict[str, Any]:
         job = _Extraction(config, context, draft, dataset, geometry, backbone, device, keep)
@@ -235,7 +241,9 @@ class _Extraction:
                 result = next(tracked)
                 if isinstance(result, Failed):
                     _skip(failed, self.plan.items[item], result.message, self.config.strict)
-                    images += [np.zeros((*self._view_size(item, k), 3), np.uint8) for k in range(self.per_item)]
+                    images += [
+                        np.zeros((*self._view_size(item, k), 3), np.uint8) for k in range(self.per_item)
+                    ]
                 else:
                     images += [image for _, image in result.views]
             yield self._embed_images(embed, images), failed
@@ -288,9 +296,7 @@ class _Extraction:
         failed: dict[str, str] = {}
         for block in range(blocks):
             failed.update(self.draft.note(f"block-{block:06d}"))
-        views = [
-            (item, view) for item, view in self.plan.views if self.plan.items[item].key not in failed
-        ]
+        views = [(item, view) for item, view in self.plan.views if self.plan.items[item].key not in failed]
         if not views:
             raise UnsupsegError(f"No image is readable; the first reason: {next(iter(failed.values()))}")
         if failed:

@@ -44,7 +44,9 @@ def fit_probe(
     items = {item.key: item for item in train.items if item.label is not None}
     views = [view for view, key in enumerate(features.views["key"]) if key in items]
     if not views:
-        raise UsageError(f"No training image of '{train.root}' has a label, so no linear probe can be fitted.")
+        raise UsageError(
+            f"No training image of '{train.root}' has a label, so no linear probe can be fitted."
+        )
     context.reporter.info(f"linear probe: {len(views)} labelled views of split '{train.split}'")
     labels = [
         _view_labels(features, view, items[features.views["key"][view]], geometry, space)
@@ -100,7 +102,9 @@ def _view_labels(
     patch = int(features.artifact.manifest.summary["patch_size"])
     laid_out = geometry.views(height, width, patch)[features.views["crop"][view]]
     if (laid_out.height, laid_out.width) != (features.views["height"][view], features.views["width"][view]):
-        raise UnsupsegError(f"The image '{item.image}' has another size than when its features were extracted.")
+        raise UnsupsegError(
+            f"The image '{item.image}' has another size than when its features were extracted."
+        )
     truth = geometry.render_label(read_truth(item, space, (height, width)), laid_out)
     small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(np.int64)
     return torch.from_numpy(np.where(small == VOID, -1, small))

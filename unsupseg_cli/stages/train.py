@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from unsupseg_cli.artifacts.manifest import Input
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError
@@ -42,7 +41,9 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
     name = method.name
     options = options or method.train_config()()
     features = FeatureSet(features_artifact)
-    classes = config.classes or (labels.manifest.config["classes"] if labels else default_classes(features_artifact))
+    classes = config.classes or (
+        labels.manifest.config["classes"] if labels else default_classes(features_artifact)
+    )
     data = features_artifact.manifest.data
     recipe = Recipe(
         kind="model",
@@ -50,7 +51,10 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
         stage_version=STAGE_VERSION,
         slug=f"{data.dataset if data else 'images'}-{name}{classes}-seed{config.seed}",
         config={**config.result(), "method": name, "classes": classes, "options": options.result()},
-        inputs=[features_artifact.as_input("features"), *([labels.as_input("pseudolabels")] if labels else [])],
+        inputs=[
+            features_artifact.as_input("features"),
+            *([labels.as_input("pseudolabels")] if labels else []),
+        ],
         data=data,
         execution={"device": str(device)},
         used_labels=features_artifact.manifest.used_labels or bool(labels and labels.manifest.used_labels),

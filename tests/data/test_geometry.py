@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from unsupseg_cli.data.datasets import Item
+from unsupseg_cli.data.geometry import Geometry, View, place, seen
+from unsupseg_cli.data.loader import Failed, Loaded, load_views
+
+KINDS = st.sampled_from(["stego", "squash", "five-crop", "native"])
+SIDES = st.integers(4, 90)
+
+
+@settings(max_examples=60, deadline=None)
+@given(KINDS, SIDES, SIDES, st.sampled_from([8, 14, 16]), st.booleans())
+def test_maps_invert_and_agree_with_the_seen_pixels(kind, height, width, patch, flip):
+    for view in Geometry(kind=kind, size=32).views(height, width, patch):
+        view = View(view.crop, view.box, view.height, view.width, flip)
+        assert view.height % patch == 0
+        assert view.width % patch == 0
+        y, x = np.mgrid[:height, :width] + 0.5
+        points = np.stack([x, y], axis=-1)
+        there = view.to_view(points)
+        np.testing.assert_allclose(view.to_original(there), points, atol=1e-6)
+        inside = ((there >= -1e-6) & (there <= [view.width + 1e-6, view.height + 1e-6])).all(-1)
+        mask = seen(view, height, width)
+        assert (mask <= inside).all()
+        placed = place(np.ones((view.height, view.width), np.int16), view, height, width, fill=-1)
+        np.testing.assert_array_equal(placed == 1, mask)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SIDES, SIDES, st.sampled_from(["nearest", "bilinear", "bicubic"]))
+def test_a_constant_image_stays_constant(kind, height, width, name):
+    geometry = Geometry(kind=kind, size=32, filter=name)
+    for view in geometry.views(height, width, 8):
+        shown = geometry.render(np.full((height, width, 3), 77, np.uint8), view)
+        assert shown.shape == (view.height, view.width, 3)
+        assert (shown == 77).all()
+
+
+@pytest.mark.parametrize(("patch", "side"), [(8, 320), (16, 320), (14, 322)])
+def test_sizes_snap_to_the_patch(patch, side):
+    (view,) = Geometry(kind="stego", size=320).views(480, 640, patch)
+    assert (view.height, view.width) == (side, side)
+
+
+def test_stego_equals_resize_then_centre_crop():
+    image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), dtype=np.uint8)
+    geometry = Geometry(kind="stego", size=32)
+    (view,) = geometry.views(50, 90, 8)
+    resized = np.asarray(Image.fromarray(image).resize((57, 32), Image.Resampling.BILINEAR))
+    offset = round((57 - 32) / 2)
+    difference = geometry.render(image, view).astype(int) - resized[:, offset : offset + 32]
+    assert np.abs(difference).max() <= 1
+
+
+def test_native_labels_round_trip_and_flip_mirrors():
+    label = np.arange(64, dtype=np.int16).reshape(8, 8)
+    geometry = Geometry(kind="native", size=16)
+    (view,) = geometry.views(8, 8, 8)
+    np.testing.assert_array_equal(place(geometry.render_label(label, view), view, 8, 8, -1), label)
+    mirrored = View(0, view.box, 16, 16, flip=True)
+    np.testing.assert_array_equal(
+        geometry.render_label(label, mirrored), geometry.render_label(label, view)[:, ::-1]
+    )
+
+
+def test_only_native_may_keep_the_size():
+    with pytest.raises(ValidationError, match="needs a size"):
+        Geometry(kind="stego", size=None)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_loader_keeps_order_and_reports_damaged_files(tmp_path: Path, workers):
+    items = []
+    for index in range(9):
+        path = tmp_path / f"{index}.png"
+        Image.new("RGB", (20 + index, 16), (index, 0, 0)).save(path)
+        items.append(Item(path.name, path))
+    items[4].image.write_bytes(items[4].image.read_bytes()[:40])
+    records = list(load_views(items, Geometry(size=16), 8, workers=workers, indices=[8, 4, 1]))
+    assert [record.item for record in records] == [8, 4, 1]
+    assert isinstance(records[1], Failed)
+    assert "4.png" in records[1].message
+    assert isinstance(records[0], Loaded)
+    assert records[0].views[0][1][0, 0].tolist() == [8, 0, 0]

@@ -1,0 +1,145 @@
+import itertools
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.primaps.config import PrimapsTrainConfig
+from unsupseg_cli.methods.primaps.network import (
+    PrototypeHead,
+    ema_decay,
+    ema_update,
+    photometric,
+    principal_prototypes,
+)
+from unsupseg_cli.methods.primaps.objective import (
+    class_weights,
+    cosine_kmeans_loss,
+    focal_loss,
+    mode_assignment,
+)
+from unsupseg_cli.methods.primaps.train import PrimapsEM, initialise
+
+
+def test_mode_assignment_equals_a_loop_over_masks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(-1, 6, (3, 8, 9), generator=generator)
+    classes = torch.randint(0, 5, (3, 8, 9), generator=generator)
+    expected = torch.full_like(ids, -1)
+    for image in range(3):
+        for mask in range(6):
+            inside = ids[image] == mask
+            if inside.any():
+                votes = Counter(sorted(classes[image][inside].tolist()))
+                expected[image][inside] = votes.most_common(1)[0][0]
+    assert torch.equal(mode_assignment(ids, classes, 5), expected)
+
+
+def test_mode_assignment_without_masks_is_void() -> None:
+    assert (mode_assignment(torch.full((1, 2, 2), -1), torch.zeros(1, 2, 2).long(), 3) == -1).all()
+
+
+def test_focal_loss_by_hand() -> None:
+    # Two pixels, p = (0.8, 0.2) and (0.4, 0.6): mean confidences 0.6 and 0.4, weights 0.16 and 0.36.
+    logits = torch.tensor([[0.8, 0.4], [0.2, 0.6]]).log().view(1, 2, 1, 2)
+    torch.testing.assert_close(class_weights(logits, 2.0), torch.tensor([0.16, 0.36]))
+    labels = torch.tensor([[[0, 1]]])
+    expected = -(0.16 * torch.tensor(0.8).log() + 0.36 * torch.tensor(0.6).log()) / 2
+    torch.testing.assert_close(focal_loss(logits, labels, 2.0), expected)
+    half = -0.16 * torch.tensor(0.8).log() / 2
+    torch.testing.assert_close(focal_loss(logits, torch.tensor([[[0, -1]]]), 2.0), half)
+
+
+def test_the_clustering_loss_is_minus_one_on_the_prototypes() -> None:
+    prototypes = torch.randn(3, 5)
+    assert float(cosine_kmeans_loss(4 * prototypes, prototypes)) == pytest.approx(-1, abs=1e-5)
+
+
+def test_the_moving_average_warms_up() -> None:
+    assert [ema_decay(step, 0.98) for step in (0, 1, 9, 1000)] == pytest.approx([0, 0.5, 0.9, 0.98])
+    slow, fast = PrototypeHead(torch.eye(2)), PrototypeHead(torch.eye(2))
+    with torch.no_grad():
+        fast.length.fill_(3.0)
+    ema_update(slow, fast, 0.75)
+    torch.testing.assert_close(slow.matrix(), 1.5 * torch.eye(2))
+
+
+def test_principal_prototypes_are_the_principal_axes() -> None:
+    rows = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5, 0.1, 3])
+    found = principal_prototypes((rows + 7).split(512), 2)
+    torch.testing.assert_close(found, torch.eye(4)[[1, 3]], atol=0.05, rtol=0)
+    with pytest.raises(UsageError, match="5 classes"):
+        principal_prototypes([rows], 5)
+    with pytest.raises(UsageError, match="no features"):
+        principal_prototypes([], 2)
+
+
+def scene(seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Four classes in quarters of an image at random, features, truth, and one mask per quarter."""
+    generator = torch.Generator().manual_seed(seed)
+    means = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(9)), dim=1)
+    quarters = torch.stack([torch.randperm(4, generator=generator) for _ in range(8)]).view(8, 2, 2)
+    truth = quarters.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    ids = torch.arange(4).view(2, 2).repeat_interleave(4, 0).repeat_interleave(4, 1).expand(8, 8, 8)
+    features = means[truth] + noise * torch.randn(8, 8, 8, 16, generator=generator)
+    return features, truth, ids
+
+
+def accuracy(prototypes: torch.Tensor, features: torch.Tensor, truth: torch.Tensor) -> float:
+    predicted = (features @ prototypes.T).argmax(-1)
+    return max(
+        float((torch.tensor(order)[predicted] == truth).float().mean())
+        for order in itertools.permutations(range(len(prototypes)))
+    )
+
+
+def test_em_is_better_than_its_start() -> None:
+    features, truth, ids = scene(0, 0.25)
+    config = PrimapsTrainConfig(resolution=0, lr=0.02)
+    start = initialise(lambda: [features], 4, config)
+    torch.manual_seed(0)
+    model = PrimapsEM(start, config)
+    optimizer = torch.optim.Adam(model.running.parameters(), lr=config.lr)
+    for step in range(300):
+        augmented = features + 0.05 * torch.randn_like(features)
+        losses = model.losses(features, augmented, ids)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+        model.after_step(step)
+    fresh, fresh_truth, _ = scene(1, 0.25)
+    before, after = accuracy(start, fresh, fresh_truth), accuracy(model.prototypes(), fresh, fresh_truth)
+    assert after > before + 0.05, (before, after)
+    assert float(losses["covered"]) == 1
+    assert all(one.grad is None for one in model.momentum.parameters())
+
+
+def test_enlarging_logits_is_enlarging_features() -> None:
+    features = torch.randn(2, 5, 4, 6)
+    head = PrototypeHead(torch.randn(3, 6))
+    options = {"size": (11, 9), "mode": "bilinear", "align_corners": False}
+    logits = F.interpolate(head(features), **options)
+    enlarged = F.interpolate(features.movedim(-1, 1), **options).movedim(1, -1)
+    torch.testing.assert_close(head(enlarged), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_masks_of_other_images_are_refused() -> None:
+    model = PrimapsEM(torch.eye(3), PrimapsTrainConfig(resolution=8))
+    with pytest.raises(UsageError, match="same images"):
+        model.losses(torch.zeros(2, 4, 4, 3), torch.zeros(2, 4, 4, 3), torch.zeros(1, 8, 8).long())
+
+
+def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() -> None:
+    images = torch.rand(6, 3, 32, 24)
+    config = PrimapsTrainConfig()
+    one, two, other = (photometric(images, config, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert one.shape == images.shape
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
+    grey = PrimapsTrainConfig(color_choice=0, grey_probability=1)
+    result = photometric(images, grey, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(result[:, 0], result[:, 2])

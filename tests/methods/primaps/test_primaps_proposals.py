@@ -1,0 +1,153 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.methods.primaps.config import PrimapsPseudolabelConfig
+from unsupseg_cli.methods.primaps.pseudolabel import Proposals, principal_direction, propose, to_label_map
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reference_proposals import clustered, reference_proposals, smooth_random
+
+CONFIG = PrimapsPseudolabelConfig()
+
+
+def best_match_iou(ours: Tensor, theirs: Tensor) -> float:
+    one, two = ours.flatten(1).float(), theirs.flatten(1).float()
+    both = one @ two.T
+    union = one.sum(1)[:, None] + two.sum(1)[None] - both
+    return float((both / union).amax(1).mean())
+
+
+@pytest.mark.parametrize("make", [clustered, smooth_random])
+def test_the_masks_agree_with_a_loop_over_images(make) -> None:
+    features = make(4, side=20, channels=64)
+    for ours, image in zip(propose(features, CONFIG), features, strict=True):
+        masks, _, covered = reference_proposals(image)
+        assert best_match_iou(ours.covers, torch.stack(masks) > 0) >= 0.95
+        assert abs(int(ours.covers.sum()) - covered) <= 2
+
+
+def test_every_cluster_becomes_one_mask() -> None:
+    features = clustered(3, side=16, channels=64, clusters=4, noise=0.1, seed=3)
+    for found in propose(features, CONFIG):
+        assert 3 <= len(found) <= 4
+        assert found.stop == "coverage"
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    seed=st.integers(0, 999),
+    cap=st.integers(1, 20),
+    threshold=st.floats(0.05, 1.0),
+)
+def test_no_cell_is_covered_twice_and_the_stop_is_true(
+    height: int, width: int, seed: int, cap: int, threshold: float
+) -> None:
+    features = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(seed))
+    config = PrimapsPseudolabelConfig(max_masks=cap, threshold=threshold)
+    for found in propose(features, config):
+        assert int(found.covers.sum(0).max()) <= 1
+        share = float(found.covers.sum()) / (height * width)
+        assert (found.stop == "coverage") == (share >= 0.95 - 1e-6)
+        assert len(found) <= cap
+        if found.stop == "cap":
+            assert len(found) == cap
+        for mask, anchor in zip(found.covers, found.anchors, strict=True):
+            assert bool(mask.flatten()[anchor])
+        torch.testing.assert_close(found.log_probs.exp().sum(0), torch.ones(height, width))
+
+
+def same(one: Proposals, two: Proposals) -> None:
+    assert torch.equal(one.covers, two.covers)
+    assert one.stop == two.stop
+    torch.testing.assert_close(one.log_probs, two.log_probs, atol=1e-3, rtol=0)
+
+
+def test_an_image_gets_the_same_masks_in_any_batch() -> None:
+    features = clustered(4, side=12, channels=32, seed=5)
+    together = propose(features, CONFIG)
+    for index, shuffled in zip([2, 0, 3, 1], propose(features[[2, 0, 3, 1]], CONFIG), strict=True):
+        same(together[index], shuffled)
+    ragged = [features[0], features[1, :5], features[2, :, :7], features[3, :1, :1]]
+    for mixed, image in zip(propose(ragged, CONFIG), ragged, strict=True):
+        same(mixed, propose(image[None], CONFIG)[0])
+        assert mixed.background.shape == image.shape[:2]
+
+
+def test_the_masks_do_not_depend_on_the_sign_of_the_features() -> None:
+    features = clustered(2, side=12, channels=32, seed=7)
+    for one, two in zip(propose(features, CONFIG), propose(-features, CONFIG), strict=True):
+        same(one, two)
+
+
+def test_constant_features_are_one_mask() -> None:
+    (found,) = propose(torch.full((1, 6, 5, 16), 0.7), CONFIG)
+    assert len(found) == 1
+    assert bool(found.covers.all())
+    assert (to_label_map(found.log_probs, (12, 10)) == 0).all()
+
+
+def test_zero_features_have_no_mask() -> None:
+    (found,) = propose(torch.zeros(1, 4, 4, 8), CONFIG)
+    assert (len(found), found.stop) == (0, "stall")
+    assert (to_label_map(found.log_probs, (9, 7)) == -1).all()
+
+
+def test_a_single_patch_is_a_mask() -> None:
+    (found,) = propose(torch.randn(1, 1, 1, 8), CONFIG)
+    assert len(found) == 1
+    assert to_label_map(found.log_probs, (8, 8)).tolist() == [[0] * 8] * 8
+
+
+def test_nan_is_refused() -> None:
+    features = torch.zeros(2, 3, 3, 4)
+    features[1, 0, 0, 0] = torch.nan
+    with pytest.raises(UnsupsegError, match="image 1"):
+        propose(features, CONFIG)
+
+
+def test_the_cap_stops_the_search() -> None:
+    (found,) = propose(torch.randn(1, 8, 8, 128), PrimapsPseudolabelConfig(max_masks=5))
+    assert (len(found), found.stop) == (5, "cap")
+
+
+def test_the_median_removes_a_lone_cell_and_the_gain_makes_masks_binary() -> None:
+    features = torch.zeros(1, 9, 9, 2)
+    features[..., 0] = 1
+    features[0, 4, 4] = torch.tensor([0.0, 1.0])
+    (found,) = propose(features, PrimapsPseudolabelConfig(coverage=1.0))
+    assert sorted(found.areas.tolist()) == [0, 81]
+    assert sorted(found.covers.flatten(1).sum(1).tolist()) == [1, 80]
+    assert set(found.masks.unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_crf_gets_enlarged_scores_and_decides() -> None:
+    (found,) = propose(clustered(1, side=8, channels=16), CONFIG)
+    image = np.zeros((32, 32, 3), np.uint8)
+
+    def everything_is_background(log_probs: Tensor, seen: np.ndarray) -> Tensor:
+        assert log_probs.shape == (len(found) + 1, 32, 32)
+        assert seen is image
+        return torch.cat([torch.ones(1, 32, 32), torch.zeros(len(found), 32, 32)])
+
+    assert (to_label_map(found.log_probs, (32, 32), everything_is_background, image) == -1).all()
+    with pytest.raises(UnsupsegError, match="CRF"):
+        to_label_map(found.log_probs, (32, 32), everything_is_background)
+
+
+def test_the_principal_direction_is_the_top_eigenvector() -> None:
+    rows = torch.randn(3, 200, 48) * torch.linspace(1, 2, 48)
+    covariance = rows.mT @ rows
+    expected = torch.linalg.eigh(covariance.double()).eigenvectors[..., -1]
+    cosine = (principal_direction(covariance) * expected).sum(1).abs()
+    assert bool((cosine > 0.999).all())
+    assert not principal_direction(torch.zeros(1, 5, 5)).isnan().any()

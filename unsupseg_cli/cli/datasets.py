@@ -1,0 +1,80 @@
+"""``unsupseg datasets list | show | check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.data.datasets import LAYOUTS, open_dataset, space_of
+
+datasets = typer.Typer(help="The data sets whose layout is known.", no_args_is_help=True)
+app.add_typer(datasets, name="datasets")
+
+
+@datasets.command("list")
+def list_datasets() -> None:
+    """List the known data sets."""
+    table = Table("name", "splits", "protocol", "what it is", box=None)
+    for layout in LAYOUTS.values():
+        table.add_row(layout.name, ", ".join(layout.splits), layout.protocol, layout.description)
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@datasets.command("show")
+def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
+    """Show layout, licence and classes of a data set."""
+
+    def action() -> None:
+        if name not in LAYOUTS:
+            raise UsageError(f"Unknown data set '{name}'{did_you_mean(name, LAYOUTS)}")
+        layout, space = LAYOUTS[name], space_of(name)
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(f"[bold]{name}[/bold]: {layout.description}")
+        console.print(f"expects under --root: {layout.expects}\nlicence: {layout.licence}", markup=False)
+        console.print(f"protocol: {layout.protocol}; void: {sorted(space.void)}", markup=False)
+        table = Table("class", "name", "raw values", "colour", "kind", box=None)
+        for index, label in enumerate(space.names):
+            raw = ", ".join(str(value) for value, target in space.mapping.items() if target == index)
+            table.add_row(str(index), label, raw, str(space.colors[index]), space.kinds[index])
+        console.print(table)
+
+    run_guarded(action, verbose=False)
+
+
+@datasets.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A data set's name, or a folder.")],
+    root: Annotated[Path | None, typer.Option("--root", help="Where it lies.", show_default=False)] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Part; default: the first.")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label images.")] = None,
+    class_file: Annotated[Path | None, typer.Option("--class-file", help="Class names.")] = None,
+) -> None:
+    """Read every image and label once: counts, sizes, label histogram, the first broken files."""
+
+    def action() -> None:
+        from unsupseg_cli.stages.check import check_dataset
+
+        dataset = open_dataset(name, root=root, split=split, labels=labels, class_file=class_file)
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        found = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
+        out = Console(highlight=False, soft_wrap=True)
+        out.print(f"{dataset.name}/{dataset.split}: {found.images} images, {found.labelled} with a label")
+        sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in found.sizes.most_common(5))
+        out.print(f"sizes: {sizes}{', ...' if len(found.sizes) > 5 else ''}")
+        total = max(1, sum(found.pixels.values()))
+        for label, count in found.pixels.items():
+            out.print(f"  {label:24s} {100 * count / total:6.2f} % of pixels", markup=False)
+        if found.problems:
+            for problem in found.problems[:10]:
+                console.print(problem, markup=False)
+            raise UnsupsegError(f"{len(found.problems)} files are broken; the first are named above.")
+
+    run_guarded(action, verbose=False)

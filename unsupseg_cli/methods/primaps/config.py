@@ -1,0 +1,90 @@
+"""Hyper-parameters of PriMaPs proposals and PriMaPs-EM."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from unsupseg_cli.core.config import Config, setting
+
+_CODE = "PriMaPs, published code"
+
+
+class PrimapsPseudolabelConfig(Config):
+    """Options of ``pseudolabel --method primaps``."""
+
+    threshold: float = setting(
+        0.4,
+        "A cell joins a mask if its similarity is at least this share of the highest.",
+        gt=0,
+        le=1,
+        source=f"{_CODE}: README, threshold 0.4",
+    )
+    coverage: float = setting(
+        0.95,
+        "Stop once this share of an image's cells is covered.",
+        gt=0,
+        le=1,
+        source=f"{_CODE}: primaps.py",
+    )
+    stall: int = setting(
+        3, "Stop after this many iterations in a row that cover nothing.", ge=1, source=f"{_CODE}: primaps.py"
+    )
+    max_masks: int = setting(
+        254,
+        "Most masks of an image; the published label images (8 bit, 0 and 255 taken) hold no more.",
+        ge=1,
+        le=32_767,
+        source=f"{_CODE}: label format",
+    )
+    median: Literal[1, 3, 5, 7] = setting(
+        3, "Side of the median filter in cells; 1 is none.", source=f"{_CODE}: 3x3"
+    )
+    gain: float = setting(
+        10.0, "Masks are multiplied by this and clamped to [0, 1].", gt=0, source=f"{_CODE}: primaps.py"
+    )
+    crf: bool = setting(True, "Refine the masks with a dense CRF.", source="PriMaPs, section 3.1")
+
+
+class PrimapsTrainConfig(Config):
+    """Options of ``train --method primaps``."""
+
+    init_batches: int = setting(
+        92,
+        "Batches whose features give the first prototypes by PCA.",
+        ge=1,
+        source=f"{_CODE}: num_batch_pcainit",
+    )
+    init_epochs: int = setting(2, "Epochs of cosine k-means before EM.", ge=0, source=f"{_CODE}: train.py")
+    epochs: int = setting(50, "Epochs of EM.", ge=1, source=f"{_CODE}: train.py")
+    batch: int = setting(32, "Images per step.", ge=1, source=f"{_CODE}: train.py")
+    lr: float = setting(5e-3, "Adam's learning rate.", gt=0, source=f"{_CODE}: train.py")
+    resolution: int = setting(
+        320,
+        "Side in pixels that class scores and masks are compared at; 0 is the token grid (fast).",
+        ge=0,
+        source=f"{_CODE}: 320",
+    )
+    ema_decay: float = setting(
+        0.98, "Decay of the momentum prototypes.", ge=0, lt=1, source=f"{_CODE}: train.py"
+    )
+    ema_every: int = setting(
+        10, "Steps between two updates of the momentum prototypes.", ge=1, source=f"{_CODE}: ema-update-step"
+    )
+    focal_gamma: float = setting(
+        2.0, "Exponent of the class weights; 0 is plain CE.", ge=0, source=f"{_CODE}: seghead-focalloss"
+    )
+    blur_kernel: int = setting(21, "Side of the Gaussian blur in pixels (odd).", ge=1, source=f"{_CODE}")
+    blur_sigma_min: float = setting(0.1, "Least blur in pixels.", gt=0, source=f"{_CODE}")
+    blur_sigma_max: float = setting(2.0, "Most blur in pixels.", gt=0, source=f"{_CODE}")
+    color_choice: float = setting(
+        0.5, "Probability of the jitter branch; else the grey branch.", ge=0, le=1, source=f"{_CODE}"
+    )
+    jitter: float = setting(
+        0.1, "Reach of brightness, contrast, saturation and hue.", ge=0, le=0.5, source=f"{_CODE}"
+    )
+    jitter_probability: float = setting(
+        0.3, "Probability of jitter in its branch.", ge=0, le=1, source=f"{_CODE}"
+    )
+    grey_probability: float = setting(
+        0.1, "Probability of grey in its branch.", ge=0, le=1, source=f"{_CODE}"
+    )

@@ -1,0 +1,124 @@
+"""Prototypes, their moving average, and the photometric augmentation of PriMaPs-EM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import unsupseg_cli.models.torchvision_ops  # noqa: F401  (before torchvision)
+
+from torchvision.transforms.v2 import functional as TF  # isort: skip
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.primaps.config import PrimapsTrainConfig
+
+
+class PrototypeHead(nn.Module):
+    """K prototypes on un-normalised features: a weight-normed 1x1 convolution without bias.
+
+    Args:
+        prototypes: (K, C) directions; their lengths start at 1 and are learnt (section 3.2).
+    """
+
+    def __init__(self, prototypes: Tensor) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(F.normalize(prototypes.detach().float(), dim=1))
+        self.length = nn.Parameter(torch.ones(len(prototypes), 1, device=prototypes.device))
+
+    def matrix(self) -> Tensor:
+        """Return the plain weight (K, C): logits = features @ matrix.T."""
+        return self.length * F.normalize(self.direction, dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K, h, w) of channel-last features (B, h, w, C)."""
+        return (features @ self.matrix().T).movedim(-1, 1)
+
+
+def ema_decay(step: int, most: float) -> float:
+    """Return the decay of the moving average at a step: it warms up from 0 to ``most``."""
+    return min(most, 1 - 1 / (1 + step))
+
+
+@torch.no_grad()
+def ema_update(momentum: PrototypeHead, running: PrototypeHead, decay: float) -> None:
+    """Move the momentum prototypes towards the running ones in place."""
+    for slow, fast in zip(momentum.parameters(), running.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+
+
+@torch.no_grad()
+def principal_prototypes(batches: Iterable[Tensor], count: int) -> Tensor:
+    """Return the first principal directions of all features as prototypes, (count, C) float32 unit rows.
+
+    The covariance is summed up batch by batch, so that memory does not grow with the collection. The entry of
+    largest magnitude in each direction is positive.
+
+    Args:
+        batches: tensors (..., C).
+        count: number of classes K.
+
+    Raises:
+        UsageError: no features, or K larger than C.
+    """
+    number, total, moment = 0, None, None
+    for batch in batches:
+        flat = batch.reshape(-1, batch.shape[-1]).double()
+        if total is None or moment is None:
+            if count > flat.shape[1]:
+                raise UsageError(
+                    f"PCA gives at most as many prototypes as features have channels ({flat.shape[1]}); asked "
+                    f"for {count} classes. Ask for fewer with --classes."
+                )
+            total, moment = torch.zeros_like(flat[0]), flat.new_zeros(flat.shape[1], flat.shape[1])
+        number += len(flat)
+        total += flat.sum(0)
+        moment += flat.T @ flat
+    if total is None or moment is None:
+        raise UsageError("There are no features to start the prototypes from; expected at least one image.")
+    mean = total / number
+    directions = torch.linalg.eigh(moment / number - torch.outer(mean, mean)).eigenvectors.T.flip(0)[:count]
+    largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+    oriented: Tensor = directions * torch.where(largest < 0, -1.0, 1.0)
+    return oriented.float()
+
+
+def photometric(images: Tensor, config: PrimapsTrainConfig, generator: torch.Generator) -> Tensor:
+    """Blur every image, then jitter its colours or make it grey by chance.
+
+    The published code augments after the ImageNet normalisation, where the colour operations clamp to [0, 1]
+    and cut off half of the values; here they act on the image itself and normalisation follows.
+
+    Args:
+        images: (B, 3, H, W) float in [0, 1].
+        config: kernel, probabilities and reach.
+        generator: a CPU generator.
+
+    Returns:
+        (B, 3, H, W) float in [0, 1].
+    """
+
+    def draw(low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    results = []
+    # The mirrored border of the blur must be thinner than the image.
+    kernel = min(config.blur_kernel, 2 * ((min(images.shape[-2:]) - 1) // 2) + 1)
+    for image in images:
+        sigma = draw(config.blur_sigma_min, config.blur_sigma_max)
+        image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+        if draw() < config.color_choice:
+            if draw() < config.jitter_probability:
+                reach = config.jitter
+                for choice in torch.randperm(4, generator=generator).tolist():
+                    if choice == 3:
+                        image = TF.adjust_hue(image, draw(-reach, reach))
+                    else:
+                        change = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)[choice]
+                        image = change(image, draw(1 - reach, 1 + reach))
+        elif draw() < config.grey_probability:
+            image = TF.rgb_to_grayscale(image, num_output_channels=3)
+        results.append(image.clamp(0, 1))
+    return torch.stack(results)

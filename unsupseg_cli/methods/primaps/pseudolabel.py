@@ -1,0 +1,243 @@
+"""Principal mask proposals (section 3.1), batched over images of any aspect ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.methods.primaps.config import PrimapsPseudolabelConfig
+
+Stop = Literal["coverage", "stall", "cap"]
+Crf = Callable[[Tensor, NDArray[np.uint8]], Tensor]
+"""(log-probabilities (M+1, H, W), image (H, W, 3) uint8) -> probabilities (M+1, H, W)."""
+
+LANCZOS_STEPS = 32
+LANCZOS_RESTARTS = 6
+LANCZOS_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The masks of one image, in the order they were found.
+
+    A mask that the median filter emptied keeps its channel (area 0): the number of channels sets the contrast
+    of the log-softmax that the CRF starts from.
+    """
+
+    covers: Tensor
+    """(M, h, w) bool: the cells each mask covered, before smoothing; no cell is covered twice."""
+    masks: Tensor
+    """(M, h, w) float32 in [0, 1], smoothed; masks may overlap."""
+    background: Tensor
+    """(h, w) float32 in [0, 1]."""
+    log_probs: Tensor
+    """(M + 1, h, w) float32; channel 0 is the background."""
+    areas: Tensor
+    """(M,) int64: cells where the smoothed mask is positive."""
+    scores: Tensor
+    """(M,) float32: mean cosine between the anchor and the cells it covered."""
+    anchors: Tensor
+    """(M,) int64: flat index of each mask's anchor cell."""
+    stop: Stop
+    """Why the search ended."""
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+
+def propose(features: Tensor | Sequence[Tensor], config: PrimapsPseudolabelConfig) -> list[Proposals]:
+    """Find the masks of a batch of images.
+
+    Args:
+        features: (B, h, w, C), or one (h_i, w_i, C) per image on one device.
+        config: thresholds and stopping rules.
+
+    Returns:
+        One ``Proposals`` per image, possibly without masks (all features zero).
+
+    Raises:
+        UnsupsegError: a feature is NaN or infinite.
+
+    Source: section 3.1. The anchor is the free cell with the largest |v . f|: unlike the published arg-max of
+    the signed product it depends neither on the sign of the axis nor can it be a covered cell.
+    """
+    grids = [tuple(view.shape[:2]) for view in features]
+    if not grids:
+        return []
+    cells, valid = _pack(features)
+    unit = F.normalize(cells, dim=-1)
+    size = valid.sum(1)
+    # The covariance does not change under a shift; centring keeps the later subtractions accurate.
+    centred = (cells - (cells.sum(1) / size[:, None])[:, None]) * valid[..., None]
+    moment, total = centred.mT @ centred, centred.sum(1)
+    free, left = valid.clone(), size.clone()
+    stalled = torch.zeros_like(size)
+    active = torch.arange(len(grids), device=cells.device)
+    found: list[list[tuple[Tensor, float, int]]] = [[] for _ in grids]
+    stops: list[Stop] = ["cap"] * len(grids)
+
+    for _ in range(config.max_masks):
+        direction = principal_direction(moment - total[:, :, None] * total[:, None] / left[:, None, None])
+        anchor = (unit @ direction[..., None])[..., 0].abs().masked_fill(~free, -1.0).argmax(1)
+        chosen = unit[torch.arange(len(anchor), device=anchor.device), anchor]
+        similarity = (unit @ chosen[..., None])[..., 0].masked_fill(~free, 0.0)
+        peak = similarity.amax(1, keepdim=True)
+        inside = (similarity >= config.threshold * peak) & (similarity > 0)
+        soft = torch.where(inside, similarity / peak.clamp_min(1e-12), 0.0)
+        gained = inside.sum(1)
+        score = (similarity * inside).sum(1) / gained.clamp_min(1)
+        free, left = free & ~inside, left - gained
+        stalled = torch.where(gained > 0, 0, stalled + 1)
+        covered_enough = left <= (1 - config.coverage) * size + 1e-6
+        done = covered_enough | (stalled >= config.stall)
+
+        rows = zip(
+            *(one.tolist() for one in (active, anchor, gained, score, covered_enough, done)), strict=True
+        )
+        for row, (image, at, count, mean, enough, over) in enumerate(rows):
+            if count:
+                found[image].append((soft[row], mean, at))
+            if over:
+                stops[image] = "coverage" if enough else "stall"
+
+        if bool(done.all()):
+            break
+        if bool(done.any()):
+            going = ~done
+            active, unit, centred, moment, total, free, left, size, stalled, inside = (
+                one[going]
+                for one in (active, unit, centred, moment, total, free, left, size, stalled, inside)
+            )
+        removed = _gather(centred, inside)
+        moment = torch.baddbmm(moment, removed.mT, removed, alpha=-1)
+        total = total - removed.sum(1)
+    return _finish(found, stops, grids, config, cells.device)
+
+
+def principal_direction(covariance: Tensor) -> Tensor:
+    """Return the unit eigenvector (B, C) of the largest eigenvalue of each matrix (B, C, C).
+
+    Restarted Lanczos iteration with full reorthogonalisation; the sign is arbitrary, and a zero matrix has the
+    zero direction. For C = 384 it takes a small part of the time of a full eigendecomposition.
+    """
+    batch, channels, _ = covariance.shape
+    steps = min(LANCZOS_STEPS, channels)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(channels, generator=generator).to(covariance)
+    direction = F.normalize(start, dim=0).expand(batch, channels)
+    for _ in range(LANCZOS_RESTARTS):
+        basis = covariance.new_zeros(batch, steps, channels)
+        image = covariance.new_zeros(batch, steps, channels)
+        current = direction
+        for step in range(steps):
+            basis[:, step] = current
+            image[:, step] = (covariance @ current[..., None])[..., 0]
+            following, known = image[:, step], basis[:, : step + 1]
+            scale = following.norm(dim=1, keepdim=True)
+            for _ in range(2):
+                following = following - (known.mT @ (known @ following[..., None]))[..., 0]
+            length = following.norm(dim=1, keepdim=True)
+            # An exhausted space goes on with zeros: normalised rounding noise would not be orthogonal.
+            current = torch.where(length > 1e-5 * scale, following / length.clamp_min(1e-30), 0.0)
+        reduced = basis @ image.mT
+        values, vectors = torch.linalg.eigh((reduced + reduced.mT) / 2)
+        weights, value = vectors[:, None, :, -1], values[:, -1:]
+        direction = F.normalize((weights @ basis)[:, 0], dim=1)
+        residual = ((weights @ image)[:, 0] - value * direction).norm(dim=1)
+        if bool((residual <= LANCZOS_TOLERANCE * value[:, 0].abs()).all()):
+            break
+    return direction
+
+
+def to_label_map(
+    log_probs: Tensor, size: tuple[int, int], crf: Crf | None = None, image: NDArray[np.uint8] | None = None
+) -> NDArray[np.int16]:
+    """Return the mask of every pixel, (H, W): -1 where the background wins, else 0..M-1.
+
+    Args:
+        log_probs: (M + 1, h, w), background first.
+        size: height and width of the result.
+        crf: refines the enlarged log-probabilities with the image; None skips this.
+        image: (H, W, 3) uint8, needed by ``crf``.
+    """
+    scores = F.interpolate(log_probs[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+    if crf is not None and len(scores) > 1:
+        if image is None or image.shape[:2] != size:
+            found = "none" if image is None else f"{image.shape[:2]}"
+            raise UnsupsegError(f"The CRF needs the image at the size of its labels, {size}; found {found}.")
+        scores = crf(scores, image)
+    labels: NDArray[np.int16] = (scores.argmax(0) - 1).to(torch.int16).cpu().numpy()
+    return labels
+
+
+def _pack(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return cells (B, P, C) float32, padded with zeros, and which of them exist (B, P)."""
+    views = [view.reshape(-1, view.shape[-1]).float() for view in features]
+    for index, view in enumerate(views):
+        if not bool(torch.isfinite(view).all()):
+            raise UnsupsegError(
+                f"The features of image {index} of this batch hold NaN or infinite values; extract them again "
+                "(with --precision fp32 if half precision overflowed)."
+            )
+    lengths = torch.tensor([len(view) for view in views], device=views[0].device)
+    cells = torch.nn.utils.rnn.pad_sequence(views, batch_first=True)
+    return cells, torch.arange(cells.shape[1], device=cells.device) < lengths[:, None]
+
+
+def _gather(cells: Tensor, chosen: Tensor) -> Tensor:
+    """Return the chosen cells (B, k, C) of each image, filled with zeros up to the largest count k."""
+    count = int(chosen.sum(1).max())
+    picked, index = chosen.to(torch.float32).topk(count, dim=1)
+    return cells.gather(1, index[..., None].expand(-1, -1, cells.shape[-1])) * picked[..., None]
+
+
+def _finish(
+    found: list[list[tuple[Tensor, float, int]]],
+    stops: list[Stop],
+    grids: Sequence[tuple[int, ...]],
+    config: PrimapsPseudolabelConfig,
+    device: torch.device,
+) -> list[Proposals]:
+    """Smooth the masks, add the background and turn them into log-probabilities."""
+    results = []
+    for masks, stop, (height, width) in zip(found, stops, grids, strict=True):
+        soft = torch.zeros(0, height, width, device=device)
+        if masks:
+            soft = torch.stack([mask[: height * width] for mask, _, _ in masks]).view(-1, height, width)
+        smooth = (_median(soft, config.median) * config.gain).clamp(0, 1)
+        positive = smooth > 0
+        level = smooth[positive].mean() if bool(positive.any()) else torch.ones((), device=device)
+        background = (level - smooth.sum(0)).clamp(0, 1)
+        results.append(
+            Proposals(
+                covers=soft > 0,
+                masks=smooth,
+                background=background,
+                log_probs=torch.cat([background[None], smooth]).log_softmax(0),
+                areas=positive.flatten(1).sum(1),
+                scores=torch.tensor([score for _, score, _ in masks], device=device),
+                anchors=torch.tensor([anchor for _, _, anchor in masks], dtype=torch.int64, device=device),
+                stop=stop,
+            )
+        )
+    return results
+
+
+def _median(masks: Tensor, side: int) -> Tensor:
+    """Median-filter masks (M, h, w), mirrored at the border (repeated where the grid is too thin to mirror)."""
+    reach = side // 2
+    if not len(masks) or not reach:
+        return masks
+    height, width = masks.shape[1:]
+    padded = F.pad(masks[None], (reach, reach, 0, 0), mode="reflect" if width > reach else "replicate")
+    padded = F.pad(padded, (0, 0, reach, reach), mode="reflect" if height > reach else "replicate")[0]
+    windows = padded.unfold(1, side, 1).unfold(2, side, 1).flatten(3)
+    return windows.median(-1).values

@@ -1,0 +1,386 @@
+"""Frozen vision transformers: from images to patch tokens, CLS token, attention, queries and keys."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import types
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.models import torchvision_ops  # noqa: F401 - before timm
+from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
+from unsupseg_cli.models.vit import MEAN, STD, build_vit
+from unsupseg_cli.models.weights import digest_tensors, read_weights
+
+JSON_NAME, TENSORS_NAME = "backbone.json", "backbone.safetensors"
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HUB_SECONDS = "10"  # how long a machine without network waits before it is told so
+
+
+def resolve_precision(requested: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; ``auto`` is bf16 where the device computes it natively, else fp32."""
+    if requested != "auto":
+        return requested
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device.type == "cpu":
+        capability = torch.backends.cpu.get_cpu_capability()
+        native = "AVX512" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if native and _has_avx512_bf16() else "fp32"
+    return "fp32"
+
+
+def _has_avx512_bf16() -> bool:
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
+class Backbone(nn.Module):
+    """A frozen vision transformer of timm.
+
+    Args:
+        model: a timm ViT with ``dynamic_img_size``.
+        name: what it is called in artifacts.
+        patch_size: pixels of a token's side.
+        weights_digest: SHA-256 of the weights as loaded.
+        layer: -1 takes the last block's tokens, -2 the one before, ...
+        norm: apply the final norm to the patch tokens.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        name: str,
+        patch_size: int,
+        weights_digest: str,
+        *,
+        mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD,
+        layer: int = -1,
+        norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.name, self.patch_size, self.weights_digest = name, patch_size, weights_digest
+        self.layer, self.norm = layer, norm
+        self.precision = "fp32"
+        self.depth = len(self.vit.blocks)
+        self.dim = int(self.vit.embed_dim)
+        self.prefix_tokens = int(self.vit.num_prefix_tokens)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
+        if not -self.depth <= layer <= -1:
+            raise UsageError(f"--layer {layer} is outside -{self.depth} to -1, the blocks of '{name}'.")
+
+    @property
+    def vit(self) -> Any:
+        """The timm model, whose attributes the type checker does not know."""
+        return self.model
+
+    def prepare(self, precision: str, device: torch.device) -> Backbone:
+        """Move to a device and choose the arithmetic: fp32, bf16 or fp16 (autocast; weights stay float32)."""
+        self.precision = precision
+        return self.to(device)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return float (B, 3, H, W) for uint8 images (B, H, W, 3), by the training's mean and deviation."""
+        return (images.movedim(-1, 1).float() - self.mean) / self.std
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, keep: Collection[str] = ("patch", "cls")) -> dict[str, Tensor]:
+        """Return the arrays named in ``keep`` for normalised images (B, 3, H, W), sides whole patches.
+
+        patch (B, h, w, C); cls (B, C); pooled (B, C), the L2-normalised mean of the patch tokens; attention
+        (B, heads, h, w), softmaxed CLS attention of the chosen block over all tokens, patches only; query and
+        key (B, h, w, C) of the chosen block, heads side by side. Register tokens are skipped.
+
+        Raises:
+            UsageError: attention, query or key of an architecture that has no plain qkv.
+        """
+        height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+        dtype = _DTYPES[self.precision]
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            before, tokens = self._run(images)
+        tokens = tokens.float()
+        normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self._has_norm else tokens
+        patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
+        out = {}
+        if "patch" in keep:
+            out["patch"] = patch.reshape(len(patch), height, width, -1)
+        if "cls" in keep:
+            out["cls"] = normed[:, 0]
+        if "pooled" in keep:
+            out["pooled"] = F.normalize(patch.mean(1), dim=-1)
+        if {"attention", "query", "key"} & set(keep):
+            out |= self._attention(before.float(), keep, height, width)
+        return out
+
+    @property
+    def _has_norm(self) -> bool:
+        return isinstance(self.vit.norm, nn.LayerNorm)
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the output of the chosen block."""
+        caught: dict[str, Tensor] = {}
+        block = self.vit.blocks[self.layer]
+
+        def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            caught["before"], caught["after"] = inputs[0], output
+
+        handle = block.register_forward_hook(catch)
+        try:
+            self.vit.forward_features(images)
+        finally:
+            handle.remove()
+        return caught["before"], caught["after"]
+
+    def _attention(self, before: Tensor, keep: Collection[str], height: int, width: int) -> dict[str, Tensor]:
+        """Recompute queries, keys and CLS attention of one block, so that the fused path stays elsewhere."""
+        block = self.vit.blocks[self.layer]
+        attention = block.attn
+        if not isinstance(getattr(attention, "qkv", None), nn.Linear) or hasattr(self.vit, "rope"):
+            raise UsageError(
+                f"The backbone '{self.name}' gives no attention, query or key (its attention is of another kind); "
+                "keep patch, cls and pooled."
+            )
+        b, n, c = before.shape
+        heads = attention.num_heads
+        q, k, _ = attention.qkv(block.norm1(before)).view(b, n, 3, heads, c // heads).unbind(2)
+        q, k = attention.q_norm(q), attention.k_norm(k)
+        out = {}
+        if "attention" in keep:
+            logits = torch.einsum("bhd,bnhd->bhn", q[:, 0], k) * attention.scale
+            patches = logits.softmax(-1)[..., self.prefix_tokens :]
+            out["attention"] = patches.unflatten(-1, (height, width))
+        for name, value in (("query", q), ("key", k)):
+            if name in keep:
+                out[name] = value[:, self.prefix_tokens :].flatten(2).unflatten(1, (height, width))
+        return out
+
+
+def _norm_arguments(norm: nn.LayerNorm) -> tuple[Any, ...]:
+    return norm.normalized_shape, norm.weight, norm.bias, norm.eps
+
+
+def load_backbone(
+    name: str,
+    weights: Path | None = None,
+    *,
+    pos_embed: str = "original",
+    layer: int = -1,
+    norm: bool = True,
+) -> Backbone:
+    """Load a backbone by alias, ``timm:NAME``, or from a folder that `save_backbone` wrote.
+
+    Args:
+        name: see ``unsupseg backbones list``.
+        weights: file to take instead of the hub, or the folder of a `backbone` artifact.
+        pos_embed: ``original`` interpolates position embeddings as the checkpoint's own code, ``timm`` as timm.
+        layer: block whose tokens are given, -1 the last.
+        norm: apply the final norm to the patch tokens.
+
+    Raises:
+        UsageError: unknown name, or a layer that does not exist.
+        UnsupsegError: no weights (the message names the two ways to get them), or those of another model.
+    """
+    if weights is not None and weights.is_dir():
+        return _load_folder(weights, name, layer, norm)
+    if name == "tiny":
+        if not TINY.exists():
+            raise UnsupsegError(
+                "The weights of 'tiny' do not ship with this version; use --backbone untrained."
+            )
+        return _load_folder(TINY.parent, name, layer, norm, "tiny")
+    row = _row(name)
+    model = _create(row, pretrained=False)
+    if name == "untrained":
+        model = build_vit({"embed_dim": row.dim, "depth": 12, "num_heads": 3, "patch_size": 16}, row.size)
+    elif weights is not None:
+        _load_into(model, read_weights(weights), name, weights)
+    else:
+        model = _from_hub(name, row)
+    if pos_embed == "original" and (row.offset or row.antialias):
+        _use_original_positions(model, row)
+    digest = digest_tensors(model.state_dict())
+    return Backbone(model, name, row.patch_size, digest, layer=layer, norm=norm)
+
+
+def _row(name: str) -> BackboneRow:
+    if name in ALIASES:
+        return ALIASES[name]
+    if not name.startswith("timm:"):
+        raise UsageError(
+            f"Unknown backbone '{name}'{did_you_mean(name, ALIASES)} Any ViT of timm: timm:NAME."
+        )
+    import timm
+
+    architecture, _, tag = name.removeprefix("timm:").partition(".")
+    if not architecture.startswith("vit_") or not timm.is_model(architecture):
+        known = timm.list_models("vit_*")
+        raise UsageError(f"timm has no ViT '{architecture}'{did_you_mean(architecture, known)[:200]}")
+    config = timm.get_pretrained_cfg(architecture)
+    size = config.input_size[-1] if config else 224
+    probe: Any = timm.create_model(architecture, pretrained=False)
+    patch = int(probe.patch_embed.patch_size[0])
+    return BackboneRow(architecture, tag or "*", patch, int(probe.embed_dim), size, name)
+
+
+def _create(row: BackboneRow, pretrained: bool) -> nn.Module:
+    import timm
+
+    name = f"{row.timm}.{row.tag}" if pretrained and row.tag not in ("", "*") else row.timm
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+    return model
+
+
+def _from_hub(name: str, row: BackboneRow) -> nn.Module:
+    file = f" (for example {row.file})" if row.file else ""
+    ways = (
+        f"give the file with --weights FILE{file}, or run once on a machine with network and copy its HF_HOME"
+    )
+    if not row.tag:
+        raise UnsupsegError(f"The weights of '{name}' are on no hub: {ways.split(', or')[0]}.")
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
+    try:
+        return _create(row, pretrained=True)
+    except Exception as error:  # the hub's client raises errors of many libraries
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise UnsupsegError(
+            f"The weights of '{name}' cannot be had from the hub ({reason}): {ways}."
+        ) from None
+
+
+def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
+    """Copy tensors into a model, or say which keys differ."""
+    own = model.state_dict()
+    tensors = dict(tensors)
+    if "pos_embed" in tensors and "pos_embed" in own:
+        _resize_positions(model, tensors["pos_embed"])
+        own = model.state_dict()
+    missing = [key for key in own if key not in tensors]
+    extra = [key for key in tensors if key not in own]
+    shapes = [
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    if missing or extra or shapes:
+        parts = [
+            f"{what}: {', '.join(keys[:3])}{' and more' if len(keys) > 3 else ''}"
+            for what, keys in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+            if keys
+        ]
+        raise UnsupsegError(
+            f"The weights '{path}' are not those of '{name}': {'; '.join(parts)}.{_guess(tensors)}"
+        )
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
+
+
+def _resize_positions(model: Any, positions: Tensor) -> None:
+    """Make room for the checkpoint's own grid of position embeddings; they are interpolated when used."""
+    cls = 0 if getattr(model, "no_embed_class", False) else 1
+    side = math.isqrt(positions.shape[1] - cls)
+    if positions.shape[-1] == model.pos_embed.shape[-1] and side * side == positions.shape[1] - cls:
+        model.pos_embed = nn.Parameter(torch.zeros_like(positions), requires_grad=False)
+        model.patch_embed.grid_size = (side, side)
+
+
+def _guess(tensors: Mapping[str, Tensor]) -> str:
+    """Return a hint which backbone the tensors belong to, by patch size and width."""
+    projection = tensors.get("patch_embed.proj.weight")
+    if projection is None:
+        return " They are not of a vision transformer that this tool knows."
+    dim, patch = projection.shape[0], projection.shape[-1]
+    fits = [alias for alias, row in ALIASES.items() if row.timm and (row.dim, row.patch_size) == (dim, patch)]
+    return f" By their shapes they may be of: {', '.join(fits)}." if fits else ""
+
+
+def _use_original_positions(model: Any, row: BackboneRow) -> None:
+    """Replace timm's interpolation of position embeddings by that of the checkpoint's own code."""
+    cache: dict[tuple[int, int], Tensor] = {}
+
+    def pos_embed(self: Any, x: Tensor) -> Tensor:
+        b, height, width, _ = x.shape
+        prefix = 0 if self.no_embed_class else 1
+        positions = self.pos_embed
+        if (height, width) not in cache or cache[height, width].device != x.device:
+            grid = interpolate_positions(positions[:, prefix:], height, width, row.offset, row.antialias)
+            cache[height, width] = torch.cat([positions[:, :prefix], grid], 1)
+        tokens = x.flatten(1, 2)
+        special = [t.expand(b, -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        if self.no_embed_class:
+            tokens = torch.cat([*special, tokens + cache[height, width]], 1)
+        else:
+            tokens = torch.cat([special[0], tokens], 1) + cache[height, width]
+            tokens = torch.cat([tokens[:, :1], *special[1:], tokens[:, 1:]], 1)
+        dropped: Tensor = self.pos_drop(tokens)
+        return dropped
+
+    model._pos_embed = types.MethodType(pos_embed, model)
+
+
+def interpolate_positions(
+    positions: Tensor, height: int, width: int, offset: float, antialias: bool
+) -> Tensor:
+    """Return position embeddings (1, height * width, C) of a grid from those (1, s * s, C) of the training.
+
+    Bicubic. With an ``offset`` the scale factor is (size + offset) / s, as in the code of DINO and DINOv2.
+    """
+    side = math.isqrt(positions.shape[1])
+    if (height, width) == (side, side):
+        return positions
+    grid = positions.float().reshape(1, side, side, -1).movedim(-1, 1)
+    if offset:
+        factors = ((height + offset) / side, (width + offset) / side)
+        grid = F.interpolate(grid, scale_factor=factors, mode="bicubic", antialias=antialias)
+    else:
+        grid = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=antialias)
+    return grid.movedim(1, -1).flatten(1, 2).to(positions.dtype)
+
+
+def save_backbone(folder: Path, model: nn.Module, meta: Mapping[str, Any], stem: str = "backbone") -> None:
+    """Write ``backbone.safetensors`` (float16) and ``backbone.json`` (``arch``, ``size``, ``patch_size``, ...)."""
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / f"{stem}.safetensors")
+    content = {**meta, "format_version": 1, "digest": digest_tensors(tensors)}
+    (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _load_folder(folder: Path, name: str, layer: int, norm: bool, stem: str = "backbone") -> Backbone:
+    """Load what `save_backbone` wrote; the digest in the JSON guards against altered weights."""
+    path = folder / f"{stem}.safetensors"
+    try:
+        meta = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))
+        tensors = load_file(path)
+    except (OSError, ValueError) as error:
+        raise UnsupsegError(f"The backbone in '{folder}' cannot be read ({error}).") from None
+    digest = digest_tensors(tensors)
+    if digest != meta["digest"]:
+        raise UnsupsegError(
+            f"The weights '{path}' were altered (digest {digest[:12]}, expected {meta['digest'][:12]}); install the "
+            "package again, or make the backbone again."
+        )
+    model = build_vit(meta["arch"], int(meta["size"]))
+    _load_into(model, tensors, name, path)
+    return Backbone(
+        model,
+        name,
+        int(meta["patch_size"]),
+        digest,
+        mean=tuple(meta.get("mean", MEAN)),
+        std=tuple(meta.get("std", STD)),
+        layer=layer,
+        norm=norm,
+    )

@@ -1,0 +1,40 @@
+"""Batches that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+def with_backoff(run: Callable[[Sequence[A]], list[B]], items: Sequence[A], batch: int) -> Iterator[B]:
+    """Yield ``run``'s results for the items in order, halving the batch whenever memory runs out.
+
+    Raises:
+        MemoryError, torch.OutOfMemoryError: a single item does not fit.
+    """
+    start = 0
+    while start < len(items):
+        part = items[start : start + batch]
+        try:
+            results = run(part)
+        except (MemoryError, RuntimeError) as error:
+            if len(part) == 1 or not _is_out_of_memory(error):
+                raise
+            batch = len(part) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield from results
+        start += len(part)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,44 @@
+"""datasets check: read every image and label of a split once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.stages.truth import read_truth
+
+
+@dataclass
+class Check:
+    """What was found: counts, sizes (height, width), pixels by class name (void included), problems."""
+
+    images: int = 0
+    labelled: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    pixels: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_dataset(dataset: Dataset, track: Callable[[list[Item]], Iterable[Item]]) -> Check:
+    """Read every image and label; errors are collected, not raised."""
+    found = Check()
+    names = [*dataset.space.names, "(void)"] if dataset.space else []
+    for item in track(list(dataset.items)):
+        try:
+            height, width = read_image(item.image).shape[:2]
+            found.images += 1
+            found.sizes[height, width] += 1
+            if item.label is not None and dataset.space is not None:
+                truth = read_truth(item, dataset.space, (height, width))
+                found.labelled += 1
+                counts = np.bincount(np.where(truth < 0, len(names) - 1, truth).ravel(), minlength=len(names))
+                found.pixels.update({name: int(n) for name, n in zip(names, counts, strict=True)})
+        except UnsupsegError as error:
+            found.problems.append(str(error))
+    return found
