@@ -92,6 +92,17 @@ class PretrainConfig(Config):
     global_weight: float = setting(1.0, "weight of the loss between whole views", ge=0)
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
     points: int = setting(16, "corresponding places per image", ge=2)
+    cluster_weight: float = setting(
+        2.0, "weight of the loss that gathers patch tokens around a few prototypes", ge=0
+    )
+    cluster_from: float = setting(0.45, "fraction of the run after which that loss counts", ge=0, le=1)
+    clusters: int = setting(24, "prototypes of that loss", ge=2)
+    cluster_temperature: float = setting(
+        0.1, "softmax temperature of its guesses", gt=0, source="SwAV, Sec. 4.1"
+    )
+    cluster_target_temperature: float = setting(
+        0.05, "temperature of its Sinkhorn targets", gt=0, source="SwAV, Sec. 4.1"
+    )
     head_hidden: int = setting(512, "width of the projection heads", ge=8)
 
     head_dim: int = setting(128, "dimension of the contrastive space", ge=2, source="SimCLR, Sec. 4.2")
@@ -130,6 +141,6 @@ class PretrainConfig(Config):
                 raise ValueError(
                     f"{name} must be a multiple of the patch size {patch}, found {getattr(self, name)}"
                 )
-        if self.global_weight == self.dense_weight == 0:
+        if self.global_weight == self.dense_weight == 0:  # clusters alone hold nothing together
             raise ValueError("global_weight and dense_weight are both 0: nothing to learn")
         return self

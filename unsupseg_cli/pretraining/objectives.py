@@ -23,10 +23,14 @@ Losses = dict[str, Tensor]
 
 @dataclass
 class Projected:
-    """What the heads give: (B,D) of each crop, the two global ones first, and their places (B',P,D)."""
+    """What the heads give: (B,D) of each crop, the two global ones first, and of their places (B',P,D).
+
+    ``cluster`` are the cosines (B'P,K) of the places' tokens themselves with the cluster prototypes.
+    """
 
     whole: list[Tensor]
     dense: tuple[Tensor, Tensor]
+    cluster: tuple[Tensor, Tensor] | None = None
 
 
 class ContrastiveHead(nn.Sequential):
@@ -75,6 +79,7 @@ class Student(nn.Module):
         self.encoder = encoder
         self.whole_head = head(dim, config)
         self.dense_head = head(dim, config)
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(config.clusters, dim), dim=-1))
 
     def forward(self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor) -> Projected:
         """Encode crops and project them.
@@ -99,7 +104,9 @@ class Student(nn.Module):
             left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
         else:  # batch norm refuses an empty batch
             left = right = places
-        return Projected(list(whole.chunk(len(crops))), (left, right))
+        cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+        first, second = cosine.chunk(2)
+        return Projected(list(whole.chunk(len(crops))), (left, right), (first, second))
 
 
 class Loss(Protocol):
@@ -217,6 +224,21 @@ class DinoLoss(nn.Module):
             mean /= dist.get_world_size()
         center.lerp_(mean, 1 - config.center_momentum)
         return target
+
+
+def cluster_loss(left: Tensor, right: Tensor, temperature: float, target_temperature: float) -> Tensor:
+    """Return the loss of guessing the Sinkhorn assignment (N,K) of a place from its other view.
+
+    ``left`` and ``right`` are cosines with the prototypes. Source: SwAV, Eq. 2, with places for images and
+    without a head: the tokens themselves gather around the prototypes, which is what k-means asks of them.
+    """
+    if not len(left):
+        return left.sum() * 0
+    with torch.no_grad():
+        first, second = sinkhorn(torch.cat([left, right]), target_temperature).chunk(2)
+    guess_left = F.log_softmax(left.float() / temperature, -1)
+    guess_right = F.log_softmax(right.float() / temperature, -1)
+    return -((first * guess_right).sum(-1).mean() + (second * guess_left).sum(-1).mean()) / 2
 
 
 def _weighted(config: PretrainConfig, whole: Tensor, dense: Tensor) -> Losses:

@@ -15,7 +15,7 @@ from unsupseg_cli.core.seeds import stream
 from unsupseg_cli.pretraining.collapse import Health, effective_rank, neighbour_agreement, spread
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
-from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss
+from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss, cluster_loss
 from unsupseg_cli.pretraining.views import Crops, corresponding_points, make_crops, tokens_at, whole_crops
 
 PROBE_POINTS = 4  # places per image in the label-free probe
@@ -161,6 +161,13 @@ class Pretrainer:
             with torch.no_grad(), self.fabric.autocast():
                 teacher = self.teacher(pixels[:2], points, valid)
         losses: dict[str, Tensor] = self.loss(student, teacher)
+        if config.cluster_weight:
+            assert student.cluster is not None
+            cluster = cluster_loss(
+                *student.cluster, config.cluster_temperature, config.cluster_target_temperature
+            )
+            weight = config.cluster_weight if progress >= config.cluster_from else 0.0
+            losses |= {"cluster": cluster, "loss": losses["loss"] + weight * cluster}
         return losses
 
     def _crops(

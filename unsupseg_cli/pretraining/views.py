@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsupseg_cli.pretraining.encoder import MEAN, STD
+from unsupseg_cli.models.vit import MEAN, STD
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

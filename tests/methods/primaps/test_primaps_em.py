@@ -96,7 +96,7 @@ def accuracy(prototypes: torch.Tensor, features: torch.Tensor, truth: torch.Tens
 
 
 def test_em_is_better_than_its_start() -> None:
-    features, truth, ids = scene(0, 0.25)
+    features, _, ids = scene(0, 0.25)
     config = PrimapsTrainConfig(resolution=0, lr=0.02)
     start = initialise(lambda: [features], 4, config)
     torch.manual_seed(0)
