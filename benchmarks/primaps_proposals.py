@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from unsupseg_cli.methods.primaps.config import PrimapsPseudolabelConfig
+from unsupseg_cli.methods.primaps.config import PseudolabelConfig
 from unsupseg_cli.methods.primaps.pseudolabel import propose
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "methods" / "primaps"))
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--max-masks", type=int, default=254)
     parser.add_argument("--device", default="cpu", help="of the batched search; the loop runs on the CPU")
     options = parser.parse_args()
-    config = PrimapsPseudolabelConfig(max_masks=options.max_masks)
+    config = PseudolabelConfig(max_masks=options.max_masks)
     print(
         f"{options.side}x{options.side}x{options.channels}, {torch.get_num_threads()} threads, {options.device}"
     )

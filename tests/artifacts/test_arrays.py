@@ -31,10 +31,14 @@ def test_a_compressed_array_of_somebody_else_is_read_too(tmp_path):
     np.testing.assert_array_equal(RowReader(tmp_path / "other").take([4, 1]), values[[4, 1]])
 
 
-def test_rows_never_written_are_zero(tmp_path):
+def test_a_shard_of_zeros_is_written_like_any_other(tmp_path):
+    values = np.zeros((4, 3), np.float32)
+    values[1] = 5
     writer = RegularWriter(tmp_path / "a", 4, (3,), np.float32, shard=2)
-    writer.write(0, np.array([[0, 0, 0], [1, 2, 3]], np.float32))
-    np.testing.assert_array_equal(RowReader(tmp_path / "a").rows(0, 2), [[0, 0, 0], [1, 2, 3]])
+    writer.write(0, values[:2])
+    RegularWriter(tmp_path / "a", 4, (3,), np.float32, shard=2).write(2, values[2:])
+    np.testing.assert_array_equal(RowReader(tmp_path / "a").rows(0, 4), values)
+    assert len(list((tmp_path / "a" / "c").iterdir())) == 2
 
 
 def test_a_missing_or_cut_shard_is_named(tmp_path):

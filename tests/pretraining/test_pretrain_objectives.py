@@ -15,7 +15,14 @@ from unsupseg_cli.pretraining.collapse import (
     warnings,
 )
 from unsupseg_cli.pretraining.config import PretrainConfig
-from unsupseg_cli.pretraining.objectives import ContrastiveLoss, DinoLoss, Projected, info_nce, sinkhorn
+from unsupseg_cli.pretraining.objectives import (
+    ContrastiveLoss,
+    DinoLoss,
+    Projected,
+    cluster_loss,
+    info_nce,
+    sinkhorn,
+)
 
 
 def test_info_nce_of_orthogonal_pairs():
@@ -59,6 +66,16 @@ def test_sinkhorn_undoes_a_prototype_that_everyone_prefers():
     cosine[:, 2] += 0.8
     assert sinkhorn(cosine, 0.04).mean(0).max() < 0.5
     assert torch.softmax(cosine / 0.04, -1).mean(0).max() > 0.9
+
+
+def test_cluster_loss_wants_both_views_at_one_prototype():
+    at_home = torch.eye(4).repeat(3, 1)  # twelve places, three at each of four prototypes
+    away = at_home.roll(1, 1)
+    assert cluster_loss(at_home, at_home, 0.1, 0.05) < 0.01
+    assert cluster_loss(at_home, away, 0.1, 0.05) > 5
+    everyone_at_one = torch.eye(4)[:1].repeat(12, 1)  # even use is asked for, so this costs log 4 or more
+    assert cluster_loss(everyone_at_one, everyone_at_one, 0.1, 0.05) > math.log(4)
+    assert cluster_loss(at_home[:0], at_home[:0], 0.1, 0.05) == 0
 
 
 @pytest.mark.parametrize("centering", ["sinkhorn", "mean"])

@@ -15,7 +15,7 @@ from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_imag
 SMALL = {
     "arch": "vit_tiny_conv16", "size": 32, "final_size": 32, "local_size": 16, "batch": 8, "steps": 12,
     "head_hidden": 64, "head_dim": 32, "prototypes": 32, "bottleneck": 32, "points": 4, "precision": "fp32",
-    "device": "cpu",
+    "clusters": 8, "device": "cpu",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 @pytest.mark.parametrize("objective", ["contrastive", "dino"])
 def test_training_makes_views_of_one_image_agree(objective):
     # the textures differ in colour, so colour is left alone
-    looks = {"jitter": 0.1, "grayscale": 0.0, "blur": 0.0}
+    looks = {"jitter": 0.1, "grayscale": 0.0, "blur": 0.0, "cluster_weight": 0.0}
     config = small(objective=objective, batch=16, steps=40, ema=0.95, learning_rate=5e-4, **looks)
     trainer = Pretrainer(config)
     before = trainer.probe(IMAGES, ASPECT)
@@ -90,6 +90,16 @@ def test_sizes_follow_the_schedule():
     trainer.student.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].shape[-1]))
     train(config, 4, trainer)
     assert seen == [32, 32, 64, 64]
+
+
+def test_prototypes_move_only_in_their_part_of_the_run():
+    config = small(steps=4, cluster_from=0.5)
+    trainer = train(config, 2)
+    trainer.step(IMAGES[:8], ASPECT[:8])
+    gradient = trainer.state_dict()["optimizer"]["state"][0]["exp_avg"]
+    assert gradient.abs().sum() > 0  # the first parameter is the prototypes
+    early = train(config, 2).state_dict()["optimizer"]["state"][0]["exp_avg"]
+    assert early.abs().sum() == 0
 
 
 def test_accumulation_uses_every_image():

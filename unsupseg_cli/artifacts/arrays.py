@@ -50,6 +50,7 @@ def create_array(
         fill_value=0,
         zarr_format=3,
         overwrite=False,
+        config={"write_empty_chunks": True},  # a shard of zeros is data: a missing file is always damage
     )
 
 
@@ -60,7 +61,7 @@ class RegularWriter:
         chunk = (1, *row_shape)
         self.array: zarr.Array[Any]
         if (path / "zarr.json").exists():
-            self.array = zarr.open_array(path, mode="r+")
+            self.array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
         else:
             self.array = create_array(path, (rows, *row_shape), dtype, chunk, (shard, *row_shape))
 

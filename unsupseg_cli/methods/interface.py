@@ -40,6 +40,9 @@ class Pseudolabeller(Protocol):
     def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
         """Return the masks of some views; tokens (h, w, C), images uint8 (H, W, 3) where they are needed."""
 
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted while labelling, for the manifest."""
+
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that training may start from."""
 
@@ -67,7 +70,10 @@ class TrainedHead:
 
 
 class HeadTask(Task, Protocol):
-    """A training task that ends in heads."""
+    """A training task that ends in heads; ``steps`` and ``batch`` (views) say how long it trains."""
+
+    steps: int
+    batch: int
 
     def finish(self) -> TrainedHead:
         """Choose the result by unsupervised criteria and return it."""

@@ -50,6 +50,12 @@ METHODS = {
             paper="the 'baseline' rows of STEGO and PriMaPs-EM",
             package="unsupseg_cli.methods.kmeans",
         ),
+        Method(
+            name="primaps",
+            summary="Principal mask proposals per image, then EM over class prototypes",
+            paper="PriMaPs-EM, Hahn et al., TMLR 2024",
+            package="unsupseg_cli.methods.primaps",
+        ),
     )
 }
 

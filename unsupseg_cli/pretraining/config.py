@@ -60,7 +60,7 @@ class PretrainConfig(Config):
 
     size: int = setting(64, "side of the crops at the start, in pixels", ge=16)
     final_size: int = setting(96, "side of the crops at the end, in pixels", ge=16)
-    final_from: float = setting(0.8, "fraction of the run after which final_size is used", ge=0, le=1)
+    final_from: float = setting(0.9, "fraction of the run after which final_size is used", ge=0, le=1)
     crop_scale: tuple[float, float] = setting(
         (0.2, 1.0), "least and largest area of a crop, as a fraction of the image", source="MoCo, Sec. 3.3"
     )

@@ -62,6 +62,7 @@ def pseudolabel(
             draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
         return {
             **figures,
+            **labeller.figures(),
             "views": len(features),
             "masks": len(table["view"]),
             "masks_per_view": float(masks_per_view.mean()),

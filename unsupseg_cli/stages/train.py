@@ -71,7 +71,7 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
             seed=config.seed,
             device=device,
         )
-        _fit(task, options, config, features, draft, context, device)
+        _fit(task, config, features, draft, context, device)
         head: TrainedHead = task.finish()
         draft.warnings += head.warnings
         _write(draft.folder, name, head, features_artifact, context, classes)
@@ -122,7 +122,6 @@ def _inputs(config: TrainConfig, context: Context) -> tuple[Artifact | None, Art
 
 def _fit(
     task: Any,
-    options: Any,
     config: TrainConfig,
     features: FeatureSet,
     draft: Draft,
@@ -130,7 +129,7 @@ def _fit(
     device: torch.device,
 ) -> None:
     fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
-    plan = Plan(options.steps, options.batch, len(features), config.seed)
+    plan = Plan(task.steps, task.batch, len(features), config.seed)
     checkpoint = _DiskCheckpoint(draft.folder / "checkpoint")
     metrics = draft.folder / METRICS
     first = checkpoint.step()

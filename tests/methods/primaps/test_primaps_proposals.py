@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.methods.primaps.config import PrimapsPseudolabelConfig
+from unsupseg_cli.methods.primaps.config import PseudolabelConfig
 from unsupseg_cli.methods.primaps.pseudolabel import Proposals, principal_direction, propose, to_label_map
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_proposals import clustered, reference_proposals, smooth_random
 
-CONFIG = PrimapsPseudolabelConfig()
+CONFIG = PseudolabelConfig()
 
 
 def best_match_iou(ours: Tensor, theirs: Tensor) -> float:
@@ -53,7 +53,7 @@ def test_no_cell_is_covered_twice_and_the_stop_is_true(
     height: int, width: int, seed: int, cap: int, threshold: float
 ) -> None:
     features = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(seed))
-    config = PrimapsPseudolabelConfig(max_masks=cap, threshold=threshold)
+    config = PseudolabelConfig(max_masks=cap, threshold=threshold)
     for found in propose(features, config):
         assert int(found.covers.sum(0).max()) <= 1
         share = float(found.covers.sum()) / (height * width)
@@ -116,7 +116,7 @@ def test_nan_is_refused() -> None:
 
 
 def test_the_cap_stops_the_search() -> None:
-    (found,) = propose(torch.randn(1, 8, 8, 128), PrimapsPseudolabelConfig(max_masks=5))
+    (found,) = propose(torch.randn(1, 8, 8, 128), PseudolabelConfig(max_masks=5))
     assert (len(found), found.stop) == (5, "cap")
 
 
@@ -124,7 +124,7 @@ def test_the_median_removes_a_lone_cell_and_the_gain_makes_masks_binary() -> Non
     features = torch.zeros(1, 9, 9, 2)
     features[..., 0] = 1
     features[0, 4, 4] = torch.tensor([0.0, 1.0])
-    (found,) = propose(features, PrimapsPseudolabelConfig(coverage=1.0))
+    (found,) = propose(features, PseudolabelConfig(coverage=1.0))
     assert sorted(found.areas.tolist()) == [0, 81]
     assert sorted(found.covers.flatten(1).sum(1).tolist()) == [1, 80]
     assert set(found.masks.unique().tolist()) == {0.0, 1.0}

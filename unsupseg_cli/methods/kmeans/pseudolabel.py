@@ -57,6 +57,10 @@ class Pseudolabeller:
         score = np.bincount(labels.ravel(), weights=best.numpy().ravel(), minlength=len(groups)) / area
         return Masks(labels.astype(np.int16), area, score.astype(np.float32), groups)
 
+    def figures(self) -> dict[str, Any]:
+        """Return nothing: `fit` told it all."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return the centres (K, C)."""
         return {"centroids": self.centroids}

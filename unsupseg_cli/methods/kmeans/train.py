@@ -42,6 +42,7 @@ class Task:
         device: torch.device,
     ) -> None:
         self.config, self.source, self.device = config, source, device
+        self.steps, self.batch = config.steps, config.batch
         sample = F.normalize(sample_tokens(source, config.sample, seeds.stream(seed, "starts")), dim=-1)
         starts = [
             kmeans_plus_plus(sample, classes, seed=seeds.stream(seed, "start", restart))

@@ -9,7 +9,7 @@ from unsupseg_cli.core.config import Config, setting
 _CODE = "PriMaPs, published code"
 
 
-class PrimapsPseudolabelConfig(Config):
+class PseudolabelConfig(Config):
     """Options of ``pseudolabel --method primaps``."""
 
     threshold: float = setting(
@@ -45,7 +45,7 @@ class PrimapsPseudolabelConfig(Config):
     crf: bool = setting(True, "Refine the masks with a dense CRF.", source="PriMaPs, section 3.1")
 
 
-class PrimapsTrainConfig(Config):
+class TrainConfig(Config):
     """Options of ``train --method primaps``."""
 
     init_batches: int = setting(
@@ -59,10 +59,10 @@ class PrimapsTrainConfig(Config):
     batch: int = setting(32, "Images per step.", ge=1, source=f"{_CODE}: train.py")
     lr: float = setting(5e-3, "Adam's learning rate.", gt=0, source=f"{_CODE}: train.py")
     resolution: int = setting(
-        320,
-        "Side in pixels that class scores and masks are compared at; 0 is the token grid (fast).",
+        0,
+        "Side in pixels that class scores and masks are compared at; 0 is the token grid (fast, any aspect ratio).",
         ge=0,
-        source=f"{_CODE}: 320",
+        source=f"ours; {_CODE}: 320",
     )
     ema_decay: float = setting(
         0.98, "Decay of the momentum prototypes.", ge=0, lt=1, source=f"{_CODE}: train.py"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.methods.primaps.config import PrimapsPseudolabelConfig
+from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.methods.interface import Masks
+from unsupseg_cli.methods.primaps.config import PseudolabelConfig
+from unsupseg_cli.training.tokens import TokenSource
 
 Stop = Literal["coverage", "stall", "cap"]
 Crf = Callable[[Tensor, NDArray[np.uint8]], Tensor]
@@ -53,7 +57,7 @@ class Proposals:
         return len(self.masks)
 
 
-def propose(features: Tensor | Sequence[Tensor], config: PrimapsPseudolabelConfig) -> list[Proposals]:
+def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> list[Proposals]:
     """Find the masks of a batch of images.
 
     Args:
@@ -120,6 +124,44 @@ def propose(features: Tensor | Sequence[Tensor], config: PrimapsPseudolabelConfi
         moment = torch.baddbmm(moment, removed.mT, removed, alpha=-1)
         total = total - removed.sum(1)
     return _finish(found, stops, grids, config, cells.device)
+
+
+class Pseudolabeller:
+    """Principal mask proposals of every view; they need no fit over the collection and have no classes yet."""
+
+    needs_images = False
+
+    def __init__(self, config: PseudolabelConfig, classes: int, seed: int) -> None:
+        self.config = config
+        self.stopped: Counter[str] = Counter()
+
+    def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
+        """Nothing is learnt; each view stands for itself."""
+        return {"threshold": self.config.threshold}
+
+    def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
+        """Return the masks of some views (h, w, C) on their token grid."""
+        found = propose(tokens, self.config)
+        self.stopped.update(one.stop for one in found)
+        return [self._masks(one) for one in found]
+
+    @staticmethod
+    def _masks(found: Proposals) -> Masks:
+        labels = to_label_map(found.log_probs, (found.log_probs.shape[1], found.log_probs.shape[2]))
+        area = np.bincount(labels[labels >= 0], minlength=len(found)).astype(np.int64)
+        kept = np.flatnonzero(area)
+        number = np.full(len(found) + 1, -1, np.int16)  # the last entry is the background's, label -1
+        number[kept] = np.arange(len(kept))
+        score = found.scores.cpu().numpy()[kept].astype(np.float32)
+        return Masks(number[labels], area[kept], score, np.full(len(kept), -1))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return nothing: masks are all there is."""
+        return {}
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many views stopped for which reason; ``cap`` is the bound on masks."""
+        return {f"stopped_by_{reason}": self.stopped[reason] for reason in ("coverage", "stall", "cap")}
 
 
 def principal_direction(covariance: Tensor) -> Tensor:
@@ -210,7 +252,7 @@ def _finish(
     found: list[list[tuple[Tensor, float, int]]],
     stops: list[Stop],
     grids: Sequence[tuple[int, ...]],
-    config: PrimapsPseudolabelConfig,
+    config: PseudolabelConfig,
     device: torch.device,
 ) -> list[Proposals]:
     """Smooth the masks, add the background and turn them into log-probabilities."""

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.primaps.config import PrimapsTrainConfig
+from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
+from unsupseg_cli.methods.primaps.config import TrainConfig
 from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
     ema_decay,
@@ -18,9 +19,10 @@ from unsupseg_cli.methods.primaps.network import (
     principal_prototypes,
 )
 from unsupseg_cli.methods.primaps.objective import cosine_kmeans_loss, focal_loss, mode_assignment
+from unsupseg_cli.training.tokens import TokenSource, flat_batches
 
 
-def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: PrimapsTrainConfig) -> Tensor:
+def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: TrainConfig) -> Tensor:
     """Return the first prototypes (K, C): principal directions, moved by cosine k-means with Adam.
 
     Args:
@@ -49,7 +51,7 @@ class PrimapsEM(nn.Module):
         config: resolution, focal exponent and moving average.
     """
 
-    def __init__(self, prototypes: Tensor, config: PrimapsTrainConfig) -> None:
+    def __init__(self, prototypes: Tensor, config: TrainConfig) -> None:
         super().__init__()
         self.config = config
         self.running = PrototypeHead(prototypes)
@@ -93,6 +95,66 @@ class PrimapsEM(nn.Module):
         """Return the plain (K, C) matrix of the ``momentum`` (the result) or the ``running`` prototypes."""
         head = self.momentum if which == "momentum" else self.running
         return head.matrix().detach().clone()
+
+
+class Task:
+    """PriMaPs-EM on stored tokens: the M-step sees the same features as the E-step (no augmentation)."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        source: TokenSource,
+        pseudolabels: PseudolabelSet | None,
+        classes: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if pseudolabels is None:
+            raise UsageError("PriMaPs-EM needs masks: run `unsupseg pseudolabel --method primaps` first.")
+        self.config, self.source, self.device = config, source, device
+        self.labels = pseudolabels.labels
+        self.batch = min(config.batch, len(source.grids))
+        self.steps = config.epochs * (len(source.grids) // self.batch)
+        start = initialise(lambda: flat_batches(source, config.batch), classes, config)
+        self.em = PrimapsEM(start.to(device), config)
+        self.module: nn.Module = self.em
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the running prototypes."""
+        return torch.optim.Adam(self.em.running.parameters(), lr=self.config.lr)
+
+    def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
+        """Return the focal loss of some views; views of one grid are compared together."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for view in views:
+            groups.setdefault(tuple(self.source.grids[view].tolist()), []).append(view)
+        parts = []
+        for members in groups.values():
+            tokens = torch.stack(self.source.tokens(members)).to(self.device)
+            masks = torch.stack([torch.from_numpy(self.labels[view]) for view in members]).to(self.device)
+            part = self.em.losses(tokens, tokens, masks)
+            parts.append({name: value * len(members) / len(views) for name, value in part.items()})
+        return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+    def after_step(self, step: int) -> None:
+        """Update the momentum prototypes."""
+        self.em.after_step(step)
+
+    def finish(self) -> TrainedHead:
+        """Return the momentum prototypes as a linear head."""
+        weight = self.em.prototypes().cpu()
+        classes, dim = weight.shape
+        tensors = {"class_head.weight": weight, "class_head.bias": torch.zeros(classes)}
+        used = torch.zeros(classes, dtype=torch.long)
+        for tokens in flat_batches(self.source):
+            used += torch.bincount((tokens @ weight.T).argmax(-1), minlength=classes)
+        empty = int((used == 0).sum())
+        warnings = (
+            [f"{empty} of {classes} classes are given to no token: try fewer --classes"] if empty else []
+        )
+        head = {"type": "linear", "classes": classes, "dim": dim}
+        return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
 
 
 def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:

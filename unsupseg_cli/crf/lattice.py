@@ -1,0 +1,153 @@
+"""Gaussian filtering in five dimensions through a permutohedral lattice, as gathers over sparse tables.
+
+A lattice is built once per image; filtering K channels is then splat (pixels to vertices), blur along the
+d+1 lattice directions and slice (vertices to pixels), each one ``embedding_bag``. Method: Adams, Baek and
+Davis, Fast High-Dimensional Filtering Using the Permutohedral Lattice, 2010, sections 3 and 4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLUR = (1.0, 0.5, 0.5)
+"""Centre and two neighbours of the blur along one direction (Adams et al. 2010, section 3.2)."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Sparse tables of one image: n pixels, M occupied vertices, d+1 directions; row M is an empty vertex."""
+
+    vertex: Tensor
+    """(n, d+1) int64: the vertices of the simplex that holds each pixel."""
+    weight: Tensor
+    """(n, d+1) float32: barycentric weights; a row sums to one."""
+    pixel: Tensor
+    """(n (d+1)) int64: the pixels of each vertex, vertex after vertex."""
+    pixel_weight: Tensor
+    """(n (d+1)) float32: their weights."""
+    start: Tensor
+    """(M+2) int64: where each vertex begins in ``pixel``; vertex M is empty."""
+    neighbours: Tensor
+    """(d+1, M+1, 3) int64: each vertex, then its two neighbours along a direction; M where there is none."""
+
+    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
+        """Return the un-normalised Gaussian sum over all pixels, self included: (n, K) float32 to the same.
+
+        ``reverse`` blurs the directions the other way round, which is the transposed operator.
+        """
+        vertices = F.embedding_bag(
+            self.pixel,
+            values,
+            self.start,
+            mode="sum",
+            per_sample_weights=self.pixel_weight,
+            include_last_offset=True,
+        )
+        kernel = values.new_tensor(BLUR).expand(self.neighbours.shape[1:]).contiguous()
+        for direction in self.neighbours.flip(0) if reverse else self.neighbours:
+            vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=kernel)
+        return F.embedding_bag(self.vertex, vertices, mode="sum", per_sample_weights=self.weight)
+
+    def normalised(self) -> Lattice:
+        """Return the lattice of D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights."""
+        ones = self.weight.new_ones(len(self.weight), 1)
+        scale = self.filter(ones).squeeze(1).clamp_min(1e-20).rsqrt()
+        return Lattice(
+            self.vertex,
+            self.weight * scale[:, None],
+            self.pixel,
+            self.pixel_weight * scale[self.pixel],
+            self.start,
+            self.neighbours,
+        )
+
+
+def build(features: Tensor) -> Lattice:
+    """Build the lattice of ``features`` (d, n) float32 in units of the kernel's standard deviation."""
+    d, n = features.shape
+    code, step, weight = _simplices(features)
+    order = torch.argsort(code.flatten())
+    vertices, inverse, counts = torch.unique_consecutive(
+        code.flatten()[order], return_inverse=True, return_counts=True
+    )
+    m = len(vertices)
+    vertex = torch.empty_like(order)
+    vertex[order] = inverse
+    start = F.pad(counts.cumsum(0), (1, 1))
+    start[-1] = start[-2]
+    neighbours = torch.full((d + 1, m + 1, 3), m, dtype=torch.int64, device=features.device)
+    rows = torch.arange(m, device=features.device)
+    for direction, offset in enumerate(step.tolist()):
+        place = torch.searchsorted(vertices, vertices + offset).clamp_max_(m - 1)
+        found = vertices[place] == vertices + offset
+        neighbours[direction, :m, 0] = rows
+        neighbours[direction, rows[found], 1] = place[found]
+        neighbours[direction, place[found], 2] = rows[found]
+    return Lattice(
+        vertex.view(d + 1, n).T.contiguous(),
+        weight.T.contiguous(),
+        order % n,
+        weight.flatten()[order],
+        start,
+        neighbours,
+    )
+
+
+def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Find each pixel's simplex (Adams et al. 2010, section 3.1).
+
+    Returns the integer codes of the d+1 vertices (d+1, n), the change of code to the neighbour along each
+    direction (d+1) and the barycentric weights (d+1, n).
+    """
+    d, n = features.shape
+    elevated = _elevate(features)
+    base = torch.round(elevated / (d + 1)).long()
+    excess = base.sum(0)
+    base *= d + 1
+    rank = _ranks(elevated - base) + excess
+    wrap = (rank < 0).long() - (rank > d).long()
+    base += (d + 1) * wrap
+    rank += (d + 1) * wrap
+    ordered = torch.empty_like(elevated).scatter_(0, rank, (elevated - base) / (d + 1))
+    weight = torch.empty_like(elevated)
+    weight[0] = 1 + ordered[d] - ordered[0]
+    weight[1:] = (ordered[:d] - ordered[1:]).flip(0)
+
+    low = base[:d].amin(1) - 2 * (d + 1)
+    span = (base[:d].amax(1) - low + 3 * (d + 1)).tolist()
+    radix = [math.prod(span[i + 1 :]) for i in range(d)]
+    place = torch.tensor([*radix, 0], device=features.device)
+    code = torch.empty(d + 1, n, dtype=torch.int64, device=features.device)
+    code[0] = ((base[:d] - low[:, None]) * place[:d, None]).sum(0)
+    place_of_rank = torch.empty_like(rank).scatter_(0, rank, place[:, None].expand(-1, n))
+    for k in range(d):
+        code[k + 1] = code[k] + sum(radix) - (d + 1) * place_of_rank[d - k]
+    return code, (d + 1) * place - sum(radix), weight
+
+
+def _elevate(features: Tensor) -> Tensor:
+    """Map (d, n) features onto the hyperplane of d+1 coordinates that sum to zero, blur-width units."""
+    d, n = features.shape
+    width = math.sqrt(2 / 3) * (d + 1)  # splat, blur and slice together have variance one
+    elevated = features.new_zeros(d + 1, n)
+    for i in range(d):
+        scaled = features[i] * (width / math.sqrt((i + 1) * (i + 2)))
+        elevated[: i + 1] += scaled
+        elevated[i + 1] -= (i + 1) * scaled
+    return elevated
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Rank each column of (d+1, n): zero for the largest; ties go by row."""
+    rank = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
+    for i in range(len(values)):
+        for j in range(i + 1, len(values)):
+            smaller = values[i] < values[j]
+            rank[i] += smaller
+            rank[j] += ~smaller
+    return rank
