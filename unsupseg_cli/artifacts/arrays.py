@@ -61,7 +61,7 @@ class RegularWriter:
         chunk = (1, *row_shape)
         self.array: zarr.Array[Any]
         if (path / "zarr.json").exists():
-            self.array = zarr.open_array(path, mode="r+", config={"write_empty_chunks": True})
+            self.array = zarr.open_array(path, mode="r+").with_config({"write_empty_chunks": True})
         else:
             self.array = create_array(path, (rows, *row_shape), dtype, chunk, (shard, *row_shape))
 

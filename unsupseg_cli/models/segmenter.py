@@ -83,7 +83,11 @@ class Segmenter(nn.Module):
     @torch.inference_mode()
     def score(self, images: NDArray[np.uint8], flip: bool = False) -> list[ScoreMap]:
         """Return the score maps of uint8 images (B, H, W, 3)."""
-        codes = self.codes(images, flip)
+        return self.score_codes(self.codes(images, flip))
+
+    @torch.inference_mode()
+    def score_codes(self, codes: Tensor) -> list[ScoreMap]:
+        """Return the score maps of codes (B, h, w, D)."""
         scores = self.head.scores(codes).movedim(-1, 1).cpu()
         return [ScoreMap(s, n) for s, n in zip(scores, codes.norm(dim=-1).cpu(), strict=True)]
 

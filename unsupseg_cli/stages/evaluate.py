@@ -47,12 +47,13 @@ SCORES, ASSIGNMENT = "scores.json", "assignment.json"
 
 @dataclass(frozen=True)
 class Pair:
-    """Prediction and truth of one image, at the size they are compared in."""
+    """Prediction and truth of one image, at the size they are compared in; ``probed`` is the linear probe's."""
 
     item: Item
     image: NDArray[np.uint8]
     prediction: NDArray[np.int16]
     truth: NDArray[np.int16]
+    probed: NDArray[np.int16] | None = None
 
 
 def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
@@ -64,6 +65,8 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
     space = _require_labels(dataset)
     protocol = _protocol(config, dataset, predictions is not None)
     model = None
+    if predictions is not None and config.linear_probe:
+        raise UsageError("--linear-probe needs a model, not predictions; name one with --model.")
     if predictions is None:
         device = resolve_device(config.device)
         model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
@@ -93,17 +96,14 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
 
     def work(draft: Draft) -> dict[str, Any]:
         if model is not None:
-            pairs = _model_pairs(model, dataset, space, protocol, config, context, draft)
+            probe = fit_probe(model, dataset, space, config, context) if config.linear_probe else None
+            pairs = _model_pairs(model, probe, dataset, space, protocol, config, context, draft)
         else:
             pairs = _prediction_pairs(artifact, dataset, space, context)
         assignment = _read_assignment(given, clusters) if given else None
         summary = _score(draft, pairs, clusters, space, protocol, assignment, config)
         if dataset.unlabelled:
             draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
-        if config.linear_probe:
-            if model is None:
-                raise UsageError("--linear-probe needs a model, not predictions; name one with --model.")
-            summary["linear_probe"] = _score_probe(draft, model, dataset, space, protocol, config, context)
         write_json(draft.folder / SCORES, summary)
         return summary
 
@@ -117,23 +117,6 @@ def _method_of(artifact: Artifact, context: Context) -> str:
     model = context.workspace.find_key("model", used.key) if used else artifact
     config = model.manifest.config if model else {}
     return f"{config.get('method', 'model')}{config.get('classes', '')}"
-
-
-def _score_probe(
-    draft: Draft,
-    model: OpenModel,
-    dataset: Dataset,
-    space: LabelSpace,
-    protocol: Protocol,
-    config: EvalConfig,
-    context: Context,
-) -> dict[str, Any]:
-    """Fit the linear probe on the training split and score it on this one, under the same protocol."""
-    probed = fit_probe(model, dataset, space, config, context)
-    confusion = Confusion(len(space.names), len(space.names))
-    for pair in _model_pairs(probed, dataset, space, protocol, config, context, draft):
-        confusion.update(pair.prediction, pair.truth)
-    return score(confusion.matrix, np.arange(len(space.names))).to_json()
 
 
 def _with_dataset(config: EvalConfig, artifact: Artifact) -> EvalConfig:
@@ -170,6 +153,7 @@ def _protocol(config: EvalConfig, dataset: Dataset, from_predictions: bool) -> P
 
 def _model_pairs(
     model: OpenModel,
+    probe: OpenModel | None,
     dataset: Dataset,
     space: LabelSpace,
     protocol: Protocol,
@@ -192,11 +176,14 @@ def _model_pairs(
     )
     for one in segmented:
         truth = read_truth(one.item, space, (one.height, one.width))
+        image = one.image
         if protocol.geometry == "native":
-            yield Pair(one.item, read_image(one.item.image), one.labels(one.height, one.width), truth)
+            image = read_image(one.item.image)
         else:
             truth = geometry.render_label(truth, one.view)
-            yield Pair(one.item, one.image, one.labels(*truth.shape), truth)
+        height, width = truth.shape
+        probed = one.with_head(probe.segmenter).labels(height, width) if probe else None
+        yield Pair(one.item, image, one.labels(height, width), truth, probed)
     if skipped:
         draft.warnings.append(
             f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}"
@@ -248,15 +235,17 @@ def _score(
     """Accumulate the confusion matrix, match, score, and write tables and pictures."""
     classes = len(space.names)
     confusion, per_image = Confusion(clusters, classes), PerImage(clusters, classes)
+    linear = Confusion(classes, classes)
     shown: list[Pair] = []
     count = 0
     for pair in pairs:
         confusion.update(pair.prediction, pair.truth)
+        if pair.probed is not None:
+            linear.update(pair.probed, pair.truth)
         if protocol.matching == "per-image":
             per_image.update(pair.prediction, pair.truth)
-        if len(shown) < config.sheet:
-            shown.append(pair)
         count += 1
+        _keep_spread(shown, pair, count, config.sheet)
     if not count:
         raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
     if assignment is None:
@@ -270,11 +259,25 @@ def _score(
         "class_names": list(space.names),
         **scores.to_json(),
     }
+    if linear.matrix.any():
+        summary["linear_probe"] = score(linear.matrix, np.arange(classes)).to_json()
     if protocol.matching == "per-image":
         summary["per_image"] = per_image.compute().to_json()
     _write_tables(draft.folder, confusion.matrix, assignment, scores, space)
-    _write_sheet(draft.folder, shown, assignment, space)
+    chosen = np.linspace(0, len(shown) - 1, min(config.sheet, len(shown))).round().astype(int)
+    _write_sheet(draft.folder, [shown[index] for index in chosen], assignment, space)
     return summary
+
+
+def _keep_spread(shown: list[Pair], pair: Pair, count: int, most: int) -> None:
+    """Keep about evenly spread pairs: when the list is full, every second one goes and the stride doubles."""
+    stride = 1
+    while most and (count - 1) // stride >= 2 * most:
+        stride *= 2
+    if most and (count - 1) % stride == 0:
+        if len(shown) >= 2 * most:
+            del shown[1::2]
+        shown.append(pair)
 
 
 def _write_tables(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry, View
@@ -26,7 +26,8 @@ DEFAULT_TILE = 1024
 class Segmented:
     """One segmented image.
 
-    ``scores`` are on the token grid; `labels` and `log_probs` bring them to any size.
+    ``scores`` are on the token grid; `labels` and `log_probs` bring them to any size. ``codes`` (1, h, w, D) are
+    what the scores were made from, None where the image was tiled.
     """
 
     item: Item
@@ -36,10 +37,19 @@ class Segmented:
     image: NDArray[np.uint8]
     scores: ScoreMap
     segmenter: Segmenter
+    codes: Tensor | None
 
     def labels(self, height: int, width: int) -> NDArray[np.int16]:
         """Return the class of every pixel, (height, width)."""
         return self.segmenter.labels(self.scores, height, width)
+
+    def with_head(self, segmenter: Segmenter) -> Segmented:
+        """Return the same image scored by another segmenter with the same backbone and feature heads."""
+        if self.codes is None:
+            raise UsageError(
+                "An image this large is tiled, which a linear probe does not support; set a --size."
+            )
+        return replace(self, scores=segmenter.score_codes(self.codes)[0], segmenter=segmenter)
 
     def log_probs(self, height: int, width: int) -> Tensor:
         """Return log-probabilities, (K, height, width)."""
@@ -76,8 +86,10 @@ def segment_items(
         view, image = result.views[0]
         tokens = (image.shape[0] // patch) * (image.shape[1] // patch)
         if tile is not None or tokens > TOKEN_BUDGET:
+            codes = None
             scores = segmenter.score_tiled(image, tile or DEFAULT_TILE, overlap, flip)
         else:
-            scores = segmenter.score(image[None], flip)[0]
+            codes = segmenter.codes(image[None], flip)
+            scores = segmenter.score_codes(codes)[0]
         height, width = image_size(item.image)
-        yield Segmented(item, height, width, view, image, scores, segmenter)
+        yield Segmented(item, height, width, view, image, scores, segmenter, codes)
