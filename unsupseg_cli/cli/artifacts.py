@@ -43,7 +43,7 @@ def _size(artifact: Artifact) -> int:
     return sum(output.bytes for output in artifact.manifest.outputs.values())
 
 
-@app.command("list")
+@app.command("list", rich_help_panel="Workspace")
 def list_artifacts(
     kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. features or model.")] = None,
     workspace: _Workspace = None,
@@ -67,7 +67,7 @@ def list_artifacts(
     _guard(action)
 
 
-@app.command("show")
+@app.command("show", rich_help_panel="Workspace")
 def show(
     reference: Annotated[str, typer.Argument(help="Id, beginning of an id, or path.")],
     workspace: _Workspace = None,
@@ -128,7 +128,7 @@ def _print_manifest(artifact: Artifact) -> None:
     console.print(table)
 
 
-@app.command("verify")
+@app.command("verify", rich_help_panel="Workspace")
 def verify(
     references: Annotated[list[str] | None, typer.Argument(help="Ids; default: everything.")] = None,
     workspace: _Workspace = None,
@@ -150,7 +150,7 @@ def verify(
     _guard(action)
 
 
-@app.command("gc")
+@app.command("gc", rich_help_panel="Workspace")
 def collect(
     workspace: _Workspace = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,

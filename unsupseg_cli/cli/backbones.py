@@ -14,7 +14,7 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.models.backbones import ALIASES
 
 backbones = typer.Typer(help="The frozen feature extractors.", no_args_is_help=True)
-app.add_typer(backbones, name="backbones")
+app.add_typer(backbones, name="backbones", rich_help_panel="Look up")
 
 
 @backbones.command("list")

@@ -123,7 +123,7 @@ def stage_command(
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = function.__doc__
-        app.command(name, cls=MethodCommand if methods else None)(command)
+        app.command(name, cls=MethodCommand if methods else None, rich_help_panel="Pipeline")(command)
         return function
 
     return register
@@ -201,7 +201,7 @@ def _default_text(default: Any) -> str:
     if default is None or default is False:
         return ""
     value = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    return f"[default: {value}]"
+    return f"(default: {value})"
 
 
 def _metavar(annotation: Any) -> str:

@@ -16,7 +16,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.datasets import LAYOUTS, open_dataset, space_of
 
 datasets = typer.Typer(help="The data sets whose layout is known.", no_args_is_help=True)
-app.add_typer(datasets, name="datasets")
+app.add_typer(datasets, name="datasets", rich_help_panel="Look up")
 
 
 @datasets.command("list")

@@ -23,6 +23,11 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
 )
 from unsupseg_cli.cli.app import app
 
+_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "eval")
+app.registered_commands.sort(
+    key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
+)
+
 
 def _print_version(asked: bool) -> None:
     if asked:

@@ -14,7 +14,7 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.methods.registry import METHODS, get_method
 
 methods = typer.Typer(help="The systems this tool unites.", no_args_is_help=True)
-app.add_typer(methods, name="methods")
+app.add_typer(methods, name="methods", rich_help_panel="Look up")
 
 
 @methods.command("list")

@@ -9,7 +9,7 @@ from unsupseg_cli.cli.app import app
 from unsupseg_cli.stages.protocols import PROTOCOLS
 
 
-@app.command("protocols")
+@app.command("protocols", rich_help_panel="Look up")
 def protocols() -> None:
     """List the protocols of evaluation."""
     table = Table("protocol", "geometry", "size", "filter", "flip", "matching", "source", box=None)
