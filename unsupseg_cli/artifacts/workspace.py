@@ -250,6 +250,7 @@ class Workspace:
         for path in sorted(draft.folder.rglob("*")):
             name = path.relative_to(draft.folder).as_posix()
             if path.is_file() and name != MANIFEST:
+                path.chmod(0o644)  # some writers make files that only their owner may read
                 result = path.suffix not in _NOT_RESULTS or name.startswith("ids/")
                 outputs[name] = Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
         manifest = Manifest(

@@ -156,7 +156,7 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
 
 def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any]) -> Call:
     settings = find_settings(Path.cwd())
-    given = {k: v for k, v in values.items() if k in cls.model_fields and v is not None}
+    given = {k: _split(cls, k, v) for k, v in values.items() if k in cls.model_fields and v is not None}
     layers = {
         "command line": given,
         str(settings.path or "unsupseg.toml"): settings.for_command(name, set(cls.model_fields)),
@@ -177,6 +177,12 @@ def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str
             table.add_row(*map(escape, row))
         _err.print(table)
     return call
+
+
+def _split(cls: type[Config], name: str, value: Any) -> Any:
+    """Split the text ``a,b`` of a field that takes several values."""
+    several = typing.get_origin(cls.model_fields[name].annotation) is tuple
+    return [part.strip() for part in value.split(",")] if several else value
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

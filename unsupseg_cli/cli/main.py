@@ -17,13 +17,14 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     extract,
     methods,
     predict,
+    pretrain,
     protocols,
     pseudolabel,
     train,
 )
 from unsupseg_cli.cli.app import app
 
-_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "eval")
+_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "eval", "pretrain")
 app.registered_commands.sort(
     key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
 )

@@ -87,7 +87,10 @@ class PretrainConfig(Config):
     warmup: float = setting(0.03, "fraction of the run with rising learning rate", ge=0, lt=1)
     weight_decay: float = setting(0.05, "decay of the weight matrices", ge=0)
     clip: float = setting(3.0, "largest gradient norm", gt=0, source="DINO, published code")
-    ema: float = setting(0.996, "momentum of the averaged weights", ge=0, lt=1, source="DINO, Sec. 3.1")
+    ema: float = setting(
+        0.98, "momentum of the averaged weights (0.996 in the paper, whose runs are a hundred times longer)",
+        ge=0, lt=1, source="DINO, Sec. 3.1",
+    )  # fmt: skip
 
     global_weight: float = setting(1.0, "weight of the loss between whole views", ge=0)
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)

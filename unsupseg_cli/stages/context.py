@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +98,20 @@ def label_fingerprint(items: Iterable[Item], context: Context) -> str:
 
 
 def open_paths(paths: Sequence[Path]) -> Dataset:
-    """Return images and folders named one by one as a data set without labels."""
+    """Return images and folders named one by one as a data set without labels.
+
+    Of several folders, each one's name begins the keys of its images.
+    """
     items: dict[str, Item] = {}
     for path in paths:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
-        found = open_dataset(f"{path}/").items if path.is_dir() else (Item(path.name, path, None),)
+        found = (
+            open_dataset(f"{path}/", split="all").items if path.is_dir() else (Item(path.name, path, None),)
+        )
         for item in found:
+            if path.is_dir() and len(paths) > 1:
+                item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:
                 raise UsageError(
                     f"'{items[item.key].image}' and '{item.image}' have the same relative name '{item.key}'; predict "

@@ -1,0 +1,197 @@
+"""pretrain: unlabelled images -> a backbone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from unsupseg_cli.artifacts.manifest import DataSource
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.images import UnreadableImage, read_image
+from unsupseg_cli.models.backbone import save_backbone
+from unsupseg_cli.models.vit import MEAN, STD
+from unsupseg_cli.pretraining.collapse import warnings
+from unsupseg_cli.pretraining.config import PretrainConfig, architecture
+from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images
+from unsupseg_cli.report.plots import progress_figure, save
+from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
+
+STAGE_VERSION = 1
+METRICS = "metrics.jsonl"
+_PACK_RATIO = 1.5  # packed side over crop side: a crop of two thirds of the side is still not enlarged
+_LOG_EVERY, _PROBE_EVERY, _PROBE_IMAGES = 20, 200, 64
+_SAVE_SECONDS = 60.0
+
+
+def pretrain(
+    config: PretrainConfig, context: Context | None = None, *, images: Sequence[Path] = ()
+) -> Artifact:
+    """Train a small vision transformer on folders of images without labels.
+
+    Raises:
+        UsageError: no image is named, or there are fewer than a batch.
+        UnsupsegError: the loss is not finite; the last checkpoint is kept.
+    """
+    context = context or Context()
+    if not images:
+        raise UsageError("No images were named: give --images DIR (repeat it for more folders).")
+    config = config.model_copy(update={"device": resolve_device(config.device).type})
+    dataset = open_paths(images)
+    data = describe_images(dataset, context)
+    recipe = Recipe(
+        kind="backbone",
+        stage="pretrain",
+        stage_version=STAGE_VERSION,
+        slug=f"{config.arch}-{config.objective}-seed{config.seed}",
+        config=config.result(),
+        data=DataSource(**{**data.model_dump(), "dataset": images[0].name or "images"}),
+        execution={"device": config.device},
+    )
+
+    def work(draft: Draft) -> dict[str, Any]:
+        draft.deterministic = config.device == "cpu" and config.hours is None
+        run = _Run(config, context, draft, [item.image for item in dataset.items])
+        return run.go()
+
+    result, reused = context.workspace.produce(recipe, work, force=context.force)
+    return context.say(result, reused)
+
+
+class _Run:
+    """One run of the stage: pack the images once, train with checkpoints, write the averaged encoder."""
+
+    def __init__(self, config: PretrainConfig, context: Context, draft: Draft, paths: list[Path]) -> None:
+        self.config, self.context, self.draft, self.paths = config, context, draft, paths
+        self.checkpoint = draft.folder / "checkpoint" / "state.pt"
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        self.seconds = 0.0
+
+    def go(self) -> dict[str, Any]:
+        """Train to the end and return the summary."""
+        pixels, aspect = self._pack()
+        trainer = Pretrainer(self.config)
+        records = self._resume(trainer)
+        last_save = clock = time.monotonic()
+        start = self.seconds
+        for step in self._steps(trainer.step_number):
+            self.seconds = start + time.monotonic() - clock
+            record = self._step(trainer, step, pixels, aspect)
+            if step % _LOG_EVERY == 0 or "rank" in record:
+                records.append({"step": float(step), **record})
+                with (self.draft.folder / METRICS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+            if time.monotonic() - last_save > _SAVE_SECONDS:
+                self._save(trainer)
+                last_save = time.monotonic()
+        health = trainer.probe(*self._probe_images(pixels, aspect))
+        self.draft.warnings += warnings(health)
+        self._write(trainer)
+        save(progress_figure(records), self.draft.folder / "progress.png")
+        shutil.rmtree(self.draft.folder / "pack")
+        pairs = trainer.step_number * self.config.batch * self.config.accumulate
+        return {"steps": trainer.step_number, "pairs": pairs, "images": len(pixels), **health.as_record()}
+
+    def _step(
+        self, trainer: Pretrainer, step: int, pixels: NDArray[np.uint8], aspect: Tensor
+    ) -> dict[str, float]:
+        size = self.config.batch * self.config.accumulate
+        chosen = batch_indices(len(pixels), size, step, self.config.seed).sort().values
+        images = torch.from_numpy(pixels[chosen.numpy()])
+        record = trainer.step(images, aspect[chosen], self._progress(step))
+        if step % _PROBE_EVERY == 0:
+            health = trainer.probe(*self._probe_images(pixels, aspect))
+            for warning in warnings(health):
+                self.context.reporter.warn(f"step {step}: {warning}")
+            record |= health.as_record()
+        return record
+
+    def _progress(self, step: int) -> float | None:
+        return None if self.config.hours is None else min(1.0, self.seconds / (3600 * self.config.hours))
+
+    def _steps(self, first: int) -> Iterator[int]:
+        """Yield step numbers until the steps are done, or the hours are over."""
+        if self.config.hours is None:
+            steps = range(first, self.config.steps)
+            yield from self.context.reporter.track(steps, "pretrain", total=self.config.steps, done=first)
+            return
+
+        def until() -> Iterator[int]:
+            step = first
+            while self.seconds < 3600 * float(self.config.hours or 0):
+                yield step
+                step += 1
+
+        yield from self.context.reporter.track(until(), "pretrain", done=first)
+
+    def _resume(self, trainer: Pretrainer) -> list[dict[str, float]]:
+        path = self.draft.folder / METRICS
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True)
+            trainer.load_state_dict(state["trainer"])
+            self.seconds = float(state["seconds"])
+            self.context.reporter.info(f"going on after step {trainer.step_number}")
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        records = [record for record in records if record["step"] < trainer.step_number]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return records
+
+    def _save(self, trainer: Pretrainer) -> None:
+        partial = self.checkpoint.with_suffix(".tmp")
+        torch.save({"trainer": trainer.state_dict(), "seconds": self.seconds}, partial)
+        partial.replace(self.checkpoint)
+
+    def _probe_images(self, pixels: NDArray[np.uint8], aspect: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = np.linspace(0, len(pixels) - 1, min(_PROBE_IMAGES, len(pixels))).astype(int)
+        return torch.from_numpy(pixels[chosen]), aspect[torch.from_numpy(chosen)]
+
+    def _pack(self) -> tuple[NDArray[np.uint8], Tensor]:
+        """Decode every image once into squares (N, 3, S, S) uint8, with the aspect ratios (N,)."""
+        folder = self.draft.folder / "pack"
+        if not self.draft.is_done("pack"):
+            folder.mkdir(exist_ok=True)
+            side = int(_PACK_RATIO * max(self.config.size, self.config.final_size))
+            squares, aspects, sides, skipped = [], [], [], {}
+            for path in self.context.reporter.track(self.paths, "decode", total=len(self.paths)):
+                try:
+                    image = read_image(path)
+                except UnreadableImage as error:
+                    skipped[str(path)] = str(error)
+                    continue
+                height, width = image.shape[:2]
+                square = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+                squares.append(np.asarray(square).transpose(2, 0, 1))
+                aspects.append(width / height)
+                sides.append(min(height, width))
+            found = check_images(torch.tensor(sides), self.config)
+            if skipped:
+                found.append(f"{len(skipped)} unreadable images were skipped (first: {next(iter(skipped))})")
+            np.save(folder / "pixels.npy", np.stack(squares))
+            np.save(folder / "aspect.npy", np.array(aspects, np.float32))
+            self.draft.finish("pack", found)
+        self.draft.warnings += self.draft.note("pack")
+        aspect = torch.from_numpy(np.load(folder / "aspect.npy", allow_pickle=False))
+        return np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), aspect
+
+    def _write(self, trainer: Pretrainer) -> None:
+        arch = architecture(self.config.arch)
+        meta = {
+            "name": self.config.arch,
+            "arch": arch,
+            "size": self.config.size,
+            "patch_size": arch["patch_size"],
+            "mean": MEAN,
+            "std": STD,
+        }
+        save_backbone(self.draft.folder, trainer.encoder, meta)
