@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperCommand
 
 from unsupseg_cli.cli.console import TerminalReporter, result
@@ -172,10 +171,8 @@ def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str
         extra={key: values[key] for key in extra},
     )
     if values["explain_"]:
-        table = Table("option", "value", "from", box=None)
-        for row in explain(config, layers):
-            table.add_row(*map(escape, row))
-        _err.print(table)
+        for option, value, source in explain(config, layers):
+            _err.print(f"{option} = {value} ({source})", markup=False, soft_wrap=True)
     return call
 
 

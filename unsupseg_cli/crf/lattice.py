@@ -23,23 +23,20 @@ class Lattice:
     """Sparse tables of one image: n pixels, M occupied vertices, d+1 directions; row M is an empty vertex."""
 
     vertex: Tensor
-    """(n, d+1) int64: the vertices of the simplex that holds each pixel."""
+    """(n, d+1) int32: the vertices of the simplex that holds each pixel."""
     weight: Tensor
     """(n, d+1) float32: barycentric weights; a row sums to one."""
     pixel: Tensor
-    """(n (d+1)) int64: the pixels of each vertex, vertex after vertex."""
+    """(n (d+1)) int32: the pixels of each vertex, vertex after vertex."""
     pixel_weight: Tensor
     """(n (d+1)) float32: their weights."""
     start: Tensor
-    """(M+2) int64: where each vertex begins in ``pixel``; vertex M is empty."""
+    """(M+2) int32: where each vertex begins in ``pixel``; vertex M is empty."""
     neighbours: Tensor
-    """(d+1, M+1, 3) int64: each vertex, then its two neighbours along a direction; M where there is none."""
+    """(d+1, M+1, 3) int32: each vertex, then its two neighbours along a direction; M where there is none."""
 
-    def filter(self, values: Tensor, *, reverse: bool = False) -> Tensor:
-        """Return the un-normalised Gaussian sum over all pixels, self included: (n, K) float32 to the same.
-
-        ``reverse`` blurs the directions the other way round, which is the transposed operator.
-        """
+    def filter(self, values: Tensor) -> Tensor:
+        """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
         vertices = F.embedding_bag(
             self.pixel,
             values,
@@ -49,7 +46,7 @@ class Lattice:
             include_last_offset=True,
         )
         kernel = values.new_tensor(BLUR).expand(self.neighbours.shape[1:]).contiguous()
-        for direction in self.neighbours.flip(0) if reverse else self.neighbours:
+        for direction in self.neighbours:
             vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=kernel)
         return F.embedding_bag(self.vertex, vertices, mode="sum", per_sample_weights=self.weight)
 
@@ -76,24 +73,25 @@ def build(features: Tensor) -> Lattice:
         code.flatten()[order], return_inverse=True, return_counts=True
     )
     m = len(vertices)
-    vertex = torch.empty_like(order)
-    vertex[order] = inverse
+    vertex = torch.empty_like(order, dtype=torch.int32)
+    vertex[order] = inverse.int()
     start = F.pad(counts.cumsum(0), (1, 1))
     start[-1] = start[-2]
-    neighbours = torch.full((d + 1, m + 1, 3), m, dtype=torch.int64, device=features.device)
-    rows = torch.arange(m, device=features.device)
+    neighbours = torch.full((d + 1, m + 1, 3), m, dtype=torch.int32, device=features.device)
+    rows = torch.arange(m, dtype=torch.int32, device=features.device)
     for direction, offset in enumerate(step.tolist()):
         place = torch.searchsorted(vertices, vertices + offset).clamp_max_(m - 1)
-        found = vertices[place] == vertices + offset
+        found = (vertices[place] == vertices + offset).nonzero().squeeze(1)
+        place = place[found]
         neighbours[direction, :m, 0] = rows
-        neighbours[direction, rows[found], 1] = place[found]
-        neighbours[direction, place[found], 2] = rows[found]
+        neighbours[direction, found, 1] = place.int()
+        neighbours[direction, place, 2] = found.int()
     return Lattice(
         vertex.view(d + 1, n).T.contiguous(),
         weight.T.contiguous(),
-        order % n,
+        (order % n).int(),
         weight.flatten()[order],
-        start,
+        start.int(),
         neighbours,
     )
 

@@ -68,7 +68,7 @@ class Segmenter(nn.Module):
         With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation).
         """
         device = next(self.class_head.parameters()).device
-        batch = self.backbone.normalise(torch.from_numpy(images).to(device))
+        batch = self.backbone.normalise(torch.tensor(images, device=device))
         codes = self._codes(batch)
         if flip:
             codes = (codes + self._codes(batch.flip(-1)).flip(2)) / 2

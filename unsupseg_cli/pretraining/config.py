@@ -62,7 +62,9 @@ class PretrainConfig(Config):
     final_size: int = setting(96, "side of the crops at the end, in pixels", ge=16)
     final_from: float = setting(0.9, "fraction of the run after which final_size is used", ge=0, le=1)
     crop_scale: tuple[float, float] = setting(
-        (0.2, 1.0), "least and largest area of a crop, as a fraction of the image", source="MoCo, Sec. 3.3"
+        (0.2, 1.0),
+        "least and largest area of a crop, as a fraction of the image",
+        source="MoCo, published code",
     )
     local_crops: int = setting(
         0, "small extra crops per image (the paper has 8)", ge=0, source="DINO, Sec. 3.1"
@@ -101,15 +103,15 @@ class PretrainConfig(Config):
     cluster_from: float = setting(0.45, "fraction of the run after which that loss counts", ge=0, le=1)
     clusters: int = setting(24, "prototypes of that loss", ge=2)
     cluster_temperature: float = setting(
-        0.1, "softmax temperature of its guesses", gt=0, source="SwAV, Sec. 4.1"
+        0.1, "softmax temperature of its guesses", gt=0, source="SwAV, App. A.1"
     )
     cluster_target_temperature: float = setting(
-        0.05, "temperature of its Sinkhorn targets", gt=0, source="SwAV, Sec. 4.1"
+        0.05, "temperature of its Sinkhorn targets", gt=0, source="SwAV, App. A.1"
     )
     head_hidden: int = setting(512, "width of the projection heads", ge=8)
 
-    head_dim: int = setting(128, "dimension of the contrastive space", ge=2, source="SimCLR, Sec. 4.2")
-    temperature: float = setting(0.2, "contrastive temperature", gt=0, source="MoCo v3, Sec. 5")
+    head_dim: int = setting(128, "dimension of the contrastive space", ge=2, source="SimCLR, Sec. 2.2")
+    temperature: float = setting(0.2, "contrastive temperature", gt=0, source="MoCo v2, Sec. 3")
 
     prototypes: int = setting(
         1024, "outputs of the DINO heads (65536 in the paper)", ge=2, source="DINO, App. C"

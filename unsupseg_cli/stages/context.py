@@ -68,17 +68,23 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
     roots_file = context.workspace.root / _ROOTS
     roots = _read_json(roots_file)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
-    dataset = open_dataset(
-        config.dataset,
-        root=root,
-        split=config.split or default_split,
-        labels=config.labels,
-        class_file=config.class_file,
-    )
+    given: dict[str, Any] = {"root": root, "labels": config.labels, "class_file": config.class_file}
+    try:
+        dataset = open_dataset(config.dataset, split=config.split or default_split, **given)
+    except UsageError:
+        if config.split is not None or default_split is None:
+            raise
+        dataset = open_dataset(config.dataset, **given)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
         roots[config.dataset] = str(config.root.resolve())
         _write_cache(roots_file, roots)
     return dataset
+
+
+def same_images(data: DataSource) -> dict[str, Any]:
+    """Return the options that name the data set of an artifact again."""
+    known = data.dataset in dataset_names()
+    return {"dataset": data.dataset if known else f"{data.root}/", "root": Path(data.root) if known else None}
 
 
 def describe_images(dataset: Dataset, context: Context) -> DataSource:

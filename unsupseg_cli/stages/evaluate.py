@@ -33,6 +33,7 @@ from unsupseg_cli.stages.context import (
     open_data,
     resolve_device,
     resolve_workers,
+    same_images,
 )
 from unsupseg_cli.stages.linear_probe import fit_probe
 from unsupseg_cli.stages.models import OpenModel, open_model
@@ -124,7 +125,9 @@ def _with_dataset(config: EvalConfig, artifact: Artifact) -> EvalConfig:
     data = artifact.manifest.data
     if config.dataset is not None or data is None:
         return config
-    known = {"dataset": data.dataset, "root": config.root or Path(data.root)}
+    known = same_images(data)
+    if config.root is not None:
+        known["root"] = config.root
     if artifact.manifest.kind == "predictions":
         known["split"] = config.split or data.split
     return config.model_copy(update=known)

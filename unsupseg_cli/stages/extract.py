@@ -133,7 +133,7 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
         if source is not None:
             patch = opened.segmenter.codes(images)
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
-        batch = backbone.normalise(torch.from_numpy(images).to(device))
+        batch = backbone.normalise(torch.tensor(images, device=device))
         arrays: dict[str, Tensor] = backbone(batch, keep=keep)
         return arrays
 

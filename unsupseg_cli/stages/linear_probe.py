@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.labels import VOID, LabelSpace
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.stages.config import EvalConfig
-from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.context import Context, same_images
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.models import ModelFile, OpenModel, read_model
 from unsupseg_cli.stages.truth import read_truth
@@ -39,7 +38,7 @@ def fit_probe(
         UsageError: the features the model was trained on are gone, or their images have no labels, or the
             split to be scored is the training split itself.
     """
-    features, train = _training_data(model.artifact, scored, context)
+    features, train = _training_data(model.artifact, scored, config, context)
     geometry = Geometry(**model.file.geometry)
     items = {item.key: item for item in train.items if item.label is not None}
     views = [view for view, key in enumerate(features.views["key"]) if key in items]
@@ -77,7 +76,9 @@ def fit_probe(
     return _with_head(model, probe.weight, probe.bias)
 
 
-def _training_data(model: Artifact, scored: Dataset, context: Context) -> tuple[FeatureSet, Dataset]:
+def _training_data(
+    model: Artifact, scored: Dataset, config: EvalConfig, context: Context
+) -> tuple[FeatureSet, Dataset]:
     used = model.input("features")
     found = context.workspace.find_key("features", used.key) if used else None
     if found is None or found.manifest.data is None:
@@ -90,7 +91,14 @@ def _training_data(model: Artifact, scored: Dataset, context: Context) -> tuple[
         raise UsageError(
             f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
         )
-    train = open_dataset(data.dataset, root=Path(data.root), split=data.split)
+    again = same_images(data)
+    train = open_dataset(
+        again["dataset"],
+        root=again["root"],
+        split=data.split,
+        labels=config.labels,
+        class_file=config.class_file,
+    )
     return FeatureSet(found), train
 
 

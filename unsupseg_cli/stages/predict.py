@@ -29,6 +29,7 @@ from unsupseg_cli.stages.context import (
     open_paths,
     resolve_device,
     resolve_workers,
+    same_images,
 )
 from unsupseg_cli.stages.models import ClassEntry, OpenModel, open_model
 from unsupseg_cli.stages.segment import Segmented, segment_items
@@ -92,13 +93,13 @@ def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:
     data = model.manifest.data
     if config.dataset is not None or data is None:
         return config
-    return config.model_copy(update={"dataset": data.dataset, "root": config.root or Path(data.root)})
+    return config.model_copy(update=same_images(data))
 
 
 def _default_split(config: PredictConfig, model: Artifact) -> str | None:
     """Predict on the validation split of the model's own data set, unless another split is named."""
     data = model.manifest.data
-    return "val" if data and data.dataset == config.dataset and data.split == "train" else None
+    return "val" if data and data.split == "train" else None
 
 
 def _class_index(only: str | None, classes: list[ClassEntry]) -> int | None:

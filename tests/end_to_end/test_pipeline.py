@@ -1,0 +1,451 @@
+"""The installed command and the Python API, from images to scores, on small pictures made here."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from unsupseg_cli import (
+    Context,
+    EvalConfig,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    evaluate,
+    extract,
+    predict,
+    pseudolabel,
+    train,
+)
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.stages.features import FeatureSet
+
+COLORS = np.array([[30, 120, 220], [60, 160, 60], [120, 110, 100], [220, 60, 40]], np.uint8)
+SMALL = ["--size", "64", "--workers", "0", "--backbone", "untrained"]
+
+
+def picture(index, height=64, width=96):
+    """A sky over grass with a road and a box, and the class of every pixel."""
+    rng = np.random.default_rng(index)
+    label = np.zeros((height, width), np.uint8)
+    horizon = height // 2 + int(rng.integers(-height // 8, height // 8))
+    label[horizon:] = 1
+    label[horizon:, width // 3 : width // 2] = 2
+    side = height // 3
+    x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+    label[y : y + side, x : x + side] = 3
+    image = COLORS[label].astype(float) + rng.normal(0, 12, (height, width, 3))
+    return image.clip(0, 255).astype(np.uint8), label
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Six labelled training and four validation pictures in folders of splits."""
+    root = tmp_path / "photos"
+    for split, numbers in (("train", range(6)), ("val", range(6, 10))):
+        for number in numbers:
+            image, label = picture(number)
+            for kind, pixels, suffix in (("images", image, ".jpg"), ("labels", label, ".png")):
+                path = root / kind / split / f"frame {number:02d}{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path, **({"quality": 95} if suffix == ".jpg" else {}))
+    (root / "classes.json").write_text(
+        json.dumps({"classes": ["sky", "grass", "road", "box"], "void": [255]})
+    )
+    return root
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Call the command line in an empty folder; returns (exit code, stdout, stderr)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.stdout.strip(), " ".join(result.stderr.split())
+
+    return call
+
+
+def images(root, split):
+    return root / "images" / split
+
+
+def test_the_chain_by_hand(run, photos, tmp_path):
+    train_images, val_images = images(photos, "train"), images(photos, "val")
+    features, _ = run("extract", "--dataset", train_images, *SMALL)
+    masks, said = run("pseudolabel", "--classes", 4)
+    assert "taking features" in said
+    model, _ = run("train", "--set", "steps=30")
+    predictions, _ = run("predict", val_images, "--out", tmp_path / "out", "--workers", 0)
+    labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
+    scores, said = run("eval", "--dataset", val_images, *labels, "--workers", 0)
+    for path, kind in ((features, "features"), (masks, "pseudolabels"), (model, "model")):
+        assert "\n" not in path
+        assert Path(path).parent.name == kind
+    assert "mIoU" in said
+    summary = json.loads((Path(scores) / "manifest.json").read_text())["summary"]
+    assert summary["images"] == 4
+    assert summary["miou"] > 0.4  # chance is below 0.2
+    for name in ("sheet.png", "confusion.png", "iou.png", "confusion.csv"):
+        assert (Path(scores) / name).stat().st_size > 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "ids",
+        "color",
+        "overlay",
+        "legend.png",
+        "classes.json",
+    }
+    same, said = run("eval", "--predictions", predictions, "--dataset", val_images, *labels)
+    again = json.loads((Path(same) / "manifest.json").read_text())["summary"]
+    assert again["confusion"] == summary["confusion"]  # predict | eval and eval of the model are one figure
+    assert run("extract", "--dataset", train_images, *SMALL)[0] == features
+    assert run("train", "--set", "steps=30")[0] == model
+    run("verify")
+    listed = json.loads(run("list", "--json")[0])
+    assert {row["kind"] for row in listed} == {
+        "features",
+        "pseudolabels",
+        "model",
+        "predictions",
+        "evaluation",
+    }
+    table = run("show", scores, "--csv")[0]
+    assert "iou/sky" in table
+    assert not any(row["used_labels"] for row in listed)
+
+
+def chain(workspace, photos, **execution):
+    """Run the stages of the Python API and return their artifacts."""
+    context = Context(Workspace(workspace))
+    fields = {"size": 64, "workers": 0, "backbone": "untrained", **execution}
+    features = extract(ExtractConfig(dataset=f"{images(photos, 'train')}/", **fields), context)
+    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=4), context)
+    model = train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
+    config = PredictConfig(model=model.id, dataset=f"{images(photos, 'val')}/", workers=0)
+    return [features, masks, model, predict(config, context)]
+
+
+def test_equal_runs_give_equal_bytes_and_workers_do_not_matter(photos, tmp_path):
+    first, second = chain(tmp_path / "a", photos), chain(tmp_path / "b", photos, workers=2, batch_size=16)
+    assert [one.manifest.key for one in first] == [one.manifest.key for one in second]
+    assert [one.manifest.digest for one in first] == [one.manifest.digest for one in second]
+
+
+def test_no_stage_but_eval_opens_a_label(photos, tmp_path):
+    for path in (photos / "labels").rglob("*.png"):
+        path.write_bytes(b"no label can be read from this")
+    context = Context(Workspace(tmp_path / "w"))
+    labels = {"labels": photos / "labels" / "train", "class_file": photos / "classes.json"}
+    dataset = f"{images(photos, 'train')}/"
+    fields = {"size": 64, "workers": 0, "backbone": "untrained"}
+    features = extract(ExtractConfig(dataset=dataset, **fields, **labels), context)
+    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=4), context)
+    model = train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=5))
+    predictions = predict(PredictConfig(model=model.id, dataset=dataset, workers=0, **labels), context)
+    assert not predictions.manifest.used_labels
+    with pytest.raises(UnsupsegError, match=r"frame 00\.png"):
+        evaluate(EvalConfig(model=model.id, dataset=dataset, workers=0, **labels), context)
+
+
+def test_the_linear_probe_beats_the_clusters_and_is_marked(run, tmp_path):
+    run("extract", "--dataset", "scenes", "--split", "train", "--size", 64, "--backbone", "untrained")
+    run("pseudolabel")
+    run("train", "--set", "steps=30")
+    path, said = run("eval", "--dataset", "scenes", "--linear-probe", "--probe-steps", 150)
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    assert manifest["used_labels"]
+    assert "used labels" in said
+    assert manifest["summary"]["miou"] > 0.10  # random labels reach about 0.05
+    assert manifest["summary"]["linear_probe"]["miou"] > manifest["summary"]["miou"]
+
+
+def test_images_of_any_shape_and_kind_keep_their_size(run, tmp_path):
+    folder = tmp_path / "mixed" / "tief verschachtelt ü"
+    folder.mkdir(parents=True)
+    sizes = {"wide.png": (40, 333), "tall.webp": (200, 50), "even.bmp": (64, 64), "odd.tiff": (77, 91)}
+    for name, (height, width) in sizes.items():
+        Image.fromarray(picture(1, height, width)[0]).save(folder / name)
+    run("extract", "--dataset", tmp_path / "mixed", *SMALL)
+    run("pseudolabel", "--classes", 3)
+    run("train", "--set", "steps=5")
+    path, _ = run(
+        "predict", tmp_path / "mixed", "--flip", "--keep", "scores", "--only", "class 1", "--workers", 0
+    )
+    for name, (height, width) in sizes.items():
+        ids = Image.open(Path(path) / "ids" / folder.name / f"{name}.png")
+        assert (ids.height, ids.width) == (height, width)
+        assert set(np.unique(ids)) <= {0, 1, 2}
+        overlay = Image.open(Path(path) / "overlay" / folder.name / f"{name}.jpg")
+        assert (overlay.height, overlay.width) == (height, width)
+    features = FeatureSet(Workspace(Path("unsupseg-workspace")).current("features"))
+    assert not features.patch.regular
+
+
+def test_tiles_cover_the_image_and_agree_with_the_whole(run, photos, tmp_path):
+    run("extract", "--dataset", images(photos, "train"), *SMALL)
+    run("pseudolabel", "--classes", 3)
+    run("train", "--set", "steps=20")
+    big = tmp_path / "big.png"
+    Image.fromarray(picture(3, 256, 384)[0]).save(big)
+    whole, _ = run("predict", big, "--size", 0, "--workers", 0)
+    tiled, _ = run("predict", big, "--size", 0, "--tile", 128, "--workers", 0)
+    a, b = (np.asarray(Image.open(Path(path) / "ids" / "big.png.png")) for path in (whole, tiled))
+    assert a.shape == b.shape == (256, 384)
+    assert (a == b).mean() > 0.8
+
+
+def test_unreadable_images_are_skipped_counted_and_named(run, photos):
+    folder = images(photos, "train")
+    (folder / "text.jpg").write_text("hello")
+    whole = (folder / "frame 00.jpg").read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    path, said = run("extract", "--dataset", folder, *SMALL)
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    assert sorted(manifest["summary"]["skipped"]) == ["cut.jpg", "text.jpg"]
+    assert manifest["summary"]["views"] == 6
+    assert "2 unreadable images were skipped" in said
+    features = FeatureSet(Workspace(Path("unsupseg-workspace")).current("features"))
+    assert len(features) == len(features.patch) == len(features.rows("cls")) == 6
+    assert np.isfinite(features.patch[5]).all()
+    assert np.abs(features.patch[5].astype(float)).sum() > 0
+    _, said = run("extract", "--dataset", folder, *SMALL, "--strict", "--force", code=1)
+    assert "text.jpg" in said or "cut.jpg" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["extract"], 2, "--dataset"),
+        (["extract", "--dataset", "missing/folder"], 2, "missing/folder"),
+        (["extract", "--dataset", "EMPTY"], 2, "No image in"),
+        (["extract", "--dataset", "camvidd"], 2, "did you mean 'camvid'"),
+        (["extract", "--dataset", "scenes", "--backbone", "dino_vits7"], 2, "did you mean 'dino_vits"),
+        (["extract", "--dataset", "scenes", "--size", "big"], 2, "--size 'big' (command line)"),
+        (["extract", "--dataset", "scenes", "--keep", "patches"], 2, "expected some of patch"),
+        (["extract", "--dataset", "scenes", "--split", "vall"], 2, "did you mean 'val'"),
+        (["extract", "--dataset", "camvid"], 2, "--root"),
+        (["extract", "--datset", "scenes"], 2, "--dataset"),
+        (["pseudolabel"], 2, "unsupseg extract"),
+        (["pseudolabel", "--method", "kmeens"], 2, "did you mean 'kmeans'"),
+        (["pseudolabel", "--set", "restart=3"], 2, "did you mean 'restarts'"),
+        (["pseudolabel", "--set", "restarts=0"], 2, "greater than or equal to 1"),
+        (["train"], 2, "unsupseg pseudolabel"),
+        (["eval"], 2, "unsupseg train"),
+        (["show", "nothing"], 2, "workspace"),
+        (["--workspace", "x"], 2, "--workspace"),
+    ],
+)
+def test_a_wrong_call_says_what_and_how_to_mend_it(run, tmp_path, arguments, code, expected):
+    (tmp_path / "empty").mkdir()
+    arguments = [str(tmp_path / "empty") if one == "EMPTY" else one for one in arguments]
+    _, said = run(*arguments, code=code)
+    assert expected in said
+    assert "Traceback" not in said
+
+
+def test_mistakes_after_extraction(run, photos, tmp_path):
+    path, _ = run("extract", "--dataset", images(photos, "train"), *SMALL)
+    assert "--classes" in run("pseudolabel", code=2)[1]
+    assert "more than the" in run("pseudolabel", "--classes", 9999, code=2)[1]
+    masks, _ = run("pseudolabel", "--classes", 4)
+    other, _ = run("extract", "--dataset", images(photos, "val"), *SMALL)
+    said = run("train", "--pseudolabels", masks, "--features", other, code=2)[1]
+    assert "were made from the features" in said
+    run("train", "--set", "steps=5")
+    assert "--labels" in run("eval", "--dataset", images(photos, "val"), code=2)[1]
+    labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
+    bad = photos / "labels" / "val" / "frame 07.png"
+    good = bad.read_bytes()
+    Image.fromarray(np.full((64, 96), 77, np.uint8)).save(bad)
+    said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
+    assert "frame 07.png" in said
+    assert "77" in said
+    Image.fromarray(np.zeros((10, 20), np.uint8)).save(bad)
+    said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
+    assert "20x10" in said
+    assert "96x64" in said
+    bad.unlink()
+    _, said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0)
+    assert "1 images without a label" in said
+    bad.write_bytes(good)
+    shard = next((Path(other) / "patch" / "c").rglob("0"))
+    while shard.is_dir():
+        shard = next(shard.iterdir())
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(bytes(content))
+    assert "was changed" in run("verify", code=1)[1]
+
+
+def test_a_workspace_that_cannot_be_written_is_named(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    said = run("extract", "--dataset", "scenes", *SMALL, "-w", tmp_path / "file" / "w", code=1)[1]
+    assert "--workspace" in said
+
+
+def test_weights_of_another_model_and_no_network(run, tmp_path, monkeypatch):
+    import torch
+
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    said = run(
+        "extract",
+        "--dataset",
+        "scenes",
+        "--backbone",
+        "dino_vits16",
+        "--weights",
+        tmp_path / "other.pth",
+        code=1,
+    )
+    assert "unknown: conv1.weight" in said[1]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    said = run("extract", "--dataset", "scenes", "--backbone", "dino_vits16", code=1)[1]
+    assert "--weights FILE" in said
+    assert "network" in said
+
+
+def test_settings_come_from_the_file_and_the_command_line_wins(run, photos):
+    folder = Path.cwd()
+    (folder / "set").symlink_to(photos)
+    (folder / "unsupseg.toml").write_text(
+        'dataset = "camvid"\nroot = "set"\nworkspace = "store"\n[extract]\nsize = 32\nbackbone = "untrained"\n'
+    )
+    path, said = run("extract", "--workers", 0, "--explain")
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    assert Path(path).is_relative_to(folder / "store")
+    assert manifest["data"]["dataset"] == "camvid"
+    assert manifest["config"]["size"] == 32
+    assert "unsupseg.toml" in said
+    path, _ = run("extract", "--workers", 0, "--size", 48)
+    assert json.loads((Path(path) / "manifest.json").read_text())["config"]["size"] == 48
+    (folder / "unsupseg.toml").write_text('workspace = "store"\n[extract]\nsise = 32\n')
+    assert "did you mean 'size'" in run("extract", code=2)[1]
+    (folder / "unsupseg.toml").write_text('workspace = "store"\n')
+    run("extract", "--dataset", "camvid", *SMALL)  # the root is remembered
+
+
+def test_five_crops_give_five_views(run, photos):
+    run("extract", "--dataset", images(photos, "train"), *SMALL, "--geometry", "five-crop")
+    features = FeatureSet(Workspace(Path("unsupseg-workspace")).current("features"))
+    assert len(features) == 30
+    assert features.patch.regular
+    assert [features.views["crop"][view] for view in range(5)] == [0, 1, 2, 3, 4]
+
+
+COMMAND = [str(Path(sys.executable).with_name("unsupseg"))]
+
+
+def start(arguments, **kwargs):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*COMMAND, *map(str, arguments)], env=environment, **kwargs)
+
+
+def kill_when(process, space, pattern, seconds=120):
+    """Kill a process without warning as soon as a file is there; tell whether that was in the middle."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        if list(space.glob(pattern)):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    process.kill()
+    return False
+
+
+def test_killed_and_rerun_gives_the_same_bytes(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(150):
+        Image.fromarray(picture(number, 32, 48)[0]).save(folder / f"{number:03d}.png")
+    extraction = ["extract", "--dataset", folder, "--size", 32, "--backbone", "untrained", "--workers", 0]
+    training = ["train", "--set", "steps=400", "--set", "restarts=2"]
+    results = {}
+    for name in ("whole", "killed"):
+        space: Path = tmp_path / name
+        if name == "killed":
+            process = start([*extraction, "-w", space, "-q"])
+            assert kill_when(process, space, "features/.partial-*/done/block-*.json")
+            assert json.loads(subprocess.check_output([*COMMAND, "list", "--json", "-w", str(space)])) == []
+        subprocess.run([*COMMAND, *map(str, [*extraction, "-w", space, "-q"])], check=True)
+        subprocess.run([*COMMAND, "pseudolabel", "--classes", "4", "-w", str(space), "-q"], check=True)
+        if name == "killed":
+            process = start([*training, "-w", space, "-q"])
+            assert kill_when(process, space, "model/.partial-*/checkpoint/state.pt")
+        subprocess.run([*COMMAND, *training, "-w", str(space), "-q"], check=True)
+        results[name] = {item.manifest.kind: item.manifest.digest for item in Workspace(space).artifacts()}
+        assert Workspace(space).leftovers() == []
+    assert results["whole"] == results["killed"]
+    assert set(results["whole"]) == {"features", "pseudolabels", "model"}
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from unsupseg_cli.cli import main; assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nan_features_are_refused(run, photos, monkeypatch):
+    import torch
+
+    from unsupseg_cli.models.backbone import Backbone
+
+    forward = Backbone.forward
+    monkeypatch.setattr(
+        Backbone,
+        "forward",
+        lambda self, x, keep=(): {k: v * torch.nan for k, v in forward(self, x, keep).items()},
+    )
+    assert "NaN" in run("extract", "--dataset", images(photos, "train"), *SMALL, code=1)[1]
+
+
+def test_two_processes_with_one_key_make_it_once(photos, tmp_path):
+    arguments = ["extract", "--dataset", images(photos, "train"), *SMALL, "-w", tmp_path / "w"]
+    both = [start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    out = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], out
+    assert out[0][0] == out[1][0]
+    assert sorted("written" in said for _, said in out) == [False, True]
+
+
+def test_predictions_reject_a_protocol_that_crops(run, photos):
+    run("extract", "--dataset", images(photos, "train"), *SMALL)
+    run("pseudolabel", "--classes", 3)
+    run("train", "--set", "steps=5")
+    labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
+    path, _ = run("predict", images(photos, "val"), "--workers", 0)
+    said = run(
+        "eval",
+        "--predictions",
+        path,
+        "--dataset",
+        images(photos, "val"),
+        *labels,
+        "--protocol",
+        "stego",
+        code=2,
+    )
+    assert "'native' only" in said[1]
+    path, _ = run("eval", "--dataset", images(photos, "val"), *labels, "--protocol", "stego", "--workers", 0)
+    assert json.loads((Path(path) / "manifest.json").read_text())["summary"]["protocol"]["flip"] is True
+
+
+def test_unknown_references_are_refused(run, photos):
+    with pytest.raises(UsageError):
+        Context(Workspace(photos)).take("model", None)
