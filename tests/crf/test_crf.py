@@ -65,7 +65,9 @@ def test_torch_engine_is_close_to_exact_and_mends_the_scores():
     exact, ours = refine(scores, image, exact=True), refine(scores, image)
     assert (exact.argmax(0) == ours.argmax(0)).float().mean() > 0.99
     before = refine(scores, image, CRFConfig(iterations=0))
-    assert (ours.argmax(0) == label).float().mean() > (before.argmax(0) == label).float().mean() + 0.1
+    wrong_before, wrong_after = ((q.argmax(0) != label).float().mean() for q in (before, ours))
+    assert wrong_before > 0.03
+    assert wrong_after < wrong_before / 4
 
 
 def test_torch_engine_agrees_with_pydensecrf():

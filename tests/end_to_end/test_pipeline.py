@@ -449,3 +449,25 @@ def test_predictions_reject_a_protocol_that_crops(run, photos):
 def test_unknown_references_are_refused(run, photos):
     with pytest.raises(UsageError):
         Context(Workspace(photos)).take("model", None)
+
+
+def test_crf_in_eval_and_by_refine_give_one_figure(run, photos):
+    run("extract", "--dataset", images(photos, "train"), *SMALL)
+    run("pseudolabel", "--classes", 4)
+    run("train", "--set", "steps=20")
+    val = images(photos, "val")
+    labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
+    run("predict", val, "--workers", 0)
+    assert "--keep scores" in run("refine", code=2)[1]
+    run("refine", "--label-confidence", 0.8, "--iterations", 2)
+    run("predict", val, "--keep", "scores", "--workers", 0)
+    refined, _ = run("refine")
+    by_hand, _ = run("eval", "--predictions", refined, "--dataset", val, *labels)
+    direct, said = run("eval", "--dataset", val, *labels, "--crf", "--workers", 0)
+    plain, _ = run("eval", "--dataset", val, *labels, "--workers", 0)
+    confusion = [
+        json.loads((Path(path) / "manifest.json").read_text())["summary"]["confusion"]
+        for path in (by_hand, direct, plain)
+    ]
+    assert confusion[0] == confusion[1] != confusion[2]
+    assert "CRF" in said

@@ -25,7 +25,7 @@ def evaluate(call: Call) -> None:
 def score_table(summary: dict[str, Any]) -> Table:
     """Return the scores of an evaluation as a table: per class, then the means."""
     protocol = summary["protocol"]
-    flip = ", flip" if protocol["flip"] else ""
+    flip = (", flip" if protocol["flip"] else "") + (", CRF" if summary.get("crf") else "")
     title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {summary['images']} images"
     table = Table("class", "IoU %", "share of pixels %", title=title, title_justify="left", box=None)
     pixels = summary["pixels"]

@@ -20,11 +20,12 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     pretrain,
     protocols,
     pseudolabel,
+    refine,
     train,
 )
 from unsupseg_cli.cli.app import app
 
-_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "eval", "pretrain")
+_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "refine", "eval", "pretrain")
 app.registered_commands.sort(
     key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
 )

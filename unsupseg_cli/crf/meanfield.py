@@ -22,7 +22,9 @@ from unsupseg_cli.crf.scores import prepare
 Filter = Callable[[Tensor], Tensor]
 
 _REACH = 3  # standard deviations kept of the smoothness kernel: the first tap dropped weighs exp(-8) at std 1
-_BLOCK = 1 << 24  # kernel entries held at a time by the exact filter: 64 MiB
+_EXACT_REACH = 6  # what is dropped weighs less than float32 resolves
+_BLOCK = 1 << 24  # kernel entries computed at a time by the exact filter: 64 MiB
+_KEPT = 1 << 27  # kernel entries that the exact filter keeps between iterations: 512 MiB
 
 
 @torch.no_grad()
@@ -33,7 +35,8 @@ def refine(log_probs: Any, images: Any, config: CRFConfig | None = None, *, exac
         log_probs: (K, h, w) or (B, K, h, w) log-probabilities, resized to the image if need be.
         images: (H, W, 3) or (H, W) uint8, or a batch (B, H, W, 3) or (B, H, W).
         config: the constants; ``engine`` is not looked at.
-        exact: evaluate both Gaussian kernels over all pairs of pixels (small images, or a fast device).
+        exact: evaluate the appearance kernel over all pairs of pixels and cut the other at float32's
+            resolution: the reference, in quadratic time (small images, or a fast device).
 
     Returns:
         Probabilities Q (K, H, W) or (B, K, H, W) float32 on the device of ``log_probs``.
@@ -87,23 +90,22 @@ def _appearance(image: Tensor, config: CRFConfig, exact: bool) -> Filter:
 
 def _smoothness(image: Tensor, config: CRFConfig, exact: bool) -> Filter:
     height, width, _ = image.shape
-    if exact:
-        return _exact(_positions(height, width, image.device) / config.pos_xy_std)
+    reach = math.ceil((_EXACT_REACH if exact else _REACH) * config.pos_xy_std)
 
     def blur(values: Tensor) -> Tensor:
         planes = values.view(height, width, -1)
         for axis in (0, 1):
-            planes = _blur_axis(planes, axis, config.pos_xy_std)
+            planes = _blur_axis(planes, axis, config.pos_xy_std, reach)
         return planes.reshape(height * width, -1)
 
     return _normalise(blur, height * width, image.device)
 
 
-def _blur_axis(planes: Tensor, axis: int, std: float) -> Tensor:
+def _blur_axis(planes: Tensor, axis: int, std: float, reach: int) -> Tensor:
     """Un-normalised Gaussian along one axis of (H, W, K), by shifted sums; nothing comes from outside."""
     length = planes.shape[axis]
     out = planes.clone()
-    for shift in range(1, min(math.ceil(_REACH * std), length - 1) + 1):
+    for shift in range(1, min(reach, length - 1) + 1):
         weight = math.exp(-0.5 * (shift / std) ** 2)
         near, far = (0, length - shift), (shift, length - shift)
         out.narrow(axis, *far).add_(planes.narrow(axis, *near), alpha=weight)
@@ -114,14 +116,16 @@ def _blur_axis(planes: Tensor, axis: int, std: float) -> Tensor:
 def _exact(features: Tensor) -> Filter:
     """Return the normalised Gaussian over all pairs of pixels of ``features`` (d, n), block by block."""
     points = features.T.contiguous()
-    rows = max(1, _BLOCK // len(points))
+    blocks = torch.split(points, max(1, _BLOCK // len(points)))
+
+    def rows(block: Tensor) -> Tensor:
+        distance = torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist")
+        return distance.square_().mul_(-0.5).exp_()
+
+    kept = [rows(block) for block in blocks] if len(points) ** 2 <= _KEPT else None
 
     def gauss(values: Tensor) -> Tensor:
-        out = []
-        for block in points.split(rows):
-            distance = torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist")
-            out.append(distance.square_().mul_(-0.5).exp_() @ values)
-        return torch.cat(out)
+        return torch.cat([kernel @ values for kernel in kept or map(rows, blocks)])
 
     return _normalise(gauss, len(points), features.device)
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.crf.config import CRFConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 GeometryName = Literal["stego", "squash", "five-crop", "native"]
@@ -112,6 +113,7 @@ class EvalConfig(DataConfig, DeviceConfig):
     matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
     assignment: str | None = execution(None, "Take the matching from this evaluation instead.")
     flip: bool | None = setting(None, "Average with the mirror image; default: the protocol's.")
+    crf: bool = setting(False, "Refine with the dense CRF at the scale of the labels.")
     linear_probe: bool = setting(False, "Also fit a supervised linear probe on the training split's labels.")
     probe_steps: int = setting(500, "Steps of the linear probe.", ge=1)
     precision: Precision = setting("auto", "Arithmetic of the backbone.")
@@ -124,3 +126,18 @@ class DemoConfig(DeviceConfig):
 
     backbone: str = setting("auto", "Backbone name.")
     seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+
+class RefineConfig(CRFConfig):
+    """Refine predictions with a dense CRF."""
+
+    predictions: str | None = execution(None, "Predictions with --keep scores; default: the last ones.")
+    label_confidence: float | None = setting(
+        None, "Take hard labels, each with this probability.", gt=0, lt=1
+    )
+    workers: int | None = execution(None, "Images at a time; default: the cores, at most 8.", ge=0)
+
+    def crf(self) -> CRFConfig:
+        """Return the CRF's own options, with the engine settled."""
+        fields = {name: getattr(self, name) for name in CRFConfig.model_fields}
+        return CRFConfig(**fields).resolved()

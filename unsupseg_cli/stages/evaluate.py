@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.data.datasets import Dataset, Item
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
@@ -39,7 +40,8 @@ from unsupseg_cli.stages.linear_probe import fit_probe
 from unsupseg_cli.stages.models import OpenModel, open_model
 from unsupseg_cli.stages.predict import read_ids
 from unsupseg_cli.stages.protocols import Protocol, get_protocol
-from unsupseg_cli.stages.segment import segment_items
+from unsupseg_cli.stages.refine import chunks, refine_labels
+from unsupseg_cli.stages.segment import Segmented, segment_items
 from unsupseg_cli.stages.truth import read_truth
 
 STAGE_VERSION = 1
@@ -66,6 +68,10 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
     space = _require_labels(dataset)
     protocol = _protocol(config, dataset, predictions is not None)
     model = None
+    if predictions is not None and config.crf:
+        raise UsageError(
+            "--crf needs a model; refine predictions with `unsupseg refine` and score the result."
+        )
     if predictions is not None and config.linear_probe:
         raise UsageError("--linear-probe needs a model, not predictions; name one with --model.")
     if predictions is None:
@@ -85,6 +91,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
             "matching": protocol.matching,
             "space": space.name,
             "precision": model.segmenter.backbone.precision if model else "",
+            "crf": CRFConfig().resolved().result() if config.crf else None,
         },
         inputs=[
             artifact.as_input(artifact.manifest.kind),
@@ -177,20 +184,33 @@ def _model_pairs(
         skipped=skipped,
         description="eval",
     )
-    for one in segmented:
-        truth = read_truth(one.item, space, (one.height, one.width))
-        image = one.image
-        if protocol.geometry == "native":
-            image = read_image(one.item.image)
-        else:
-            truth = geometry.render_label(truth, one.view)
-        height, width = truth.shape
-        probed = one.with_head(probe.segmenter).labels(height, width) if probe else None
-        yield Pair(one.item, image, one.labels(height, width), truth, probed)
+    workers = resolve_workers(config.workers)
+    crf = CRFConfig().resolved() if config.crf else None
+    for part in chunks(segmented, workers):
+        pairs = [_pair(one, probe, space, geometry) for one in part]
+        if crf is not None:
+            # Rounded as `predict --keep scores` stores them, so that both ways give one figure.
+            scores = [one.log_probs(one.view.height, one.view.width).half() for one in part]
+            refined = refine_labels(scores, [pair.image for pair in pairs], crf, workers)
+            pairs = [replace(pair, prediction=new) for pair, new in zip(pairs, refined, strict=True)]
+        yield from pairs
     if skipped:
         draft.warnings.append(
             f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}"
         )
+
+
+def _pair(one: Segmented, probe: OpenModel | None, space: LabelSpace, geometry: Geometry) -> Pair:
+    """Bring prediction and truth of an image together: at the original size, or as the geometry crops it."""
+    truth = read_truth(one.item, space, (one.height, one.width))
+    image = one.image
+    if geometry.kind == "native":
+        image = read_image(one.item.image)
+    else:
+        truth = geometry.render_label(truth, one.view)
+    height, width = truth.shape
+    probed = one.with_head(probe.segmenter).labels(height, width) if probe else None
+    return Pair(one.item, image, one.labels(height, width), truth, probed)
 
 
 def protocol_geometry(protocol: Protocol, model: OpenModel) -> Geometry:
@@ -257,6 +277,7 @@ def _score(
     scores = score(confusion.matrix, assignment)
     summary = {
         "protocol": protocol.describe(),
+        "crf": config.crf,
         "images": count,
         "clusters": clusters,
         "class_names": list(space.names),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,8 @@ def _predict(
     skipped: dict[str, str] = {}
     colors = np.array([entry.color for entry in model.file.classes], np.uint8)
     names = [entry.name for entry in model.file.classes]
+    write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in model.file.classes])
+    write = picture_writer(draft.folder, draft.folder, only, config.overlay)
     todo = [item for item in dataset.items if not draft.is_done(_part(item.key))]
     for item in dataset.items:
         if draft.is_done(_part(item.key)) and (reason := draft.note(_part(item.key))):
@@ -147,7 +150,7 @@ def _predict(
         write_ids(draft.folder, one.item.key, labels)
         if config.keep == "scores":
             write_array(draft.folder / "scores" / one.item.key, _scores(one))
-        _write_pictures(draft.folder, one, labels, colors, names, only, config.overlay)
+        write(one.item.key, read_image(one.item.image), labels)
         draft.finish(_part(one.item.key))
     done = len(dataset.items) - len(skipped)
     if not done:
@@ -156,7 +159,6 @@ def _predict(
     if skipped:
         draft.warnings.append(f"{len(skipped)} unreadable images were skipped; the manifest lists them")
     legend(names, colors).save(draft.folder / "legend.png")
-    write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in model.file.classes])
     return {"images": done, "classes": len(names), "skipped": skipped, "keys": [i.key for i in dataset.items]}
 
 
@@ -188,23 +190,31 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 
-def _write_pictures(
-    folder: Path,
-    one: Segmented,
-    labels: NDArray[np.int16],
-    colors: NDArray[np.uint8],
-    names: list[str],
-    only: int | None,
-    with_overlay: bool,
-) -> None:
-    shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
-    path = folder / "color" / f"{one.item.key}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    paletted(shown, colors).save(path)
-    if with_overlay:
-        picture = folder / "overlay" / f"{one.item.key}.jpg"
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(blend(read_image(one.item.image), shown, colors)).save(picture, quality=90)
+PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
+
+
+def picture_writer(
+    source: Path, target: Path, only: int | None = None, overlays: bool | None = None
+) -> PictureWriter:
+    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures to ``target``.
+
+    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
+    """
+    entries = json.loads((source / CLASSES).read_text(encoding="utf-8"))
+    colors = np.array([entry["color"] for entry in entries], np.uint8)
+    with_overlay = (source / "overlay").exists() if overlays is None else overlays
+
+    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> None:
+        shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
+        path = target / "color" / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paletted(shown, colors).save(path)
+        if with_overlay:
+            picture = target / "overlay" / f"{key}.jpg"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
+
+    return write
 
 
 def _copy_pictures(artifact: Artifact, out: Path) -> None:

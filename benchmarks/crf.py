@@ -1,0 +1,160 @@
+"""The dense CRF beside pydensecrf on CamVid frames: agreement with exact mean field, mIoU, images a second.
+
+    python benchmarks/crf.py CAMVID_FOLDER [--frames 6] [--images 8] [--rounds 3] [--workers 2]
+
+CAMVID_FOLDER holds ``images/SPLIT/*`` and ``labels/SPLIT/*.png``. Scores are made two ways, on a grid of
+cells of 8 pixels: the labels pooled to the grid with noise added, and k-means over colour, texture and place.
+The throughput rounds alternate between the engines, since other work may load the machine: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from unsupseg_cli.crf import CRFConfig, refine_batch
+from unsupseg_cli.crf.meanfield import refine
+
+CLASSES = 11
+CELL = 8
+Pixels = NDArray[np.uint8]
+
+
+def load(path: Path, size: tuple[int, int] | None) -> tuple[Pixels, Pixels]:
+    """Return a frame and its labels, resized to (width, height)."""
+    image = Image.open(path).convert("RGB")
+    label = Image.open(path.parents[2] / "labels" / path.parent.name / f"{path.stem}.png")
+    if size:
+        image, label = (
+            image.resize(size, Image.Resampling.BILINEAR),
+            label.resize(size, Image.Resampling.NEAREST),
+        )
+    return np.array(image), np.array(label)
+
+
+def from_labels(label: Pixels, seed: int, classes: int = CLASSES) -> Tensor:
+    """Noisy scores from pooled labels; classes beyond the labels' hold noise only."""
+    truth = F.one_hot(torch.from_numpy(label).long().clamp(max=CLASSES), CLASSES + 1)[..., :CLASSES]
+    grid = (-(-label.shape[0] // CELL), -(-label.shape[1] // CELL))
+    pooled = F.adaptive_avg_pool2d(truth.permute(2, 0, 1).float()[None], grid)[0]
+    noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(max(classes, CLASSES), *grid))).float()
+    noise[:CLASSES] += 4 * pooled
+    return torch.log_softmax(noise[:classes], 0)
+
+
+def from_kmeans(image: Pixels, seed: int) -> Tensor:
+    """Soft k-means over mean colour, its deviation and the place of every cell."""
+    grid = (-(-image.shape[0] // CELL), -(-image.shape[1] // CELL))
+    rgb = torch.from_numpy(image).permute(2, 0, 1).float()[None] / 255
+    mean = F.adaptive_avg_pool2d(rgb, grid)[0]
+    deviation = (F.adaptive_avg_pool2d(rgb**2, grid)[0] - mean**2).clamp_min(0).sqrt()
+    place = torch.stack(torch.meshgrid(*(torch.linspace(0, 1, n) for n in grid), indexing="ij"))
+    cells = torch.cat([mean, 3 * deviation, place]).flatten(1).T.numpy()
+    cells = cells / cells.std(0)
+    distance = KMeans(CLASSES, n_init=1, random_state=seed).fit(cells).transform(cells)
+    return torch.log_softmax(torch.from_numpy(-(distance**2)).float(), 1).T.reshape(CLASSES, *grid)
+
+
+def same(a: Tensor, b: Tensor) -> float:
+    return 100 * (a.argmax(0) == b.argmax(0)).float().mean().item()
+
+
+def miou(predictions: list[Tensor], labels: list[Pixels]) -> float:
+    counts = np.zeros((CLASSES + 1, CLASSES), np.int64)
+    for q, label in zip(predictions, labels, strict=True):
+        np.add.at(counts, (label.flatten(), q.argmax(0).flatten().numpy()), 1)
+    counts = counts[:CLASSES]  # void pixels leave
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    return float(100 * (counts.diagonal()[union > 0] / union[union > 0]).mean())
+
+
+def both(scores: list[Tensor], images: list[Pixels], workers: int) -> tuple[list[Tensor], list[Tensor]]:
+    ours, theirs = CRFConfig(engine="torch"), CRFConfig(engine="pydensecrf")
+    return refine_batch(scores, images, ours, workers), refine_batch(scores, images, theirs, workers)
+
+
+def against_exact(paths: list[Path], workers: int) -> None:
+    print("\n## Agreement with exact mean field, 96x96, 11 classes, % of pixels\n")
+    print("| scores | frame | before | torch | pydensecrf |\n|---|---|---|---|---|")
+    rows = []
+    for number, path in enumerate(paths):
+        image, label = load(path, (96, 96))
+        for kind, scores in (("labels", from_labels(label, number)), ("k-means", from_kmeans(image, number))):
+            exact = refine(scores, image, exact=True)
+            ours, theirs = both([scores], [image], 1)
+            before = refine(scores, image, CRFConfig(iterations=0))
+            rows.append([same(q, exact) for q in (before, ours[0], theirs[0])])
+            print(f"| {kind} | {path.stem} | " + " | ".join(f"{x:.2f}" for x in rows[-1]) + " |", flush=True)
+    print("| mean | | " + " | ".join(f"{x:.2f}" for x in np.mean(rows, 0)) + " |")
+    print("| lowest | | " + " | ".join(f"{x:.2f}" for x in np.min(rows, 0)) + " |")
+
+
+def between_engines(paths: list[Path], workers: int) -> None:
+    print("\n## The engines beside each other, scores from labels, 11 classes\n")
+    print("| size | agreement, mean | lowest | mIoU before | torch | pydensecrf |\n|---|---|---|---|---|---|")
+    for name, size in (("320x320", (320, 320)), ("native", None)):
+        images, labels = zip(*(load(path, size) for path in paths), strict=True)
+        scores = [from_labels(label, number) for number, label in enumerate(labels)]
+        ours, theirs = both(scores, list(images), workers)
+        before = refine_batch(scores, images, CRFConfig(iterations=0), workers)
+        agreement = [same(a, b) for a, b in zip(ours, theirs, strict=True)]
+        values = [statistics.mean(agreement), min(agreement)]
+        values += [miou(q, list(labels)) for q in (before, ours, theirs)]
+        print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in values) + " |", flush=True)
+
+
+def throughput(paths: list[Path], rounds: int, workers: int) -> None:
+    print(
+        f"\n## Images a second, 320x320, {len(paths)} frames, {workers} workers, median of {rounds} rounds\n"
+    )
+    print("| labels | torch | pydensecrf, process pool | ratio, median (lowest-highest) |\n|---|---|---|---|")
+    frames = [load(path, (320, 320)) for path in paths]
+    images = [image for image, _ in frames]
+    for classes in (27, 6):
+        scores = [from_labels(label, number, classes) for number, (_, label) in enumerate(frames)]
+        rates: dict[str, list[float]] = {"torch": [], "pydensecrf": []}
+        for _ in range(rounds):
+            for engine, measured in rates.items():
+                start = time.perf_counter()
+                refine_batch(scores, images, CRFConfig.model_validate({"engine": engine}), workers)
+                measured.append(len(images) / (time.perf_counter() - start))
+        ratios = [a / b for a, b in zip(rates["torch"], rates["pydensecrf"], strict=True)]
+        print(
+            f"| {classes} | {statistics.median(rates['torch']):.2f} | {statistics.median(rates['pydensecrf']):.2f} "
+            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("camvid", type=Path)
+    parser.add_argument("--frames", type=int, default=6, help="frames of the agreement tables")
+    parser.add_argument("--images", type=int, default=8, help="frames timed")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    found = sorted((options.camvid / "images").glob("*/*"))
+
+    def spread(count: int) -> list[Path]:
+        return [found[len(found) * i // count] for i in range(count)]
+
+    against_exact(spread(options.frames), options.workers)
+    between_engines(spread(options.frames), options.workers)
+    throughput(spread(options.images), options.rounds, options.workers)
+
+
+if __name__ == "__main__":
+    main()

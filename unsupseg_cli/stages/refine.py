@@ -1,0 +1,122 @@
+"""refine: predictions with scores -> predictions refined by a dense CRF."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.crf import CRFConfig, refine_batch
+from unsupseg_cli.data.datasets import Item, open_dataset
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.stages.config import RefineConfig
+from unsupseg_cli.stages.context import Context, resolve_workers, same_images
+from unsupseg_cli.stages.predict import CLASSES, picture_writer, read_ids, write_ids
+
+STAGE_VERSION = 1
+T = TypeVar("T")
+
+
+def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
+    """Refine label maps with the image they belong to.
+
+    Raises:
+        UsageError: the predictions have no scores and no ``label_confidence`` is given.
+    """
+    context = context or Context()
+    predictions = context.take("predictions", config.predictions)
+    scored = (predictions.path / "scores").exists()
+    if not scored and config.label_confidence is None:
+        raise UsageError(
+            f"The predictions '{predictions.id}' are hard labels; a CRF needs soft scores. Predict again with "
+            "--keep scores, or say how far to trust the labels with --label-confidence 0.9."
+        )
+    crf = config.crf()
+    data = predictions.manifest.data
+    recipe = Recipe(
+        kind="predictions",
+        stage="refine",
+        stage_version=STAGE_VERSION,
+        slug=f"{predictions.id.rsplit('-', 1)[0]}-crf",
+        config={**crf.result(), "label_confidence": None if scored else config.label_confidence},
+        inputs=[predictions.as_input("predictions")],
+        data=data,
+        used_labels=predictions.manifest.used_labels,
+    )
+
+    def work(draft: Draft) -> dict[str, Any]:
+        summary = predictions.manifest.summary
+        assert data is not None
+        again = same_images(data)
+        dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
+        items = {item.key: item for item in dataset.items}
+        todo = [
+            key for key in summary["keys"] if key not in summary["skipped"] and not draft.is_done(_part(key))
+        ]
+        workers = resolve_workers(config.workers)
+        tracked = context.reporter.track(todo, "refine", total=len(todo))
+        write = picture_writer(predictions.path, draft.folder)
+        for keys in chunks(tracked, workers):
+            images = [_image(items, key) for key in keys]
+            scores = [_scores(predictions, key, config.label_confidence, summary["classes"]) for key in keys]
+            for key, image, labels in zip(
+                keys, images, refine_labels(scores, images, crf, workers), strict=True
+            ):
+                write_ids(draft.folder, key, labels)
+                write(key, image, labels)
+                draft.finish(_part(key))
+        for name in ("legend.png", CLASSES):
+            shutil.copy2(predictions.path / name, draft.folder / name)
+        return {name: summary[name] for name in ("images", "classes", "skipped", "keys")}
+
+    result, reused = context.workspace.produce(recipe, work, force=context.force)
+    return context.say(result, reused)
+
+
+def refine_labels(
+    log_probs: list[Tensor], images: list[NDArray[np.uint8]], config: CRFConfig, workers: int
+) -> list[NDArray[np.int16]]:
+    """Return the classes (H, W) of images (H, W, 3) after the CRF, from log-probabilities (K, h, w) float16."""
+    refined = refine_batch([one.float() for one in log_probs], images, config, max(1, workers))
+    return [one.argmax(0).to(torch.int16).numpy() for one in refined]
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield lists of up to ``size`` items (at least one)."""
+    iterator = iter(items)
+    while part := list(islice(iterator, max(1, size))):
+        yield part
+
+
+def _part(key: str) -> str:
+    return "image-" + key.replace("/", "%2F")
+
+
+def _image(items: dict[str, Item], key: str) -> NDArray[np.uint8]:
+    if key not in items:
+        raise UsageError(f"The image '{key}' of the predictions is gone; predict again.")
+    return read_image(items[key].image)
+
+
+def _scores(predictions: Artifact, key: str, confidence: float | None, classes: int) -> Tensor:
+    """Return log-probabilities (K, h, w): the stored ones, or those of labels trusted so far."""
+    folder = predictions.path / "scores" / key
+    if folder.exists():
+        reader = RowReader(folder)
+        return torch.from_numpy(reader.rows(0, len(reader)))
+    assert confidence is not None
+    labels = torch.from_numpy(read_ids(predictions.path, key).astype(np.int64))
+    rest = (1 - confidence) / max(1, classes - 1)
+    probability = torch.full((classes, *labels.shape), rest)
+    probability.scatter_(0, labels.clamp_min(0)[None], confidence)
+    probability[:, labels < 0] = 1 / classes
+    return (probability / probability.sum(0)).log()
