@@ -25,7 +25,9 @@ SIZE = 320
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=96)
     parser.add_argument("--backbone", default="untrained")
@@ -33,7 +35,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    paths = sorted(path for path in options.images.rglob("*") if path.suffix in {".jpg", ".png"})[: options.count]
+    paths = sorted(path for path in options.images.rglob("*") if path.suffix in {".jpg", ".png"})[
+        : options.count
+    ]
     cpu = torch.device("cpu")
     precision = resolve_precision("auto", cpu)
     backbone = load_backbone(options.backbone).prepare(precision, cpu)
@@ -64,7 +68,9 @@ def main() -> None:
                     model.forward_features(images[: min(options.batch, len(paths) - first)])
             bare.append(len(paths) / (time.perf_counter() - start))
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
-    print(f"{options.backbone}, {SIZE}x{SIZE}, {precision}, {len(paths)} images, {torch.get_num_threads()} threads")
+    print(
+        f"{options.backbone}, {SIZE}x{SIZE}, {precision}, {len(paths)} images, {torch.get_num_threads()} threads"
+    )
     print(f"  extract          {statistics.median(ours):7.2f} images/s")
     print(f"  bare timm loop   {statistics.median(bare):7.2f} images/s")
     print(f"  ratio            {ratio:7.2f}")

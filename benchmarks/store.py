@@ -37,7 +37,9 @@ def write(folder: Path, values: np.ndarray) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--views", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -64,7 +66,9 @@ def main() -> None:
                 "zarr itself": lambda: [through_zarr[a:b] for a, b in spans],
             },
         }
-        print(f"{options.views} views of 22x30x384 float16, {values.nbytes / 1e6:.0f} MB; speed relative to numpy")
+        print(
+            f"{options.views} views of 22x30x384 float16, {values.nbytes / 1e6:.0f} MB; speed relative to numpy"
+        )
         for case, readers in cases.items():
             times: dict[str, list[float]] = {reader: [] for reader in readers}
             for _ in range(options.rounds):

@@ -1,6 +1,6 @@
 """Print evaluations of one setting with several seeds as a Markdown table, with time and memory by stage.
 
-    python benchmarks/table.py EVALUATION_FOLDER...
+python benchmarks/table.py EVALUATION_FOLDER...
 """
 
 from __future__ import annotations

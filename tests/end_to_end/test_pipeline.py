@@ -43,7 +43,7 @@ def picture(index, height=64, width=96):
     horizon = height // 2 + int(rng.integers(-height // 8, height // 8))
     label[horizon:] = 1
     label[horizon:, width // 3 : width // 2] = 2
-    side = height // 3
+    side = min(height, width) // 3
     x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
     label[y : y + side, x : x + side] = 3
     image = COLORS[label].astype(float) + rng.normal(0, 12, (height, width, 3))
@@ -260,7 +260,7 @@ def test_a_wrong_call_says_what_and_how_to_mend_it(run, tmp_path, arguments, cod
 
 
 def test_mistakes_after_extraction(run, photos, tmp_path):
-    path, _ = run("extract", "--dataset", images(photos, "train"), *SMALL)
+    run("extract", "--dataset", images(photos, "train"), *SMALL)
     assert "--classes" in run("pseudolabel", code=2)[1]
     assert "more than the" in run("pseudolabel", "--classes", 9999, code=2)[1]
     masks, _ = run("pseudolabel", "--classes", 4)

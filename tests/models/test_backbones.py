@@ -80,7 +80,9 @@ def test_recomputed_attention_is_that_of_the_last_block(images):
 
 def test_a_batch_does_not_change_its_images(images):
     backbone = small()
-    torch.testing.assert_close(backbone(images)["patch"][:1], backbone(images[:1])["patch"], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        backbone(images)["patch"][:1], backbone(images[:1])["patch"], atol=1e-5, rtol=1e-4
+    )
 
 
 def test_normalising_gives_zero_for_the_mean_colour():
@@ -133,7 +135,9 @@ def test_the_checkpoints_own_grid_of_positions_is_kept(tmp_path):
     torch.save(big.state_dict(), tmp_path / "w.pth")  # a grid of 8x8 instead of 28x28
     loaded = load_backbone("dino_vits8", tmp_path / "w.pth", pos_embed="timm")
     image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(loaded(image)["patch"].flatten(1, 2), big.eval().forward_features(image)[:, 1:])
+    torch.testing.assert_close(
+        loaded(image)["patch"].flatten(1, 2), big.eval().forward_features(image)[:, 1:]
+    )
 
 
 class Evil:
@@ -181,7 +185,9 @@ def test_the_untrained_backbone_is_the_same_every_time():
     assert load_backbone("untrained").weights_digest == load_backbone("untrained").weights_digest
 
 
-@pytest.mark.parametrize(("grid", "side", "offset"), [((40, 40), 28, 0.1), ((23, 23), 37, 0.1), ((40, 60), 28, 0.1)])
+@pytest.mark.parametrize(
+    ("grid", "side", "offset"), [((40, 40), 28, 0.1), ((23, 23), 37, 0.1), ((40, 60), 28, 0.1)]
+)
 def test_positions_follow_the_formula_of_the_original(grid, side, offset):
     """Bicubic convolution (a = -0.75) written out, with the scale (size + 0.1) / s of the published code."""
     positions = torch.randn(1, side * side, 2, generator=torch.Generator().manual_seed(1))

@@ -31,7 +31,11 @@ def world():
 
 def agreement(predictions, truth):
     """Share of tokens whose cluster is one-to-one with the class."""
-    pairs = {(int(p), int(t)) for a, b in zip(predictions, truth, strict=True) for p, t in zip(a.flat, b.flat)}
+    pairs = {
+        (int(p), int(t))
+        for a, b in zip(predictions, truth, strict=True)
+        for p, t in zip(a.flat, b.flat, strict=False)
+    }
     return len(pairs) == 4 and len({p for p, _ in pairs}) == 4
 
 
