@@ -30,7 +30,7 @@ def world():
 
 
 def agreement(predictions, truth):
-    """Share of tokens whose cluster is one-to-one with the class."""
+    """Tell whether clusters and classes are one-to-one."""
     pairs = {
         (int(p), int(t))
         for a, b in zip(predictions, truth, strict=True)
