@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/unsupseg demo
 
 test: install
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 check: lint types layers
 

@@ -143,6 +143,16 @@ class Workspace:
                     continue
             yield from sorted(found, key=lambda item: (item.manifest.started, item.id))
 
+    def damaged(self) -> list[str]:
+        """Return why each published folder that is no longer an artifact cannot be read."""
+        problems = []
+        for folder in (path for kind in KINDS for path in sorted((self.root / kind).glob("[!.]*"))):
+            try:
+                read_manifest(folder)
+            except UnsupsegError as error:
+                problems.append(str(error))
+        return problems
+
     def find_key(self, kind: str, key: str) -> Artifact | None:
         """Return the artifact of a kind with this full key, if it was published."""
         for folder in (self.root / kind).glob(f"*-{key[:8]}"):

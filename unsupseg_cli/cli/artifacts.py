@@ -139,12 +139,11 @@ def verify(
         space = _open(workspace)
         found = [space.get(one) for one in references] if references else list(space.artifacts())
         problems = [problem for item in found for problem in space.verify(item)]
+        problems += [] if references else space.damaged()
         for problem in problems:
             _err.print(problem, soft_wrap=True)
         if problems:
-            raise UnsupsegError(
-                f"{len(problems)} problems in {len(found)} artifacts; run the stages named above with --force."
-            )
+            raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
         _err.print(f"{len(found)} artifacts are whole")
 
     _guard(action)

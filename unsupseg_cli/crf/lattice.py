@@ -8,11 +8,13 @@ Davis, Fast High-Dimensional Filtering Using the Permutohedral Lattice, 2010, se
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from unsupseg_cli.core.errors import UsageError
 
 BLUR = (1.0, 0.5, 0.5)
 """Centre and two neighbours of the blur along one direction (Adams et al. 2010, section 3.2)."""
@@ -35,8 +37,8 @@ class Lattice:
     neighbours: Tensor
     """(d+1, M+1, 3) int32: each vertex, then its two neighbours along a direction; M where there is none."""
 
-    def filter(self, values: Tensor) -> Tensor:
-        """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
+    def gather(self, values: Tensor) -> Tensor:
+        """Splat and blur: sum (n, K) float32 values of the pixels at the vertices, (M+1, K)."""
         vertices = F.embedding_bag(
             self.pixel,
             values,
@@ -48,19 +50,26 @@ class Lattice:
         kernel = values.new_tensor(BLUR).expand(self.neighbours.shape[1:]).contiguous()
         for direction in self.neighbours:
             vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=kernel)
-        return F.embedding_bag(self.vertex, vertices, mode="sum", per_sample_weights=self.weight)
+        return vertices
 
-    def normalised(self) -> Lattice:
-        """Return the lattice of D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights."""
+    def slice(self, vertices: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K)."""
+        return F.embedding_bag(
+            self.vertex[first:last], vertices, mode="sum", per_sample_weights=self.weight[first:last]
+        )
+
+    def filter(self, values: Tensor) -> Tensor:
+        """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
+        return self.slice(self.gather(values))
+
+    def normalised(self, factor: float = 1.0) -> Lattice:
+        """Return the lattice of ``factor`` D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights."""
         ones = self.weight.new_ones(len(self.weight), 1)
         scale = self.filter(ones).squeeze(1).clamp_min(1e-20).rsqrt()
-        return Lattice(
-            self.vertex,
-            self.weight * scale[:, None],
-            self.pixel,
-            self.pixel_weight * scale[self.pixel],
-            self.start,
-            self.neighbours,
+        return replace(
+            self,
+            weight=self.weight * (factor * scale)[:, None],
+            pixel_weight=self.pixel_weight * scale[self.pixel],
         )
 
 
@@ -68,10 +77,8 @@ def build(features: Tensor) -> Lattice:
     """Build the lattice of ``features`` (d, n) float32 in units of the kernel's standard deviation."""
     d, n = features.shape
     code, step, weight = _simplices(features)
-    order = torch.argsort(code.flatten())
-    vertices, inverse, counts = torch.unique_consecutive(
-        code.flatten()[order], return_inverse=True, return_counts=True
-    )
+    code, order = torch.sort(code.flatten())
+    vertices, inverse, counts = torch.unique_consecutive(code, return_inverse=True, return_counts=True)
     m = len(vertices)
     vertex = torch.empty_like(order, dtype=torch.int32)
     vertex[order] = inverse.int()
@@ -89,7 +96,7 @@ def build(features: Tensor) -> Lattice:
     return Lattice(
         vertex.view(d + 1, n).T.contiguous(),
         weight.T.contiguous(),
-        (order % n).int(),
+        order.int() % n,
         weight.flatten()[order],
         start.int(),
         neighbours,
@@ -104,27 +111,31 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     d, n = features.shape
     elevated = _elevate(features)
-    base = torch.round(elevated / (d + 1)).long()
-    excess = base.sum(0)
+    base = torch.round(elevated / (d + 1)).int()
+    excess = base.sum(0, dtype=torch.int32)
     base *= d + 1
     rank = _ranks(elevated - base) + excess
-    wrap = (rank < 0).long() - (rank > d).long()
-    base += (d + 1) * wrap
-    rank += (d + 1) * wrap
-    ordered = torch.empty_like(elevated).scatter_(0, rank, (elevated - base) / (d + 1))
+    wrap = (d + 1) * ((rank < 0).int() - (rank > d).int())
+    base += wrap
+    place_in_order = (rank + wrap).long()
+    ordered = torch.empty_like(elevated).scatter_(0, place_in_order, (elevated - base) / (d + 1))
     weight = torch.empty_like(elevated)
     weight[0] = 1 + ordered[d] - ordered[0]
     weight[1:] = (ordered[:d] - ordered[1:]).flip(0)
 
     low = base[:d].amin(1) - 2 * (d + 1)
     span = (base[:d].amax(1) - low + 3 * (d + 1)).tolist()
+    if math.prod(span) >= 1 << 62:
+        raise UsageError(
+            "The CRF's appearance kernel is too narrow for this image: raise bi_rgb_std or bi_xy_std."
+        )
     radix = [math.prod(span[i + 1 :]) for i in range(d)]
     place = torch.tensor([*radix, 0], device=features.device)
     code = torch.empty(d + 1, n, dtype=torch.int64, device=features.device)
     code[0] = ((base[:d] - low[:, None]) * place[:d, None]).sum(0)
-    place_of_rank = torch.empty_like(rank).scatter_(0, rank, place[:, None].expand(-1, n))
+    radix_of_rank = torch.empty_like(code).scatter_(0, place_in_order, place[:, None].expand(-1, n))
     for k in range(d):
-        code[k + 1] = code[k] + sum(radix) - (d + 1) * place_of_rank[d - k]
+        code[k + 1] = code[k] + sum(radix) - (d + 1) * radix_of_rank[d - k]
     return code, (d + 1) * place - sum(radix), weight
 
 
@@ -142,7 +153,7 @@ def _elevate(features: Tensor) -> Tensor:
 
 def _ranks(values: Tensor) -> Tensor:
     """Rank each column of (d+1, n): zero for the largest; ties go by row."""
-    rank = torch.zeros(values.shape, dtype=torch.int64, device=values.device)
+    rank = torch.zeros(values.shape, dtype=torch.int32, device=values.device)
     for i in range(len(values)):
         for j in range(i + 1, len(values)):
             smaller = values[i] < values[j]

@@ -8,7 +8,6 @@ lattice, or by brute force (``exact``) over blocks of rows: quadratic time, memo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,11 +18,11 @@ from unsupseg_cli.crf import lattice
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.crf.scores import prepare
 
-Filter = Callable[[Tensor], Tensor]
-
 _REACH = 3  # standard deviations kept of the smoothness kernel: the first tap dropped weighs exp(-8) at std 1
 _EXACT_REACH = 6  # what is dropped weighs less than float32 resolves
 _BLOCK = 1 << 24  # kernel entries computed at a time by the exact filter: 64 MiB
+_STRIP = 1 << 17  # values updated at a time, so that they stay in the cache: 512 KiB
+_LARGE_WEIGHTS = 20.0
 _KEPT = 1 << 27  # kernel entries that the exact filter keeps between iterations: 512 MiB
 
 
@@ -56,89 +55,147 @@ def refine(log_probs: Any, images: Any, config: CRFConfig | None = None, *, exac
 
 @torch.no_grad()
 def refine_prepared(log_probs: Tensor, image: Tensor, config: CRFConfig, *, exact: bool = False) -> Tensor:
-    """Refine checked inputs of one size: (K, H, W) float32 and (H, W, 3) uint8."""
+    """Refine what ``prepare`` returned: (K, H, W) float32 that sum to one after exp, (H, W, 3) uint8."""
     classes, height, width = log_probs.shape
     unary = log_probs.reshape(classes, -1).T.contiguous()
-    q = torch.softmax(unary, 1)
+    q = unary.exp()
     if config.iterations and classes > 1:
-        kernels = [
-            (config.pos_w, _smoothness(image, config, exact)),
-            (config.bi_w, _appearance(image, config, exact)),
-        ]
+        appearance = (_Exact if exact else _Lattice)(_features(image, config), config.bi_w)
+        smoothness = _Smoothness(image, config, _EXACT_REACH if exact else _REACH)
+        rows = max(1, _STRIP // (width * classes))
         for _ in range(config.iterations):
-            q = torch.softmax(_step(q, unary, kernels), 1)
+            appearance.gather(q)
+            following = torch.empty_like(q)
+            for top in range(0, height, rows):
+                bottom = min(top + rows, height)
+                pixels = slice(top * width, bottom * width)
+                logits = appearance.message(pixels.start, pixels.stop).add_(unary[pixels])
+                smoothness.add_message(logits, q, top, bottom)
+                following[pixels] = _softmax(logits, config)
+            q = following
     return q.T.reshape(classes, height, width).contiguous()
 
 
-def _step(q: Tensor, unary: Tensor, kernels: list[tuple[float, Filter]]) -> Tensor:
-    """One update before its softmax: the unary plus, by Potts, the messages from pixels of the same class."""
-    logits = unary.clone()
-    for weight, kernel in kernels:
-        if weight:
-            logits.add_(kernel(q), alpha=weight)
-    return logits
+def _softmax(logits: Tensor, config: CRFConfig) -> Tensor:
+    """Softmax over the last axis, in place.
+
+    The unary is a log-probability and a normalised message is of the size of its weight: unless the weights
+    are large, exp neither overflows nor vanishes for all classes, and no maximum need be subtracted.
+    """
+    if config.pos_w + config.bi_w > _LARGE_WEIGHTS:
+        return torch.softmax(logits, 1)
+    logits.exp_()
+    return logits.div_(logits @ logits.new_ones(logits.shape[1], 1))
 
 
-def _appearance(image: Tensor, config: CRFConfig, exact: bool) -> Filter:
-    height, width, _ = image.shape
-    colour = image.reshape(-1, 3).T.float() / config.bi_rgb_std
-    features = torch.cat([_positions(height, width, image.device) / config.bi_xy_std, colour])
-    if exact:
-        return _exact(features)
-    return lattice.build(features).normalised().filter
+class _Smoothness:
+    """The normalised kernel over positions: a separable Gaussian, evaluated for a strip of rows."""
+
+    def __init__(self, image: Tensor, config: CRFConfig, reach: int) -> None:
+        self.shape = tuple(image.shape[:2])
+        std = config.pos_xy_std
+        self.taps = [math.exp(-0.5 * (t / std) ** 2) for t in range(math.ceil(reach * std) + 1)]
+        full = 2 * sum(self.taps) - 1
+        self.weight = config.pos_w / full**2
+        self.scale = [self._edge_scale(length, full, image.device) for length in self.shape]
+
+    def _edge_scale(self, length: int, full: float, device: torch.device) -> Tensor:
+        """(length) D^-1/2 along one axis relative to its value away from the border."""
+        mass = torch.ones(length, dtype=torch.float64)
+        for shift, tap in enumerate(self.taps[1:length], start=1):
+            mass[shift:] += tap
+            mass[:-shift] += tap
+        return (full / mass).sqrt().float().to(device)
+
+    def add_message(self, logits: Tensor, q: Tensor, top: int, bottom: int) -> None:
+        """Add the message to the pixels of the rows from ``top`` to ``bottom`` to ``logits`` in place."""
+        if not self.weight:
+            return
+        height, width = self.shape
+        reach = len(self.taps) - 1
+        low, high = max(0, top - reach), min(height, bottom + reach)
+        strip = q.view(height, width, -1)[low:high].clone()
+        self._scale_edges(strip, low)
+        down = strip[top - low : bottom - low].clone()
+        for shift, tap in enumerate(self.taps[1:height], start=1):
+            first = max(top, shift)
+            if first < bottom:
+                down[first - top :].add_(strip[first - shift - low : bottom - shift - low], alpha=tap)
+            last = min(bottom, height - shift)
+            if last > top:
+                down[: last - top].add_(strip[top + shift - low : last + shift - low], alpha=tap)
+        out = down.clone()
+        for shift, tap in enumerate(self.taps[1:width], start=1):
+            out[:, shift:].add_(down[:, :-shift], alpha=tap)
+            out[:, :-shift].add_(down[:, shift:], alpha=tap)
+        self._scale_edges(out, top)
+        logits.add_(out.view(logits.shape), alpha=self.weight)
+
+    def _scale_edges(self, strip: Tensor, top: int) -> None:
+        """Multiply rows and columns near the border, the only ones whose scale is not one, in place."""
+        height, width = self.shape
+        reach = len(self.taps) - 1
+        for row in range(top, top + len(strip)):
+            if row < reach or row >= height - reach:
+                strip[row - top] *= self.scale[0][row]
+        columns = self.scale[1][:, None]
+        if width <= 2 * reach:
+            strip *= columns
+        elif reach:
+            strip[:, :reach] *= columns[:reach]
+            strip[:, -reach:] *= columns[-reach:]
 
 
-def _smoothness(image: Tensor, config: CRFConfig, exact: bool) -> Filter:
-    height, width, _ = image.shape
-    reach = math.ceil((_EXACT_REACH if exact else _REACH) * config.pos_xy_std)
+class _Lattice:
+    """The normalised appearance kernel times its weight, on a permutohedral lattice."""
 
-    def blur(values: Tensor) -> Tensor:
-        planes = values.view(height, width, -1)
-        for axis in (0, 1):
-            planes = _blur_axis(planes, axis, config.pos_xy_std, reach)
-        return planes.reshape(height * width, -1)
+    def __init__(self, features: Tensor, weight: float) -> None:
+        self.lattice = lattice.build(features).normalised(weight)
 
-    return _normalise(blur, height * width, image.device)
+    def gather(self, values: Tensor) -> None:
+        """Take in the values (n, K) of all pixels."""
+        self.vertices = self.lattice.gather(values)
 
-
-def _blur_axis(planes: Tensor, axis: int, std: float, reach: int) -> Tensor:
-    """Un-normalised Gaussian along one axis of (H, W, K), by shifted sums; nothing comes from outside."""
-    length = planes.shape[axis]
-    out = planes.clone()
-    for shift in range(1, min(reach, length - 1) + 1):
-        weight = math.exp(-0.5 * (shift / std) ** 2)
-        near, far = (0, length - shift), (shift, length - shift)
-        out.narrow(axis, *far).add_(planes.narrow(axis, *near), alpha=weight)
-        out.narrow(axis, *near).add_(planes.narrow(axis, *far), alpha=weight)
-    return out
+    def message(self, first: int, last: int) -> Tensor:
+        """Return the sums at the pixels from ``first`` to ``last``."""
+        return self.lattice.slice(self.vertices, first, last)
 
 
-def _exact(features: Tensor) -> Filter:
-    """Return the normalised Gaussian over all pairs of pixels of ``features`` (d, n), block by block."""
-    points = features.T.contiguous()
-    blocks = torch.split(points, max(1, _BLOCK // len(points)))
+class _Exact:
+    """The same over all pairs of pixels, computed block by block: quadratic time, memory bounded."""
 
-    def rows(block: Tensor) -> Tensor:
-        distance = torch.cdist(block, points, compute_mode="donot_use_mm_for_euclid_dist")
+    def __init__(self, features: Tensor, weight: float) -> None:
+        self.points = features.T.contiguous()
+        n = len(self.points)
+        self.rows = max(1, _BLOCK // n)
+        self.kept = None
+        self.kept = self._kernel(0, n) if n * n <= _KEPT else None
+        scale = self._sums(torch.ones(n, 1, device=features.device), 0, n).rsqrt()
+        self.inner, self.outer = scale, scale * weight
+
+    def gather(self, values: Tensor) -> None:
+        """Take in the values (n, K) of all pixels."""
+        self.values = values * self.inner
+
+    def message(self, first: int, last: int) -> Tensor:
+        """Return the sums at the pixels from ``first`` to ``last``."""
+        return self._sums(self.values, first, last) * self.outer[first:last]
+
+    def _sums(self, values: Tensor, first: int, last: int) -> Tensor:
+        starts = range(first, last, self.rows)
+        return torch.cat([self._kernel(a, min(a + self.rows, last)) @ values for a in starts])
+
+    def _kernel(self, first: int, last: int) -> Tensor:
+        if self.kept is not None:
+            return self.kept[first:last]
+        block = self.points[first:last]
+        distance = torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist")
         return distance.square_().mul_(-0.5).exp_()
 
-    kept = [rows(block) for block in blocks] if len(points) ** 2 <= _KEPT else None
 
-    def gauss(values: Tensor) -> Tensor:
-        return torch.cat([kernel @ values for kernel in kept or map(rows, blocks)])
-
-    return _normalise(gauss, len(points), features.device)
-
-
-def _normalise(kernel: Filter, n: int, device: torch.device) -> Filter:
-    """Return D^-1/2 K D^-1/2, with D the row sums of ``kernel``."""
-    scale = kernel(torch.ones(n, 1, device=device)).clamp_min(1e-20).rsqrt()
-    return lambda values: kernel(values * scale) * scale
-
-
-def _positions(height: int, width: int, device: torch.device) -> Tensor:
-    """Return x and y of every pixel, (2, H W) float32."""
-    y, x = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
-    return torch.stack([x.flatten(), y.flatten()]).float()
+def _features(image: Tensor, config: CRFConfig) -> Tensor:
+    """Return x, y and colour of every pixel in units of the kernel's standard deviations, (5, H W) float32."""
+    height, width, _ = image.shape
+    y, x = torch.meshgrid(*(torch.arange(n, device=image.device) for n in (height, width)), indexing="ij")
+    xy = torch.stack([x.flatten(), y.flatten()]).float() / config.bi_xy_std
+    return torch.cat([xy, image.reshape(-1, 3).T.float() / config.bi_rgb_std])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,11 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean
 
 @dataclass(frozen=True)
 class Method:
-    """One system: where its parts are found; an empty name means that it has no such part."""
+    """One system: where its parts are found and what its training needs.
+
+    ``graph`` says that training reads neighbours; ``heads`` are the types of feature head that the method's
+    module ``network`` registers.
+    """
 
     name: str
     summary: str
@@ -19,6 +24,8 @@ class Method:
     package: str
     pseudolabels: bool = True
     trains: bool = True
+    graph: bool = False
+    heads: tuple[str, ...] = ()
 
     def pseudolabel_config(self) -> Any:
         """Return the configuration class of ``pseudolabel --method``; raises UsageError without one."""
@@ -37,7 +44,10 @@ class Method:
         return import_module(f"{self.package}.pseudolabel").Pseudolabeller(config, classes, seed)
 
     def task(self, config: Any, **given: Any) -> Any:
-        """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device."""
+        """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device.
+
+        A method with ``graph`` is also given ``neighbours``, (N, k) int32: rows of the source's views.
+        """
         return import_module(f"{self.package}.train").Task(config, **given)
 
 
@@ -56,6 +66,15 @@ METHODS = {
             paper="PriMaPs-EM, Hahn et al., TMLR 2024",
             package="unsupseg_cli.methods.primaps",
         ),
+        Method(
+            name="stego",
+            summary="A head that distils feature correspondences within and between images",
+            paper="STEGO, Hamilton et al., ICLR 2022",
+            package="unsupseg_cli.methods.stego",
+            pseudolabels=False,
+            graph=True,
+            heads=("stego",),
+        ),
     )
 }
 
@@ -65,3 +84,11 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         raise UsageError(f"Unknown method '{name}'{did_you_mean(name, METHODS)}")
     return METHODS[name]
+
+
+def import_heads(types: Iterable[str]) -> None:
+    """Import the modules that register these types of head, so that a model with them can be built."""
+    for kind in types:
+        for method in METHODS.values():
+            if kind in method.heads:
+                import_module(f"{method.package}.network")

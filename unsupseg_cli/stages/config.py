@@ -141,3 +141,16 @@ class RefineConfig(CRFConfig):
         """Return the CRF's own options, with the engine settled."""
         fields = {name: getattr(self, name) for name in CRFConfig.model_fields}
         return CRFConfig(**fields).resolved()
+
+
+class GraphConfig(Config):
+    """Find the nearest neighbours of every view."""
+
+    device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    features: str | None = execution(None, "Features artifact; default: the last one.")
+    neighbors: int = setting(
+        30, "Neighbours of a view, itself left out.", ge=1, le=10_000, source="STEGO, precompute_knns.py: 30"
+    )
+    engine: Literal["auto", "exact", "faiss"] = setting(
+        "auto", "exact, or faiss for large collections; auto: faiss beyond 100,000 views."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.methods.kmeans import config as kmeans
 from unsupseg_cli.stages.config import (
     DemoConfig,
     EvalConfig,
@@ -20,13 +21,21 @@ from unsupseg_cli.stages.train import train
 
 
 def demo(config: DemoConfig, context: Context | None = None) -> Artifact:
-    """Run the chain and return the evaluation on the validation scenes."""
+    """Run the chain, with a short training, and return the evaluation on the validation scenes."""
     context = context or Context()
     machine = {"device": config.device, "workers": config.workers, "batch_size": config.batch_size}
     features = extract(
         ExtractConfig(dataset="scenes", split="train", backbone=config.backbone, **machine), context
     )
-    masks = pseudolabel(PseudolabelConfig(features=features.id, seed=config.seed, **machine), context)
-    model = train(TrainConfig(pseudolabels=masks.id, seed=config.seed, **machine), context)
+    masks = pseudolabel(
+        PseudolabelConfig(features=features.id, seed=config.seed, **machine),
+        context,
+        options=kmeans.PseudolabelConfig(sample=50_000, restarts=3),
+    )
+    model = train(
+        TrainConfig(pseudolabels=masks.id, seed=config.seed, **machine),
+        context,
+        options=kmeans.TrainConfig(steps=100, restarts=4),
+    )
     predict(PredictConfig(model=model.id, dataset="scenes", split="val", **machine), context)
     return evaluate(EvalConfig(model=model.id, dataset="scenes", split="val", **machine), context)

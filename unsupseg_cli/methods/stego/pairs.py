@@ -1,0 +1,68 @@
+"""Which points of which images a step compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unsupseg_cli.methods.stego.config import TrainConfig
+from unsupseg_cli.methods.stego.objective import correspondence, derangement, sample, uniform_points
+
+KINDS = ("self", "knn", "rand")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The random choices of a batch of B images with P points each.
+
+    ``here`` (B, P, 2) are points of the images, ``there`` those of their partners: the neighbour of each, and
+    for each derangement in ``orders`` (B,) another image of the batch.
+    """
+
+    here: Tensor
+    there: Tensor
+    orders: Sequence[Tensor]
+
+    @classmethod
+    def draw(cls, images: int, config: TrainConfig, generator: torch.Generator) -> Pairs:
+        """Draw points and derangements for some images."""
+        count = config.feature_samples**2
+        here = uniform_points(images, count, generator)
+        there = uniform_points(images, count, generator)
+        return cls(here, there, [derangement(images, generator) for _ in range(config.neg_samples)])
+
+    def correspondences(self, maps: Sequence[Tensor], near: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the kind and the cosines (B, P, P) of each comparison.
+
+        Args:
+            maps: features or codes (h, w, C) of the images; grids may differ.
+            near: those of their neighbours.
+        """
+        first = _at(maps, self.here)
+        yield "self", correspondence(first, first)
+        yield "knn", correspondence(first, _at(near, self.there))
+        for order in self.orders:
+            others = [maps[index] for index in order.tolist()]
+            yield "rand", correspondence(first, _at(others, self.there))
+
+
+def by_grid(maps: Sequence[Tensor], apply: Callable[[Tensor, list[int]], Tensor]) -> list[Tensor]:
+    """Apply a function to the maps (h, w, C) of each grid together, and return its rows in the given order.
+
+    ``apply`` gets maps (b, h, w, C) with their positions and returns (b, ...).
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, one in enumerate(maps):
+        groups.setdefault(tuple(one.shape), []).append(position)
+    rows: dict[int, Tensor] = {}
+    for members in groups.values():
+        result = apply(torch.stack([maps[position] for position in members]), members)
+        rows.update(zip(members, result.unbind(0), strict=True))
+    return [rows[position] for position in range(len(maps))]
+
+
+def _at(maps: Sequence[Tensor], points: Tensor) -> Tensor:
+    return torch.stack(by_grid(maps, lambda stacked, members: sample(stacked, points[members])))

@@ -1,0 +1,280 @@
+"""Training of the head by feature correspondences, with the cluster probe beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unsupseg_cli.clustering.spherical import spherical_kmeans
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
+from unsupseg_cli.methods.kmeans.train import Prototypes
+from unsupseg_cli.methods.stego.config import TrainConfig
+from unsupseg_cli.methods.stego.network import StegoHead
+from unsupseg_cli.methods.stego.objective import centre, correspondence_loss
+from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, by_grid
+from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
+from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
+
+_MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
+_COLLAPSED = 0.95  # mean cosine between the codes of all tokens; opposite codes with 97 % in one reach 0.94
+
+
+class CodeSource:
+    """The codes of a head as a `TokenSource`."""
+
+    def __init__(self, source: TokenSource, head: StegoHead, codes: int, device: torch.device) -> None:
+        self._source, self._head, self._dim, self._device = source, head, codes, device
+
+    @property
+    def dim(self) -> int:
+        """Channels D of a code."""
+        return self._dim
+
+    @property
+    def grids(self) -> NDArray[np.int64]:
+        """Rows and columns of each view, (N, 2)."""
+        return self._source.grids
+
+    @torch.no_grad()
+    def tokens(self, views: Sequence[int]) -> list[Tensor]:
+        """Return the codes of some views, each (h, w, D) float32 on the CPU."""
+        tokens = self._source.tokens(views)
+        return by_grid(tokens, lambda maps, _: self._head(maps.to(self._device)).float().cpu())
+
+
+class Task:
+    """Training of STEGO.
+
+    Raises:
+        UsageError: there is no graph, it does not fit the views, or there are too few views or classes.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        source: TokenSource,
+        pseudolabels: PseudolabelSet | None,
+        classes: int,
+        seed: int,
+        device: torch.device,
+        neighbours: NDArray[np.int32] | None = None,
+    ) -> None:
+        views = len(source.grids)
+        if classes < 2:
+            raise UsageError(
+                "STEGO with one class would give it to every pixel; ask for --classes 2 or more."
+            )
+        if views < 2:
+            raise UsageError(
+                f"STEGO compares images with each other and found {views}; extract more of them."
+            )
+        tokens = min(config.sample, int(source.grids.prod(1).sum()))
+        if classes > tokens:
+            raise UsageError(f"--classes {classes} is more than the {tokens} patches that classes are fitted on.")
+        self.neighbours, self.warnings = _usable(neighbours, views, config)
+        self.config, self.source, self.seed, self.device = config, source, seed, device
+        self.steps, self.batch = config.steps, min(config.batch, views)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.stream(seed, "stego"))
+            self.head = StegoHead(source.dim, config.codes, config.dropout)
+            self.probe = Prototypes(torch.randn(config.restarts, classes, config.codes))
+        self.module: nn.Module = nn.ModuleDict({"head": self.head, "probe": self.probe})
+        self.weights = dict(zip(KINDS, config.weights, strict=True))
+        measured = self._measure()
+        if config.shifts == "auto":
+            self.shifts = automatic_shifts(measured, classes)
+        else:
+            self.shifts = dict(zip(KINDS, config.shifts, strict=True))
+        self.attracted = attracted(measured, self.shifts)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam; the head and the probe have their own learning rates."""
+        return torch.optim.Adam(
+            [
+                {"params": list(self.head.parameters()), "lr": self.config.lr},
+                {"params": list(self.probe.parameters()), "lr": self.config.probe_lr},
+            ]
+        )
+
+    def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
+        """Return the loss, its three terms, the mean code similarity of each, and the probe's loss."""
+        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "pairs", step))
+        tokens, near = self._load(views), self._load(self._positives(views, draw))
+        pairs = Pairs.draw(len(views), self.config, draw)
+        codes = self._codes(tokens)
+        compared = zip(
+            self._features(pairs, tokens, near),
+            pairs.correspondences(codes, self._codes(near)),
+            strict=True,
+        )
+        terms: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+        similarity: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+        clamps = {"zero_clamp": self.config.zero_clamp, "stabilize": self.config.stabilize}
+        for (kind, wanted), (_, given) in compared:
+            terms[kind].append(correspondence_loss(wanted, given, self.shifts[kind], **clamps))
+            similarity[kind].append(given.detach().mean())
+        probes = self.probe.losses(_unit(torch.cat([code.detach().flatten(0, 1) for code in codes])))
+        means = {kind: torch.stack(parts).mean() for kind, parts in terms.items()}
+        loss = torch.stack([self.weights[kind] * mean for kind, mean in means.items()]).sum() + probes.sum()
+        live = {f"similarity_{kind}": torch.stack(parts).mean() for kind, parts in similarity.items()}
+        return {"loss": loss, **means, **live, "probe": probes.min()}
+
+    def after_step(self, step: int) -> None:
+        """Nothing follows a step."""
+
+    def finish(self) -> TrainedHead:
+        """Fit the cluster probe anew on the final codes, from several starts, and keep the lowest loss."""
+        self.module.eval()
+        codes = CodeSource(self.source, self.head, self.config.codes, self.device)
+        trained = F.normalize(self.probe.weight, dim=-1).detach().cpu()
+        refitted = self._refit(codes)
+        losses, sizes, similarity = _judge(codes, torch.cat([refitted, trained]))
+        best = min(range(len(losses)), key=losses.__getitem__)
+        own = losses[: len(refitted)]
+        figures: dict[str, Any] = {
+            "shifts": self.shifts,
+            "attracted": self.attracted,
+            "probe_losses": own,
+            "probe_spread": max(own) - min(own),
+            "probe_losses_trained": losses[len(refitted) :],
+            "best_restart": best,
+            "code_similarity": similarity,
+            "class_shares": sizes[best],
+        }
+        weight = torch.cat([refitted, trained])[best].clone()
+        tensors = {f"feature_heads.0.{name}": value.detach().cpu() for name, value in self._named()}
+        classes, dim = weight.shape
+        return TrainedHead(
+            {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.config.alpha},
+            {**tensors, "class_head.weight": weight},
+            feature_heads=[{"type": "stego", "dim": self.source.dim, "codes": dim}],
+            figures=figures,
+            warnings=[*self.warnings, *_collapse(similarity, sizes[best], self.shifts)],
+        )
+
+    def _named(self) -> list[tuple[str, Tensor]]:
+        return list(self.head.state_dict().items())
+
+    def _load(self, views: Sequence[int]) -> list[Tensor]:
+        return [one.to(self.device) for one in self.source.tokens(views)]
+
+    def _codes(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        return by_grid(tokens, lambda maps, _: self.head(maps))
+
+    def _features(
+        self, pairs: Pairs, tokens: Sequence[Tensor], near: Sequence[Tensor]
+    ) -> list[tuple[str, Tensor]]:
+        """Return the centred feature correspondences; features lose channels like the head's inputs."""
+        with torch.no_grad():
+            first, second = (by_grid(one, lambda maps, _: self.head.drop(maps)) for one in (tokens, near))
+            return [
+                (kind, centre(cosines) if self.config.pointwise else cosines)
+                for kind, cosines in pairs.correspondences(first, second)
+            ]
+
+    def _positives(self, views: Sequence[int], draw: torch.Generator) -> list[int]:
+        """Draw one of the nearest neighbours of each view."""
+        choice = torch.randint(self.neighbours.shape[1], (len(views),), generator=draw)
+        return [int(one) for one in self.neighbours[views, choice.numpy()]]
+
+    def _measure(self) -> dict[str, Tensor]:
+        """Return samples of the centred feature correspondences of the collection, without dropout."""
+        self.head.eval()
+        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "shifts"))
+        found: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+        order = torch.randperm(len(self.source.grids), generator=draw).tolist()
+        for start in range(0, len(order) - self.batch + 1, self.batch)[:_MEASURED_BATCHES]:
+            views = order[start : start + self.batch]
+            pairs = Pairs.draw(self.batch, self.config, draw)
+            tokens, near = (self.source.tokens(some) for some in (views, self._positives(views, draw)))
+            for kind, cosines in self._features(pairs, tokens, near):
+                found[kind].append(cosines)
+        return {kind: torch.stack(parts) for kind, parts in found.items()}
+
+    def _refit(self, codes: CodeSource) -> Tensor:
+        """Return the probes (R, K, D) of spherical k-means on a sample of the final codes, R starts."""
+        some = _unit(sample_tokens(codes, self.config.sample, seeds.stream(self.seed, "codes")))
+        if not bool(torch.isfinite(some).all()):
+            raise UnsupsegError(
+                "The head gives codes that are not numbers; lower the learning rate (--set lr=)."
+            )
+        classes = self.probe.weight.shape[1]
+        return torch.stack(
+            [
+                spherical_kmeans(
+                    some, classes, restarts=1, seed=seeds.stream(self.seed, "refit", start)
+                ).centroids
+                for start in range(self.config.restarts)
+            ]
+        )
+
+
+def _usable(
+    neighbours: NDArray[np.int32] | None, views: int, config: TrainConfig
+) -> tuple[NDArray[np.int32], list[str]]:
+    """Return the neighbours that positives are drawn from, and what is smaller than asked for."""
+    if neighbours is None:
+        raise UsageError("STEGO needs the neighbours of every image: run `unsupseg graph` first.")
+    if neighbours.ndim != 2 or len(neighbours) != views or not neighbours.shape[1]:
+        raise UsageError(
+            f"The graph {neighbours.shape} does not belong to these features of {views} views; run `unsupseg graph` "
+            "on them."
+        )
+    if neighbours.min() < 0 or neighbours.max() >= views:
+        raise UnsupsegError(
+            f"The graph names views from {neighbours.min()} to {neighbours.max()}, but there are {views}; run "
+            "`unsupseg verify`, then `unsupseg graph --force`."
+        )
+    warnings = []
+    if views < config.batch:
+        warnings.append(f"a batch holds all {views} views: fewer than the {config.batch} asked for")
+    if neighbours.shape[1] < config.num_neighbors:
+        warnings.append(
+            f"the graph holds {neighbours.shape[1]} neighbours of a view, fewer than the {config.num_neighbors} to "
+            "draw from; run `unsupseg graph` with more --neighbors"
+        )
+    return neighbours[:, : config.num_neighbors], warnings
+
+
+def _unit(codes: Tensor) -> Tensor:
+    return F.normalize(codes, dim=-1)
+
+
+@torch.no_grad()
+def _judge(codes: TokenSource, probes: Tensor) -> tuple[list[float], list[list[float]], float]:
+    """Return the loss of each probe over all tokens, its class shares, and the mean cosine between codes."""
+    total = torch.zeros(len(probes), dtype=torch.float64)
+    counts = torch.zeros(probes.shape[:2], dtype=torch.float64)
+    direction, number = torch.zeros(codes.dim, dtype=torch.float64), 0
+    for some in flat_batches(codes):
+        unit = _unit(some)
+        for index, probe in enumerate(probes):
+            cosine, nearest = (unit @ probe.T).max(-1)
+            total[index] -= cosine.double().sum()
+            counts[index] += torch.bincount(nearest, minlength=probes.shape[1])
+        direction += unit.double().sum(0)
+        number += len(unit)
+    similarity = float((direction / number).square().sum())  # |mean|^2 is the mean over all pairs
+    return (total / number).tolist(), (counts / number).tolist(), similarity
+
+
+def _collapse(similarity: float, shares: list[float], shifts: dict[str, float]) -> list[str]:
+    """Return a warning where the codes, or the classes, became all the same."""
+    if similarity > _COLLAPSED or max(shares) > 0.99:
+        now = ",".join(f"{shifts[kind]:.2f}" for kind in KINDS)
+        return [
+            f"the head collapsed: codes have a mean cosine of {similarity:.2f} and one class takes "
+            f"{max(shares):.0%} of all patches. Too many pairs attract: raise the shifts (now --set shifts={now}), "
+            "or go back to shifts=auto"
+        ]
+    empty = sum(share == 0 for share in shares)
+    return [f"{empty} of {len(shares)} classes are given to no patch: try fewer --classes"] if empty else []
