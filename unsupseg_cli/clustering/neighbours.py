@@ -24,8 +24,8 @@ Engine = Literal["exact", "faiss"]
 LARGE = 100_000  # rows beyond which `auto` takes faiss: exact search grows with the square
 _BLOCK_BYTES = 128 << 20
 _STEP = 2.0**-20  # similarities are compared in steps coarser than the rounding of a matrix product
-_LISTS, _PROBES = 4, 64  # faiss: 4 sqrt(N) lists, of which 64 are searched; recall in benchmarks/graph.py
-_POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default being 256
+_LISTS, _PROBES = 2, 64  # faiss: 2 sqrt(N) lists, of which 64 are searched; recall in benchmarks/graph.py
+_POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default is 256
 _FLAT = 20_000  # rows up to which faiss searches everything
 
 

@@ -21,6 +21,15 @@ CLASSES, CPU = 4, torch.device("cpu")
 SMALL = {"batch": 8, "codes": 8, "feature_samples": 6, "restarts": 4, "sample": 2000}
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tensors are tiny here: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def world(seed, nuisance=1.5, images=24):
     """Views of 3 of 4 classes; each image adds one direction of its own, longer than the classes', to all tokens."""
     draw = torch.Generator().manual_seed(seed)

@@ -79,7 +79,9 @@ class Task:
             )
         tokens = min(config.sample, int(source.grids.prod(1).sum()))
         if classes > tokens:
-            raise UsageError(f"--classes {classes} is more than the {tokens} patches that classes are fitted on.")
+            raise UsageError(
+                f"--classes {classes} is more than the {tokens} patches that classes are fitted on."
+            )
         self.neighbours, self.warnings = _usable(neighbours, views, config)
         self.config, self.source, self.seed, self.device = config, source, seed, device
         self.steps, self.batch = config.steps, min(config.batch, views)
