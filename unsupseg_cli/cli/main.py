@@ -15,6 +15,7 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     demo,
     evaluate,
     extract,
+    graph,
     methods,
     predict,
     pretrain,
@@ -25,7 +26,7 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
 )
 from unsupseg_cli.cli.app import app
 
-_PIPELINE = ("demo", "extract", "pseudolabel", "train", "predict", "refine", "eval", "pretrain")
+_PIPELINE = ("demo", "extract", "graph", "pseudolabel", "train", "predict", "refine", "eval", "pretrain")
 app.registered_commands.sort(
     key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
 )

@@ -81,6 +81,7 @@ class TrainConfig(DeviceConfig):
 
     features: str | None = execution(None, "Features artifact; default: those of the pseudo-labels.")
     pseudolabels: str | None = execution(None, "Pseudo-labels artifact; default: the last one.")
+    graph: str | None = execution(None, "Graph artifact, for a method that needs one; default: the last one.")
     method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
     classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
     seed: int = setting(0, "Seed of every random choice.", ge=0)

@@ -16,6 +16,7 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.methods.registry import import_heads
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.stages.backbones import load_frozen
 from unsupseg_cli.stages.context import Context
@@ -115,6 +116,7 @@ def open_model(
         precision,
         digest=ref.weights_digest,
     )
+    import_heads(str(head["type"]) for head in file.feature_heads)
     segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors).to(device)
     return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
 

@@ -20,6 +20,7 @@ from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.config import TrainConfig
 from unsupseg_cli.stages.context import Context, resolve_device
 from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.graph import read_neighbours
 from unsupseg_cli.stages.models import BackboneRef, ClassEntry, ModelFile, read_model, write_model
 from unsupseg_cli.stages.pseudolabel import read_pseudolabels
 from unsupseg_cli.stages.spaces import default_classes
@@ -36,8 +37,10 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
     """
     context = context or Context()
     device = resolve_device(config.device)
-    labels, features_artifact = _inputs(config, context)
     method = choose_method(config, context)
+    labels, features_artifact = _inputs(config, context, method)
+    graph = context.take("graph", config.graph) if method.graph else None
+    neighbours = read_neighbours(graph, features_artifact) if graph else None
     name = method.name
     options = options or method.train_config()()
     features = FeatureSet(features_artifact)
@@ -54,6 +57,7 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
         inputs=[
             features_artifact.as_input("features"),
             *([labels.as_input("pseudolabels")] if labels else []),
+            *([graph.as_input("graph")] if graph else []),
         ],
         data=data,
         execution={"device": str(device)},
@@ -70,6 +74,7 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
             classes=classes,
             seed=config.seed,
             device=device,
+            **({"neighbours": neighbours} if graph else {}),
         )
         _fit(task, config, features, draft, context, device)
         head: TrainedHead = task.finish()
@@ -95,9 +100,13 @@ def choose_method(config: TrainConfig, context: Context) -> Method:
     return get_method(labels.manifest.config["method"])
 
 
-def _inputs(config: TrainConfig, context: Context) -> tuple[Artifact | None, Artifact]:
-    """Return pseudo-labels and features that belong together."""
+def _inputs(config: TrainConfig, context: Context, method: Method) -> tuple[Artifact | None, Artifact]:
+    """Return pseudo-labels (None for a method without) and features that belong together."""
     labels: Artifact | None = None
+    if not method.pseudolabels and config.pseudolabels is not None:
+        raise UsageError(f"Method '{method.name}' reads no pseudo-labels; leave --pseudolabels out.")
+    if not method.pseudolabels:
+        return None, context.take("features", config.features)
     if config.pseudolabels is not None or config.features is None:
         labels = context.take("pseudolabels", config.pseudolabels)
     if labels is None:
