@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from unsupseg_cli.core.errors import UnsupsegError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
-MAX_PIXELS = 200_000_000
-"""Larger images are refused by their header: such files are more often bombs than photographs."""
+MAX_PIXELS = 178_956_970
+"""Larger images are refused by their header: such files are more often bombs than photographs.
+
+Pillow itself refuses from here on, twice its ``MAX_IMAGE_PIXELS``; that global is left as it is.
+"""
 
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
 
 _EXIF_ORIENTATION = 0x0112
-_TRANSPOSED = {5, 6, 7, 8}  # EXIF orientations that swap height and width
-
-Image.MAX_IMAGE_PIXELS = None  # the bound is MAX_PIXELS, checked before decoding, with a message of our own
+_UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = {5, 6, 7, 8}
 
 
 class UnreadableImage(UnsupsegError):  # noqa: N818 - says what it is, as the user reads it
@@ -35,33 +47,22 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         UnreadableImage: the header is unreadable or announces more than ``max_pixels`` pixels.
     """
-    with _open(path, max_pixels) as image:
-        height, width = image.height, image.width
-        try:
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
-        except (OSError, ValueError, SyntaxError):
-            turned = False  # damaged metadata: `read_image` does not turn the image either
-        if turned and image.format != "TIFF":  # Pillow already gives the upright size of a TIFF
-            height, width = width, height
-    return height, width
+    with opened(path, max_pixels) as image:
+        turned = _orientation(image) in _SWAPS_SIDES
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white. 16-bit values are divided by 257; 32-bit integers and floats, which
-    have no agreed range, are stretched from their smallest to their largest value.
+    Transparent pixels are laid over white; of several frames or pages the first is read. Gray values of more than
+    8 bits become 8 bits by `gray_to_uint8`.
 
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
-    try:
-        with _open(path, max_pixels) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return np.ascontiguousarray(_to_rgb(upright))
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UnreadableImage(f"The image '{path}' cannot be decoded ({error})") from None
+    with opened(path, max_pixels) as image:
+        return np.ascontiguousarray(_to_rgb(upright(image)))
 
 
 def content_digest(path: Path) -> str:
@@ -70,27 +71,80 @@ def content_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
+@contextmanager
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Open an image file of a bounded size; whatever Pillow raises while it is used becomes UnreadableImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is not the user's concern
-            image = Image.open(path)
+            with Image.open(path) as image:
+                if image.width * image.height > max_pixels:
+                    raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
+                yield image
+    except UnsupsegError:
+        raise
+    except Image.DecompressionBombError:
+        raise _too_large(path, "too many", max_pixels) from None
     except FileNotFoundError:
         raise UnreadableImage(f"The image '{path}' does not exist") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImage(f"'{path}' is no image that can be read ({error})") from None
-    if image.width * image.height > max_pixels:
-        image.close()
-        raise UnreadableImage(
-            f"The image '{path}' announces {image.width}x{image.height} pixels, more than the {max_pixels:,} that "
-            "are accepted; cut it into pieces"
-        )
-    return image
+    except UnidentifiedImageError:
+        reason = "it is of no known image format" if path.stat().st_size else "the file is empty"
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
+    except Exception as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return an opened image turned by its EXIF orientation; damaged metadata turn nothing."""
+    method = _UPRIGHT.get(_orientation(image))
+    image.load()
+    return image if method is None else image.transpose(method)
+
+
+def gray_to_uint8(values: NDArray[np.generic], bits: int | None = None) -> NDArray[np.uint8]:
+    """Bring gray values (H, W) of any type to 8 bits.
+
+    16-bit values are divided by 257. The range of 32-bit integers and floats is not written in the file; the
+    narrowest usual one that holds all values is taken: 0..1 (floats only), 0..255, 0..65535, so that a constant
+    image keeps its shade. Values outside all of them are stretched from the smallest to the largest; a constant
+    is then black. NaN counts as the smallest value, infinities as the smallest and largest.
+    """
+    numbers = values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    numbers = np.clip(np.nan_to_num(numbers, nan=low, posinf=high, neginf=low), low, high)
+    ranges = [65535] if bits == 16 else [255, 65535] if values.dtype.kind in "iu" else [1, 255, 65535]
+    for top in ranges:
+        if low >= 0 and high <= top:
+            return np.round(numbers * (255 / top)).astype(np.uint8)
+    return np.round(255 * ((numbers - low) / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation before decoding, 1 (upright) if there is none or it cannot be read.
+
+    Pillow turns a TIFF by itself. Of a PNG only metadata before the pixels count: Pillow's own method would decode
+    the whole image to look for later ones.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged metadata raise anything
+        return 1
+
+
+def _too_large(path: Path, announced: str, max_pixels: int) -> UnreadableImage:
+    return UnreadableImage(
+        f"The image '{path}' announces {announced} pixels, more than the {max_pixels:,} that are accepted; cut it "
+        "into pieces"
+    )
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        gray = _gray_to_uint8(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+        gray = gray_to_uint8(np.asarray(image), bits=16 if image.mode.startswith("I;16") else None)
         return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
@@ -98,15 +152,3 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         return np.asarray(Image.alpha_composite(page, layer).convert("RGB"), np.uint8)
     rgb: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
     return rgb
-
-
-def _gray_to_uint8(values: NDArray[np.generic], sixteen: bool) -> NDArray[np.uint8]:
-    numbers = values.astype(np.float64)
-    if sixteen or (values.dtype.kind in "iu" and 255 < numbers.max() <= 65535 and numbers.min() >= 0):
-        return np.round(numbers / 257).astype(np.uint8)
-    numbers = np.nan_to_num(numbers)
-    low, high = numbers.min(), numbers.max()
-    if values.dtype.kind in "iu" and low >= 0 and high <= 255:
-        return numbers.astype(np.uint8)
-    stretched: NDArray[np.uint8] = np.round(255 * (numbers - low) / max(high - low, 1e-12)).astype(np.uint8)
-    return stretched
