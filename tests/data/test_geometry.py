@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,9 +5,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry, View, place, seen
-from unsupseg_cli.data.loader import Failed, Loaded, load_views
 
 KINDS = st.sampled_from(["stego", "squash", "five-crop", "native"])
 SIDES = st.integers(4, 90)
@@ -75,17 +71,19 @@ def test_only_native_may_keep_the_size():
         Geometry(kind="stego", size=None)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_loader_keeps_order_and_reports_damaged_files(tmp_path: Path, workers):
-    items = []
-    for index in range(9):
-        path = tmp_path / f"{index}.png"
-        Image.new("RGB", (20 + index, 16), (index, 0, 0)).save(path)
-        items.append(Item(path.name, path))
-    items[4].image.write_bytes(items[4].image.read_bytes()[:40])
-    records = list(load_views(items, Geometry(size=16), 8, workers=workers, indices=[8, 4, 1]))
-    assert [record.item for record in records] == [8, 4, 1]
-    assert isinstance(records[1], Failed)
-    assert "4.png" in records[1].message
-    assert isinstance(records[0], Loaded)
-    assert records[0].views[0][1][0, 0].tolist() == [8, 0, 0]
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 60), (41, 41)])
+def test_five_crop_shows_nothing_from_outside_its_crop(height, width, name):
+    geometry = Geometry(kind="five-crop", size=16, filter=name)
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    h, w = height // 2, width // 2
+    corners = [(0, 0), (0, width - w), (height - h, 0), (height - h, width - w)]
+    for view, (y, x) in zip(geometry.views(height, width, 8), corners, strict=False):
+        elsewhere = np.full_like(image, 255)
+        elsewhere[y : y + h, x : x + w] = image[y : y + h, x : x + w]
+        shown = geometry.render(image, view)
+        np.testing.assert_array_equal(geometry.render(elsewhere, view), shown)
+        alone = Geometry(kind="stego", size=16, filter=name)
+        crop = np.ascontiguousarray(image[y : y + h, x : x + w])
+        np.testing.assert_array_equal(alone.render(crop, alone.views(h, w, 8)[0]), shown)
+    assert len(geometry.views(height, width, 8)) == 5

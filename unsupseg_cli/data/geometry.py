@@ -106,11 +106,22 @@ class Geometry(Config):
         return [View(0, whole, snap(height * scale, patch), snap(width * scale, patch))]
 
     def render(self, image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
-        """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8."""
+        """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
+
+        A view of ``five-crop`` is resized from its crop alone, as if the crop were an image of its own; the filters
+        of the other geometries reach over the border of the view where the image goes on.
+        """
         if self.filter == "nearest":
             return _gather(image, view)
+        left, top, right, bottom = view.box
+        if self.kind == "five-crop":
+            x0, y0, x1, y1 = map(int, _five_boxes(*image.shape[:2])[view.crop])
+            image = image[y0:y1, x0:x1]
+            left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
         shown = Image.fromarray(image).resize(
-            (view.width, view.height), _RESAMPLING[self.filter], box=_inside(view.box, image.shape)
+            (view.width, view.height),
+            _RESAMPLING[self.filter],
+            box=_inside((left, top, right, bottom), image.shape),
         )
         array = np.asarray(shown)
         return np.ascontiguousarray(array[:, ::-1]) if view.flip else array

@@ -56,7 +56,10 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
     Transparent pixels are laid over white; of several frames or pages the first is read. Gray values of more than
-    8 bits become 8 bits by `gray_to_uint8`.
+    8 bits become 8 bits: 16-bit values are divided by 257. The range of 32-bit integers and floats is not written in
+    the file; the narrowest usual one that holds all values is taken: 0..1 (floats only), 0..255, 0..65535, so that a
+    constant image keeps its shade. Values outside all of them are stretched from the smallest to the largest; a
+    constant is then black. NaN counts as the smallest value.
 
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
@@ -90,7 +93,9 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         reason = "it is of no known image format" if path.stat().st_size else "the file is empty"
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
-    except Exception as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
 
@@ -102,23 +107,17 @@ def upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def gray_to_uint8(values: NDArray[np.generic], bits: int | None = None) -> NDArray[np.uint8]:
-    """Bring gray values (H, W) of any type to 8 bits.
-
-    16-bit values are divided by 257. The range of 32-bit integers and floats is not written in the file; the
-    narrowest usual one that holds all values is taken: 0..1 (floats only), 0..255, 0..65535, so that a constant
-    image keeps its shade. Values outside all of them are stretched from the smallest to the largest; a constant
-    is then black. NaN counts as the smallest value, infinities as the smallest and largest.
-    """
+def _gray_to_uint8(values: NDArray[np.generic], sixteen: bool) -> NDArray[np.uint8]:
+    """Bring gray values (H, W) to 8 bits by the rule that `read_image` describes."""
     numbers = values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    numbers = np.clip(np.nan_to_num(numbers, nan=low, posinf=high, neginf=low), low, high)
-    ranges = [65535] if bits == 16 else [255, 65535] if values.dtype.kind in "iu" else [1, 255, 65535]
+    numbers = np.clip(np.nan_to_num(numbers, nan=low), low, high)
+    ranges = [65535] if sixteen else [255, 65535] if values.dtype.kind in "iu" else [1, 255, 65535]
     for top in ranges:
         if low >= 0 and high <= top:
             return np.round(numbers * (255 / top)).astype(np.uint8)
-    return np.round(255 * ((numbers - low) / max(high - low, np.finfo(np.float64).tiny))).astype(np.uint8)
+    return np.round(255 * (numbers - low) / ((high - low) or 1)).astype(np.uint8)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -144,7 +143,7 @@ def _too_large(path: Path, announced: str, max_pixels: int) -> UnreadableImage:
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        gray = gray_to_uint8(np.asarray(image), bits=16 if image.mode.startswith("I;16") else None)
+        gray = _gray_to_uint8(np.asarray(image), sixteen=image.mode.startswith("I;16"))
         return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")
