@@ -451,6 +451,21 @@ def test_unknown_references_are_refused(run, photos):
         Context(Workspace(photos)).take("model", None)
 
 
+def test_the_sample_script_runs(tmp_path):
+    script = Path(__file__).parents[2] / "samples" / "kmeans.sh"
+    path = f"{Path(COMMAND[0]).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", str(script), "scenes", "--size", "64", "--backbone", "untrained"],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.split()[-1] / "sheet.png").exists()
+
+
 def test_crf_in_eval_and_by_refine_give_one_figure(run, photos):
     run("extract", "--dataset", images(photos, "train"), *SMALL)
     run("pseudolabel", "--classes", 4)

@@ -14,7 +14,7 @@ from unsupseg_cli.models.backbone import (
     resolve_precision,
     save_backbone,
 )
-from unsupseg_cli.models.memory import with_backoff
+from unsupseg_cli.models.memory import fitting_batch, with_backoff
 from unsupseg_cli.models.vit import build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
 
@@ -239,6 +239,16 @@ def test_a_pretrained_backbone_is_saved_and_loaded_and_guarded(tmp_path, images,
 def test_precision_is_resolved():
     assert resolve_precision("fp16", CPU) == "fp16"
     assert resolve_precision("auto", CPU) in {"fp32", "bf16"}
+
+
+def test_a_batch_is_sized_to_the_free_memory(monkeypatch):
+    class Memory:
+        available = 4 * 16 * 4 * 100 * 48 * 5  # a quarter of it holds five images of 100 tokens
+
+    monkeypatch.setattr("psutil.virtual_memory", Memory)
+    assert fitting_batch(100, 48, CPU, most=16) == 5
+    assert fitting_batch(100, 48, CPU, most=2) == 2
+    assert fitting_batch(100_000, 48, CPU, most=16) == 1
 
 
 def test_batches_are_halved_until_they_fit():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import psutil
 import torch
 
 A = TypeVar("A")
@@ -38,3 +39,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "out of memory" in text or "can't allocate memory" in text
     )
+
+
+def fitting_batch(tokens: int, dim: int, device: torch.device, most: int) -> int:
+    """Return how many images of ``tokens`` tokens fit into a quarter of the free memory, at most ``most``.
+
+    A block holds about sixteen float32 copies of the tokens at once (queries, keys, values, the MLP's
+    four-fold width and what autocast converts); attention is computed without its matrix.
+    """
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    return max(1, min(most, int(free // 4 // (16 * 4 * tokens * dim))))

@@ -26,7 +26,7 @@ from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, image_size
 from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.backbone import Backbone
-from unsupseg_cli.models.memory import with_backoff
+from unsupseg_cli.models.memory import fitting_batch, with_backoff
 from unsupseg_cli.stages.backbones import open_backbone
 from unsupseg_cli.stages.config import ExtractConfig
 from unsupseg_cli.stages.context import (
@@ -165,9 +165,11 @@ class _Extraction:
     ) -> None:
         self.config, self.context, self.draft, self.keep = config, context, draft, keep
         self.geometry, self.backbone = geometry, backbone
-        self.batch = config.batch_size or _default_batch(device)
         self.plan = plan_views(dataset, geometry, backbone.patch_size, config.strict)
         self.grids = self.plan.grids(backbone.patch_size)
+        tokens = int(self.grids.prod(1).max())
+        most = config.batch_size or _default_batch(device)
+        self.batch = config.batch_size or fitting_batch(tokens, backbone.dim, device, most)
         self.per_item = len(self.plan.views) // len(self.plan.items)
         draft.deterministic = device.type == "cpu"
 
