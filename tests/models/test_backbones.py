@@ -14,6 +14,7 @@ from unsupseg_cli.models.backbone import (
     resolve_precision,
     save_backbone,
 )
+from unsupseg_cli.models.backbones import ALIASES
 from unsupseg_cli.models.memory import fitting_batch, with_backoff
 from unsupseg_cli.models.vit import build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
@@ -113,21 +114,93 @@ def test_a_full_dino_checkpoint_gives_the_teacher(tmp_path, images):
     torch.testing.assert_close(loaded(big)["patch"].flatten(1, 2), model.eval().forward_features(big)[:, 1:])
 
 
-def test_dinov2_names_are_translated(tmp_path):
+@pytest.mark.parametrize("order", [("teacher", "student"), ("student", "teacher")])
+@pytest.mark.parametrize("wrapper", ["", "module.", "model."])
+def test_a_flat_checkpoint_of_both_networks_gives_the_teacher(tmp_path, order, wrapper):
+    state = timm.create_model("vit_small_patch16_224", num_classes=0).state_dict()
+    both = {
+        f"{wrapper}{network}.backbone.{name}": value + (network == "student")
+        for network in order
+        for name, value in state.items()
+    }
+    torch.save({"model": both}, tmp_path / "both.pth")
+    tensors = read_weights(tmp_path / "both.pth")
+    assert set(tensors) == set(state)
+    assert all(torch.equal(tensors[name], state[name]) for name in state)
+
+
+def test_a_dinov2_file_with_registers_folds_the_position_of_cls(tmp_path):
+    """The original keeps 1 + 37 x 37 positions, the first for CLS; timm's model adds none to CLS."""
     model = timm.create_model("vit_small_patch14_reg4_dinov2", num_classes=0)
     state = model.state_dict()
-    original = {}
-    for name, value in state.items():
-        name = name.replace("reg_token", "register_tokens")
-        original[name.replace("blocks.", "blocks.0.")] = value
+    names = {"reg_token": "register_tokens"}
+    original = {names.get(name, name).replace("blocks.", "blocks.0."): value for name, value in state.items()}
+    position = torch.randn(1, 1, 384)
+    original["pos_embed"] = torch.cat([position, state["pos_embed"]], 1)
     original["mask_token"] = torch.zeros(1, 384)
     torch.save(original, tmp_path / "dinov2_vits14_reg4_pretrain.pth")
     tensors = read_weights(tmp_path / "dinov2_vits14_reg4_pretrain.pth")
-    assert set(tensors) == set(state)
+    assert {name: value.shape for name, value in tensors.items()} == {n: v.shape for n, v in state.items()}
+    torch.testing.assert_close(tensors["cls_token"], state["cls_token"] + position)
     loaded = load_backbone("dinov2_vits14_reg", tmp_path / "dinov2_vits14_reg4_pretrain.pth")
-    out = loaded(torch.randn(1, 3, 28, 42), keep=("patch", "cls"))
-    assert out["patch"].shape == (1, 2, 3, 384)
     assert loaded.prefix_tokens == 5
+    model.cls_token.data += position
+    image = torch.randn(1, 3, 518, 518)
+    expected = model.eval().forward_features(image)
+    out = loaded(image)
+    torch.testing.assert_close(out["patch"].flatten(1, 2), expected[:, 5:], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(out["cls"], expected[:, 0], atol=1e-4, rtol=1e-3)
+
+
+def test_dinov3_names_are_translated(tmp_path):
+    model = timm.create_model("vit_small_patch16_dinov3", num_classes=0, dynamic_img_size=True).eval()
+    original = {"mask_token": torch.zeros(1, 384), "rope_embed.periods": torch.ones(16)}
+    for name, value in model.state_dict().items():
+        name = name.replace("reg_token", "storage_tokens")
+        original[name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")] = value
+    for block in range(12):
+        bias = torch.zeros(3 * 384)
+        bias[384:768] = float("nan")  # the keys' part, masked out
+        original[f"blocks.{block}.attn.qkv.bias"] = bias
+        original[f"blocks.{block}.attn.qkv.bias_mask"] = torch.ones(3 * 384)
+    torch.save(original, tmp_path / "v3.pth")
+    loaded = load_backbone("dinov3_vits16", tmp_path / "v3.pth")
+    image = torch.randn(1, 3, 64, 96)
+    expected = model.forward_features(image)[:, 5:]
+    torch.testing.assert_close(loaded(image)["patch"].flatten(1, 2), expected)
+    with pytest.raises(UsageError, match="keep patch"):
+        loaded(image, keep=("attention",))
+    original["blocks.3.attn.qkv.bias"] = torch.ones(3 * 384)  # biases that the model has no place for
+    torch.save(original, tmp_path / "v3.pth")
+    with pytest.raises(UnsupsegError, match=r"unknown: blocks\.3\.attn\.qkv\.bias"):
+        load_backbone("dinov3_vits16", tmp_path / "v3.pth")
+
+
+@pytest.mark.parametrize("name", ["tiny", "untrained"])
+def test_a_weights_file_is_never_ignored(tmp_path, name):
+    with pytest.raises(UsageError, match=r"takes no --weights.*other\.pth"):
+        load_backbone(name, tmp_path / "other.pth")
+
+
+def test_images_are_normalised_as_the_weights_expect(tmp_path):
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    loaded = load_backbone("timm:vit_tiny_patch16_224.augreg_in21k", tmp_path / "w.pth")
+    assert (loaded.mean / 255).flatten().tolist() == pytest.approx([0.5, 0.5, 0.5])
+    for alias in ("dino_vits16", "dino_vits8_300ep", "dinov2_vits14"):
+        row = ALIASES[alias]
+        config = timm.get_pretrained_cfg(f"{row.timm}.{row.tag}" if row.tag else row.timm)
+        assert config.mean == pytest.approx((0.485, 0.456, 0.406))
+        assert config.std == pytest.approx((0.229, 0.224, 0.225))
+
+
+def test_a_vit_without_cls_gives_patches_but_no_cls(tmp_path):
+    name = "vit_base_patch16_siglip_224"
+    torch.save(timm.create_model(name, num_classes=0).state_dict(), tmp_path / "w.pth")
+    loaded = load_backbone(f"timm:{name}", tmp_path / "w.pth")
+    assert loaded(torch.randn(1, 3, 32, 48), keep=("patch",))["patch"].shape == (1, 2, 3, 768)
+    with pytest.raises(UsageError, match="no CLS token"):
+        loaded(torch.randn(1, 3, 32, 48))
 
 
 def test_the_checkpoints_own_grid_of_positions_is_kept(tmp_path):
@@ -170,6 +243,8 @@ def test_unknown_names_get_a_suggestion():
         load_backbone("dinov2_vitb15")
     with pytest.raises(UsageError, match="no ViT"):
         load_backbone("timm:resnet50")
+    with pytest.raises(UsageError, match="one size only"):
+        load_backbone("timm:vit_relpos_small_patch16_224")
 
 
 def test_without_network_and_file_both_ways_are_named(monkeypatch):
@@ -233,6 +308,10 @@ def test_a_pretrained_backbone_is_saved_and_loaded_and_guarded(tmp_path, images,
     meta = json.loads((tmp_path / "backbone.json").read_text())
     (tmp_path / "backbone.json").write_text(json.dumps(meta | {"digest": "0" * 64}))
     with pytest.raises(UnsupsegError, match="altered"):
+        load_backbone("mine", tmp_path)
+    del meta["digest"]
+    (tmp_path / "backbone.json").write_text(json.dumps(meta))
+    with pytest.raises(UnsupsegError, match="lacks digest"):
         load_backbone("mine", tmp_path)
 
 

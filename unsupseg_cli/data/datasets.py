@@ -68,13 +68,17 @@ def open_dataset(
 ) -> Dataset:
     """Open a known data set by name, or any folder tree of images.
 
-    A name wins unless the text has a path separator; so ``./camvid`` is a folder and ``camvid`` the data set.
+    A name wins unless the text has a path separator; so ``./camvid`` is a folder and ``camvid`` the data set. A folder
+    that holds both ``images`` and ``labels`` is read as such: its images are those below ``images``; its labels count
+    once there is a class file, given or lying beside them as ``classes.json`` or ``classes.txt``.
 
     Args:
         name_or_dir: a name of `dataset_names`, or a folder.
         root: where a known data set lies.
-        split: which part; default the first one. A folder with sub-folders named after splits has these.
-        labels: folder of label images for a folder of images, matched by relative name without suffix.
+        split: which part. A known data set defaults to its first one; a folder has those sub-folders that are named
+            after splits, and defaults to all images.
+        labels: folder of label images for a folder of images, matched by relative name without suffix; where it has
+            a sub-folder named after the split, that one.
         class_file: class names, ids and colours of these labels.
 
     Raises:
@@ -126,36 +130,47 @@ def scan_images(root: Path) -> Iterator[Path]:
 # A folder of images --------------------------------------------------------------------------------------
 
 
+_SPLIT_NAMES = ("train", "val", "test", "validation", "training", "testing")
+_CLASS_FILES = ("classes.json", "classes.txt")
+
+
 def _open_folder(folder: Path, split: str | None, labels: Path | None, class_file: Path | None) -> Dataset:
     if not folder.is_dir():
         what = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
         raise UsageError(f"The folder '{folder}' {what}.")
-    name = folder.resolve().name or "images"
-    available = [
-        part.name for part in sorted(folder.iterdir()) if part.is_dir() and part.name in _SPLIT_NAMES
-    ]
     images = folder
-    if split not in (None, "all"):
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        images = folder / "images"
+        class_file = class_file or next(filter(Path.is_file, (folder / name for name in _CLASS_FILES)), None)
+        labels = labels or (folder / "labels" if class_file is not None else None)
+    if labels is not None and class_file is None:
+        raise UsageError("--labels needs --class-file: a JSON or text file with the class names.")
+    split = split or "all"
+    if split != "all":
+        available = sorted(
+            part.name for part in images.iterdir() if part.is_dir() and part.name in _SPLIT_NAMES
+        )
         if split not in available:
             raise UsageError(
-                f"The folder '{folder}' has no split '{split}' (a sub-folder of that name); it has "
+                f"The folder '{images}' has no split '{split}' (a sub-folder of that name); it has "
                 f"{', '.join(available) or 'none'}. Leave --split out to take all images."
             )
-        images = folder / str(split)
-        labels = labels / str(split) if labels is not None and (labels / str(split)).is_dir() else labels
+        images = images / split
+    if labels is not None and images.name in _SPLIT_NAMES and (labels / images.name).is_dir():
+        labels = labels / images.name
     paths = list(scan_images(images))
     if not paths:
         raise UsageError(
             f"No image in '{images}' or below; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
-    items = match_labels(images, paths, labels)
     space = LabelSpace.from_file(class_file) if class_file is not None else None
-    if labels is not None and space is None:
-        raise UsageError("--labels needs --class-file: a JSON or text file with the class names.")
-    return Dataset(name, folder, split or "all", tuple(items), space)
+    return Dataset(_folder_name(folder), folder, split, tuple(match_labels(images, paths, labels)), space)
 
 
-_SPLIT_NAMES = ("train", "val", "test", "validation", "training", "testing")
+def _folder_name(folder: Path) -> str:
+    """Return a name that no known data set has."""
+    name = folder.resolve().name or "images"
+    return f"{name}-folder" if name in LAYOUTS else name
 
 
 def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> list[Item]:
@@ -212,9 +227,14 @@ def _open_known(layout: Layout, root: Path | None, split: str | None) -> Dataset
     if layout.name == "scenes":
         root = scenes_root()
     if root is None:
+        here = (
+            f" (For the folder of that name here, write './{layout.name}'.)"
+            if Path(layout.name).is_dir()
+            else ""
+        )
         raise UsageError(
             f"Where does '{layout.name}' lie? Give --root with the folder that holds {layout.expects}, or write "
-            '`root = "..."` into an unsupseg.toml.'
+            f'`root = "..."` into an unsupseg.toml.{here}'
         )
     if not root.is_dir():
         raise UsageError(f"The root '{root}' of '{layout.name}' does not exist.")
@@ -226,6 +246,10 @@ def _open_known(layout: Layout, root: Path | None, split: str | None) -> Dataset
 
 def _not_found(layout: Layout, root: Path, split: str) -> str:
     message = f"'{root}' does not hold split '{split}' of '{layout.name}': expected {layout.expects}."
+    others = [other for other in layout.splits if other != split and layout.find(root, other)]
+    if others:
+        return f"{message} It holds {', '.join(others)}: give one as --split."
+    root = root.resolve()
     near = [root.parent, root.parent.parent, *(path for path in sorted(root.iterdir()) if path.is_dir())]
     for candidate in near:
         if layout.find(candidate, split):
@@ -263,6 +287,20 @@ def _find_cityscapes(root: Path, split: str) -> list[Item] | None:
         stem = path.name.removesuffix("_leftImg8bit.png")
         label = labels / path.parent.name / f"{stem}_gtFine_labelIds.png"
         items.append(Item(_key(images, path), path, label if label.exists() else None))
+    return items
+
+
+def _find_cocostuff(root: Path, split: str) -> list[Item] | None:
+    images, labels = root / "images" / f"{split}2017", root / "annotations" / f"{split}2017"
+    if not images.is_dir():
+        return None
+    curated = root / "curated" / f"{split}2017" / "Coco164kFull_Stuff_Coarse_7.txt"
+    listed = curated.is_file()
+    names = curated.read_text("utf-8").split() if listed else [path.stem for path in images.glob("*.jpg")]
+    items = []
+    for name in sorted(names):
+        label = labels / f"{name}.png"
+        items.append(Item(f"{name}.jpg", images / f"{name}.jpg", label if label.exists() else None))
     return items
 
 
@@ -308,6 +346,17 @@ LAYOUTS = {
             expects="leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png",
             find=_find_cityscapes,
             licence="Cityscapes terms; non-commercial, registration",
+        ),
+        Layout(
+            name="cocostuff27",
+            description="COCO-Stuff in 27 coarse classes: with the curated lists 49,629 train, 2,175 val images",
+            splits=("train", "val"),
+            space="cocostuff27",
+            protocol="stego",
+            expects="images/{train2017,val2017}/*.jpg, annotations/{train2017,val2017}/*.png (stuffthingmaps) and, "
+            "else all images are taken, curated/{train2017,val2017}/Coco164kFull_Stuff_Coarse_7.txt",
+            find=_find_cocostuff,
+            licence="Flickr terms; annotations CC BY 4.0",
         ),
     )
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import UnreadableImage
+from unsupseg_cli.data.images import opened, upright
 
 VOID = -1
+_UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _SHOWN = 8  # wrong values named in an error
+_LOSSY = {"JPEG", "MPO", "WEBP"}  # formats that (may) change pixel values
+_NUMBERS = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}  # Pillow modes whose values are class numbers
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class LabelSpace:
         mapping: raw value in a label file -> class.
         void: raw values that mean "no class".
         kinds: ``thing``, ``stuff`` or an empty text per class.
+        by_color: whether every colour was given, so that RGB labels can be read by colour.
     """
 
     name: str
@@ -41,12 +44,13 @@ class LabelSpace:
     mapping: Mapping[int, int]
     void: frozenset[int]
     kinds: tuple[str, ...] = field(default=())
+    by_color: bool = False
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
-        """Class of each raw value; -1 void, -2 not allowed."""
+        """Class of each raw value from 0; VOID or _UNKNOWN where it has none."""
         raw = [*self.mapping, *self.void, 0]
-        table = np.full(max(raw) + 1, -2, np.int16)
+        table = np.full(max(raw) + 1, _UNKNOWN, np.int16)
         for value in self.void:
             if value >= 0:
                 table[value] = VOID
@@ -55,7 +59,7 @@ class LabelSpace:
         return table
 
     def encode(self, raw: NDArray[np.integer[Any]], path: Path) -> NDArray[np.int16]:
-        """Return the classes (H, W) int16 of raw values (H, W), VOID = -1.
+        """Return the classes (H, W) int16 of raw values (H, W) or colours (H, W, 3), VOID = -1.
 
         Raises:
             UsageError: values that the space does not know; the message names the file and the values.
@@ -65,30 +69,47 @@ class LabelSpace:
         table = self._table
         inside = (raw >= 0) & (raw < len(table))
         classes: NDArray[np.int16] = table[np.where(inside, raw, 0)]
-        wrong = (classes == -2) | (~inside & ~np.isin(raw, list(self.void)))
-        if wrong.any():
-            values = np.unique(raw[wrong])
-            listed = ", ".join(map(str, values[:_SHOWN])) + (", ..." if len(values) > _SHOWN else "")
-            allowed = sorted(self.mapping)
+        classes[~inside] = _UNKNOWN
+        classes[~inside & np.isin(raw, list(self.void))] = VOID  # negative void values
+        if (classes == _UNKNOWN).any():
+            wrong, present = np.unique(raw[classes == _UNKNOWN]), np.unique(raw)
             raise UsageError(
-                f"The label '{path}' has values that the label space '{self.name}' does not know: {listed}. Allowed "
-                f"are {allowed[0]} to {allowed[-1]} and void {sorted(self.void)}; map or void them in the --class-file."
+                f"The label '{path}' has values that the label space '{self.name}' does not know: {_listed(wrong)}. "
+                f"Classes are {_listed(sorted(self.mapping))}, void is {_listed(sorted(self.void))}."
+                f"{_hint(present.tolist(), wrong.tolist(), self)}"
             )
-        classes[~inside] = VOID
         return classes
 
     def _encode_colors(self, raw: NDArray[np.integer[Any]], path: Path) -> NDArray[np.int16]:
-        codes = (raw[..., 0].astype(np.int64) << 16) | (raw[..., 1].astype(np.int64) << 8) | raw[..., 2]
-        classes = np.full(codes.shape, -2, np.int16)
-        for index, (r, g, b) in enumerate(self.colors):
-            classes[codes == (r << 16 | g << 8 | b)] = index
-        classes[(classes == -2) & (codes == 0)] = VOID  # black is void unless a class has that colour
-        if (classes == -2).any():
-            wrong = np.unique(codes[classes == -2])[:_SHOWN]
-            listed = ", ".join(str((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255)) for c in wrong)
+        if not self.by_color:
+            gray = bool((raw == raw[..., :1]).all())
+            reason = (
+                "its three channels are equal: save one of them"
+                if gray
+                else "save one channel of class numbers"
+            )
             raise UsageError(
-                f"The label '{path}' is an RGB picture with colours that no class of '{self.name}' has: {listed}; give "
-                'each class its "color" in the --class-file, or use label images of class numbers.'
+                f"The label '{path}' is an RGB picture, but the label space '{self.name}' has no colours for it; "
+                f'{reason}, or give every class its "color" in a JSON --class-file.'
+            )
+        colors = [_code(np.array(color)).item() for color in self.colors]
+        twice = next((i for i, color in enumerate(colors) if color in colors[:i]), None)
+        if twice is not None:
+            raise UsageError(
+                f"The label '{path}' is an RGB picture, but '{self.names[colors.index(colors[twice])]}' and "
+                f"'{self.names[twice]}' have the same colour {self.colors[twice]} in '{self.name}'."
+            )
+        codes = _code(raw)
+        classes = np.full(codes.shape, _UNKNOWN, np.int16)
+        for index, color in enumerate(colors):
+            classes[codes == color] = index
+        classes[(classes == _UNKNOWN) & (codes == 0)] = VOID  # black is void unless a class has that colour
+        if (classes == _UNKNOWN).any():
+            wrong = np.unique(codes[classes == _UNKNOWN])
+            shown = _first((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
+            raise UsageError(
+                f"The label '{path}' is an RGB picture with colours that no class of '{self.name}' has: {shown}. Black "
+                "is void; correct the colours in the --class-file, or use label images of class numbers."
             )
         return classes
 
@@ -97,50 +118,119 @@ class LabelSpace:
         """Read a space from JSON (``{"classes": [...], "void": ...}``) or from text, one name a line.
 
         A class is a name, or an object with ``name`` and optionally ``id`` or ``ids`` (raw values), ``color``
-        and ``kind``. Without ids the raw value is the position.
+        and ``kind``. Without ids the raw value is the position. ``void`` is a raw value or a list, default 255.
 
         Raises:
-            UsageError: the file is missing, not valid, or names no class.
+            UsageError: the file is missing, not valid, or names no class, or a name or raw value occurs twice.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
+            content = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)
         except OSError as error:
             raise UsageError(f"The class file '{path}' cannot be read ({error.strerror}).") from None
-        try:
-            content = json.loads(text) if path.suffix == ".json" else {"classes": text.split("\n")}
+        except UnicodeDecodeError:
+            raise UsageError(f"The class file '{path}' is not text in UTF-8; save it so.") from None
         except ValueError as error:
             raise UsageError(f"The class file '{path}' is not valid JSON: {error}.") from None
-        entries = content.get("classes", []) if isinstance(content, dict) else content
-        entries = [{"name": e.strip()} if isinstance(e, str) else e for e in entries if e not in ("", "\r")]
-        void = content.get("void", [255]) if isinstance(content, dict) else [255]
+        content = content if isinstance(content, dict) else {"classes": content}
         try:
-            return _build(path.stem, entries, [void] if isinstance(void, int) else list(void))
-        except (KeyError, TypeError, ValueError) as error:
+            return _build(path.stem, content["classes"], content.get("void"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UsageError(
-                f'The class file \'{path}\' does not fit ({error}); expected {{"classes": [name or {{"name", "id", '
-                '"color"}, ...], "void": [255]}.'
+                f'The class file \'{path}\' does not fit ({reason}); expected {{"classes": [name or {{"name", "id", '
+                '"color"}, ...], "void": [255]}, or a text file with one name a line.'
             ) from None
 
 
-def _build(name: str, entries: list[dict[str, Any]], void: list[int]) -> LabelSpace:
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _build(name: str, classes: list[Any], void: int | list[int] | None) -> LabelSpace:
+    if not isinstance(classes, list):
+        raise TypeError('"classes" is no list')
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in classes]
     if not entries:
         raise ValueError("it names no class")
+    names = tuple(str(entry["name"]) for entry in entries)
+    for index, one in enumerate(names):
+        if one in names[:index]:
+            raise ValueError(f"the name '{one}' occurs twice")
     mapping: dict[int, int] = {}
     for index, entry in enumerate(entries):
         for value in entry.get("ids", [entry.get("id", index)]):
-            mapping[int(value)] = index
-    colors = tuple(
-        tuple(int(v) for v in entry["color"]) if "color" in entry else _default_color(index)
-        for index, entry in enumerate(entries)
-    )
+            number = _raw_value(value, names[index])
+            if number in mapping:
+                raise ValueError(f"'{names[mapping[number]]}' and '{names[index]}' have the same id {number}")
+            mapping[number] = index
+    empty = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
+    if both := sorted(empty & set(mapping)):
+        raise ValueError(f"the value {both[0]} is void and the class '{names[mapping[both[0]]]}' at once")
     return LabelSpace(
         name=name,
-        names=tuple(str(entry["name"]) for entry in entries),
-        colors=colors,  # type: ignore[arg-type]
+        names=names,
+        colors=tuple(
+            _color(entry["color"], entry["name"]) if "color" in entry else _default_color(index)
+            for index, entry in enumerate(entries)
+        ),
         mapping=mapping,
-        void=frozenset(int(value) for value in void if int(value) not in mapping),
+        void=frozenset(int(value) for value in empty),
         kinds=tuple(str(entry.get("kind", "")) for entry in entries),
+        by_color=all("color" in entry for entry in entries),
     )
+
+
+def _raw_value(value: object, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
+        raise ValueError(f"the id of '{name}' is {value!r}, expected a whole number from 0 to 65535")
+    return value
+
+
+def _color(value: Any, name: str) -> tuple[int, int, int]:
+    if len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+        raise ValueError(f"the color of '{name}' is {value!r}, expected three numbers from 0 to 255")
+    return value[0], value[1], value[2]
+
+
+def _code(colors: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    wide = colors.astype(np.int64)
+    return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
+
+
+def _listed(values: Iterable[int]) -> str:
+    """Return sorted numbers as text, runs as ``0-10``."""
+    runs: list[list[int]] = []
+    for value in map(int, values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return _first(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def _first(parts: Iterable[object]) -> str:
+    texts = [str(part) for part in parts]
+    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "") or "none"
+
+
+def _hint(present: list[int], wrong: list[int], space: LabelSpace) -> str:
+    """Return what usually lies behind such values."""
+    count, known = len(space.names), set(space.mapping)
+    if wrong == [255]:
+        return ' If 255 means "no class", add it to "void" in the --class-file.'
+    if max(present) > 255 and max(known) <= 255:
+        return " Values above 255 look like instance ids; use the label images of class ids."
+    classes = [value for value in present if value not in space.void]
+    if known == set(range(count)) and wrong == [count] and 0 not in present:
+        return ' The values seem to count from 1; give each class its "id" in the --class-file.'
+    if known == set(range(count)):
+        return (
+            ' The file may hold raw ids instead of train ids; give each class its "id" in the --class-file.'
+        )
+    if all(0 <= value < count for value in classes):
+        return " The file seems to hold train ids (positions in the class list) instead of ids."
+    return ' Map them to classes with "ids", or add them to "void", in a --class-file.'
 
 
 def _default_color(index: int) -> tuple[int, int, int]:
@@ -159,21 +249,25 @@ def named_space(name: str) -> LabelSpace:
 def read_label(path: Path) -> NDArray[np.int32]:
     """Read raw values (H, W) of a label image: gray of 8 or 16 bit, palette index, or colours (H, W, 3).
 
+    The label is turned by its EXIF orientation, as an image is.
+
     Raises:
         UnreadableImage: the file is missing or damaged.
-        UsageError: the mode of the image can hold no class numbers.
+        UsageError: the file is of a lossy format, or its mode can hold no class numbers.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in {"L", "P", "I", "I;16", "I;16B", "I;16L", "1", "RGB", "RGBA"}:
-                raise UsageError(
-                    f"The label '{path}' is of mode {image.mode}; expected a PNG of class numbers (gray 8 or 16 bit, "
-                    "or palette), or RGB in the classes' colours."
-                )
-            picture = image.convert("RGB") if image.mode == "RGBA" else image
-            return np.asarray(picture).astype(np.int32)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UnreadableImage(f"The label '{path}' cannot be read ({error})") from None
+    with opened(path) as image:
+        if image.format in _LOSSY:
+            raise UsageError(
+                f"The label '{path}' is a {image.format} file, whose compression changes class numbers; save labels "
+                "as PNG."
+            )
+        if image.mode not in {*_NUMBERS, "RGB", "RGBA"}:
+            raise UsageError(
+                f"The label '{path}' is of mode {image.mode}; expected a PNG of class numbers (gray 8 or 16 bit, or "
+                "palette), or RGB in the classes' colours."
+            )
+        picture = upright(image)
+        return np.asarray(picture.convert("RGB") if picture.mode == "RGBA" else picture).astype(np.int32)
 
 
 def check_label_size(

@@ -106,8 +106,11 @@ class Backbone(nn.Module):
         key (B, h, w, C) of the chosen block, heads side by side. Register tokens are skipped.
 
         Raises:
-            UsageError: attention, query or key of an architecture that has no plain qkv.
+            UsageError: attention, query or key of an architecture that has no plain qkv, or the CLS token or its
+                attention of one without.
         """
+        if {"cls", "attention"} & set(keep) and getattr(self.vit, "cls_token", None) is None:
+            raise UsageError(f"The backbone '{self.name}' has no CLS token; keep patch and pooled.")
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         dtype = _DTYPES[self.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
@@ -196,6 +199,10 @@ def load_backbone(
     """
     if weights is not None and weights.is_dir():
         return _load_folder(weights, name, layer, norm)
+    if name in ("tiny", "untrained") and weights is not None:
+        raise UsageError(
+            f"The backbone '{name}' takes no --weights; name the model that '{weights}' belongs to with --backbone."
+        )
     if name == "tiny":
         if not TINY.exists():
             raise UnsupsegError(
@@ -213,7 +220,17 @@ def load_backbone(
     if pos_embed == "original" and (row.offset or row.antialias):
         _use_original_positions(model, row)
     digest = digest_tensors(model.state_dict())
-    return Backbone(model, name, row.patch_size, digest, layer=layer, norm=norm)
+    config: Any = getattr(model, "pretrained_cfg", {})  # `untrained` has none
+    return Backbone(
+        model,
+        name,
+        row.patch_size,
+        digest,
+        mean=tuple(config.get("mean", MEAN)),
+        std=tuple(config.get("std", STD)),
+        layer=layer,
+        norm=norm,
+    )
 
 
 def _row(name: str) -> BackboneRow:
@@ -231,7 +248,12 @@ def _row(name: str) -> BackboneRow:
         raise UsageError(f"timm has no ViT '{architecture}'{did_you_mean(architecture, known)[:200]}")
     config = timm.get_pretrained_cfg(architecture)
     size = config.input_size[-1] if config else 224
-    probe: Any = timm.create_model(architecture, pretrained=False)
+    try:
+        probe: Any = timm.create_model(architecture, pretrained=False, dynamic_img_size=True)
+    except TypeError:
+        raise UsageError(
+            f"The backbone '{name}' takes images of one size only; choose a plain ViT."
+        ) from None
     patch = int(probe.patch_embed.patch_size[0])
     return BackboneRow(architecture, tag or "*", patch, int(probe.embed_dim), size, name)
 
@@ -239,7 +261,7 @@ def _row(name: str) -> BackboneRow:
 def _create(row: BackboneRow, pretrained: bool) -> nn.Module:
     import timm
 
-    name = f"{row.timm}.{row.tag}" if pretrained and row.tag not in ("", "*") else row.timm
+    name = f"{row.timm}.{row.tag}" if row.tag not in ("", "*") else row.timm
     model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     return model
 
@@ -366,6 +388,10 @@ def _load_folder(folder: Path, name: str, layer: int, norm: bool, stem: str = "b
         tensors = load_file(path)
     except (OSError, ValueError) as error:
         raise UnsupsegError(f"The backbone in '{folder}' cannot be read ({error}).") from None
+    if missing := {"digest", "arch", "size", "patch_size"} - set(meta):
+        raise UnsupsegError(
+            f"'{folder / stem}.json' lacks {', '.join(sorted(missing))}; make the backbone again."
+        )
     digest = digest_tensors(tensors)
     if digest != meta["digest"]:
         raise UnsupsegError(

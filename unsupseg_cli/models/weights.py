@@ -1,9 +1,10 @@
-"""Reading weights files: safetensors, and the original DINO and DINOv2 checkpoints, without unpickling code."""
+"""Reading weights files: safetensors, and the original checkpoints of DINO to DINOv3, without unpickling code."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import pickle
 import re
 from collections.abc import Mapping
@@ -68,7 +69,9 @@ def _tensors(state: object, path: Path) -> dict[str, Tensor]:
 
 
 def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strip wrappers, drop heads, and give DINOv2's original names those of timm."""
+    """Strip wrappers, drop students and heads, and give the original names of DINO to DINOv3 those of timm."""
+    if any(_part_of(name, "teacher") for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if _part_of(name, "teacher")}
     renamed = {}
     for name, value in tensors.items():
         while name.startswith(_PREFIXES):
@@ -79,6 +82,39 @@ def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name = name.replace("register_tokens", "reg_token")
         name = name.replace("mlp.w12.", "mlp.fc1.").replace("mlp.w3.", "mlp.fc2.")
         renamed[name] = value
+    if "storage_tokens" in renamed:
+        return _rename_dinov3(renamed)
+    return _fold_cls_position(renamed) if "reg_token" in renamed else renamed
+
+
+def _part_of(name: str, network: str) -> bool:
+    """Tell whether a tensor of a full checkpoint belongs to ``teacher`` or ``student``."""
+    return name.removeprefix("module.").removeprefix("model.").startswith(f"{network}.")
+
+
+def _fold_cls_position(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the position of the CLS token to it where a model with registers keeps one: timm's has none there."""
+    positions = tensors.get("pos_embed")
+    if positions is None or math.isqrt(positions.shape[1] - 1) ** 2 != positions.shape[1] - 1:
+        return tensors
+    return tensors | {
+        "cls_token": tensors["cls_token"] + positions[:, :1],
+        "pos_embed": positions[:, 1:],
+    }
+
+
+def _rename_dinov3(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give DINOv3's names those of timm, without buffers and the biases of queries, keys and values if zero."""
+    renamed = {}
+    for name, value in tensors.items():
+        if name.startswith(("rope_embed.", "local_cls_norm.")) or name.endswith(".bias_mask"):
+            continue
+        if name.endswith("attn.qkv.bias"):  # the keys' third is masked out
+            query, _, values = value.chunk(3)
+            if not query.any() and not values.any():
+                continue
+        name = name.replace("storage_tokens", "reg_token")
+        renamed[re.sub(r"\bls([12])\.gamma", r"gamma_\1", name)] = value
     return renamed
 
 
