@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, read_image
@@ -62,6 +63,9 @@ def load_views(
     """Yield the views of the items at ``indices`` (default all), in that order whatever ``workers`` is.
 
     With ``workers`` 0 decoding happens in this process. Workers end with this process.
+
+    Raises:
+        UnsupsegError: a worker was killed.
     """
     chosen = list(range(len(items))) if indices is None else list(indices)
     dataset = _Views(items, geometry, patch, chosen)
@@ -78,7 +82,15 @@ def load_views(
         worker_init_fn=_calm,
         multiprocessing_context="fork",
     )
-    yield from loader
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UnsupsegError(
+            "A process that decodes images was killed, perhaps because memory ran out; try fewer --workers, or "
+            "--workers 0 to decode without such processes."
+        ) from None
 
 
 def _calm(worker: int) -> None:
