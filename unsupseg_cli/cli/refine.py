@@ -9,8 +9,13 @@ from unsupseg_cli.stages.config import RefineConfig
 
 @stage_command(app, RefineConfig, name="refine")
 def refine(call: Call) -> None:
-    """Predictions -> predictions refined by a dense CRF."""
+    """Predictions or pseudo-labels -> the same, refined by a dense CRF."""
     context = call.context()
+    if call.config.pseudolabels is not None:
+        from unsupseg_cli.stages.refine_masks import refine_masks
+
+        call.done(refine_masks(call.config, context))
+        return
     from unsupseg_cli.stages.refine import refine as run
 
     call.done(run(call.config, context))

@@ -45,12 +45,6 @@ def _check(log_probs: Sequence[Any], images: Sequence[Any], workers: int | None)
         )
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core.")
-    for index, scores in enumerate(log_probs):
-        if len(scores) != len(log_probs[0]):
-            raise UsageError(
-                f"Scores {index} have {len(scores)} classes, the first {len(log_probs[0])}; "
-                "all images of a set must be scored by the same model."
-            )
 
 
 def _cores() -> int:

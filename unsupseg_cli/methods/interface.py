@@ -20,19 +20,22 @@ class Masks:
     """The pseudo-masks of one view.
 
     ``labels`` (h, w) int16 holds mask ids from 0, -1 where no mask is; ``area`` (cells), ``score`` in [0, 1]
-    and ``group`` (class of the mask, -1 if the method gives none) have one entry per mask.
+    and ``group`` (class of the mask, -1 if the method gives none) have one entry per mask. ``soft`` (M + 1, h,
+    w), where the method has it, holds log-probabilities of no mask and of each mask, on the token grid.
     """
 
     labels: NDArray[np.int16]
     area: NDArray[np.int64]
     score: NDArray[np.float32]
     group: NDArray[np.int64]
+    soft: NDArray[np.float16] | None = None
 
 
 class Pseudolabeller(Protocol):
     """Features -> masks."""
 
     needs_images: bool
+    """Whether `label` reads the images; its labels then have their size, else that of the token grid."""
 
     def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
         """Learn what spans the whole collection (cluster centres, say); return figures for the manifest."""
@@ -41,7 +44,7 @@ class Pseudolabeller(Protocol):
         """Return the masks of some views; tokens (h, w, C), images uint8 (H, W, 3) where they are needed."""
 
     def figures(self) -> dict[str, Any]:
-        """Return what was counted while labelling, for the manifest."""
+        """Return what was counted since the last call, for the manifest; counts of blocks are added."""
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors that training may start from."""

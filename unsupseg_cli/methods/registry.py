@@ -14,8 +14,8 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean
 class Method:
     """One system: where its parts are found and what its training needs.
 
-    ``graph`` says that training reads neighbours; ``heads`` are the types of feature head that the method's
-    module ``network`` registers.
+    ``graph`` says that training reads neighbours, ``live`` that it can have the backbone in the loop; ``heads``
+    are the types of feature head that the method's module ``network`` registers.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Method:
     pseudolabels: bool = True
     trains: bool = True
     graph: bool = False
+    live: bool = False
     heads: tuple[str, ...] = ()
 
     def pseudolabel_config(self) -> Any:
@@ -46,7 +47,8 @@ class Method:
     def task(self, config: Any, **given: Any) -> Any:
         """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device.
 
-        A method with ``graph`` is also given ``neighbours``, (N, k) int32: rows of the source's views.
+        A method with ``graph`` is also given ``neighbours``, (N, k) int32: rows of the source's views; one with
+        ``live`` may be given ``live``, a `LiveSource` of the same views.
         """
         return import_module(f"{self.package}.train").Task(config, **given)
 
@@ -65,6 +67,7 @@ METHODS = {
             summary="Principal mask proposals per image, then EM over class prototypes",
             paper="PriMaPs-EM, Hahn et al., TMLR 2024",
             package="unsupseg_cli.methods.primaps",
+            live=True,
         ),
         Method(
             name="stego",
@@ -73,6 +76,7 @@ METHODS = {
             package="unsupseg_cli.methods.stego",
             pseudolabels=False,
             graph=True,
+            live=True,
             heads=("stego",),
         ),
     )

@@ -69,12 +69,14 @@ class Segmenter(nn.Module):
         """
         device = next(self.class_head.parameters()).device
         batch = self.backbone.normalise(torch.tensor(images, device=device))
-        codes = self._codes(batch)
+        codes = self.encode(batch)
         if flip:
-            codes = (codes + self._codes(batch.flip(-1)).flip(2)) / 2
+            codes = (codes + self.encode(batch.flip(-1)).flip(2)) / 2
         return codes
 
-    def _codes(self, batch: Tensor) -> Tensor:
+    @torch.inference_mode()
+    def encode(self, batch: Tensor) -> Tensor:
+        """Return codes (B, h, w, D) of normalised images (B, 3, H, W)."""
         codes: Tensor = self.backbone(batch, keep=("patch",))["patch"].float()
         for head in self.feature_heads:
             codes = head(codes)

@@ -68,11 +68,13 @@ class ExtractConfig(DataConfig, DeviceConfig):
 
 
 class PseudolabelConfig(DeviceConfig):
-    """Make pseudo-masks from features."""
+    """Make pseudo-masks from features (and images, for a method that refines them with a CRF)."""
 
     features: str | None = execution(None, "Features artifact; default: the last one of a training split.")
     method: str = setting("kmeans", "Method (`unsupseg methods list`).")
     classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
+    keep: Literal["labels", "soft"] = setting("labels", "`soft` also stores soft masks, for `refine`.")
+    sheet: int = execution(12, "Views on the picture sheet.", ge=0)
     seed: int = setting(0, "Seed of every random choice.", ge=0)
 
 
@@ -84,6 +86,10 @@ class TrainConfig(DeviceConfig):
     graph: str | None = execution(None, "Graph artifact, for a method that needs one; default: the last one.")
     method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
     classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
+    tokens: Literal["stored", "live"] = setting(
+        "stored",
+        "stored features (fast), or live: the frozen backbone in the loop, with the method's augmentation.",
+    )
     seed: int = setting(0, "Seed of every random choice.", ge=0)
 
 
@@ -130,13 +136,15 @@ class DemoConfig(DeviceConfig):
 
 
 class RefineConfig(CRFConfig):
-    """Refine predictions with a dense CRF."""
+    """Refine predictions, or soft pseudo-labels, with a dense CRF."""
 
     predictions: str | None = execution(None, "Predictions with --keep scores; default: the last ones.")
+    pseudolabels: str | None = execution(None, "Refine these pseudo-labels (--keep soft) instead.")
     label_confidence: float | None = setting(
         None, "Take hard labels, each with this probability.", gt=0, lt=1
     )
     workers: int | None = execution(None, "Images at a time; default: the cores, at most 8.", ge=0)
+    sheet: int = execution(12, "Views on the picture sheet of pseudo-labels.", ge=0)
 
     def crf(self) -> CRFConfig:
         """Return the CRF's own options, with the engine settled."""

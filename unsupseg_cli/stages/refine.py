@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf import CRFConfig, refine_batch
 from unsupseg_cli.data.datasets import Item, open_dataset
 from unsupseg_cli.data.images import read_image
@@ -112,11 +112,21 @@ def _scores(predictions: Artifact, key: str, confidence: float | None, classes: 
     folder = predictions.path / "scores" / key
     if folder.exists():
         reader = RowReader(folder)
+        if len(reader) != classes:
+            raise UnsupsegError(
+                f"The scores of '{key}' in '{predictions.id}' have {len(reader)} classes, expected {classes}; run "
+                f"`unsupseg verify {predictions.id}` and predict again."
+            )
         return torch.from_numpy(reader.rows(0, len(reader)))
     assert confidence is not None
-    labels = torch.from_numpy(read_ids(predictions.path, key).astype(np.int64))
+    return trusted(read_ids(predictions.path, key).astype(np.int64), classes, confidence)
+
+
+def trusted(labels: NDArray[np.int64], classes: int, confidence: float) -> Tensor:
+    """Return log-probabilities (K, h, w) of labels (h, w) that are right with this probability; -1 is unknown."""
+    known = torch.from_numpy(labels)
     rest = (1 - confidence) / max(1, classes - 1)
-    probability = torch.full((classes, *labels.shape), rest)
-    probability.scatter_(0, labels.clamp_min(0)[None], confidence)
-    probability[:, labels < 0] = 1 / classes
+    probability = torch.full((classes, *known.shape), rest)
+    probability.scatter_(0, known.clamp_min(0)[None], confidence)
+    probability[:, known < 0] = 1 / classes
     return (probability / probability.sum(0)).log()

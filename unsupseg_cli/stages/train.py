@@ -21,8 +21,9 @@ from unsupseg_cli.stages.config import TrainConfig
 from unsupseg_cli.stages.context import Context, resolve_device
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import read_neighbours
+from unsupseg_cli.stages.live import live_source
+from unsupseg_cli.stages.masks import read_pseudolabels
 from unsupseg_cli.stages.models import BackboneRef, ClassEntry, ModelFile, read_model, write_model
-from unsupseg_cli.stages.pseudolabel import read_pseudolabels
 from unsupseg_cli.stages.spaces import default_classes
 from unsupseg_cli.training.loop import Plan, Record, fit
 
@@ -42,6 +43,8 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
     graph = context.take("graph", config.graph) if method.graph else None
     neighbours = read_neighbours(graph, features_artifact) if graph else None
     name = method.name
+    if config.tokens == "live" and not method.live:
+        raise UsageError(f"Method '{name}' trains on stored tokens only; leave --tokens live out.")
     options = options or method.train_config()()
     features = FeatureSet(features_artifact)
     classes = config.classes or (
@@ -64,6 +67,8 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
         used_labels=features_artifact.manifest.used_labels or bool(labels and labels.manifest.used_labels),
     )
 
+    live = config.tokens == "live"
+
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = device.type == "cpu"
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -75,6 +80,7 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
             seed=config.seed,
             device=device,
             **({"neighbours": neighbours} if graph else {}),
+            **({"live": live_source(features, context, device, config.workers)} if live else {}),
         )
         _fit(task, config, features, draft, context, device)
         head: TrainedHead = task.finish()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig
-from unsupseg_cli.methods.primaps.pseudolabel import Proposals, principal_direction, propose, to_label_map
+from unsupseg_cli.methods.primaps.pseudolabel import Proposals, Pseudolabeller, principal_direction, propose
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_proposals import clustered, reference_proposals, smooth_random
@@ -93,19 +93,19 @@ def test_constant_features_are_one_mask() -> None:
     (found,) = propose(torch.full((1, 6, 5, 16), 0.7), CONFIG)
     assert len(found) == 1
     assert bool(found.covers.all())
-    assert (to_label_map(found.log_probs, (12, 10)) == 0).all()
+    assert (found.log_probs.argmax(0) == 1).all()
 
 
 def test_zero_features_have_no_mask() -> None:
     (found,) = propose(torch.zeros(1, 4, 4, 8), CONFIG)
     assert (len(found), found.stop) == (0, "stall")
-    assert (to_label_map(found.log_probs, (9, 7)) == -1).all()
+    assert found.log_probs.argmax(0).tolist() == [[0] * 4] * 4
 
 
 def test_a_single_patch_is_a_mask() -> None:
     (found,) = propose(torch.randn(1, 1, 1, 8), CONFIG)
     assert len(found) == 1
-    assert to_label_map(found.log_probs, (8, 8)).tolist() == [[0] * 8] * 8
+    assert found.log_probs.argmax(0).tolist() == [[1]]
 
 
 def test_nan_is_refused() -> None:
@@ -130,18 +130,34 @@ def test_the_median_removes_a_lone_cell_and_the_gain_makes_masks_binary() -> Non
     assert set(found.masks.unique().tolist()) == {0.0, 1.0}
 
 
-def test_the_crf_gets_enlarged_scores_and_decides() -> None:
-    (found,) = propose(clustered(1, side=8, channels=16), CONFIG)
+def test_the_crf_gives_masks_of_the_image_and_follows_its_edges() -> None:
+    """Two flat halves: the masks of the grid end between two patches, those of the CRF at the image's edge."""
+    tokens = torch.zeros(4, 4, 8)
+    tokens[:, :2, 0], tokens[:, 2:, 1] = 1, 1
     image = np.zeros((32, 32, 3), np.uint8)
+    image[:, :19], image[:, 19:] = (
+        (200, 40, 40),
+        (30, 60, 200),
+    )  # the edge lies in the third column of patches
+    (plain,) = Pseudolabeller(PseudolabelConfig(crf=False), 2, 0).label([tokens], None)
+    assert plain.labels.shape == (4, 4)
+    (refined,) = Pseudolabeller(CONFIG, 2, 0).label([tokens], [image])
+    assert refined.labels.shape == (32, 32)
+    assert (refined.labels[:, :19] == refined.labels[0, 0]).all()
+    assert (refined.labels[:, 19:] == refined.labels[0, 31]).all()
+    assert refined.labels[0, 0] != refined.labels[0, 31]
+    assert refined.area.tolist() == np.bincount(refined.labels.ravel()).tolist()
+    with pytest.raises(UnsupsegError, match="crf=false"):
+        Pseudolabeller(CONFIG, 2, 0).label([tokens], None)
 
-    def everything_is_background(log_probs: Tensor, seen: np.ndarray) -> Tensor:
-        assert log_probs.shape == (len(found) + 1, 32, 32)
-        assert seen is image
-        return torch.cat([torch.ones(1, 32, 32), torch.zeros(len(found), 32, 32)])
 
-    assert (to_label_map(found.log_probs, (32, 32), everything_is_background, image) == -1).all()
-    with pytest.raises(UnsupsegError, match="CRF"):
-        to_label_map(found.log_probs, (32, 32), everything_is_background)
+def test_soft_masks_give_the_label_map_again() -> None:
+    views = list(clustered(3, side=10, channels=16, seed=3))
+    for masks in Pseudolabeller(PseudolabelConfig(crf=False), 2, 0).label(views, None):
+        assert masks.soft is not None
+        assert masks.soft.shape == (len(masks.area) + 1, 10, 10)
+        assert (masks.soft.astype(np.float32).argmax(0) - 1 == masks.labels).mean() > 0.95
+        np.testing.assert_allclose(np.exp(masks.soft.astype(np.float64)).sum(0), 1, atol=0.01)
 
 
 def test_the_principal_direction_is_the_top_eigenvector() -> None:

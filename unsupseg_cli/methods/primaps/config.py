@@ -73,6 +73,9 @@ class TrainConfig(Config):
     focal_gamma: float = setting(
         2.0, "Exponent of the class weights; 0 is plain CE.", ge=0, source=f"{_CODE}: seghead-focalloss"
     )
+    mirror: float = setting(
+        0.5, "Probability that an image is mirrored (live tokens only).", ge=0, le=1, source=f"{_CODE}: HFlip"
+    )
     blur_kernel: int = setting(21, "Side of the Gaussian blur in pixels (odd).", ge=1, source=f"{_CODE}")
     blur_sigma_min: float = setting(0.1, "Least blur in pixels.", gt=0, source=f"{_CODE}")
     blur_sigma_max: float = setting(2.0, "Most blur in pixels.", gt=0, source=f"{_CODE}")

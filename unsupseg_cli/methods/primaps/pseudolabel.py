@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,13 +15,12 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig
 from unsupseg_cli.training.tokens import TokenSource
 
 Stop = Literal["coverage", "stall", "cap"]
-Crf = Callable[[Tensor, NDArray[np.uint8]], Tensor]
-"""(log-probabilities (M+1, H, W), image (H, W, 3) uint8) -> probabilities (M+1, H, W)."""
 
 LANCZOS_STEPS = 32
 LANCZOS_RESTARTS = 6
@@ -129,10 +128,9 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> l
 class Pseudolabeller:
     """Principal mask proposals of every view; they need no fit over the collection and have no classes yet."""
 
-    needs_images = False
-
     def __init__(self, config: PseudolabelConfig, classes: int, seed: int) -> None:
         self.config = config
+        self.needs_images = config.crf
         self.stopped: Counter[str] = Counter()
 
     def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
@@ -140,20 +138,28 @@ class Pseudolabeller:
         return {"threshold": self.config.threshold}
 
     def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
-        """Return the masks of some views (h, w, C) on their token grid."""
+        """Return the masks of some views (h, w, C): refined, at the size of their images, or on the token grid."""
         found = propose(tokens, self.config)
         self.stopped.update(one.stop for one in found)
-        return [self._masks(one) for one in found]
+        scores = [one.log_probs.cpu() for one in found]
+        if self.config.crf:
+            if images is None:
+                raise UnsupsegError(
+                    "The CRF needs the images of the views; turn it off with --set crf=false."
+                )
+            scores = refine_batch(scores, images)
+        return [self._masks(one, score) for one, score in zip(found, scores, strict=True)]
 
     @staticmethod
-    def _masks(found: Proposals) -> Masks:
-        labels = to_label_map(found.log_probs, (found.log_probs.shape[1], found.log_probs.shape[2]))
+    def _masks(found: Proposals, scores: Tensor) -> Masks:
+        labels = (scores.argmax(0) - 1).to(torch.int16).numpy()  # channel 0 is the background
         area = np.bincount(labels[labels >= 0], minlength=len(found)).astype(np.int64)
         kept = np.flatnonzero(area)
         number = np.full(len(found) + 1, -1, np.int16)  # the last entry is the background's, label -1
         number[kept] = np.arange(len(kept))
         score = found.scores.cpu().numpy()[kept].astype(np.float32)
-        return Masks(number[labels], area[kept], score, np.full(len(kept), -1))
+        soft = found.log_probs[[0, *(kept + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
+        return Masks(number[labels], area[kept], score, np.full(len(kept), -1), soft)
 
     def state(self) -> dict[str, Tensor]:
         """Return nothing: masks are all there is."""
@@ -161,7 +167,9 @@ class Pseudolabeller:
 
     def figures(self) -> dict[str, Any]:
         """Return how many views stopped for which reason; ``cap`` is the bound on masks."""
-        return {f"stopped_by_{reason}": self.stopped[reason] for reason in ("coverage", "stall", "cap")}
+        counts = {f"stopped_by_{reason}": self.stopped[reason] for reason in ("coverage", "stall", "cap")}
+        self.stopped.clear()
+        return counts
 
 
 def principal_direction(covariance: Tensor) -> Tensor:
@@ -197,27 +205,6 @@ def principal_direction(covariance: Tensor) -> Tensor:
         if bool((residual <= LANCZOS_TOLERANCE * value[:, 0].abs()).all()):
             break
     return direction
-
-
-def to_label_map(
-    log_probs: Tensor, size: tuple[int, int], crf: Crf | None = None, image: NDArray[np.uint8] | None = None
-) -> NDArray[np.int16]:
-    """Return the mask of every pixel, (H, W): -1 where the background wins, else 0..M-1.
-
-    Args:
-        log_probs: (M + 1, h, w), background first.
-        size: height and width of the result.
-        crf: refines the enlarged log-probabilities with the image; None skips this.
-        image: (H, W, 3) uint8, needed by ``crf``.
-    """
-    scores = F.interpolate(log_probs[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    if crf is not None and len(scores) > 1:
-        if image is None or image.shape[:2] != size:
-            found = "none" if image is None else f"{image.shape[:2]}"
-            raise UnsupsegError(f"The CRF needs the image at the size of its labels, {size}; found {found}.")
-        scores = crf(scores, image)
-    labels: NDArray[np.int16] = (scores.argmax(0) - 1).to(torch.int16).cpu().numpy()
-    return labels
 
 
 def _pack(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
 from unsupseg_cli.methods.primaps.config import TrainConfig
@@ -16,9 +17,11 @@ from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
     ema_decay,
     ema_update,
+    photometric,
     principal_prototypes,
 )
 from unsupseg_cli.methods.primaps.objective import cosine_kmeans_loss, focal_loss, mode_assignment
+from unsupseg_cli.training.live import LiveSource
 from unsupseg_cli.training.tokens import TokenSource, flat_batches
 
 
@@ -98,7 +101,11 @@ class PrimapsEM(nn.Module):
 
 
 class Task:
-    """PriMaPs-EM on stored tokens: the M-step sees the same features as the E-step (no augmentation)."""
+    """PriMaPs-EM.
+
+    On stored tokens the M-step sees the same features as the E-step. With a live source, the paper's, images
+    are mirrored by chance and the M-step sees photometrically augmented ones.
+    """
 
     def __init__(
         self,
@@ -109,10 +116,11 @@ class Task:
         classes: int,
         seed: int,
         device: torch.device,
+        live: LiveSource | None = None,
     ) -> None:
         if pseudolabels is None:
             raise UsageError("PriMaPs-EM needs masks: run `unsupseg pseudolabel --method primaps` first.")
-        self.config, self.source, self.device = config, source, device
+        self.config, self.source, self.device, self.live, self.seed = config, source, device, live, seed
         self.labels = pseudolabels.labels
         self.batch = min(config.batch, len(source.grids))
         self.steps = config.epochs * (len(source.grids) // self.batch)
@@ -129,13 +137,33 @@ class Task:
         groups: dict[tuple[int, ...], list[int]] = {}
         for view in views:
             groups.setdefault(tuple(self.source.grids[view].tolist()), []).append(view)
+        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "augment", step))
         parts = []
         for members in groups.values():
-            tokens = torch.stack(self.source.tokens(members)).to(self.device)
-            masks = torch.stack([torch.from_numpy(self.labels[view]) for view in members]).to(self.device)
-            part = self.em.losses(tokens, tokens, masks)
+            masks = [torch.from_numpy(self.labels[view]).to(self.device) for view in members]
+            if self.live is None:
+                clean = augmented = self.source.tokens(members)
+            else:
+                mirrored = [
+                    bool(one < self.config.mirror) for one in torch.rand(len(members), generator=draw)
+                ]
+                masks = [_mirror(one, flip) for one, flip in zip(masks, mirrored, strict=True)]
+                clean, augmented = self._live(self.live, members, mirrored, draw)
+            part = self.em.losses(
+                torch.stack(clean).to(self.device),
+                torch.stack(augmented).to(self.device),
+                torch.stack(masks),
+            )
             parts.append({name: value * len(members) / len(views) for name, value in part.items()})
         return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
+
+    def _live(
+        self, live: LiveSource, views: list[int], mirrored: list[bool], draw: torch.Generator
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tokens of images and of their augmented versions, both mirrored or not."""
+        pixels = [_mirror(one, flip) for one, flip in zip(live.pixels(views), mirrored, strict=True)]
+        augmented = live.encode(pixels, lambda images: photometric(images, self.config, draw))
+        return live.encode(pixels), augmented
 
     def after_step(self, step: int) -> None:
         """Update the momentum prototypes."""
@@ -155,6 +183,10 @@ class Task:
         )
         head = {"type": "linear", "classes": classes, "dim": dim}
         return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
+
+
+def _mirror(image: Tensor, flip: bool) -> Tensor:
+    return image.flip(-1) if flip else image
 
 
 def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:

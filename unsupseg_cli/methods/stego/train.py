@@ -21,6 +21,7 @@ from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import centre, correspondence_loss
 from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, by_grid
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
+from unsupseg_cli.training.live import LiveSource
 from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
@@ -67,6 +68,7 @@ class Task:
         seed: int,
         device: torch.device,
         neighbours: NDArray[np.int32] | None = None,
+        live: LiveSource | None = None,
     ) -> None:
         views = len(source.grids)
         if classes < 2:
@@ -84,6 +86,7 @@ class Task:
             )
         self.neighbours, self.warnings = _usable(neighbours, views, config)
         self.config, self.source, self.seed, self.device = config, source, seed, device
+        self.live = live or source
         self.steps, self.batch = config.steps, min(config.batch, views)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(seed, "stego"))
@@ -167,7 +170,7 @@ class Task:
         return list(self.head.state_dict().items())
 
     def _load(self, views: Sequence[int]) -> list[Tensor]:
-        return [one.to(self.device) for one in self.source.tokens(views)]
+        return [one.to(self.device) for one in self.live.tokens(views)]
 
     def _codes(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         return by_grid(tokens, lambda maps, _: self.head(maps))

@@ -1,0 +1,68 @@
+"""The frozen network of a features artifact in the training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.stages.backbones import load_frozen
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.models import open_model
+from unsupseg_cli.stages.views import ViewImages
+from unsupseg_cli.training.live import Encode, LiveSource
+
+
+def live_source(
+    features: FeatureSet, context: Context, device: torch.device, workers: int | None = None
+) -> LiveSource:
+    """Return the source that computes tokens as `extract` did, from the images of the features.
+
+    Raises:
+        UnsupsegError: the images changed, or the weights are not found or are others.
+    """
+    encode = _encoder(features, context, device)
+    images = ViewImages(features, context, workers)
+    return LiveSource(images, encode, features.grids, features.dim, device)
+
+
+def _encoder(features: FeatureSet, context: Context, device: torch.device) -> Encode:
+    manifest = features.artifact.manifest
+    config = manifest.config
+    weights = manifest.execution.get("weights") or None
+    path = Path(weights) if weights else None
+    model = features.artifact.input("model")
+    if model is not None:
+        artifact = context.workspace.get(model.id, "model")
+        opened = open_model(artifact, context, device, weights=path, precision=config["precision"])
+        backbone = opened.segmenter.backbone
+        network: Encode = opened.segmenter.encode
+    else:
+        fields = {name: config[name] for name in ("layer", "norm", "pos_embed")}
+        backbone = load_frozen(
+            config["backbone"],
+            path,
+            fields,
+            context,
+            device,
+            config["precision"],
+            digest=manifest.summary["weights_digest"],
+        )
+        network = _patch_tokens(backbone)
+
+    def encode(images: Tensor) -> Tensor:
+        # The clone leaves inference mode: the tokens enter a loss.
+        return network(backbone.normalise(images.movedim(1, -1) * 255)).clone()
+
+    return encode
+
+
+def _patch_tokens(backbone: Backbone) -> Encode:
+    def network(batch: Tensor) -> Tensor:
+        tokens: Tensor = backbone(batch, keep=("patch",))["patch"]
+        return tokens
+
+    return network

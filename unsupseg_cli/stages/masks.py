@@ -1,0 +1,169 @@
+"""Writing and reading the content of a `pseudolabels` artifact: label maps, soft masks, the table of masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from unsupseg_cli.artifacts.arrays import RaggedWriter, RowReader, write_array
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, views_per_block
+from unsupseg_cli.artifacts.workspace import Artifact, Draft
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.interface import Masks, PseudolabelSet
+from unsupseg_cli.report.overlay import blend
+from unsupseg_cli.report.palette import class_colors
+from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.views import ViewImages
+
+MASKS, STATE, LABELS, SOFT = "masks.parquet", "state.safetensors", "labels", "soft"
+
+
+class MaskWriter:
+    """Writes label maps, soft masks and the table of masks, block by block; finished blocks survive a kill.
+
+    Args:
+        draft: of the artifact.
+        features: whose views are labelled.
+        sizes: rows and columns of each view's label map, (N, 2).
+        soft: also write the soft masks.
+    """
+
+    def __init__(self, draft: Draft, features: FeatureSet, sizes: NDArray[np.int64], soft: bool) -> None:
+        self._draft, self._features = draft, features
+        self._size = views_per_block(sizes, (), np.int16)
+        self._labels = GridWriter(draft.folder, LABELS, sizes, (), np.int16, self._size)
+        self._soft = RaggedWriter(draft.folder / SOFT) if soft else None
+
+    def todo(self, context: Context, description: str = "pseudolabel") -> Iterator[tuple[int, list[int]]]:
+        """Yield the number and the views of each block that is not finished yet."""
+        count = len(self._features)
+        blocks = [range(start, min(start + self._size, count)) for start in range(0, count, self._size)]
+        todo = [(i, list(views)) for i, views in enumerate(blocks) if not self._draft.is_done(self._part(i))]
+        done = len(blocks) - len(todo)
+        yield from context.reporter.track(todo, description, total=len(blocks), done=done)
+
+    def write(
+        self, block: int, views: Sequence[int], masks: Sequence[Masks], figures: dict[str, Any]
+    ) -> None:
+        """Write the masks of a block of views; ``figures`` are added up over the blocks."""
+        self._labels.write(block, [mask.labels for mask in masks])
+        channels = []
+        if self._soft is not None:
+            if any(mask.soft is None for mask in masks):
+                raise UsageError("This method makes no soft masks; leave --keep soft out.")
+            soft = [mask.soft for mask in masks if mask.soft is not None]
+            self._soft.write(block, np.concatenate([one.ravel() for one in soft]))
+            channels = [len(one) for one in soft]
+        note = {"channels": channels, "figures": figures, "masks": [_rows(mask) for mask in masks]}
+        self._draft.finish(self._part(block), note)
+
+    def close(self) -> dict[str, Any]:
+        """Finish the files and return the summary."""
+        notes = [self._draft.note(self._part(i)) for i in range(-(-len(self._features) // self._size))]
+        self._labels.close()
+        if self._soft is not None:
+            self._soft.close()
+            channels = np.array([count for note in notes for count in note["channels"]], np.int64)
+            write_array(self._draft.folder / f"{SOFT}_channels", channels)
+        rows = [rows for note in notes for rows in note["masks"]]
+        table = {"view": [view for view, some in enumerate(rows) for _ in some]}
+        for index, name in enumerate(_COLUMNS):
+            table[name] = [row[index] for some in rows for row in some]
+        pq.write_table(pa.table(table), self._draft.folder / MASKS)
+        empty = [self._features.views["key"][view] for view, some in enumerate(rows) if not some]
+        if empty:
+            self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
+        figures: Counter[str] = Counter()
+        for note in notes:
+            figures.update(note["figures"])
+        return {
+            **figures,
+            "views": len(rows),
+            "masks": len(table["view"]),
+            "masks_per_view": len(table["view"]) / len(rows),
+            "empty": empty,
+        }
+
+    @staticmethod
+    def _part(block: int) -> str:
+        return f"block-{block:06d}"
+
+
+_COLUMNS = ("id", "area", "score", "class")
+
+
+def _rows(masks: Masks) -> list[tuple[int, int, float, int]]:
+    """Return a row of `_COLUMNS` for each mask of a view."""
+    columns = (masks.area.tolist(), masks.score.tolist(), masks.group.tolist())
+    return [(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
+
+
+def draw_masks(folder: Path, features: FeatureSet, count: int, context: Context) -> None:
+    """Write ``sheet.png``: some views, evenly chosen, each with its masks (or its classes, where there are any)."""
+    try:
+        images = ViewImages(features, context) if count else None
+    except UnsupsegError as error:
+        context.reporter.info(f"no picture sheet: {error}")
+        return
+    if images is None:
+        return
+    views = np.linspace(0, len(features) - 1, min(count, len(features))).round().astype(int).tolist()
+    maps, table = GridReader(folder, LABELS), pq.read_table(folder / MASKS)
+    colors = class_colors(256)
+    pictures: list[NDArray[np.uint8]] = []
+    for view, image in zip(views, images(views), strict=True):
+        groups = table["class"].to_numpy()[table["view"].to_numpy() == view]
+        shown = np.where(groups < 0, np.arange(len(groups)), groups) % len(colors)
+        labels = np.append(shown, -1)[maps[view]]
+        scale = (image.shape[0] // labels.shape[0], image.shape[1] // labels.shape[1])
+        pictures += [image, blend(image, np.kron(labels, np.ones(scale, labels.dtype)), colors)]
+    rows = [pictures[start : start + _SHEET_COLUMNS] for start in range(0, len(pictures), _SHEET_COLUMNS)]
+    grid(rows, ["image", "masks"] * (len(rows[0]) // 2), cell=240).save(folder / "sheet.png")
+
+
+_SHEET_COLUMNS = 6  # pictures in a row: three views
+
+
+class LabelMaps(Sequence[Any]):
+    """Label maps by view, read when they are asked for."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._reader = GridReader(artifact.path, LABELS)
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __getitem__(self, view: Any) -> Any:
+        return self._reader[view]
+
+
+class SoftMasks(Sequence[Any]):
+    """Soft masks (M + 1, h, w) by view: log-probabilities of no mask and of each mask, on the token grid."""
+
+    def __init__(self, artifact: Artifact, grids: NDArray[np.int64]) -> None:
+        self._rows = RowReader(artifact.path / SOFT)
+        channels = RowReader(artifact.path / f"{SOFT}_channels")
+        self._shapes = np.concatenate([channels.rows(0, len(channels))[:, None], grids], axis=1)
+        self._offset = np.concatenate([[0], np.cumsum(self._shapes.prod(1))])
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+    def __getitem__(self, view: Any) -> Any:
+        values = self._rows.rows(int(self._offset[view]), int(self._offset[view + 1]))
+        return values.reshape(self._shapes[view])
+
+
+def read_pseudolabels(artifact: Artifact) -> PseudolabelSet:
+    """Open a `pseudolabels` artifact for training."""
+    return PseudolabelSet(LabelMaps(artifact), load_file(artifact.path / STATE))

@@ -1,0 +1,65 @@
+"""The pixels of the views of a features artifact, rendered from the images again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.data.geometry import Geometry, View
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.stages.context import Context, describe_images, resolve_workers, same_images
+from unsupseg_cli.stages.features import FeatureSet
+
+
+class ViewImages:
+    """What the views of some features show, read from the images of their data set.
+
+    Raises:
+        UnsupsegError: the images are not those that the features were extracted from.
+    """
+
+    def __init__(self, features: FeatureSet, context: Context, workers: int | None = None) -> None:
+        manifest = features.artifact.manifest
+        data = manifest.data
+        assert data is not None
+        again = same_images(data)
+        dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
+        if describe_images(dataset, context).fingerprint != data.fingerprint:
+            raise UnsupsegError(
+                f"The images in '{data.root}' are not those of the features '{manifest.id}': some were changed, added "
+                "or removed since; run `extract` again."
+            )
+        self._paths = {item.key: item.image for item in dataset.items}
+        config = manifest.config
+        self._geometry = Geometry(
+            kind=config["geometry"], size=config["size"] or None, filter=config["filter"]
+        )
+        self._views = features.views
+        self._workers = max(1, resolve_workers(workers))
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Height and width of each view, (N, 2)."""
+        return np.stack([self._views["height"], self._views["width"]], axis=1).astype(np.int64)
+
+    def __call__(self, views: Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return what some views show, each (H, W, 3) uint8."""
+        with ThreadPoolExecutor(self._workers) as pool:  # decoding and resizing leave Python's lock
+            return list(pool.map(self._render, views))
+
+    def _render(self, view: int) -> NDArray[np.uint8]:
+        row = {name: column[view] for name, column in self._views.items()}
+        box = row["box"]
+        shown = View(
+            crop=row["crop"],
+            box=(box[0], box[1], box[2], box[3]),
+            height=row["height"],
+            width=row["width"],
+            flip=row["flip"],
+        )
+        return self._geometry.render(read_image(self._paths[row["key"]]), shown)
