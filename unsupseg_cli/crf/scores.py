@@ -52,7 +52,7 @@ def prepare(log_probs: Any, image: Any) -> tuple[Tensor, Tensor]:
 
 
 def _image(image: Any) -> Tensor:
-    pixels = torch.as_tensor(np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image)
+    pixels = torch.tensor(image) if isinstance(image, np.ndarray) else torch.as_tensor(image)
     if pixels.dtype != torch.uint8:
         raise UsageError(f"A CRF needs a uint8 image (values 0 to 255), found {pixels.dtype}.")
     if pixels.ndim == 2:

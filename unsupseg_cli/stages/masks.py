@@ -76,10 +76,11 @@ class MaskWriter:
             channels = np.array([count for note in notes for count in note["channels"]], np.int64)
             write_array(self._draft.folder / f"{SOFT}_channels", channels)
         rows = [rows for note in notes for rows in note["masks"]]
-        table = {"view": [view for view, some in enumerate(rows) for _ in some]}
-        for index, name in enumerate(_COLUMNS):
-            table[name] = [row[index] for some in rows for row in some]
-        pq.write_table(pa.table(table), self._draft.folder / MASKS)
+        table = [[view, *row] for view, some in enumerate(rows) for row in some]
+        columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
+        pq.write_table(
+            pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS), self._draft.folder / MASKS
+        )
         empty = [self._features.views["key"][view] for view, some in enumerate(rows) if not some]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
@@ -89,8 +90,8 @@ class MaskWriter:
         return {
             **figures,
             "views": len(rows),
-            "masks": len(table["view"]),
-            "masks_per_view": len(table["view"]) / len(rows),
+            "masks": len(table),
+            "masks_per_view": len(table) / len(rows),
             "empty": empty,
         }
 
@@ -99,11 +100,19 @@ class MaskWriter:
         return f"block-{block:06d}"
 
 
-_COLUMNS = ("id", "area", "score", "class")
+_COLUMNS = pa.schema(
+    [
+        ("view", pa.int64()),
+        ("id", pa.int64()),
+        ("area", pa.int64()),
+        ("score", pa.float64()),
+        ("class", pa.int64()),
+    ]
+)
 
 
 def _rows(masks: Masks) -> list[tuple[int, int, float, int]]:
-    """Return a row of `_COLUMNS` for each mask of a view."""
+    """Return a row of the table for each mask of a view, without the view."""
     columns = (masks.area.tolist(), masks.score.tolist(), masks.group.tolist())
     return [(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
 

@@ -50,6 +50,11 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
     classes = config.classes or (
         labels.manifest.config["classes"] if labels else default_classes(features_artifact)
     )
+    if labels and labels.manifest.summary["masks"] < classes:
+        raise UsageError(
+            f"--classes {classes} is more than the {labels.manifest.summary['masks']} masks of the pseudo-labels "
+            f"'{labels.id}'; ask for fewer."
+        )
     data = features_artifact.manifest.data
     recipe = Recipe(
         kind="model",
