@@ -42,7 +42,7 @@ class PseudolabelConfig(Config):
     gain: float = setting(
         10.0, "Masks are multiplied by this and clamped to [0, 1].", gt=0, source=f"{_CODE}: primaps.py"
     )
-    crf: bool = setting(True, "Refine the masks with a dense CRF.", source="PriMaPs, section 3.1")
+    crf: bool = setting(True, "Refine the masks with a dense CRF.", source=f"{_CODE}: dense_crf")
 
 
 class TrainConfig(Config):

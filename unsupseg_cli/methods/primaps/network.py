@@ -20,7 +20,7 @@ class PrototypeHead(nn.Module):
     """K prototypes on un-normalised features: a weight-normed 1x1 convolution without bias.
 
     Args:
-        prototypes: (K, C) directions; their lengths start at 1 and are learnt (section 3.2).
+        prototypes: (K, C) directions; their lengths start at 1 and are learnt.
     """
 
     def __init__(self, prototypes: Tensor) -> None:

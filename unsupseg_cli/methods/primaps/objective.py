@@ -21,7 +21,7 @@ def cosine_kmeans_loss(features: Tensor, prototypes: Tensor) -> Tensor:
 
 
 def mode_assignment(mask_ids: Tensor, classes: Tensor, count: int) -> Tensor:
-    """E-step: give every mask the most frequent class of its pixels (section 3.2).
+    """E-step: give every mask the most frequent class of its pixels.
 
     Args:
         mask_ids: (B, H, W) integers; -1 where there is no mask. Ids count per image.
@@ -48,13 +48,13 @@ def class_weights(logits: Tensor, gamma: float) -> Tensor:
 
     Args:
         logits: (B, K, H, W).
-        gamma: focal exponent (section 3.3).
+        gamma: focal exponent.
     """
     return (1 - logits.detach().softmax(1).mean((0, 2, 3))) ** gamma
 
 
 def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
-    """M-step: class-weighted cross-entropy, averaged over all pixels; void ones count as zero (section 3.3).
+    """M-step: class-weighted cross-entropy, averaged over all pixels; void ones count as zero.
 
     Args:
         logits: (B, K, H, W).

@@ -1,4 +1,4 @@
-"""Principal mask proposals (section 3.1), batched over images of any aspect ratio."""
+"""Principal mask proposals, batched over images of any aspect ratio."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> l
     Raises:
         UnsupsegError: a feature is NaN or infinite.
 
-    Source: section 3.1. The anchor is the free cell with the largest |v . f|: unlike the published arg-max of
+    The anchor is the free cell with the largest |v . f|: unlike the published arg-max of
     the signed product it depends neither on the sign of the axis nor can it be a covered cell.
     """
     grids = [tuple(view.shape[:2]) for view in features]

@@ -1,4 +1,4 @@
-"""Stochastic EM over prototypes (section 3.2)."""
+"""Stochastic EM over prototypes."""
 
 from __future__ import annotations
 
