@@ -48,6 +48,11 @@ class PseudolabelConfig(Config):
 class TrainConfig(Config):
     """Options of ``train --method primaps``."""
 
+    init: Literal["pca", "kmeans"] = setting(
+        "kmeans",
+        "First prototypes: principal directions moved by cosine k-means, as published, or spherical k-means.",
+        source=f"ours (docs/results.md); {_CODE}: pca",
+    )
     init_batches: int = setting(
         92,
         "Batches whose features give the first prototypes by PCA.",
@@ -55,7 +60,11 @@ class TrainConfig(Config):
         source=f"{_CODE}: num_batch_pcainit",
     )
     init_epochs: int = setting(2, "Epochs of cosine k-means before EM.", ge=0, source=f"{_CODE}: train.py")
-    epochs: int = setting(50, "Epochs of EM.", ge=1, source=f"{_CODE}: train.py")
+    init_sample: int = setting(50_000, "Tokens that spherical k-means starts from.", ge=1, source="ours")
+    init_restarts: int = setting(8, "Starts of spherical k-means.", ge=1, le=1000, source="ours")
+    epochs: int = setting(
+        10, "Epochs of EM.", ge=1, source=f"ours (docs/results.md); {_CODE}: 50, best by labels"
+    )
     batch: int = setting(32, "Images per step.", ge=1, source=f"{_CODE}: train.py")
     lr: float = setting(5e-3, "Adam's learning rate.", gt=0, source=f"{_CODE}: train.py")
     resolution: int = setting(

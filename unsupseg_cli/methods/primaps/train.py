@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
@@ -22,7 +23,7 @@ from unsupseg_cli.methods.primaps.network import (
 )
 from unsupseg_cli.methods.primaps.objective import cosine_kmeans_loss, focal_loss, mode_assignment
 from unsupseg_cli.training.live import LiveSource
-from unsupseg_cli.training.tokens import TokenSource, flat_batches
+from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 
 def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: TrainConfig) -> Tensor:
@@ -124,7 +125,7 @@ class Task:
         self.labels = pseudolabels.labels
         self.batch = min(config.batch, len(source.grids))
         self.steps = config.epochs * (len(source.grids) // self.batch)
-        start = initialise(lambda: flat_batches(source, config.batch), classes, config)
+        start = _first_prototypes(source, classes, config, seed)
         self.em = PrimapsEM(start.to(device), config)
         self.module: nn.Module = self.em
 
@@ -183,6 +184,15 @@ class Task:
         )
         head = {"type": "linear", "classes": classes, "dim": dim}
         return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
+
+
+def _first_prototypes(source: TokenSource, classes: int, config: TrainConfig, seed: int) -> Tensor:
+    if config.init == "pca":
+        return initialise(lambda: flat_batches(source, config.batch), classes, config)
+    sample = F.normalize(sample_tokens(source, config.init_sample, seeds.stream(seed, "starts")), dim=-1)
+    return spherical_kmeans(
+        sample, classes, restarts=config.init_restarts, seed=seeds.stream(seed, "init")
+    ).centroids
 
 
 def _mirror(image: Tensor, flip: bool) -> Tensor:
