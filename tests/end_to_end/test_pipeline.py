@@ -451,13 +451,14 @@ def test_unknown_references_are_refused(run, photos):
         Context(Workspace(photos)).take("model", None)
 
 
-def test_the_sample_script_runs(tmp_path):
-    script = Path(__file__).parents[2] / "samples" / "kmeans.sh"
+@pytest.mark.parametrize("name", ["kmeans", "primaps", "stego", "stego_primaps"])
+def test_the_sample_scripts_run(tmp_path, name):
+    script = Path(__file__).parents[2] / "samples" / f"{name}.sh"
     path = f"{Path(COMMAND[0]).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", str(script), "scenes", "--size", "64", "--backbone", "untrained"],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, "PATH": path, "STEPS": "5"},
         capture_output=True,
         text=True,
         check=False,
