@@ -1,0 +1,93 @@
+"""STEGO's training steps from stored tokens beside the same loop with the frozen backbone in it.
+
+    python benchmarks/stego_steps.py WORKSPACE FEATURES GRAPH [--steps 5] [--rounds 3]
+
+FEATURES and GRAPH are ids of the workspace. Rounds alternate between the two sources, since other work may load the
+machine: read the ratio. Both loops draw the same images, points and dropout, so that their losses must agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.core import seeds
+from unsupseg_cli.methods.stego.config import TrainConfig
+from unsupseg_cli.methods.stego.train import Task
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.graph import read_neighbours
+from unsupseg_cli.stages.live import live_source
+from unsupseg_cli.training.loop import Plan, batch_views
+
+
+class Loop:
+    """The training loop of one token source, a step at a time."""
+
+    def __init__(self, task: Task, views: int) -> None:
+        self.task, self.optimizer = task, task.optimizer()
+        self.plan = Plan(steps=10**6, batch=task.batch, views=views, seed=0)
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        """Take the next step and note its loss and time."""
+        step = len(self.losses)
+        torch.manual_seed(seeds.stream(0, "step", step))
+        self.task.module.train()
+        start = time.perf_counter()
+        loss = self.task.losses(batch_views(self.plan, step), step)["loss"]
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(float(loss.detach()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("workspace", type=Path)
+    parser.add_argument("features")
+    parser.add_argument("graph")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    context = Context(Workspace(options.workspace))
+    artifact = context.workspace.get(options.features, "features")
+    features, device = FeatureSet(artifact), torch.device("cpu")
+    neighbours = read_neighbours(context.workspace.get(options.graph, "graph"), artifact)
+    live = live_source(features, context, device)
+    loops = {}
+    for name, source in (("stored", None), ("live", live)):
+        given = {"pseudolabels": None, "classes": 11, "seed": 0, "device": device, "neighbours": neighbours}
+        loops[name] = Loop(Task(TrainConfig(), source=features, live=source, **given), len(features))
+    ratios = []
+    for loop in loops.values():
+        loop.step()  # the first step is not timed
+    for _ in range(options.rounds):
+        for loop in loops.values():
+            for _ in range(options.steps):
+                loop.step()
+        spent = {name: sum(loop.seconds[-options.steps :]) for name, loop in loops.items()}
+        ratios.append(spent["live"] / spent["stored"])
+    pairs = zip(loops["stored"].losses, loops["live"].losses, strict=True)
+    apart = max(abs(one - two) for one, two in pairs)
+    print(f"{artifact.id}: {features.grids.prod(1).mean():.0f} tokens a view, {features.dim} channels")
+    for name, loop in loops.items():
+        print(
+            f"{name}: {1 / statistics.median(loop.seconds[1:]):.2f} steps/s, last loss {loop.losses[-1]:.4f}"
+        )
+    print(
+        f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f}), losses within {apart:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
