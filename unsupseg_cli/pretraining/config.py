@@ -132,6 +132,10 @@ class PretrainConfig(Config):
     )
     center_momentum: float = setting(0.9, "momentum of the mean center", ge=0, lt=1, source="DINO, Sec. 3.1")
 
+    probe: str | None = setting(
+        None, "labelled data set to score patches on while training: a diagnosis that uses labels"
+    )
+    probe_root: str | None = execution(None, "where that data set lies")
     precision: Literal["bf16", "fp32"] = setting("bf16", "arithmetic of the forward pass")
     device: Literal["auto", "cpu", "cuda", "mps"] = execution("auto", "where to compute")
 

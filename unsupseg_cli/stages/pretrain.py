@@ -18,19 +18,23 @@ from torch import Tensor
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import UnreadableImage, read_image
 from unsupseg_cli.models.backbone import save_backbone
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
+from unsupseg_cli.pretraining.encoder import tokens
 from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images
 from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
+from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
 
 STAGE_VERSION = 1
 METRICS = "metrics.jsonl"
 _PACK_RATIO = 1.5  # packed side over crop side: a crop of two thirds of the side is still not enlarged
 _LOG_EVERY, _PROBE_EVERY, _PROBE_IMAGES = 20, 200, 64
+_PROBE_LABELLED, _PROBE_SIZE = 32, 176  # images of each split, and their shorter side in pixels
 _SAVE_SECONDS = 60.0
 
 
@@ -57,6 +61,7 @@ def pretrain(
         config=config.result(),
         data=DataSource(**{**data.model_dump(), "dataset": images[0].name or "images"}),
         execution={"device": config.device},
+        used_labels=config.probe is not None,
     )
 
     def work(draft: Draft) -> dict[str, Any]:
@@ -100,7 +105,8 @@ class _Run:
         save(progress_figure(records), self.draft.folder / "progress.png")
         shutil.rmtree(self.draft.folder / "pack")
         pairs = trainer.step_number * self.config.batch * self.config.accumulate
-        return {"steps": trainer.step_number, "pairs": pairs, "images": len(pixels), **health.as_record()}
+        summary = {"steps": trainer.step_number, "pairs": pairs, "images": len(pixels), **health.as_record()}
+        return summary | (self._diagnose(trainer).as_record() if self.config.probe is not None else {})
 
     def _step(
         self, trainer: Pretrainer, step: int, pixels: NDArray[np.uint8], aspect: Tensor
@@ -114,7 +120,34 @@ class _Run:
             for warning in warnings(health):
                 self.context.reporter.warn(f"step {step}: {warning}")
             record |= health.as_record()
+            if self.config.probe is not None:
+                record |= self._diagnose(trainer).as_record()
         return record
+
+    def _diagnose(self, trainer: Pretrainer) -> PatchScores:
+        """Score the averaged encoder's patches on some labelled images of another data set."""
+        root = Path(self.config.probe_root) if self.config.probe_root else None
+        name = str(self.config.probe)
+        train, test = (open_dataset(name, root=root, split=split) for split in ("train", "val"))
+        assert train.space is not None
+        encoder = trainer.encoder
+
+        def encode(image: NDArray[np.uint8]) -> Tensor:
+            pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255
+            pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+            with torch.inference_mode():
+                return tokens(encoder, pixels)[1][0].clone()
+
+        return probe_patches(
+            encode,
+            some_labelled(train, _PROBE_LABELLED),
+            some_labelled(test, _PROBE_LABELLED),
+            train.space,
+            size=_PROBE_SIZE,
+            patch=architecture(self.config.arch)["patch_size"],
+            seeds=(0,),
+            steps=200,
+        )
 
     def _progress(self, step: int) -> float | None:
         return None if self.config.hours is None else min(1.0, self.seconds / (3600 * self.config.hours))

@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from unsupseg_cli import Context
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.pretraining.config import PretrainConfig
+from unsupseg_cli.stages.patch_probe import probe_patches, some_labelled
+from unsupseg_cli.stages.pretrain import pretrain
+
+COLORS = np.array([[30, 120, 220], [60, 160, 60], [220, 60, 40]], np.uint8)
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Three flat stripes an image, whose classes are their colours, in the layout of CamVid."""
+    root = tmp_path / "camvid"
+    for split in ("train", "val"):
+        for number in range(3):
+            label = np.roll(np.repeat(np.arange(3), 16)[None].repeat(48, 0), 8 * number, 1).astype(np.uint8)
+            for kind, pixels in (("images", COLORS[label]), ("labels", label)):
+                path = root / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return root
+
+
+def colours(image):
+    return torch.nn.functional.avg_pool2d(
+        torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255, 8
+    )[0].movedim(0, -1)
+
+
+def test_tokens_that_are_the_colours_of_the_classes_give_full_marks(labelled):
+    train, val = (open_dataset("camvid", root=labelled, split=split) for split in ("train", "val"))
+    given = {"size": None, "patch": 8, "seeds": (0, 1), "steps": 200}
+    found = probe_patches(colours, some_labelled(train), some_labelled(val), train.space, **given)
+    assert found.linear.miou > 0.95
+    assert len(found.kmeans) == 2
+    assert found.kmeans[0].accuracy > 0.6  # eleven clusters on three colours: most of them are split
+    blind = probe_patches(
+        lambda image: torch.randn(image.shape[0] // 8, image.shape[1] // 8, 3, generator=torch.Generator()),
+        some_labelled(train),
+        some_labelled(val),
+        train.space,
+        **given,
+    )
+    assert blind.linear.miou < 0.6
+    assert len(some_labelled(train, 2)) == 2
+
+
+def test_images_without_labels_cannot_be_probed(labelled):
+    with pytest.raises(UsageError, match="has a label to probe"):
+        some_labelled(open_dataset(f"{labelled}/images/train/"))
+
+
+def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labelled, tmp_path):
+    context = Context(Workspace(tmp_path / "work"))
+    small = {
+        "steps": 2,
+        "batch": 2,
+        "size": 32,
+        "final_size": 32,
+        "points": 4,
+        "device": "cpu",
+        "head_hidden": 16,
+    }
+    plain = pretrain(PretrainConfig(**small), context, images=[labelled / "images"])
+    config = PretrainConfig(**small, probe="camvid", probe_root=str(labelled))
+    probed = pretrain(config, context, images=[labelled / "images"])
+    assert not plain.manifest.used_labels
+    assert probed.manifest.used_labels
+    first = json.loads((probed.path / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0 <= first["probe_kmeans"] <= 100
+    assert 0 <= probed.manifest.summary["probe_linear"] <= 100
+    one, two = (artifact.manifest.outputs["backbone.safetensors"].sha256 for artifact in (plain, probed))
+    assert one == two  # looking at labels changes nothing
