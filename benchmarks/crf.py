@@ -1,9 +1,10 @@
 """The dense CRF beside pydensecrf on CamVid frames: agreement with exact mean field, mIoU, images a second.
 
-    python benchmarks/crf.py CAMVID_FOLDER [--frames 6] [--images 8] [--rounds 3] [--workers 2]
+    python benchmarks/crf.py CAMVID_FOLDER [--frames 6] [--images 8] [--rounds 3] [--workers 2] [--predictions FOLDER]
 
 CAMVID_FOLDER holds ``images/SPLIT/*`` and ``labels/SPLIT/*.png``. Scores are made two ways, on a grid of
 cells of 8 pixels: the labels pooled to the grid with noise added, and k-means over colour, texture and place.
+With --predictions (an artifact of ``predict --keep scores`` on a split) the scores of that model are refined too.
 The throughput rounds alternate between the engines, since other work may load the machine: read the ratios.
 """
 
@@ -26,10 +27,13 @@ from PIL import Image
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.manifest import read_manifest
 from unsupseg_cli.crf import CRFConfig, refine_batch
 from unsupseg_cli.crf.meanfield import refine
 from unsupseg_cli.crf.pydensecrf_engine import refine_one
 from unsupseg_cli.crf.scores import prepare
+from unsupseg_cli.metrics.confusion import Confusion
 
 CLASSES = 11
 CELL = 8
@@ -119,6 +123,34 @@ def between_engines(paths: list[Path], workers: int) -> None:
         print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in values) + " |", flush=True)
 
 
+def on_model_scores(camvid: Path, predictions: Path, count: int, workers: int) -> None:
+    """Refine a model's own scores; clusters are matched to classes once, on the unrefined maps of all frames."""
+    folders = sorted(path.parent for path in (predictions / "scores").rglob("zarr.json"))
+    chosen = [folders[len(folders) * i // count] for i in range(min(count, len(folders)))]
+    split = read_manifest(predictions).data.split  # type: ignore[union-attr]
+    paths = [camvid / "images" / split / one.relative_to(predictions / "scores") for one in chosen]
+    print(f"\n## Scores of {predictions.name}, {len(paths)} frames\n")
+    print("| size | agreement, mean | lowest | mIoU before | torch | pydensecrf |\n|---|---|---|---|---|---|")
+    for name, size in (("320x320", (320, 320)), ("native", None)):
+        images, labels = zip(*(load(path, size) for path in paths), strict=True)
+        readers = [RowReader(one) for one in chosen]
+        scores = [torch.from_numpy(one.rows(0, len(one))).float().log_softmax(0) for one in readers]
+        ours, theirs = both(scores, list(images), workers)
+        before = refine_batch(scores, images, CRFConfig(iterations=0), workers)
+        assignment = None
+        values = []
+        for maps in (before, ours, theirs):
+            confusion = Confusion(len(scores[0]), CLASSES)
+            for q, label in zip(maps, labels, strict=True):
+                confusion.update(q.argmax(0).numpy(), label.astype(np.int64))
+            found = confusion.compute(assignment=assignment)
+            assignment = found.assignment
+            values.append(100 * found.miou)
+        agreement = [same(a, b) for a, b in zip(ours, theirs, strict=True)]
+        row = [statistics.mean(agreement), min(agreement), *values]
+        print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in row) + " |", flush=True)
+
+
 def throughput(paths: list[Path], rounds: int, workers: int) -> None:
     print(
         f"\n## Images a second, 320x320, {len(paths)} frames, {workers} workers, median of {rounds} rounds\n"
@@ -164,9 +196,12 @@ def main() -> None:
     )
     parser.add_argument("camvid", type=Path)
     parser.add_argument("--frames", type=int, default=6, help="frames of the agreement tables; 0 skips them")
-    parser.add_argument("--images", type=int, default=8, help="frames timed")
+    parser.add_argument("--images", type=int, default=8, help="frames timed; 0 skips it")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--predictions", type=Path, help="predictions with --keep scores: refine these as well"
+    )
     options = parser.parse_args()
     found = sorted((options.camvid / "images").glob("*/*"))
 
@@ -176,7 +211,10 @@ def main() -> None:
     if options.frames:
         against_exact(spread(options.frames))
         between_engines(spread(options.frames), options.workers)
-    throughput(spread(options.images), options.rounds, options.workers)
+    if options.predictions:
+        on_model_scores(options.camvid, options.predictions, 4 * options.frames, options.workers)
+    if options.images:
+        throughput(spread(options.images), options.rounds, options.workers)
 
 
 if __name__ == "__main__":
