@@ -18,15 +18,10 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from unsupseg_cli.cli.console import TerminalReporter, result
-from unsupseg_cli.cli.settings import (
-    build_config,
-    explain,
-    find_settings,
-    find_workspace,
-    parse_assignments,
-)
+from unsupseg_cli.cli.settings import find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.layers import build_config, explain
 
 _err = Console(stderr=True, highlight=False)
 
