@@ -64,7 +64,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
     context = context or Context()
     predictions = context.take("predictions", config.predictions) if config.predictions else None
     artifact = predictions or context.take("model", config.model)
-    dataset = open_data(_with_dataset(config, artifact), context, default_split="val")
+    dataset = evaluate_dataset(config, artifact, context)
     space = _require_labels(dataset)
     protocol = _protocol(config, dataset, predictions is not None)
     model = None
@@ -97,6 +97,11 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def evaluate_dataset(config: EvalConfig, scored: Artifact, context: Context) -> Dataset:
+    """Return the images of a call: those of what is scored where none are named."""
+    return open_data(_with_dataset(config, scored), context, default_split="val")
 
 
 def evaluate_recipe(

@@ -59,11 +59,7 @@ def predict(
     context = context or Context()
     device = resolve_device(config.device)
     artifact = context.take("model", config.model)
-    if images:
-        dataset = open_paths(images)
-    else:
-        config = _with_dataset(config, artifact)
-        dataset = open_data(config, context, default_split=_default_split(config, artifact))
+    dataset = open_paths(images) if images else predict_dataset(config, artifact, context)
     model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
     only = _class_index(config.only, model.file.classes)
     geometry = predict_geometry(config, model.geometry)
@@ -78,6 +74,12 @@ def predict(
     if out is not None:
         _copy_pictures(result, out)
     return context.say(result, reused)
+
+
+def predict_dataset(config: PredictConfig, model: Artifact, context: Context) -> Dataset:
+    """Return the images of a call: those of the model's own data set where none are named."""
+    config = _with_dataset(config, model)
+    return open_data(config, context, default_split=_default_split(config, model))
 
 
 def predict_geometry(config: PredictConfig, trained: Geometry) -> Geometry:
