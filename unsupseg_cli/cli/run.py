@@ -106,10 +106,10 @@ def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
     known = sum(time for time in times if time is not None)
     rest = ", and what is unknown" if None in times else ""
     call.reporter.info(
-        f"disk: {_size(needed)} for arrays (exact; pictures, tables and models are small beside them), {_size(free)} "
+        f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
         f"free in '{call.workspace}'; time: {_time(known)}{rest}"
     )
-    if needed > free:
+    if 1.05 * needed > free:
         call.reporter.warn("the disk is too small: free some space, or give another --workspace")
 
 

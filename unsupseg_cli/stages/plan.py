@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.artifacts.grids import GridReader, bytes_needed
+from unsupseg_cli.artifacts.grids import GridReader, array_bytes
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Recipe
 from unsupseg_cli.core.errors import UsageError
@@ -37,6 +37,7 @@ from unsupseg_cli.stages.predict import predict_dataset, predict_geometry, predi
 from unsupseg_cli.stages.pseudolabel import pseudolabel_recipe
 from unsupseg_cli.stages.recipes import Step
 from unsupseg_cli.stages.refine import refine_recipe
+from unsupseg_cli.stages.refine_masks import refine_masks_recipe
 from unsupseg_cli.stages.run import with_force
 from unsupseg_cli.stages.train import train_recipe
 
@@ -54,8 +55,8 @@ _LENGTH = (
 class Planned:
     """One stage of a dry run.
 
-    ``bytes`` is what its arrays take while they are written; pictures, tables and models are small beside them and not
-    counted. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is unknown.
+    ``bytes`` is the size of its arrays; pictures, tables and models are small beside them and not counted, nor are soft
+    masks, whose number nobody knows before. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is unknown.
     """
 
     step: Step
@@ -197,7 +198,7 @@ class _Planner:
         for array in recipe.config["keep"]:
             if array in GRID_DTYPES:
                 channels = dim // _HEAD_DIM if array == "attention" else dim
-                size += bytes_needed(grids, (channels,), GRID_DTYPES[array])
+                size += array_bytes(grids, (channels,), GRID_DTYPES[array])
             else:
                 size += len(grids) * dim * np.dtype(np.float32).itemsize
         summary = {"views": len(grids), "dim": dim, "patch_size": patch, "weights_digest": weights}
@@ -212,8 +213,18 @@ class _Planner:
 
     def _pseudolabel(self, step: Step) -> tuple[Recipe, dict[str, Any], int]:
         assert step.options is not None
-        recipe = pseudolabel_recipe(step.config, self._needed(step, "features"), step.options)
-        return recipe, {}, bytes_needed(self.grids[step.inputs["features"]], (), np.int16)
+        features = self._needed(step, "features")
+        recipe = pseudolabel_recipe(step.config, features, step.options)
+        labeller = get_method(step.config.method).pseudolabeller(
+            step.options, recipe.config["classes"], step.config.seed
+        )
+        size = self._label_bytes(step.inputs["features"], pixels=labeller.needs_images)
+        return recipe, {}, size
+
+    def _label_bytes(self, features: str, pixels: bool) -> int:
+        """Return the bytes of label maps of all views, by cell or by pixel."""
+        scale = int(self.planned[features].manifest.summary["patch_size"]) if pixels else 1
+        return array_bytes(self.grids[features] * scale, (), np.int16)
 
     def _train(self, step: Step) -> tuple[Recipe, dict[str, Any], int]:
         assert step.options is not None
@@ -249,7 +260,14 @@ class _Planner:
         return recipe, {}, size
 
     def _refine(self, step: Step) -> tuple[Recipe, dict[str, Any], int]:
-        return refine_recipe(step.config, self._needed(step, "predictions")), {}, 0
+        if step.makes == "predictions":
+            return refine_recipe(step.config, self._needed(step, "predictions")), {}, 0
+        labels = self._needed(step, "pseudolabels")
+        used = labels.input("features")
+        assert used is not None
+        features = next(name for name, one in self.planned.items() if one.manifest.key == used.key)
+        recipe = refine_masks_recipe(step.config, labels, self.planned[features])
+        return recipe, {}, self._label_bytes(features, pixels=True)
 
     def _eval(self, step: Step) -> tuple[Recipe, dict[str, Any], int]:
         scored = self._input(step, "predictions") or self._needed(step, "model")
@@ -352,9 +370,7 @@ class _Planner:
         inputs = {item.role: item for item in old.inputs}
         for item in recipe.inputs:
             if item.role not in inputs or inputs[item.role].key != item.key:
-                found.append(
-                    f"its {item.role}{', made before it' if item.key in self.new else f' ({item.id})'}"
-                )
+                found.append(f"its {item.role} ({'new' if item.key in self.new else item.id})")
         found += [f"no {role} now" for role in inputs.keys() - {item.role for item in recipe.inputs}]
         now, then = _flat(recipe.config), _flat(old.config)
         for name in sorted(now.keys() | then.keys()):

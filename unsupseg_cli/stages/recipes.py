@@ -52,7 +52,9 @@ COMMANDS = {
         TrainConfig, "model", {"features": "features", "pseudolabels": "pseudolabels", "graph": "graph"}
     ),
     "predict": Command(PredictConfig, "predictions", {"model": "model"}),
-    "refine": Command(RefineConfig, "predictions", {"predictions": "predictions"}),
+    "refine": Command(
+        RefineConfig, "predictions", {"predictions": "predictions", "pseudolabels": "pseudolabels"}
+    ),
     "eval": Command(
         EvalConfig,
         "evaluation",
@@ -125,6 +127,13 @@ class Step:
     inputs: Mapping[str, str]
     layers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     method_layers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def makes(self) -> str:
+        """The kind of its artifact."""
+        if self.command == "refine" and "pseudolabels" in self.inputs:
+            return "pseudolabels"
+        return COMMANDS[self.command].makes
 
     @property
     def overridden(self) -> dict[str, Any]:
@@ -348,11 +357,11 @@ def _method(
     if stage.command == "pseudolabel":
         name = name or PseudolabelConfig().method
     elif stage.command == "train" and name is None:
-        labels = [one for one in earlier if one.command == "pseudolabel"]
+        labels = [one for one in earlier if one.makes == "pseudolabels"]
         chosen = [one for one in labels if one.id == named.get("pseudolabels", one.id)]
         if not chosen:
             raise UsageError(f"{stage.place}: give a method, or a `pseudolabel` stage before it.")
-        name = chosen[-1].config.method
+        name = _unrefined(chosen[-1], earlier).config.method
     elif stage.command != "train":
         return None
     return _placed(stage, lambda: get_method(str(name)))
@@ -376,7 +385,7 @@ def _inputs(
     def last(role: str) -> None:
         if role in found:
             return
-        made = [one.id for one in earlier if COMMANDS[one.command].makes == reads[role]]
+        made = [one.id for one in earlier if one.makes == reads[role]]
         if not made:
             makers = [name for name, one in COMMANDS.items() if one.makes == reads[role]]
             raise UsageError(f"{stage.place} reads {reads[role]}, but no stage before it is `{makers[0]}`.")
@@ -386,7 +395,7 @@ def _inputs(
         assert method is not None
         if method.pseudolabels and ("pseudolabels" in found or "features" not in found):
             last("pseudolabels")
-            labels = select(earlier, found["pseudolabels"])
+            labels = _unrefined(select(earlier, found["pseudolabels"]), earlier)
             found.setdefault("features", labels.inputs["features"])
         last("features")
         if method.graph:
@@ -394,13 +403,23 @@ def _inputs(
     elif stage.command == "eval":
         if "predictions" not in found:
             last("model")
+    elif stage.command == "refine":
+        if "pseudolabels" not in found:
+            last("predictions")
     elif stage.command != "extract":
         last(next(iter(reads)))
     return found
 
 
+def _unrefined(labels: Step, earlier: Sequence[Step]) -> Step:
+    """Return the `pseudolabel` step behind pseudo-labels that may have been refined."""
+    while labels.command == "refine":
+        labels = select(earlier, labels.inputs["pseudolabels"])
+    return labels
+
+
 def _named(stage: StageTable, role: str, kind: str, name: str, earlier: Sequence[Step]) -> str:
-    makers = [one.id for one in earlier if COMMANDS[one.command].makes == kind]
+    makers = [one.id for one in earlier if one.makes == kind]
     if name not in makers:
         raise UsageError(
             f"{stage.place}: {role} = '{name}' is no earlier stage that makes {kind}{did_you_mean(name, makers)}"

@@ -15,6 +15,7 @@ from unsupseg_cli.stages.predict import predict
 from unsupseg_cli.stages.pseudolabel import pseudolabel
 from unsupseg_cli.stages.recipes import Published, Step, select
 from unsupseg_cli.stages.refine import refine
+from unsupseg_cli.stages.refine_masks import refine_masks
 from unsupseg_cli.stages.train import train
 
 _PLAIN: dict[str, Callable[[Any, Context], Artifact]] = {
@@ -63,6 +64,8 @@ def _run_step(step: Step, made: Mapping[str, Artifact], context: Context) -> Art
     if step.command == "extract":
         return extract(step.config, context, model=inputs.get("model"))
     config = step.config.model_copy(update=inputs)
+    if step.makes == "pseudolabels" and step.command == "refine":
+        return refine_masks(config, context)
     if step.command == "pseudolabel":
         return pseudolabel(config, context, options=step.options)
     if step.command == "train":
