@@ -125,8 +125,7 @@ def _outcome_table(recipe: RecipeFile, found: Sequence[Any]) -> Table:
 
 
 def _add_published(table: Table, published: Published, accuracy: float, miou: float) -> None:
-    if published.accuracy is None and published.miou is None:
-        table.add_row("published", "-", "-")
+    if not published.source:
         return
     table.add_row("published", percent(published.accuracy), percent(published.miou))
     table.add_row("difference", _difference(accuracy, published.accuracy), _difference(miou, published.miou))

@@ -19,6 +19,14 @@ def without(config: Any, names: Collection[str]) -> Any:
     return {key: without(value, names) for key, value in config.items() if key not in names}
 
 
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: bool = True) -> str:
     """Return what decides an artifact, back to its images, as canonical JSON.
 

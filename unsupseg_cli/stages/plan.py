@@ -32,7 +32,7 @@ from unsupseg_cli.stages.context import Context, describe_images, open_data, res
 from unsupseg_cli.stages.evaluate import evaluate_dataset, evaluate_recipe
 from unsupseg_cli.stages.extract import GRID_DTYPES, extract_recipe, plan_views, view_geometry
 from unsupseg_cli.stages.graph import graph_recipe
-from unsupseg_cli.stages.lineage import lineage
+from unsupseg_cli.stages.lineage import flat, lineage
 from unsupseg_cli.stages.predict import predict_dataset, predict_geometry, predict_recipe
 from unsupseg_cli.stages.pseudolabel import pseudolabel_recipe
 from unsupseg_cli.stages.recipes import Step
@@ -55,8 +55,9 @@ _LENGTH = (
 class Planned:
     """One stage of a dry run.
 
-    ``bytes`` is the size of its arrays; pictures, tables and models are small beside them and not counted, nor are soft
-    masks, whose number nobody knows before. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is unknown.
+    ``bytes`` is the size of its arrays; pictures, tables and models come on top, as do soft masks, whose number nobody
+    knows before. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is
+    unknown.
     """
 
     step: Step
@@ -372,7 +373,7 @@ class _Planner:
             if item.role not in inputs or inputs[item.role].key != item.key:
                 found.append(f"its {item.role} ({'new' if item.key in self.new else item.id})")
         found += [f"no {role} now" for role in inputs.keys() - {item.role for item in recipe.inputs}]
-        now, then = _flat(recipe.config), _flat(old.config)
+        now, then = flat(recipe.config), flat(old.config)
         for name in sorted(now.keys() | then.keys()):
             if now.get(name) != then.get(name):
                 found.append(f"{name} = {now.get(name, 'none')} (was {then.get(name, 'none')})")
@@ -403,13 +404,6 @@ def _work(manifest: Manifest) -> float:
     options = manifest.config.get("options", {})
     images = manifest.data.count if manifest.data else 1
     return float(options.get("steps") or images * options.get("epochs", 1))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _read_meta(path: Path) -> dict[str, Any]:

@@ -137,11 +137,21 @@ class Step:
 
     @property
     def overridden(self) -> dict[str, Any]:
-        """The values of the command line that change the result."""
-        ours = self.layers.get(COMMAND_LINE, {})
-        execution = type(self.config).execution_fields() - {"dataset", "split"}
-        found = {name: value for name, value in ours.items() if name not in execution}
-        return found | self.method_layers.get(COMMAND_LINE, {})
+        """The values of the command line that make it another setting than the recipe's; another seed does not."""
+        ignored = type(self.config).execution_fields() - {"dataset", "split"} | {"seed"}
+        found = {k: v for k, v in _changed(self.config, self.layers).items() if k not in ignored}
+        return found if self.options is None else found | _changed(self.options, self.method_layers)
+
+
+def _changed(config: Config, layers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the values that the command line has other than the layers below it, or the default."""
+    found = {}
+    for name in layers.get(COMMAND_LINE, {}):
+        below = [values[name] for layer, values in layers.items() if layer != COMMAND_LINE and name in values]
+        before = below[0] if below else type(config).model_fields[name].default
+        if str(before) != str(getattr(config, name)):
+            found[name] = getattr(config, name)
+    return found
 
 
 def bundled() -> dict[str, Path]:
@@ -313,9 +323,9 @@ def _resolve(
             for key, value in _fitting(found, decided.get("dataset"), backbone).items()
             if key in fields - set(command.reads)
         }
-    config = build_config(command.config, layers, prefix="")
+    config = build_config(command.config, layers, prefix=f"{stage.id}.")
     method_layers = {COMMAND_LINE: method_line, f"{stage.place}, set": stage.set}
-    options = build_config(options_class, method_layers, prefix="") if options_class else None
+    options = build_config(options_class, method_layers, prefix=f"{stage.id}.set.") if options_class else None
     if stage.set and options_class is None:
         raise UsageError(
             f"{stage.place}: `{stage.command}` has no method, so that 'set' has no meaning here."
