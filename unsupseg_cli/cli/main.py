@@ -14,6 +14,7 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     compare,
     datasets,
     demo,
+    doctor,
     evaluate,
     extract,
     graph,

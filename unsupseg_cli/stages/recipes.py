@@ -403,7 +403,8 @@ def _inputs(
 
     if stage.command == "train":
         assert method is not None
-        if method.pseudolabels and ("pseudolabels" in found or "features" not in found):
+        labelled = method.pseudolabels and any(one.makes == "pseudolabels" for one in earlier)
+        if "pseudolabels" in found or (labelled and "features" not in found):
             last("pseudolabels")
             labels = _unrefined(select(earlier, found["pseudolabels"]), earlier)
             found.setdefault("features", labels.inputs["features"])
