@@ -76,11 +76,16 @@ def views_per_block(grids: NDArray[np.int64], channels: Sequence[int], dtype: DT
 _BLOCK_VIEWS = 64
 
 
+def array_bytes(grids: NDArray[np.int64], channels: Sequence[int], dtype: DTypeLike) -> int:
+    """Return the exact size of the array's values in bytes."""
+    return int(grids.prod(1).sum()) * math.prod(channels) * np.dtype(dtype).itemsize
+
+
 def bytes_needed(grids: NDArray[np.int64], channels: Sequence[int], dtype: DTypeLike) -> int:
-    """Return the exact size of the array's data in bytes; a ragged one needs it twice for a moment."""
-    cells = int(grids.prod(1).sum()) * math.prod(channels) * np.dtype(dtype).itemsize
+    """Return what must be free to write the array: its size, and for a ragged one that twice for a moment."""
+    size = array_bytes(grids, channels, dtype)
     regular = bool((grids == grids[:1]).all())
-    return cells if regular else 2 * cells + 2 * SHARD_BYTES
+    return size if regular else 2 * size + 2 * SHARD_BYTES
 
 
 class GridReader:

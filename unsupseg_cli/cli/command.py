@@ -18,15 +18,10 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from unsupseg_cli.cli.console import TerminalReporter, result
-from unsupseg_cli.cli.settings import (
-    build_config,
-    explain,
-    find_settings,
-    find_workspace,
-    parse_assignments,
-)
+from unsupseg_cli.cli.settings import find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.layers import build_config, explain
 
 _err = Console(stderr=True, highlight=False)
 
@@ -40,6 +35,7 @@ class Call:
     reporter: TerminalReporter
     force: bool
     json: bool
+    explain: bool = False
     assignments: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -105,13 +101,19 @@ def stage_command(
     *,
     name: str,
     methods: bool = False,
+    settings: bool = True,
     extra: dict[str, Any] | None = None,
 ) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
-    """Register a function of a `Call` as a command with one option per field of ``config``."""
+    """Register a function of a `Call` as a command with one option per field of ``config``.
+
+    Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function.
+    """
 
     def register(function: Callable[[Call], None]) -> Callable[[Call], None]:
         def command(**values: Any) -> None:
-            run_guarded(lambda: function(_parse(name, config, values, extra or {})), values["verbose"])
+            run_guarded(
+                lambda: function(_parse(name, config, values, extra or {}, settings)), values["verbose"]
+            )
 
         parameters = [
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
@@ -153,13 +155,15 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
         raise typer.Exit(1) from None
 
 
-def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any]) -> Call:
+def _parse(
+    name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any], with_settings: bool
+) -> Call:
     settings = find_settings(Path.cwd())
     given = {k: _split(cls, k, v) for k, v in values.items() if k in cls.model_fields and v is not None}
-    layers = {
-        "command line": given,
-        str(settings.path or "unsupseg.toml"): settings.for_command(name, set(cls.model_fields)),
-    }
+    layers = {"command line": given}
+    if with_settings:
+        file = str(settings.path or "unsupseg.toml")
+        layers[file] = settings.for_command(name, set(cls.model_fields))
     config = build_config(cls, layers)
     call = Call(
         config=config,
@@ -167,10 +171,11 @@ def _parse(name: str, cls: type[Config], values: dict[str, Any], extra: dict[str
         reporter=TerminalReporter(values["quiet"]),
         force=values["force"],
         json=values["json_"],
+        explain=values["explain_"],
         assignments=parse_assignments(values.get("set_") or []),
         extra={key: values[key] for key in extra},
     )
-    if values["explain_"]:
+    if values["explain_"] and with_settings:
         for option, value, source in explain(config, layers):
             _err.print(f"{option} = {value} ({source})", markup=False, soft_wrap=True)
     return call

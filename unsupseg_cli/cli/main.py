@@ -11,8 +11,10 @@ import typer
 from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     artifacts,
     backbones,
+    compare,
     datasets,
     demo,
+    doctor,
     evaluate,
     extract,
     graph,
@@ -21,12 +23,25 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     pretrain,
     protocols,
     pseudolabel,
+    recipes,
     refine,
+    run,
     train,
 )
 from unsupseg_cli.cli.app import app
 
-_PIPELINE = ("demo", "extract", "graph", "pseudolabel", "train", "predict", "refine", "eval", "pretrain")
+_PIPELINE = (
+    "demo",
+    "run",
+    "extract",
+    "graph",
+    "pseudolabel",
+    "train",
+    "predict",
+    "refine",
+    "eval",
+    "pretrain",
+)
 app.registered_commands.sort(
     key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
 )

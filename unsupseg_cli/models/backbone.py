@@ -209,7 +209,7 @@ def load_backbone(
                 "The weights of 'tiny' do not ship with this version; use --backbone untrained."
             )
         return _load_folder(TINY.parent, name, layer, norm, "tiny")
-    row = _row(name)
+    row = backbone_row(name)
     model = _create(row, pretrained=False)
     if name == "untrained":
         model = build_vit({"embed_dim": row.dim, "depth": 12, "num_heads": 3, "patch_size": 16}, row.size)
@@ -233,7 +233,12 @@ def load_backbone(
     )
 
 
-def _row(name: str) -> BackboneRow:
+def backbone_row(name: str) -> BackboneRow:
+    """Return patch size, channels and more of an alias or ``timm:NAME``; no weights are loaded.
+
+    Raises:
+        UsageError: the name is unknown, or the model takes images of one size only.
+    """
     if name in ALIASES:
         return ALIASES[name]
     if not name.startswith("timm:"):

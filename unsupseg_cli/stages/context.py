@@ -28,11 +28,12 @@ _DIGESTS = "digests.json"
 
 @dataclass
 class Context:
-    """Where a stage works and whom it tells."""
+    """Where a stage works and whom it tells; ``read_only`` writes nothing there, not even what is remembered."""
 
     workspace: Workspace = field(default_factory=lambda: Workspace(DEFAULT_WORKSPACE))
     reporter: Reporter = field(default_factory=Silent)
     force: bool = False
+    read_only: bool = False
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""
@@ -77,7 +78,7 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         dataset = open_dataset(config.dataset, **given)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
         roots[config.dataset] = str(config.root.resolve())
-        _write_cache(roots_file, roots)
+        _write_cache(roots_file, roots, context)
     return dataset
 
 
@@ -147,7 +148,7 @@ def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
             known = -1
         pairs.append([key, entry[2]])
     if known != len(cache):
-        _write_cache(cache_file, cache)
+        _write_cache(cache_file, cache, context)
     return digest_json(sorted(pairs))
 
 
@@ -166,7 +167,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _write_cache(path: Path, value: object) -> None:
+def _write_cache(path: Path, value: object, context: Context) -> None:
+    if context.read_only:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, value)

@@ -64,7 +64,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
     context = context or Context()
     predictions = context.take("predictions", config.predictions) if config.predictions else None
     artifact = predictions or context.take("model", config.model)
-    dataset = open_data(_with_dataset(config, artifact), context, default_split="val")
+    dataset = evaluate_dataset(config, artifact, context)
     space = _require_labels(dataset)
     protocol = _protocol(config, dataset, predictions is not None)
     model = None
@@ -79,28 +79,8 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
         model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
     given = context.workspace.get(config.assignment, "evaluation") if config.assignment else None
     clusters = len(model.file.classes) if model else int(artifact.manifest.summary["classes"])
-    recipe = Recipe(
-        kind="evaluation",
-        stage="eval",
-        stage_version=STAGE_VERSION,
-        slug=f"{dataset.name}-{dataset.split}-{_method_of(artifact, context)}-{protocol.name}",
-        config={
-            **config.result(),
-            "protocol": protocol.describe(),
-            "flip": protocol.flip,
-            "matching": protocol.matching,
-            "space": space.name,
-            "precision": model.segmenter.backbone.precision if model else "",
-            "crf": CRFConfig().resolved().result() if config.crf else None,
-        },
-        inputs=[
-            artifact.as_input(artifact.manifest.kind),
-            *([given.as_input("assignment")] if given else []),
-        ],
-        data=describe_images(dataset, context),
-        label_fingerprint=label_fingerprint(dataset.items, context),
-        used_labels=artifact.manifest.used_labels or config.linear_probe,
-    )
+    precision = model.segmenter.backbone.precision if model else ""
+    recipe = evaluate_recipe(config, dataset, artifact, given, precision, context)
 
     def work(draft: Draft) -> dict[str, Any]:
         if model is not None:
@@ -117,6 +97,47 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def evaluate_dataset(config: EvalConfig, scored: Artifact, context: Context) -> Dataset:
+    """Return the images of a call: those of what is scored where none are named."""
+    return open_data(_with_dataset(config, scored), context, default_split="val")
+
+
+def evaluate_recipe(
+    config: EvalConfig,
+    dataset: Dataset,
+    scored: Artifact,
+    assignment: Artifact | None,
+    precision: str,
+    context: Context,
+) -> Recipe:
+    """Return what decides the scores of a model or of predictions."""
+    space = _require_labels(dataset)
+    protocol = _protocol(config, dataset, scored.manifest.kind == "predictions")
+    return Recipe(
+        kind="evaluation",
+        stage="eval",
+        stage_version=STAGE_VERSION,
+        slug=f"{dataset.name}-{dataset.split}-{_method_of(scored, context)}-{protocol.name}",
+        config={
+            **config.result(),
+            "protocol": protocol.describe(),
+            "flip": protocol.flip,
+            "matching": protocol.matching,
+            "space": space.name,
+            "precision": precision,
+            "crf": CRFConfig().resolved().result() if config.crf else None,
+        },
+        inputs=[
+            scored.as_input(scored.manifest.kind),
+            *([assignment.as_input("assignment")] if assignment else []),
+        ],
+        data=describe_images(dataset, context),
+        label_fingerprint=label_fingerprint(dataset.items, context),
+        execution={"device": str(resolve_device(config.device))} if precision else {},
+        used_labels=scored.manifest.used_labels or config.linear_probe,
+    )
 
 
 def _method_of(artifact: Artifact, context: Context) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from unsupseg_cli.artifacts.arrays import RowReader, write_array
 from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed, views_per_block
+from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.datasets import Dataset, Item
@@ -42,7 +43,7 @@ from unsupseg_cli.stages.models import open_model
 STAGE_VERSION = 1
 
 # Tokens keep 11 bits in float16, far finer than what clustering resolves; descriptors are few and stay exact.
-_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
+GRID_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
 _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
 _GPU_BATCH = 64
 
@@ -104,30 +105,15 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
         backbone = opened.segmenter.backbone
     else:
         backbone = open_backbone(config, context, device)
-    geometry = Geometry(kind=config.geometry, size=config.size or None, filter=config.filter)
-    keep = ("patch", "pooled") if source is not None else config.keep
-    resolved = {
-        **config.result(),
-        "backbone": backbone.name,
-        "precision": backbone.precision,
-        "keep": list(keep),
-    }
-    recipe = Recipe(
-        kind="features",
-        stage="extract",
-        stage_version=STAGE_VERSION,
-        slug=f"{dataset.name}-{dataset.split}-{source.manifest.config['method'] if source else backbone.name}",
-        config=resolved,
-        inputs=[source.as_input("model")] if source else [],
-        data=describe_images(dataset, context),
-        weights=backbone.weights_digest,
-        execution={
-            "device": str(device),
-            "weights": str(config.weights or ""),
-            "batch_size": config.batch_size or _default_batch(device),
-        },
-        used_labels=source.manifest.used_labels if source else False,
+    geometry = view_geometry(config)
+    recipe = extract_recipe(
+        config,
+        describe_images(dataset, context),
+        (backbone.name, backbone.precision, backbone.weights_digest),
+        device,
+        source,
     )
+    keep = tuple(recipe.config["keep"])
 
     def embed(images: NDArray[np.uint8]) -> dict[str, Tensor]:
         if source is not None:
@@ -143,6 +129,39 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
 
     artifact, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(artifact, reused)
+
+
+def view_geometry(config: ExtractConfig) -> Geometry:
+    """Return how the images of a call become views."""
+    return Geometry(kind=config.geometry, size=config.size or None, filter=config.filter)
+
+
+def extract_recipe(
+    config: ExtractConfig,
+    data: DataSource,
+    backbone: tuple[str, str, str],
+    device: torch.device,
+    model: Artifact | None,
+) -> Recipe:
+    """Return what decides the features; ``backbone`` is its name, its precision and the digest of its weights."""
+    name, precision, weights = backbone
+    keep = ["patch", "pooled"] if model else list(config.keep)
+    return Recipe(
+        kind="features",
+        stage="extract",
+        stage_version=STAGE_VERSION,
+        slug=f"{data.dataset}-{data.split}-{model.manifest.config['method'] if model else name}",
+        config={**config.result(), "backbone": name, "precision": precision, "keep": keep},
+        inputs=[model.as_input("model")] if model else [],
+        data=data,
+        weights=weights,
+        execution={
+            "device": str(device),
+            "weights": str(config.weights or ""),
+            "batch_size": config.batch_size or _default_batch(device),
+        },
+        used_labels=model.manifest.used_labels if model else False,
+    )
 
 
 def _default_batch(device: torch.device) -> int:
@@ -175,8 +194,12 @@ class _Extraction:
 
     def run(self, embed: Any) -> dict[str, Any]:
         probe = self._probe(embed)
-        grid_arrays = {name: self._channels(name, value) for name, value in probe.items() if name in _DTYPES}
-        needed = sum(bytes_needed(self.grids, shape, _DTYPES[name]) for name, shape in grid_arrays.items())
+        grid_arrays = {
+            name: self._channels(name, value) for name, value in probe.items() if name in GRID_DTYPES
+        }
+        needed = sum(
+            bytes_needed(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()
+        )
         require_space(self.draft.folder, needed, f"Features of {len(self.grids):,} views")
         largest = max(grid_arrays.values(), default=(1,))
         views = views_per_block(self.grids, largest, np.float16)
@@ -187,13 +210,13 @@ class _Extraction:
                 name,
                 self.grids,
                 shape,
-                _DTYPES[name],
+                GRID_DTYPES[name],
                 min(items_per_block * self.per_item, len(self.grids)),
             )
             for name, shape in grid_arrays.items()
         }
         blocks = range(0, len(self.plan.items), items_per_block)
-        vectors = [name for name in self.keep if name not in _DTYPES]
+        vectors = [name for name in self.keep if name not in GRID_DTYPES]
         todo = [(i, start) for i, start in enumerate(blocks) if not self.draft.is_done(f"block-{i:06d}")]
         done = len(blocks) - len(todo)
         if done:
@@ -282,7 +305,7 @@ class _Extraction:
             )
         if name == "attention":
             value = value.movedim(1, -1)
-        return value.float().cpu().numpy().astype(_DTYPES.get(name, np.float32))
+        return value.float().cpu().numpy().astype(GRID_DTYPES.get(name, np.float32))
 
     def _close(
         self, writers: dict[str, GridWriter], vectors: list[str], blocks: int, needed: int
@@ -335,11 +358,11 @@ class _Extraction:
             for suffix in ("", "_offset", "_grid"):
                 if (folder / f"{name}{suffix}").exists():
                     (folder / f"{name}{suffix}").rename(folder / f"{name}.all{suffix}")
-            if name in _DTYPES:
+            if name in GRID_DTYPES:
                 reader = GridReader(folder, old.name)
                 grids = self.grids[good]
-                size = views_per_block(grids, reader.channels, _DTYPES[name])
-                writer = GridWriter(folder, name, grids, reader.channels, _DTYPES[name], size)
+                size = views_per_block(grids, reader.channels, GRID_DTYPES[name])
+                writer = GridWriter(folder, name, grids, reader.channels, GRID_DTYPES[name], size)
                 for block, start in enumerate(range(0, len(good), size)):
                     writer.write(block, reader.take(good[start : start + size]))
                 writer.close()

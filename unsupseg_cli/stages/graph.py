@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.arrays import RowReader, write_array
@@ -29,19 +30,8 @@ def graph(config: GraphConfig, context: Context | None = None) -> Artifact:
     device = resolve_device(config.device)
     artifact = context.take("features", config.features)
     features = FeatureSet(artifact)
-    engine = resolve_engine(config.engine, len(features))
-    data = artifact.manifest.data
-    recipe = Recipe(
-        kind="graph",
-        stage="graph",
-        stage_version=STAGE_VERSION,
-        slug=f"{f'{data.dataset}-{data.split}' if data else 'images'}-knn{config.neighbors}",
-        config={**config.result(), "engine": engine},
-        inputs=[artifact.as_input("features")],
-        data=data,
-        execution={"device": str(device)},
-        used_labels=artifact.manifest.used_labels,
-    )
+    recipe = graph_recipe(config, artifact, device)
+    engine = recipe.config["engine"]
 
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = device.type == "cpu"
@@ -72,6 +62,25 @@ def graph(config: GraphConfig, context: Context | None = None) -> Artifact:
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def graph_recipe(config: GraphConfig, features: Artifact, device: torch.device) -> Recipe:
+    """Return what decides the graph of some features."""
+    data = features.manifest.data
+    return Recipe(
+        kind="graph",
+        stage="graph",
+        stage_version=STAGE_VERSION,
+        slug=f"{f'{data.dataset}-{data.split}' if data else 'images'}-knn{config.neighbors}",
+        config={
+            **config.result(),
+            "engine": resolve_engine(config.engine, features.manifest.summary["views"]),
+        },
+        inputs=[features.as_input("features")],
+        data=data,
+        execution={"device": str(device)},
+        used_labels=features.manifest.used_labels,
+    )
 
 
 def read_neighbours(artifact: Artifact, features: Artifact) -> NDArray[np.int32]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from unsupseg_cli.artifacts.arrays import write_array
 from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.datasets import Dataset
@@ -57,27 +59,12 @@ def predict(
     context = context or Context()
     device = resolve_device(config.device)
     artifact = context.take("model", config.model)
-    if images:
-        dataset = open_paths(images)
-    else:
-        config = _with_dataset(config, artifact)
-        dataset = open_data(config, context, default_split=_default_split(config, artifact))
+    dataset = open_paths(images) if images else predict_dataset(config, artifact, context)
     model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
     only = _class_index(config.only, model.file.classes)
-    size = model.geometry.size if config.size is None else (config.size or None)
-    geometry = Geometry(kind="native", size=size, filter=model.geometry.filter)
-    resolved = {**config.result(), "size": size, "precision": model.segmenter.backbone.precision}
-    recipe = Recipe(
-        kind="predictions",
-        stage="predict",
-        stage_version=STAGE_VERSION,
-        slug=f"{dataset.name}-{dataset.split}-{model.file.method}",
-        config=resolved,
-        inputs=[artifact.as_input("model")],
-        data=describe_images(dataset, context),
-        execution={"device": str(device)},
-        used_labels=artifact.manifest.used_labels,
-    )
+    geometry = predict_geometry(config, model.geometry)
+    precision = model.segmenter.backbone.precision
+    recipe = predict_recipe(config, describe_images(dataset, context), artifact, geometry, precision, device)
 
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = device.type == "cpu"
@@ -87,6 +74,40 @@ def predict(
     if out is not None:
         _copy_pictures(result, out)
     return context.say(result, reused)
+
+
+def predict_dataset(config: PredictConfig, model: Artifact, context: Context) -> Dataset:
+    """Return the images of a call: those of the model's own data set where none are named."""
+    config = _with_dataset(config, model)
+    return open_data(config, context, default_split=_default_split(config, model))
+
+
+def predict_geometry(config: PredictConfig, trained: Geometry) -> Geometry:
+    """Return the geometry of a call: whole images, at the size the model was trained with unless one is given."""
+    size = trained.size if config.size is None else (config.size or None)
+    return Geometry(kind="native", size=size, filter=trained.filter)
+
+
+def predict_recipe(
+    config: PredictConfig,
+    data: DataSource,
+    model: Artifact,
+    geometry: Geometry,
+    precision: str,
+    device: torch.device,
+) -> Recipe:
+    """Return what decides the predictions of a model."""
+    return Recipe(
+        kind="predictions",
+        stage="predict",
+        stage_version=STAGE_VERSION,
+        slug=f"{data.dataset}-{data.split}-{model.manifest.config['method']}",
+        config={**config.result(), "size": geometry.size, "precision": precision},
+        inputs=[model.as_input("model")],
+        data=data,
+        execution={"device": str(device)},
+        used_labels=model.manifest.used_labels,
+    )
 
 
 def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:

@@ -35,16 +35,7 @@ def pseudolabel(
         raise UsageError(
             f"--classes {classes} is more than the {cells} patches of the features '{artifact.id}'; ask for fewer."
         )
-    recipe = Recipe(
-        kind="pseudolabels",
-        stage="pseudolabel",
-        stage_version=STAGE_VERSION,
-        slug=f"{artifact.manifest.data.dataset if artifact.manifest.data else 'images'}-{config.method}{classes}",
-        config={**config.result(), "classes": classes, "options": options.result()},
-        inputs=[artifact.as_input("features")],
-        data=artifact.manifest.data,
-        used_labels=artifact.manifest.used_labels,
-    )
+    recipe = pseudolabel_recipe(config, artifact, options)
 
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = True
@@ -64,3 +55,19 @@ def pseudolabel(
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def pseudolabel_recipe(config: PseudolabelConfig, features: Artifact, options: Config) -> Recipe:
+    """Return what decides the pseudo-labels of some features."""
+    m = features.manifest
+    classes = config.classes or default_classes(features)
+    return Recipe(
+        kind="pseudolabels",
+        stage="pseudolabel",
+        stage_version=STAGE_VERSION,
+        slug=f"{m.data.dataset if m.data else 'images'}-{config.method}{classes}",
+        config={**config.result(), "classes": classes, "options": options.result()},
+        inputs=[features.as_input("features")],
+        data=m.data,
+        used_labels=m.used_labels,
+    )

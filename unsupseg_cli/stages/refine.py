@@ -34,7 +34,7 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
     """
     context = context or Context()
     predictions = context.take("predictions", config.predictions)
-    scored = (predictions.path / "scores").exists()
+    scored = has_scores(predictions)
     if not scored and config.label_confidence is None:
         raise UsageError(
             f"The predictions '{predictions.id}' are hard labels; a CRF needs soft scores. Predict again with "
@@ -42,16 +42,7 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
         )
     crf = config.crf()
     data = predictions.manifest.data
-    recipe = Recipe(
-        kind="predictions",
-        stage="refine",
-        stage_version=STAGE_VERSION,
-        slug=f"{predictions.id.rsplit('-', 1)[0]}-crf",
-        config={**crf.result(), "label_confidence": None if scored else config.label_confidence},
-        inputs=[predictions.as_input("predictions")],
-        data=data,
-        used_labels=predictions.manifest.used_labels,
-    )
+    recipe = refine_recipe(config, predictions)
 
     def work(draft: Draft) -> dict[str, Any]:
         summary = predictions.manifest.summary
@@ -80,6 +71,26 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def refine_recipe(config: RefineConfig, predictions: Artifact) -> Recipe:
+    """Return what decides the refined predictions."""
+    confidence = None if has_scores(predictions) else config.label_confidence
+    return Recipe(
+        kind="predictions",
+        stage="refine",
+        stage_version=STAGE_VERSION,
+        slug=f"{predictions.id.rsplit('-', 1)[0]}-crf",
+        config={**config.crf().result(), "label_confidence": confidence},
+        inputs=[predictions.as_input("predictions")],
+        data=predictions.manifest.data,
+        used_labels=predictions.manifest.used_labels,
+    )
+
+
+def has_scores(predictions: Artifact) -> bool:
+    """Tell whether predictions keep soft scores beside their labels."""
+    return bool(predictions.manifest.config.get("keep") == "scores")
 
 
 def refine_labels(

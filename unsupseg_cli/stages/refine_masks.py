@@ -18,7 +18,7 @@ from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.stages.config import RefineConfig
 from unsupseg_cli.stages.context import Context, resolve_workers
 from unsupseg_cli.stages.features import FeatureSet
-from unsupseg_cli.stages.masks import MASKS, SOFT, STATE, LabelMaps, MaskWriter, SoftMasks, draw_masks
+from unsupseg_cli.stages.masks import MASKS, STATE, LabelMaps, MaskWriter, SoftMasks, draw_masks
 from unsupseg_cli.stages.refine import STAGE_VERSION, refine_labels, trusted
 from unsupseg_cli.stages.views import ViewImages
 
@@ -34,7 +34,7 @@ def refine_masks(config: RefineConfig, context: Context | None = None) -> Artifa
     if config.predictions is not None:
         raise UsageError("refine takes --predictions or --pseudolabels, not both.")
     labels = context.take("pseudolabels", config.pseudolabels)
-    soft = (labels.path / SOFT).exists()
+    soft = has_soft_masks(labels)
     if not soft and config.label_confidence is None:
         raise UsageError(
             f"The pseudo-labels '{labels.id}' are hard masks; a CRF needs soft ones. Make them again with --keep "
@@ -48,16 +48,7 @@ def refine_masks(config: RefineConfig, context: Context | None = None) -> Artifa
         )
     crf = config.crf()
     confidence = None if soft else config.label_confidence
-    recipe = Recipe(
-        kind="pseudolabels",
-        stage="refine",
-        stage_version=STAGE_VERSION,
-        slug=f"{labels.id.rsplit('-', 1)[0]}-crf",
-        config={**labels.manifest.config, "crf": crf.result(), "label_confidence": confidence},
-        inputs=[labels.as_input("pseudolabels"), features.as_input("features")],
-        data=labels.manifest.data,
-        used_labels=labels.manifest.used_labels,
-    )
+    recipe = refine_masks_recipe(config, labels, features)
 
     def work(draft: Draft) -> dict[str, Any]:
         views = FeatureSet(features)
@@ -76,6 +67,26 @@ def refine_masks(config: RefineConfig, context: Context | None = None) -> Artifa
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def refine_masks_recipe(config: RefineConfig, labels: Artifact, features: Artifact) -> Recipe:
+    """Return what decides the refined pseudo-labels."""
+    confidence = None if has_soft_masks(labels) else config.label_confidence
+    return Recipe(
+        kind="pseudolabels",
+        stage="refine",
+        stage_version=STAGE_VERSION,
+        slug=f"{labels.id.rsplit('-', 1)[0]}-crf",
+        config={**labels.manifest.config, "crf": config.crf().result(), "label_confidence": confidence},
+        inputs=[labels.as_input("pseudolabels"), features.as_input("features")],
+        data=labels.manifest.data,
+        used_labels=labels.manifest.used_labels,
+    )
+
+
+def has_soft_masks(labels: Artifact) -> bool:
+    """Tell whether pseudo-labels keep soft masks; refined ones do not."""
+    return bool(labels.manifest.stage == "pseudolabel" and labels.manifest.config.get("keep") == "soft")
 
 
 class _Masks:

@@ -47,31 +47,13 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
         raise UsageError(f"Method '{name}' trains on stored tokens only; leave --tokens live out.")
     options = options or method.train_config()()
     features = FeatureSet(features_artifact)
-    classes = config.classes or (
-        labels.manifest.config["classes"] if labels else default_classes(features_artifact)
-    )
+    recipe = train_recipe(config, name, features_artifact, labels, graph, options, device)
+    classes = recipe.config["classes"]
     if labels and labels.manifest.summary["masks"] < classes:
         raise UsageError(
             f"--classes {classes} is more than the {labels.manifest.summary['masks']} masks of the pseudo-labels "
             f"'{labels.id}'; ask for fewer."
         )
-    data = features_artifact.manifest.data
-    recipe = Recipe(
-        kind="model",
-        stage="train",
-        stage_version=STAGE_VERSION,
-        slug=f"{data.dataset if data else 'images'}-{name}{classes}-seed{config.seed}",
-        config={**config.result(), "method": name, "classes": classes, "options": options.result()},
-        inputs=[
-            features_artifact.as_input("features"),
-            *([labels.as_input("pseudolabels")] if labels else []),
-            *([graph.as_input("graph")] if graph else []),
-        ],
-        data=data,
-        execution={"device": str(device)},
-        used_labels=features_artifact.manifest.used_labels or bool(labels and labels.manifest.used_labels),
-    )
-
     live = config.tokens == "live"
 
     def work(draft: Draft) -> dict[str, Any]:
@@ -95,6 +77,35 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def train_recipe(
+    config: TrainConfig,
+    method: str,
+    features: Artifact,
+    labels: Artifact | None,
+    graph: Artifact | None,
+    options: Config,
+    device: torch.device,
+) -> Recipe:
+    """Return what decides the model trained by a method."""
+    classes = config.classes or (labels.manifest.config["classes"] if labels else default_classes(features))
+    data = features.manifest.data
+    return Recipe(
+        kind="model",
+        stage="train",
+        stage_version=STAGE_VERSION,
+        slug=f"{data.dataset if data else 'images'}-{method}{classes}-seed{config.seed}",
+        config={**config.result(), "method": method, "classes": classes, "options": options.result()},
+        inputs=[
+            features.as_input("features"),
+            *([labels.as_input("pseudolabels")] if labels else []),
+            *([graph.as_input("graph")] if graph else []),
+        ],
+        data=data,
+        execution={"device": str(device)},
+        used_labels=features.manifest.used_labels or bool(labels and labels.manifest.used_labels),
+    )
 
 
 def choose_method(config: TrainConfig, context: Context) -> Method:

@@ -1,0 +1,455 @@
+"""Recipes: reading, wiring, precedence; the dry run beside the run; what is reused and why."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.stages.config import RunConfig
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.plan import plan
+from unsupseg_cli.stages.recipes import bundled, load_recipe, resolve
+from unsupseg_cli.stages.run import outcomes, run
+
+RECIPE = """
+name = "small"
+description = "k-means on a few pictures"
+
+[data]
+dataset = "{photos}/"
+labels = "{photos}/labels"
+class_file = "{photos}/classes.json"
+
+[published]
+accuracy = 90.0
+miou = 80.5
+source = "nowhere"
+
+[[stage]]
+command = "extract"
+split = "train"
+backbone = "untrained"
+size = 32
+workers = 0
+
+[[stage]]
+command = "pseudolabel"
+method = "kmeans"
+classes = 3
+set = {{ restarts = 1, iterations = 3 }}
+
+[[stage]]
+command = "train"
+set = {{ steps = 4, restarts = 2, batch = 2 }}
+
+[[stage]]
+command = "eval"
+split = "val"
+workers = 0
+"""
+STEPS = ["extract", "pseudolabel", "train", "eval"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    root = tmp_path / "photos"
+    for split, count in (("train", 5), ("val", 2)):
+        for number in range(count):
+            rng = np.random.default_rng(number + (split == "val") * 100)
+            label = np.kron(rng.integers(0, 3, (2, 3)), np.ones((16, 16))).astype(np.uint8)
+            image = np.stack([80 * label + 20, 200 - 60 * label, 40 * label], -1) + rng.integers(
+                0, 20, (32, 48, 1)
+            )
+            for kind, pixels in (("images", image.astype(np.uint8)), ("labels", label)):
+                path = root / kind / split / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    (root / "classes.json").write_text(json.dumps({"classes": ["a", "b", "c"], "void": [255]}))
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path, photos):
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE.format(photos=photos))
+    return path
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Call the command line in an empty folder; returns (stdout, stderr in one line)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.stdout.strip(), " ".join(result.stderr.split())
+
+    return invoke
+
+
+def write(tmp_path, text):
+    path = tmp_path / "other.toml"
+    path.write_text(text)
+    return path
+
+
+def files(folder):
+    return sorted((str(path), path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+# Reading --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (('split = "train"', 'splitt = "train"'), r"stage 1 \(extract\).*did you mean 'split'"),
+        (("steps = 4", "step = 4"), r"stage 3 \(train\), set.*did you mean 'steps'"),
+        (("size = 32", "size = 'big'"), r"extract\.size 'big' .*stage 1 \(extract\).*does not fit"),
+        (("iterations = 3", "iterations = 0"), r"pseudolabel\.set\.iterations '0'.*stage 2"),
+        (('method = "kmeans"', 'method = "kmean"'), r"stage 2 \(pseudolabel\): Unknown method.*'kmeans'"),
+        (
+            ('command = "train"', 'command = "trian"'),
+            r"stage 3: unknown command 'trian'; did you mean 'train'",
+        ),
+        (('name = "small"', 'nmae = "small"'), "'nmae'.*did you mean 'name'"),
+        (("labels =", "label ="), r"\[data\].*did you mean 'labels'"),
+        (("miou = 80.5", "mious = 80.5"), r"\[published\].*did you mean 'miou'"),
+        (("miou = 80.5", "miou = 805"), r"miou '805'.*\[published\]"),
+        (('source = "nowhere"', 'evaluation = "evil"'), r"No evaluation 'evil'.*did you mean 'eval'"),
+        (
+            ('command = "train"', 'command = "train"\nfeatures = "extarct"'),
+            "is no earlier stage that makes features",
+        ),
+        (('command = "train"', 'command = "train"\nid = "extract"'), "the id 'extract' is taken"),
+        (("classes = 3", "classes = "), "is not valid TOML"),
+        (('command = "pseudolabel"', 'command = "refine"'), r"stage 2 \(refine\).*(set|Unknown|reads)"),
+    ],
+)
+def test_a_mistake_in_a_recipe_names_the_file_and_the_stage(tmp_path, recipe, change, said):
+    assert change[0] in recipe.read_text()
+    path = write(tmp_path, recipe.read_text().replace(*change, 1))
+    with pytest.raises(UsageError, match=said) as caught:
+        resolve(load_recipe(path))
+    assert "other.toml" in str(caught.value) or "stage" in str(caught.value)
+
+
+def test_a_recipe_that_is_not_there_is_said_with_a_suggestion(tmp_path):
+    with pytest.raises(UsageError, match="did you mean 'scenes-kmeans'"):
+        load_recipe("scenes-kmean")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_recipe(tmp_path / "none.toml")
+
+
+def test_a_stage_without_its_input_is_refused(tmp_path):
+    path = write(tmp_path, 'name = "x"\ndescription = "y"\n[[stage]]\ncommand = "train"\nmethod = "stego"\n')
+    with pytest.raises(UsageError, match="reads features, but no stage before it is `extract`"):
+        resolve(load_recipe(path))
+    path.write_text('name = "x"\ndescription = "y"\n[[stage]]\ncommand = "train"\n')
+    with pytest.raises(UsageError, match="give a method, or a `pseudolabel` stage before it"):
+        resolve(load_recipe(path))
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_every_bundled_recipe_is_valid_and_named_as_its_file(name):
+    recipe = load_recipe(name)
+    steps = resolve(recipe)
+    assert recipe.name == name
+    assert (steps[0].command, steps[-1].command) == ("extract", "eval")
+    if not name.startswith("scenes-"):
+        assert recipe.published.source
+        assert recipe.paper
+        assert steps[-1].config.crf
+        assert steps[-1].config.protocol == (
+            "stego" if name.startswith("stego-") and "primaps" not in name else "primaps"
+        )
+        assert (recipe.published.miou is None) == (name == "stego-potsdam3-dino_vitb8")
+    for step in steps:
+        if step.command == "train" and step.config.method == "primaps":
+            assert step.config.tokens == "live"
+
+
+def test_an_input_is_the_last_of_its_kind_or_the_one_named():
+    steps = {step.id: step for step in resolve(load_recipe("stego-primaps-cityscapes-dino_vitb8"))}
+    assert list(steps) == ["extract", "graph", "stego", "codes", "pseudolabel", "train-2", "eval", "eval-crf"]
+    assert steps["stego"].inputs == {"features": "extract", "graph": "graph"}
+    assert steps["codes"].inputs == {"model": "stego"}
+    assert steps["pseudolabel"].inputs == {"features": "codes"}
+    assert steps["train-2"].inputs == {"pseudolabels": "pseudolabel", "features": "codes"}
+    assert steps["train-2"].config.method == "primaps"
+    assert steps["eval"].inputs == {"model": "train-2"}
+
+
+# Precedence -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_wins_over_the_recipe_and_that_over_the_settings(recipe):
+    def defaults(command, fields):
+        values = {"size": 99, "precision": "fp32", "device": "cpu", "method": "primaps", "seed": 5}
+        return {key: value for key, value in values.items() if key in fields}
+
+    given = RunConfig(seed=7, workers=1)
+    steps = {one.id: one for one in resolve(load_recipe(recipe), given, {"train.steps": "9"}, defaults)}
+    extract, train = steps["extract"].config, steps["train"].config
+    assert (extract.size, extract.precision, extract.device, extract.workers) == (32, "fp32", "cpu", 1)
+    assert (train.method, train.seed) == ("kmeans", 7)
+    assert steps["train"].options.steps == 9
+    assert steps["pseudolabel"].options.restarts == 1
+    assert steps["train"].overridden == {"steps": 9}  # another seed is the same setting
+    assert resolve(load_recipe(recipe), defaults=defaults)[2].config.seed == 5
+
+
+def test_settings_for_other_images_or_weights_are_left_out():
+    def defaults(command, fields):
+        values = {"dataset": "camvid", "root": "/camvid", "backbone": "dino_vitb8", "weights": "/b8.pth"}
+        return {key: value for key, value in values.items() if key in fields}
+
+    step = resolve(load_recipe("kmeans-cityscapes-dino_vits8"), defaults=defaults)[0]
+    assert (step.config.dataset, step.config.root, step.config.weights) == ("cityscapes", None, None)
+    given = RunConfig(dataset="camvid", backbone="dino_vitb8")
+    steps = resolve(load_recipe("kmeans-cityscapes-dino_vits8"), given, defaults=defaults)
+    assert [str(steps[0].config.root), str(steps[0].config.weights)] == ["/camvid", "/b8.pth"]
+    assert str(steps[-1].config.weights) == "/b8.pth"
+
+
+def test_an_assignment_goes_to_a_stage_by_id_or_to_all_of_a_command():
+    recipe = load_recipe("stego-primaps-cityscapes-dino_vitb8")
+    steps = {one.id: one for one in resolve(recipe, assignments={"train.batch": 8, "stego.steps": 3})}
+    assert (steps["stego"].options.batch, steps["train-2"].options.batch) == (8, 8)
+    assert steps["stego"].options.steps == 3
+    steps = {one.id: one for one in resolve(recipe, assignments={"train.epochs": 1, "eval-crf.flip": False})}
+    assert steps["train-2"].options.epochs == 1  # STEGO has no epochs
+    assert (steps["eval"].config.flip, steps["eval-crf"].config.flip) == (None, False)
+    for name, said in (
+        ("train.epoch", "did you mean 'epochs'"),
+        ("trian.epochs", "no stage 'trian'; did you mean 'train'"),
+        ("epochs", "STAGE.key=value"),
+        ("train.features", "Unknown option 'features'"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            resolve(recipe, assignments={name: 1})
+
+
+# Run and dry run ------------------------------------------------------------------------------------------
+
+
+def test_the_dry_run_knows_the_artifacts_and_their_sizes_and_writes_nothing(tmp_path, recipe, monkeypatch):
+    steps = resolve(load_recipe(recipe))
+    context = Context(Workspace(tmp_path / "w"))
+    planned = plan(steps, context)
+    assert not (tmp_path / "w").exists()
+    assert not any(one.reused for one in planned)
+    assert [one.images for one in planned] == [5, 5, 5, 2]
+    assert planned[0].bytes == 5 * 2 * 3 * 192 * 2 + 2 * 5 * 192 * 4  # tokens in 2 bytes, cls and pooled in 4
+    assert planned[1].bytes == 5 * 2 * 3 * 2
+    made = run(steps, context)
+    sizes = {
+        name: output.bytes
+        for name, output in made["extract"].manifest.outputs.items()
+        if name.split("/")[0] in ("patch", "cls", "pooled") and "/c/" in name
+    }
+    assert planned[0].bytes <= sum(sizes.values()) <= planned[0].bytes + 1000  # the shards' own tables
+    before = files(tmp_path / "w")
+    again = plan(steps, context)
+    assert files(tmp_path / "w") == before
+    assert all(one.reused for one in again)
+    assert [one.artifact.id for one in again] == [made[step.id].id for step in steps]
+    assert sum(one.bytes for one in again) == 0
+
+    # Everything gone but the first artifact: the keys of the rest are foretold without loading weights.
+    monkeypatch.setattr("unsupseg_cli.stages.backbones.load_backbone", None)
+    for kind in ("pseudolabels", "model", "evaluation"):
+        shutil.rmtree(tmp_path / "w" / kind)
+    foretold = plan(steps, context)
+    assert [one.reused for one in foretold] == [True, False, False, False]
+    assert [one.artifact.manifest.key for one in foretold] == [made[step.id].manifest.key for step in steps]
+
+
+def test_the_dry_run_says_why_and_how_long(tmp_path, recipe):
+    context = Context(Workspace(tmp_path / "w"))
+    run(resolve(load_recipe(recipe)), context)
+    planned = plan(resolve(load_recipe(recipe), assignments={"train.steps": 8}), context)
+    assert [one.reused for one in planned] == [True, True, False, False]
+    assert "options.steps = 8 (was 4)" in planned[2].why
+    assert "its model (new)" in planned[3].why
+    model = next(one for one in Workspace(tmp_path / "w").artifacts("model"))
+    assert planned[2].seconds == pytest.approx(2 * model.manifest.seconds)
+    planned = plan(resolve(load_recipe(recipe), assignments={"extract.size": 64}), context)
+    assert "size = 64 (was 32)" in planned[0].why
+    assert planned[0].seconds is None
+    assert "its features (new)" in planned[1].why
+    planned = plan(resolve(load_recipe(recipe)), context, first="train")
+    assert [one.reused for one in planned] == [True, True, False, False]
+    assert "--from" in planned[2].why
+
+
+def test_changed_images_and_drafts_are_seen_by_the_dry_run(tmp_path, recipe, photos):
+    context = Context(Workspace(tmp_path / "w"))
+    made = run(resolve(load_recipe(recipe)), context)
+    folder = tmp_path / "w" / "model"
+    key = made["train"].manifest.key
+    shutil.rmtree(made["train"].path)
+    (folder / f".partial-{key[:16]}").mkdir()
+    assert "goes on where it stopped" in plan(resolve(load_recipe(recipe)), context)[2].why
+    Image.new("RGB", (48, 32)).save(photos / "images" / "train" / "0.png")
+    assert "the images" in plan(resolve(load_recipe(recipe)), context)[0].why
+    Image.fromarray(np.zeros((32, 48), np.uint8)).save(photos / "labels" / "val" / "0.png")
+    shutil.rmtree(folder / f".partial-{key[:16]}")
+    (photos / "images" / "train" / "1.png").unlink()
+    planned = plan(resolve(load_recipe(recipe)), context)
+    assert planned[0].images == 4
+
+
+def test_run_reuses_and_makes_again_from_a_stage(tmp_path, recipe):
+    context = Context(Workspace(tmp_path / "w"))
+    steps = resolve(load_recipe(recipe))
+    first = run(steps, context)
+    times = {name: (one.path / "manifest.json").stat().st_mtime_ns for name, one in first.items()}
+    second = run(steps, context, first="train")
+    later = {name: (one.path / "manifest.json").stat().st_mtime_ns for name, one in second.items()}
+    assert [later[name] > times[name] for name in STEPS] == [False, False, True, True]
+    assert [one.manifest.digest for one in first.values()] == [one.manifest.digest for one in second.values()]
+    with pytest.raises(UsageError, match="no stage 'trian'; did you mean 'train'"):
+        run(steps, context, first="trian")
+
+
+def test_inputs_are_never_the_current_ones_of_the_workspace(tmp_path, recipe):
+    context = Context(Workspace(tmp_path / "w"))
+    first = run(resolve(load_recipe(recipe)), context)
+    other = run(resolve(load_recipe(recipe), assignments={"extract.size": 64}), context)
+    assert context.workspace.current("model").id == other["train"].id
+    again = run(resolve(load_recipe(recipe)), context)
+    assert [again[name].id for name in STEPS] == [first[name].id for name in STEPS]
+
+
+def test_a_run_that_stopped_goes_on(tmp_path, recipe, monkeypatch):
+    context = Context(Workspace(tmp_path / "w"))
+    steps = resolve(load_recipe(recipe))
+
+    def stop(*arguments, **named):
+        raise UnsupsegError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("unsupseg_cli.stages.run.train", stop)
+        with pytest.raises(UnsupsegError, match="stopped here"):
+            run(steps, context)
+    begun = {one.id: one.manifest.started for one in context.workspace.artifacts()}
+    made = run(steps, context)
+    assert {name: made[name].manifest.started for name in STEPS[:2]} == {
+        name: begun[made[name].id] for name in STEPS[:2]
+    }
+
+
+def test_the_result_stands_beside_the_published_figure(call, recipe, tmp_path):
+    path, said = call("run", recipe)
+    assert Path(path).parent.name == "evaluation"
+    summary = json.loads((Path(path) / "manifest.json").read_text())["summary"]
+    assert "published 90.0 80.5" in said
+    assert f"{100 * summary['miou'] - 80.5:+.1f}" in said
+    assert "compare with care" not in said
+    _, said = call("run", recipe, "--set", "train.steps=5", "--seed", 0)
+    assert "not the setting of the recipe (train.steps = 5)" in said
+
+
+def test_the_dry_run_of_the_command_prints_a_table_or_json(call, recipe, tmp_path):
+    printed, said = call("run", recipe, "--dry-run")
+    assert printed.count("would run") == 4
+    assert "free" in said
+    value = json.loads(call("run", recipe, "--dry-run", "--json")[0])
+    assert [one["stage"] for one in value["stages"]] == STEPS
+    assert value["bytes"] == sum(one["bytes"] for one in value["stages"])
+    assert not list((tmp_path / "here").iterdir())
+    _, said = call("run", recipe, "--dry-run", "--explain", "--set", "train.steps=6")
+    assert "train.set.steps = 6 (command line)" in said
+    assert "stage 1 (extract)) extract.size" in said or "extract.size = 32" in said
+    assert "train.pseudolabels = stage pseudolabel (recipe)" in said
+
+
+def test_bad_calls_of_run_exit_with_2(call, recipe):
+    assert "did you mean 'train'" in call("run", recipe, "--from", "trian", "--dry-run", code=2)[1]
+    assert "did you mean 'steps'" in call("run", recipe, "--set", "train.stepps=1", code=2)[1]
+    assert (
+        "Where does 'cityscapes' lie?" in call("run", "kmeans-cityscapes-dino_vits8", "--dry-run", code=2)[1]
+    )
+    assert "exclude" not in call("recipes", "show", "none", code=2)[1]
+
+
+def test_recipes_are_listed_and_shown(call):
+    listed = json.loads(call("recipes", "list", "--json")[0])
+    assert {row["name"] for row in listed} == set(bundled())
+    row = next(row for row in listed if row["name"] == "primaps-cityscapes-dinov2_vitb14")
+    assert (row["dataset"], row["backbone"], row["accuracy"], row["miou"]) == (
+        "cityscapes",
+        "dinov2_vitb14",
+        82.9,
+        21.3,
+    )
+    assert "primaps-cityscapes-dinov2_vitb14" in call("recipes", "list")[0]
+    shown, place = call("recipes", "show", "scenes-stego")
+    assert shown + "\n" == Path(place).read_text()
+
+
+def test_a_refined_chain_is_wired_and_planned(tmp_path, recipe):
+    text = recipe.read_text()
+    head, tail = (
+        text[: text.index('[[stage]]\ncommand = "pseudolabel"')],
+        text[text.index('[[stage]]\ncommand = "eval"') :],
+    )
+    middle = """
+[[stage]]
+command = "pseudolabel"
+method = "primaps"
+classes = 3
+keep = "soft"
+set = { crf = false }
+
+[[stage]]
+command = "refine"
+pseudolabels = "pseudolabel"
+iterations = 1
+
+[[stage]]
+command = "train"
+set = { epochs = 1, init_epochs = 1, batch = 2 }
+
+[[stage]]
+command = "predict"
+split = "val"
+keep = "scores"
+workers = 0
+
+[[stage]]
+id = "sharper"
+command = "refine"
+iterations = 1
+
+"""
+    path = write(
+        tmp_path, head + middle + tail.replace("workers = 0", 'workers = 0\npredictions = "sharper"')
+    )
+    steps = resolve(load_recipe(path))
+    assert steps[3].inputs == {"pseudolabels": "refine", "features": "extract"}
+    assert steps[6].inputs == {"predictions": "sharper"}
+    context = Context(Workspace(tmp_path / "w"))
+    planned = plan(steps, context)
+    made = run(steps, context)
+    pixels = 5 * 32 * 48
+    assert [planned[1].bytes, planned[2].bytes, planned[4].bytes] == [
+        5 * 6 * 2,
+        pixels * 2,
+        2 * 32 * 48 * 3 * 2,
+    ]
+    assert [one.artifact.id for one in plan(steps, context)] == [made[step.id].id for step in steps]
+    assert all(one.reused for one in plan(steps, context))
+    (found,) = outcomes(steps, made, load_recipe(path).published)
+    assert found.accuracy == 100 * made["eval"].manifest.summary["accuracy"]

@@ -1,0 +1,104 @@
+"""``unsupseg compare``: a table over evaluations."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.settings import find_settings, find_workspace
+from unsupseg_cli.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from unsupseg_cli.stages.compare import Comparison, Row
+
+_COLUMNS = ("accuracy", "miou", "miou_gt", "miou_all")
+_TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
+
+
+@app.command("compare", rich_help_panel="Workspace")
+def compare(
+    evaluations: Annotated[list[str], typer.Argument(help="Ids or paths of evaluations.")],
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per setting.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+) -> None:
+    """Evaluations side by side, mean and deviation over seeds; never of two protocols, data sets or splits."""
+
+    def action() -> None:
+        if as_json + as_csv + as_markdown > 1:
+            raise UsageError("--json, --csv and --markdown exclude each other; give one.")
+        from unsupseg_cli.stages.compare import compare as run
+
+        space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
+        found = run([space.get(one, "evaluation") for one in evaluations])
+        if as_json:
+            rows = [row.to_json() for row in found.rows]
+            value = {"dataset": found.dataset, "split": found.split, "images": found.images}
+            result(json.dumps({**value, "protocol": found.protocol, "rows": rows}, indent=1))
+        elif as_csv:
+            result(_csv(found))
+        elif as_markdown:
+            result(_markdown(found))
+        else:
+            table = Table(*_head(), title=_title(found), title_justify="left", box=None)
+            for row in found.rows:
+                table.add_row(*_cells(row))
+            Console(highlight=False, soft_wrap=True).print(table)
+
+    run_guarded(action, verbose=False)
+
+
+def _title(found: Comparison) -> str:
+    p = found.protocol
+    size = p["size"] or "model's"
+    flip = "mirrored too" if p["flip"] else "not mirrored"
+    return (
+        f"{found.dataset}/{found.split}, {found.images} images; protocol {p['name']}: {p['geometry']}, size {size}, "
+        f"{p['filter']}, {flip}, matching {p['matching']}"
+    )
+
+
+def _head() -> tuple[str, ...]:
+    return ("method", "clusters", "backbone", "CRF", "seeds", *_TITLES, "labels", "setting")
+
+
+def _cells(row: Row) -> list[str]:
+    seeds = ", ".join(map(str, row.seeds))
+    scores = [_score(row.mean(name), row.deviation(name)) for name in _COLUMNS]
+    used, crf = "used" if row.used_labels else "", "yes" if row.crf else "no"
+    return [row.method, str(row.classes), row.backbone, crf, seeds, *scores, used, row.setting]
+
+
+def _score(mean: float, deviation: float | None) -> str:
+    return f"{100 * mean:.2f}" if deviation is None else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _markdown(found: Comparison) -> str:
+    lines = [_title(found), "", f"| {' | '.join(_head())} |", "|---" * len(_head()) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in found.rows)])
+
+
+def _csv(found: Comparison) -> str:
+    buffer = io.StringIO()
+    rows = [row.to_json() for row in found.rows]
+    writer = csv.DictWriter(buffer, ["dataset", "split", "protocol", *rows[0]], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        lists = {name: " ".join(map(str, row[name])) for name in ("seeds", "evaluations")}
+        place = {"dataset": found.dataset, "split": found.split, "protocol": found.protocol["name"]}
+        writer.writerow({**place, **row, **lists})
+    return buffer.getvalue().rstrip("\n")

@@ -1,0 +1,65 @@
+"""``unsupseg doctor``: what this machine has and lacks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
+from unsupseg_cli.core.errors import UnsupsegError
+
+
+@app.command("doctor", rich_help_panel="Look up")
+def doctor(
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Versions, device, memory, disk, CRF engines and weights, with advice for what is wrong."""
+
+    def action() -> None:
+        from unsupseg_cli.stages.doctor import examine
+
+        settings = find_settings(Path.cwd())
+        found = examine(find_workspace(workspace, settings), device, _named_weights(settings))
+        if as_json:
+            result(json.dumps([one.to_json() for one in found], indent=1))
+        else:
+            table = Table("", "", "", box=None, show_header=False)
+            topic = ""
+            for one in found:
+                if one.topic != topic:
+                    table.add_section()
+                shown = f"[bold]{one.topic}[/bold]" if one.topic != topic else ""
+                color = "red" if one.broken else "yellow" if one.advice else ""
+                value = escape(one.value)
+                table.add_row(shown, one.name, f"[{color}]{value}[/{color}]" if color else value)
+                topic = one.topic
+            out = Console(highlight=False, soft_wrap=True)
+            out.print(table)
+            for one in found:
+                if one.advice:
+                    out.print(f"[yellow]{one.name}:[/yellow] {escape(one.advice)}")
+        if broken := [one.name for one in found if one.broken]:
+            raise UnsupsegError(f"No command works here before this is mended: {', '.join(broken)}.")
+
+    run_guarded(action, verbose=False)
+
+
+def _named_weights(settings: Settings) -> dict[str, Path]:
+    """Return the weights file that the ``unsupseg.toml`` names, by its backbone."""
+    values = settings.for_command("extract", {"backbone", "weights"})
+    if "backbone" in values and "weights" in values:
+        return {str(values["backbone"]): Path(str(values["weights"]))}
+    return {}

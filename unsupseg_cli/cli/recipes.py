@@ -1,0 +1,64 @@
+"""``unsupseg recipes list | show``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.run import percent
+from unsupseg_cli.stages.recipes import RecipeFile, bundled, load_recipe
+
+recipes = typer.Typer(help="Published settings, each one file for `unsupseg run`.", no_args_is_help=True)
+app.add_typer(recipes, name="recipes", rich_help_panel="Look up")
+
+
+@recipes.command("list")
+def list_recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
+) -> None:
+    """List the bundled recipes with the published figures."""
+
+    def action() -> None:
+        found = [load_recipe(name) for name in bundled()]
+        if as_json:
+            result(json.dumps([_row(one) for one in found], indent=1))
+            return
+        table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", "what it is", box=None)
+        for one in found:
+            accuracy, miou = percent(one.published.accuracy), percent(one.published.miou)
+            table.add_row(
+                one.name, one.data.get("dataset", ""), one.backbone, accuracy, miou, one.description
+            )
+        Console(highlight=False, soft_wrap=True).print(table)
+
+    run_guarded(action, verbose=False)
+
+
+def _row(recipe: RecipeFile) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "dataset": recipe.data.get("dataset", ""),
+        "backbone": recipe.backbone,
+        "description": recipe.description,
+        "paper": recipe.paper,
+        **recipe.published.model_dump(exclude={"evaluation"}),
+    }
+
+
+@recipes.command("show")
+def show(name: Annotated[str, typer.Argument(help="A recipe's name or file.")]) -> None:
+    """Print a recipe as it is written: copy it, change it, and give its path to `unsupseg run`."""
+
+    def action() -> None:
+        recipe = load_recipe(name)
+        Console(stderr=True, highlight=False).print(str(recipe.path), markup=False, soft_wrap=True)
+        result(recipe.path.read_text(encoding="utf-8").rstrip("\n"))
+
+    run_guarded(action, verbose=False)

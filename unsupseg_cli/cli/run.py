@@ -1,0 +1,156 @@
+"""``unsupseg run``: all stages of a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import Call, stage_command
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.settings import find_settings, parse_assignments
+from unsupseg_cli.core.layers import explain
+from unsupseg_cli.stages.config import RunConfig
+from unsupseg_cli.stages.recipes import Published, RecipeFile, Step, load_recipe, resolve, select
+
+_RECIPE = Annotated[
+    str, typer.Argument(help="Name of a bundled recipe (`unsupseg recipes list`), or a file ending in .toml.")
+]
+_SET = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="STAGE.key=value, an option of a stage or of its method; repeat it."),
+]
+_DRY = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done, and why; nothing is written.")
+]
+_FROM = Annotated[
+    str | None,
+    typer.Option("--from", help="Make this stage and all later ones again.", show_default=False),
+]
+
+
+@stage_command(
+    app,
+    RunConfig,
+    name="run",
+    settings=False,
+    extra={"recipe": (_RECIPE, ...), "set_": (_SET, None), "dry_run": (_DRY, False), "from_": (_FROM, None)},
+)
+def run(call: Call) -> None:
+    """All stages of a recipe; what is there is reused, a stopped run goes on."""
+    recipe = load_recipe(call.extra["recipe"])
+    settings = find_settings(Path.cwd())
+    assignments = parse_assignments(call.extra["set_"] or [])
+    steps = resolve(recipe, call.config, assignments, settings.for_command)
+    first: str | None = call.extra["from_"]
+    if first is not None:
+        select(steps, first)
+    console = call.reporter.console
+    if call.explain:
+        _explain(console, steps)
+    if call.extra["dry_run"]:
+        _dry_run(call, steps, first)
+        return
+    context = call.context()
+    from unsupseg_cli.stages.run import outcomes
+    from unsupseg_cli.stages.run import run as run_steps
+
+    made = run_steps(steps, context, first=first)
+    found = outcomes(steps, made, recipe.published)
+    if found:
+        console.print(_outcome_table(recipe, found))
+        if found[0].changed:
+            changed = ", ".join(f"{key} = {value}" for key, value in found[0].changed.items())
+            call.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")
+    call.done(made[steps[-1].id])
+
+
+def _explain(console: Console, steps: Sequence[Step]) -> None:
+    """Print where each option of each stage came from."""
+    for step in steps:
+        rows = explain(step.config, step.layers)
+        rows = [row for row in rows if row[0] not in step.inputs]
+        rows += [(role, f"stage {source}", "recipe") for role, source in step.inputs.items()]
+        if step.options is not None:
+            rows += [
+                (f"set.{name}", value, source)
+                for name, value, source in explain(step.options, step.method_layers)
+            ]
+        for option, value, source in rows:
+            console.print(f"{step.id}.{option} = {value} ({source})", markup=False, soft_wrap=True)
+
+
+def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
+    context = call.context()
+    from unsupseg_cli.stages.plan import free_bytes, plan
+
+    planned = plan(steps, context, first=first)
+    free, needed = free_bytes(call.workspace), sum(one.bytes for one in planned)
+    if call.json:
+        stages = [one.to_json() for one in planned]
+        result(json.dumps({"stages": stages, "bytes": needed, "free_bytes": free}, indent=1))
+        return
+    table = Table("stage", "what", "images", "disk", "time", "why", box=None)
+    for one in planned:
+        what = "reused" if one.reused else "would run"
+        disk = _size(one.bytes) if one.bytes else "-"
+        table.add_row(one.step.id, what, f"{one.images:,}", disk, _time(one.seconds), one.why)
+    Console(highlight=False, soft_wrap=True).print(table, markup=False)
+    times = [one.seconds for one in planned]
+    known = sum(time for time in times if time is not None)
+    rest = ", and what is unknown" if None in times else ""
+    call.reporter.info(
+        f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
+        f"free in '{call.workspace}'; time: {_time(known)}{rest}"
+    )
+    if 1.05 * needed > free:
+        call.reporter.warn("the disk is too small: free some space, or give another --workspace")
+
+
+def _outcome_table(recipe: RecipeFile, found: Sequence[Any]) -> Table:
+    """Return the scores of a run, and the published ones below them."""
+    table = Table("", "accuracy %", "mIoU %", title=recipe.name, title_justify="left", box=None)
+    for one in found:
+        name = f"{one.stage}{' with CRF' if one.crf else ''}"
+        table.add_row(name, f"{one.accuracy:.2f}", f"{one.miou:.2f}")
+        if one.published is not None:
+            _add_published(table, one.published, one.accuracy, one.miou)
+    return table
+
+
+def _add_published(table: Table, published: Published, accuracy: float, miou: float) -> None:
+    if not published.source:
+        return
+    table.add_row("published", percent(published.accuracy), percent(published.miou))
+    table.add_row("difference", _difference(accuracy, published.accuracy), _difference(miou, published.miou))
+    for name, text in (("source", published.source), ("retrained", published.retrained)):
+        if text:
+            table.caption = f"{table.caption}\n{name}: {text}" if table.caption else f"{name}: {text}"
+    table.caption_justify = "left"
+
+
+def percent(value: float | None) -> str:
+    """Return a published score as text."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _difference(here: float, there: float | None) -> str:
+    return "-" if there is None else f"{here - there:+.1f}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

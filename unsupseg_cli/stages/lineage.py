@@ -1,0 +1,50 @@
+"""What an artifact came from, as one comparable text: its configuration and those of all its inputs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from typing import Any
+
+from unsupseg_cli.artifacts.manifest import Manifest
+
+Find = Callable[[str, str], Manifest | None]
+"""The manifest of a kind and a full key, None where it is gone."""
+
+
+def without(config: Any, names: Collection[str]) -> Any:
+    """Return a configuration without the entries of these names, however deep they lie."""
+    if not isinstance(config, dict):
+        return config
+    return {key: without(value, names) for key, value in config.items() if key not in names}
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: bool = True) -> str:
+    """Return what decides an artifact, back to its images, as canonical JSON.
+
+    Args:
+        manifest: of the artifact.
+        find: looks up an input; one that is gone counts by its key.
+        ignore: names of options that do not matter.
+        images: whether it matters which images there were.
+    """
+
+    def describe(one: Manifest) -> Any:
+        inputs = []
+        for item in one.inputs:
+            source = find(item.kind, item.key)
+            inputs.append([item.role, describe(source) if source else item.key])
+        found: dict[str, Any] = {"stage": one.stage, "config": without(one.config, ignore), "inputs": inputs}
+        if images and one.data:
+            found["images"] = one.data.fingerprint
+        return found
+
+    return json.dumps(describe(manifest), sort_keys=True)

@@ -1,0 +1,112 @@
+"""run: the stages of a recipe one after the other, each with the artifacts of the stages before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.evaluate import evaluate
+from unsupseg_cli.stages.extract import extract
+from unsupseg_cli.stages.graph import graph
+from unsupseg_cli.stages.predict import predict
+from unsupseg_cli.stages.pseudolabel import pseudolabel
+from unsupseg_cli.stages.recipes import Published, Step, select
+from unsupseg_cli.stages.refine import refine
+from unsupseg_cli.stages.refine_masks import refine_masks
+from unsupseg_cli.stages.train import train
+
+_PLAIN: dict[str, Callable[[Any, Context], Artifact]] = {
+    "graph": graph,
+    "predict": predict,
+    "refine": refine,
+    "eval": evaluate,
+}
+
+
+def run(
+    steps: Sequence[Step], context: Context | None = None, *, first: str | None = None
+) -> dict[str, Artifact]:
+    """Run the steps of a recipe and return their artifacts by id; what is there already is reused.
+
+    Args:
+        steps: what `recipes.resolve` returned.
+        context: with ``force`` every artifact is made again.
+        first: make this step's artifact and all later ones again.
+
+    Raises:
+        UsageError: there is no step ``first``.
+    """
+    context = context or Context()
+    made: dict[str, Artifact] = {}
+    for number, (step, forced) in enumerate(with_force(steps, context.force, first), 1):
+        name = step.command if step.id == step.command else f"{step.command} ({step.id})"
+        context.reporter.info(f"stage {number} of {len(steps)}: {name}")
+        made[step.id] = _run_step(step, made, replace(context, force=forced))
+    return made
+
+
+def with_force(steps: Sequence[Step], force: bool, first: str | None) -> list[tuple[Step, bool]]:
+    """Return each step and whether it is to be made again."""
+    if first is not None:
+        select(steps, first)
+    found = []
+    for step in steps:
+        force = force or step.id == first
+        found.append((step, force))
+    return found
+
+
+def _run_step(step: Step, made: Mapping[str, Artifact], context: Context) -> Artifact:
+    inputs = {role: made[source].id for role, source in step.inputs.items()}
+    if step.command == "extract":
+        return extract(step.config, context, model=inputs.get("model"))
+    config = step.config.model_copy(update=inputs)
+    if step.makes == "pseudolabels" and step.command == "refine":
+        return refine_masks(config, context)
+    if step.command == "pseudolabel":
+        return pseudolabel(config, context, options=step.options)
+    if step.command == "train":
+        return train(config, context, options=step.options)
+    return _PLAIN[step.command](config, context)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One evaluation of a run beside what is published: scores in percent.
+
+    ``published`` is None for an evaluation that the published figures do not speak of. ``changed`` names what the
+    command line set otherwise than the recipe: with it the figures are not comparable.
+    """
+
+    stage: str
+    artifact: Artifact
+    accuracy: float
+    miou: float
+    crf: bool
+    published: Published | None
+    changed: dict[str, Any]
+
+
+def outcomes(steps: Sequence[Step], made: Mapping[str, Artifact], published: Published) -> list[Outcome]:
+    """Return the evaluations of a run, in order; the published figures stand beside one of them."""
+    evaluations = [step for step in steps if step.command == "eval"]
+    compared = published.evaluation or (evaluations[-1].id if evaluations else "")
+    changed = {f"{step.id}.{key}": value for step in steps for key, value in step.overridden.items()}
+    found = []
+    for step in evaluations:
+        summary = made[step.id].manifest.summary
+        found.append(
+            Outcome(
+                stage=step.id,
+                artifact=made[step.id],
+                accuracy=100 * summary["accuracy"],
+                miou=100 * summary["miou"],
+                crf=bool(summary["crf"]),
+                published=published if step.id == compared else None,
+                changed=changed,
+            )
+        )
+    return found
