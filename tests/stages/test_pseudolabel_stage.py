@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
 from unsupseg_cli.artifacts.workspace import Workspace
@@ -183,6 +184,22 @@ def test_stego_learns_the_same_from_stored_and_from_live_tokens(features, contex
             [json.loads(line)["loss"] for line in (model.path / "metrics.jsonl").read_text().splitlines()]
         )
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.02, atol=0.01)
+
+
+def test_prototypes_may_start_from_the_model_under_the_features(features, folder, context):
+    graph(GraphConfig(device="cpu", neighbors=3), context)
+    config = TrainConfig(method="stego", classes=2, device="cpu")
+    base = train(config, context, options=StegoTrain(steps=2, batch=4, restarts=1, codes=8))
+    given = {"dataset": f"{folder}/", "size": 48, "workers": 0, "device": "cpu"}
+    extract(ExtractConfig(**given), context, model=base.id)
+    label(context, crf=False)
+    options = {"init": "model", "epochs": 1, "lr": 1e-12}
+    model = train(TrainConfig(device="cpu"), context, options=PrimapsTrain(**options))
+    one, two = (load_file(artifact.path / "model.safetensors") for artifact in (base, model))
+    cosine = torch.cosine_similarity(one["class_head.weight"], two["class_head.weight"])
+    torch.testing.assert_close(cosine, torch.ones(2))
+    with pytest.raises(UsageError, match="model with 3 classes.*found one of 2 classes"):
+        train(TrainConfig(classes=3, device="cpu"), context, options=PrimapsTrain(**options))
 
 
 def test_more_classes_than_masks_are_refused(features, context):

@@ -14,8 +14,9 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean
 class Method:
     """One system: where its parts are found and what its training needs.
 
-    ``graph`` says that training reads neighbours, ``live`` that it can have the backbone in the loop; ``heads``
-    are the types of feature head that the method's module ``network`` registers.
+    ``graph`` says that training reads neighbours, ``live`` that it can have the backbone in the loop, and
+    ``continues`` that it can start from the class head of the model that made the features; ``heads`` are the
+    types of feature head that the method's module ``network`` registers.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Method:
     pseudolabels: bool = True
     trains: bool = True
     graph: bool = False
+    continues: bool = False
     live: bool = False
     heads: tuple[str, ...] = ()
 
@@ -48,7 +50,8 @@ class Method:
         """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device.
 
         A method with ``graph`` is also given ``neighbours``, (N, k) int32: rows of the source's views; one with
-        ``live`` may be given ``live``, a `LiveSource` of the same views.
+        ``live`` may be given ``live``, a `LiveSource` of the same views; one with
+        ``continues`` is given ``head``, (K, C): the weight of that class head, or None.
         """
         return import_module(f"{self.package}.train").Task(config, **given)
 
@@ -68,6 +71,7 @@ METHODS = {
             paper="PriMaPs-EM, Hahn et al., TMLR 2024",
             package="unsupseg_cli.methods.primaps",
             live=True,
+            continues=True,
         ),
         Method(
             name="stego",

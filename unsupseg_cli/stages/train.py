@@ -67,6 +67,7 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
             seed=config.seed,
             device=device,
             **({"neighbours": neighbours} if graph else {}),
+            **({"head": _base_head(features_artifact, context)} if method.continues else {}),
             **({"live": live_source(features, context, device, config.workers)} if live else {}),
         )
         _fit(task, config, features, draft, context, device)
@@ -251,6 +252,14 @@ def _write(
         ],
     )
     write_model(folder, file, tensors)
+
+
+def _base_head(features: Artifact, context: Context) -> torch.Tensor | None:
+    """Return the weight (K, C) of the class head of the model that features are codes of."""
+    base = features.input("model")
+    if base is None:
+        return None
+    return read_model(context.workspace.get(base.id, "model"))[1].get("class_head.weight")
 
 
 def _shift(name: str, offset: int) -> str:

@@ -48,10 +48,10 @@ class PseudolabelConfig(Config):
 class TrainConfig(Config):
     """Options of ``train --method primaps``."""
 
-    init: Literal["pca", "kmeans"] = setting(
+    init: Literal["pca", "kmeans", "model"] = setting(
         "kmeans",
-        "First prototypes: principal directions moved by cosine k-means, as published, or spherical k-means.",
-        source=f"ours (docs/results.md); {_CODE}: pca",
+        "First prototypes: pca (then cosine k-means), spherical kmeans, or the model that the features come from.",
+        source=f"kmeans: ours (docs/results.md); {_CODE}: pca on a backbone, the cluster probe on STEGO",
     )
     init_batches: int = setting(
         92,

@@ -118,6 +118,7 @@ class Task:
         seed: int,
         device: torch.device,
         live: LiveSource | None = None,
+        head: Tensor | None = None,
     ) -> None:
         if pseudolabels is None:
             raise UsageError("PriMaPs-EM needs masks: run `unsupseg pseudolabel --method primaps` first.")
@@ -125,7 +126,7 @@ class Task:
         self.labels = pseudolabels.labels
         self.batch = min(config.batch, len(source.grids))
         self.steps = config.epochs * (len(source.grids) // self.batch)
-        start = _first_prototypes(source, classes, config, seed)
+        start = _first_prototypes(source, classes, config, seed, head)
         self.em = PrimapsEM(start.to(device), config)
         self.module: nn.Module = self.em
 
@@ -186,7 +187,17 @@ class Task:
         return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
 
 
-def _first_prototypes(source: TokenSource, classes: int, config: TrainConfig, seed: int) -> Tensor:
+def _first_prototypes(
+    source: TokenSource, classes: int, config: TrainConfig, seed: int, head: Tensor | None
+) -> Tensor:
+    if config.init == "model":
+        if head is None or head.shape != (classes, source.dim):
+            found = "none" if head is None else f"one of {len(head)} classes"
+            raise UsageError(
+                f"--set init=model needs features from a model with {classes} classes (extract --model), found {found}; "
+                "leave it out."
+            )
+        return head
     if config.init == "pca":
         return initialise(lambda: flat_batches(source, config.batch), classes, config)
     sample = F.normalize(sample_tokens(source, config.init_sample, seeds.stream(seed, "starts")), dim=-1)
