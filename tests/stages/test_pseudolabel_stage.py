@@ -198,7 +198,7 @@ def test_prototypes_may_start_from_the_model_under_the_features(features, folder
     one, two = (load_file(artifact.path / "model.safetensors") for artifact in (base, model))
     cosine = torch.cosine_similarity(one["class_head.weight"], two["class_head.weight"])
     torch.testing.assert_close(cosine, torch.ones(2))
-    with pytest.raises(UsageError, match="model with 3 classes.*found one of 2 classes"):
+    with pytest.raises(UsageError, match=r"model of 3 classes.*found one of 2 classes"):
         train(TrainConfig(classes=3, device="cpu"), context, options=PrimapsTrain(**options))
 
 

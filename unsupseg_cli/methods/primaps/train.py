@@ -194,7 +194,7 @@ def _first_prototypes(
         if head is None or head.shape != (classes, source.dim):
             found = "none" if head is None else f"one of {len(head)} classes"
             raise UsageError(
-                f"--set init=model needs features from a model with {classes} classes (extract --model), found {found}; "
+                f"--set init=model needs features of a model of {classes} classes (extract --model), found {found}; "
                 "leave it out."
             )
         return head
