@@ -1,5 +1,5 @@
 # make demo    the whole chain on the bundled scenes (installs first, then needs no network)
-# make test    the tests
+# make test    the tests; make test-recipes runs every recipe, on small pictures with few steps
 # make check   lint, types and the direction of imports
 
 VENV ?= .venv
@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check lint types layers clean
+.PHONY: install demo test test-recipes check lint types layers clean
 
 install: $(STAMP)
 
@@ -25,6 +25,9 @@ demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+test-recipes: install
+	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py
 
 check: lint types layers
 

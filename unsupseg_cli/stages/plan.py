@@ -55,6 +55,8 @@ _LENGTH = (
 class Planned:
     """One stage of a dry run.
 
+    ``artifact`` is there, or as it will be; it is not ``named`` where its key needs images or weights that were not
+    read.
     ``bytes`` is the size of its arrays; pictures, tables and models come on top, as do soft masks, whose number nobody
     knows before. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is
     unknown.
@@ -62,6 +64,7 @@ class Planned:
 
     step: Step
     artifact: Artifact
+    named: bool
     reused: bool
     why: str
     images: int
@@ -73,7 +76,7 @@ class Planned:
         return {
             "stage": self.step.id,
             "command": self.step.command,
-            "artifact": self.artifact.id,
+            "artifact": self.artifact.id if self.named else None,
             "reused": self.reused,
             "why": self.why,
             "images": self.images,
@@ -107,6 +110,7 @@ class _Planner:
         self.planned: dict[str, Artifact] = {}
         self.grids: dict[str, NDArray[np.int64]] = {}  # by the id of an `extract` step
         self.new: set[str] = set()  # keys of artifacts that are not there yet
+        self.guessed: set[str] = set()  # keys that stand for what is not known yet
 
     def plan(self, step: Step, forced: bool) -> Planned:
         plans = {
@@ -123,12 +127,16 @@ class _Planner:
         why = self._why(step, recipe, found, forced)
         if found is None:
             self.new.add(recipe.key)
+        unread = _UNKNOWN in (recipe.weights, recipe.data.fingerprint if recipe.data else "")
+        if unread or any(item.key in self.guessed for item in recipe.inputs):
+            self.guessed.add(recipe.key)
         artifact = found or self._promise(recipe, summary)
         self.planned[step.id] = artifact
         reused = found is not None and not forced
         return Planned(
             step=step,
             artifact=artifact,
+            named=recipe.key not in self.guessed,
             reused=reused,
             why=why,
             images=recipe.data.count if recipe.data else 0,

@@ -1,0 +1,112 @@
+"""Bundled recipes, end to end on small pictures in the official layouts, with `tiny` and few steps.
+
+``make test-recipes`` runs all of them; else a few, one of each kind.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.stages.recipes import bundled, load_recipe, resolve
+
+FEW = (
+    "kmeans-cocostuff27-dino_vits8",
+    "primaps-potsdam3-dinov2_vitb14",
+    "stego-potsdam3-dino_vits8_300ep",
+    "stego-primaps-cityscapes-dino_vitb8",
+    "scenes-stego",
+)
+ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
+SMALL = {
+    "classes": 3,
+    "size": 64,
+    "sheet": 2,
+    "steps": 3,
+    "epochs": 1,
+    "init_epochs": 1,
+    "init_batches": 1,
+    "batch": 2,
+    "restarts": 2,
+    "iterations": 3,
+    "sample": 500,
+    "codes": 8,
+    "feature_samples": 4,
+    "resolution": 64,
+}
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """One workspace for all recipes: those that differ in the backbone alone share their artifacts here."""
+    return tmp_path_factory.mktemp("recipes")
+
+
+def small(name, place):
+    """Return the arguments that run a recipe on little data with few steps."""
+    recipe = load_recipe(name)
+    dataset = recipe.data["dataset"]
+    arguments = [name, "--workspace", place / "w", "--backbone", "tiny", "--workers", "0", "--device", "cpu"]
+    if dataset != "scenes":
+        layouts = pytest.importorskip("fixtures.layouts")
+        root = place / dataset
+        if not root.exists():
+            layouts.build(dataset, root)
+        arguments += ["--root", root]
+    for step in resolve(recipe):
+        options = set(type(step.options).model_fields) if step.options else set()
+        known = (set(type(step.config).model_fields) | options) - {"seed"}
+        for key in SMALL.keys() & known - ({"size"} if step.command == "predict" else set()):
+            arguments += ["--set", f"{step.id}.{key}={SMALL[key]}"]
+    return [str(one) for one in arguments]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, ["run", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip(), " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("name", bundled() if ALL else FEW)
+def test_a_recipe_runs_from_images_to_scores(name, place):
+    arguments = small(name, place)
+    planned = json.loads(call(*arguments, "--dry-run", "--json")[0])["stages"]
+    path, said = call(*arguments)
+    summary = json.loads((Path(path) / "manifest.json").read_text())["summary"]
+    assert 0 <= summary["miou"] <= 1
+    assert summary["images"] > 0
+    published = load_recipe(name).published
+    if published.miou is not None:
+        assert f"published {published.accuracy:.1f} {published.miou:.1f}" in said
+    assert "not the setting of the recipe" in said
+    again = json.loads(call(*arguments, "--dry-run", "--json")[0])["stages"]
+    assert all(one["reused"] for one in again)
+    for one, other in zip(planned, again, strict=True):
+        assert one["artifact"] in (None, other["artifact"])  # None: the images were not read for their digest
+    assert again[-1]["artifact"] == Path(path).name
+
+
+def test_a_killed_run_goes_on(tmp_path):
+    command = "from unsupseg_cli.cli.main import main; main()"
+    arguments = [sys.executable, "-c", command, "run", *small("scenes-kmeans", tmp_path)]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    features = tmp_path / "w" / "features"
+    deadline = time.monotonic() + 120
+    while not list(features.glob("[!.]*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (made,) = features.glob("[!.]*")
+    before = (made / "manifest.json").read_text()
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"features '{made.name}' reused" in done.stderr
+    assert (made / "manifest.json").read_text() == before
+    assert Path(done.stdout.strip()).parent.name == "evaluation"
