@@ -104,10 +104,12 @@ def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
     Console(highlight=False, soft_wrap=True).print(table, markup=False)
     times = [one.seconds for one in planned]
     known = sum(time for time in times if time is not None)
-    rest = ", and what is unknown" if None in times else ""
+    spent = (
+        _time(known) if None not in times else f"{_time(known)} and what is unknown" if known else "unknown"
+    )
     call.reporter.info(
         f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
-        f"free in '{call.workspace}'; time: {_time(known)}{rest}"
+        f"free in '{call.workspace}'; time: {spent}"
     )
     if 1.05 * needed > free:
         call.reporter.warn("the disk is too small: free some space, or give another --workspace")
