@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +73,24 @@ class RegularWriter:
 
 
 def write_array(path: Path, values: Array) -> None:
-    """Write a small array whole: one chunk per row, shards of about `SHARD_BYTES`."""
+    """Write a small array whole: one chunk per row, shards of about `SHARD_BYTES`; an older one is replaced."""
     rows = max(1, len(values))
     shard = rows_per_shard(values.shape[1:], values.dtype, rows)
     chunk = (1 if values.ndim > 1 else shard, *values.shape[1:])
-    array = create_array(path, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
-    if len(values):
-        array[:] = values
+    with _new_folder(path) as folder:
+        array = create_array(folder, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
+        if len(values):
+            array[:] = values
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder that takes the place of ``path`` at the end: a kill in between leaves the old one, or none."""
+    partial = path.with_name(f".{path.name}.new")
+    shutil.rmtree(partial, ignore_errors=True)
+    yield partial
+    shutil.rmtree(path, ignore_errors=True)
+    partial.rename(path)
 
 
 class RowReader:
@@ -186,20 +199,22 @@ class RaggedWriter:
         partial.rename(self._blocks / f"{block:08d}.npy")
 
     def close(self) -> None:
-        """Join the blocks into the array (T, C) and remove them."""
+        """Join the blocks into the array (T, C) and remove them; called again after a kill, go on with that."""
         paths = sorted(self._blocks.glob("[0-9]*.npy"))
+        if self.path.exists():  # all blocks were joined: the array appears at once
+            shutil.rmtree(self._blocks)
+            return
         heads = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
         total, width = sum(len(head) for head in heads), heads[0].shape[1:]
         per_shard = rows_per_shard(width, heads[0].dtype, total)
         shard = max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
-        array = create_array(
-            self.path, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
-        )
-        for first, rows in _regroup(heads, shard):
-            array[first : first + len(rows)] = rows
-        for path in paths:
-            path.unlink()
-        self._blocks.rmdir()
+        with _new_folder(self.path) as folder:
+            array = create_array(
+                folder, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
+            )
+            for first, rows in _regroup(heads, shard):
+                array[first : first + len(rows)] = rows
+        shutil.rmtree(self._blocks)
 
 
 def _regroup(blocks: Sequence[Array], size: int) -> Iterator[tuple[int, Array]]:

@@ -59,6 +59,11 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
+def holder_of(lock: Path) -> Path:
+    """Return the file that says who holds a lock file; a killed process leaves it behind."""
+    return lock.with_suffix(".holder")
+
+
 @contextmanager
 def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
     """Hold the lock file at ``path``; it is released when the process ends, however it ends.
@@ -67,7 +72,7 @@ def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
         UnsupsegError: another process held it for more than ``wait`` seconds; the message says which.
     """
     lock = FileLock(path)
-    holder = path.with_suffix(".holder")
+    holder = holder_of(path)
     try:
         lock.acquire(timeout=wait)
     except Timeout:

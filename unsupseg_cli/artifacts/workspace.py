@@ -14,7 +14,7 @@ from typing import Any
 
 from unsupseg_cli.artifacts.canonical import digest_file, digest_json
 from unsupseg_cli.artifacts.environment import describe_environment, peak_memory_bytes
-from unsupseg_cli.artifacts.files import exclusive, sync_folder, write_atomic, write_json
+from unsupseg_cli.artifacts.files import exclusive, holder_of, sync_folder, write_atomic, write_json
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
     DataSource,
@@ -235,11 +235,13 @@ class Workspace:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
                 seconds.
         """
+        lock = self.root / _LOCKS / f"{recipe.kind}-{recipe.key[:16]}.lock"
         if not force and (found := self.find_key(recipe.kind, recipe.key)):
+            if holder_of(lock).exists():
+                _is_free(lock)  # its writer was killed after publishing: this takes the lock and lets it go
             self._set_current(found)
             return found, True
         self._make_folders(recipe.kind)
-        lock = self.root / _LOCKS / f"{recipe.kind}-{recipe.key[:16]}.lock"
         with exclusive(lock, f"The artifact '{recipe.id}'", wait):
             if not force and (found := self.find_key(recipe.kind, recipe.key)):
                 self._set_current(found)
@@ -256,6 +258,8 @@ class Workspace:
     ) -> Artifact:
         shutil.rmtree(draft.folder / "done", ignore_errors=True)
         shutil.rmtree(draft.folder / "checkpoint", ignore_errors=True)
+        for path in sorted(draft.folder.rglob(".*"), reverse=True):  # what killed calls left half-written
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         outputs = {}
         for path in sorted(draft.folder.rglob("*")):
             name = path.relative_to(draft.folder).as_posix()
@@ -355,7 +359,7 @@ class Workspace:
         for folder in self.root.glob(f"*/{_PARTIAL}-*"):
             key = folder.name.removeprefix(f"{_PARTIAL}-")
             lock = self.root / _LOCKS / f"{folder.parent.name}-{key}.lock"
-            if not lock.with_suffix(".holder").exists() or _is_free(lock):
+            if not holder_of(lock).exists() or _is_free(lock):
                 found.append(folder)
         return sorted(found)
 

@@ -314,10 +314,9 @@ class _Extraction:
         for writer in writers.values():
             writer.close()
         for name in vectors:
+            # The parts are hidden files, which go when the artifact is published: until then a killed call needs them.
             parts = [folder / f".{name}-{block:06d}.npy" for block in range(blocks)]
             write_array(folder / name, np.concatenate([np.load(part, allow_pickle=False) for part in parts]))
-            for part in parts:
-                part.unlink()
         failed: dict[str, str] = {}
         for block in range(blocks):
             failed.update(self.draft.note(f"block-{block:06d}"))
