@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import find_settings, find_workspace
 from unsupseg_cli.core.errors import UsageError
 
@@ -57,7 +56,7 @@ def compare(
             table = Table(*_head(), title=_title(found), title_justify="left", box=None)
             for row in found.rows:
                 table.add_row(*_cells(row))
-            Console(highlight=False, soft_wrap=True).print(table)
+            print_table(table)
 
     run_guarded(action, verbose=False)
 

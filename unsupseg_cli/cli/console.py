@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
@@ -85,3 +87,14 @@ def result(line: str) -> None:
     """Print the one line of stdout."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def print_table(table: Table) -> None:
+    """Print a table to stdout, as wide as its content: names and figures are never cut off."""
+    console = Console(highlight=False)
+    wide = console.options.update(max_width=_WIDEST)
+    console.width = max(console.width, Measurement.get(console, wide, table).maximum)
+    console.print(table, markup=False)
+
+
+_WIDEST = 1000  # characters

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.run import percent
 from unsupseg_cli.stages.recipes import RecipeFile, bundled, load_recipe
 
@@ -30,13 +30,11 @@ def list_recipes(
         if as_json:
             result(json.dumps([_row(one) for one in found], indent=1))
             return
-        table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", "what it is", box=None)
+        table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", box=None)
         for one in found:
             accuracy, miou = percent(one.published.accuracy), percent(one.published.miou)
-            table.add_row(
-                one.name, one.data.get("dataset", ""), one.backbone, accuracy, miou, one.description
-            )
-        Console(highlight=False, soft_wrap=True).print(table)
+            table.add_row(one.name, one.data.get("dataset", ""), one.backbone, accuracy, miou)
+        print_table(table)
 
     run_guarded(action, verbose=False)
 

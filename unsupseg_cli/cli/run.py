@@ -13,7 +13,7 @@ from rich.table import Table
 
 from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import Call, stage_command
-from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import find_settings, parse_assignments
 from unsupseg_cli.core.layers import explain
 from unsupseg_cli.stages.config import RunConfig
@@ -101,7 +101,7 @@ def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
         what = "reused" if one.reused else "would run"
         disk = _size(one.bytes) if one.bytes else "-"
         table.add_row(one.step.id, what, f"{one.images:,}", disk, _time(one.seconds), one.why)
-    Console(highlight=False, soft_wrap=True).print(table, markup=False)
+    print_table(table)
     times = [one.seconds for one in planned]
     known = sum(time for time in times if time is not None)
     spent = (
