@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, Loaded, load_views
 
 GEOMETRY = Geometry(size=16)
@@ -132,7 +132,7 @@ def test_workers_end_when_their_parent_is_killed(items):
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from unsupseg_cli.data.datasets import Item\n"
+        "from unsupseg_cli.data.items import Item\n"
         "from unsupseg_cli.data.geometry import Geometry\n"
         "from unsupseg_cli.data.loader import load_views\n"
         "items = [Item(p.name, p) for p in sorted(Path(sys.argv[1]).glob('*.png'))]\n"

@@ -12,8 +12,10 @@ from rich.table import Table
 
 from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
-from unsupseg_cli.data.datasets import LAYOUTS, open_dataset, space_of
+from unsupseg_cli.data.datasets import open_dataset, space_of
+from unsupseg_cli.data.layouts import LAYOUTS
 
 datasets = typer.Typer(help="The data sets whose layout is known.", no_args_is_help=True)
 app.add_typer(datasets, name="datasets", rich_help_panel="Look up")
@@ -39,6 +41,9 @@ def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> Non
         console = Console(highlight=False, soft_wrap=True)
         console.print(f"[bold]{name}[/bold]: {layout.description}")
         console.print(f"expects under --root: {layout.expects}\nlicence: {layout.licence}", markup=False)
+        if layout.counts:
+            counts = ", ".join(f"{split} {count:,}" for split, count in layout.counts.items())
+            console.print(f"images: {counts}\nreference: {layout.citation}", markup=False)
         console.print(f"protocol: {layout.protocol}; void: {sorted(space.void)}", markup=False)
         table = Table("class", "name", "raw values", "colour", "kind", box=None)
         for index, label in enumerate(space.names):
@@ -67,6 +72,11 @@ def check(
         found = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
         out = Console(highlight=False, soft_wrap=True)
         out.print(f"{dataset.name}/{dataset.split}: {found.images} images, {found.labelled} with a label")
+        expected = LAYOUTS[dataset.name].counts.get(dataset.split) if dataset.name in LAYOUTS else None
+        if expected not in (None, found.images):
+            console.print(
+                f"the official set has {expected:,} images: this is another selection or a part of it"
+            )
         sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in found.sizes.most_common(5))
         out.print(f"sizes: {sizes}{', ...' if len(found.sizes) > 5 else ''}")
         total = max(1, sum(found.pixels.values()))
@@ -76,5 +86,28 @@ def check(
             for problem in found.problems[:10]:
                 console.print(problem, markup=False)
             raise UnsupsegError(f"{len(found.problems)} files are broken; the first are named above.")
+
+    run_guarded(action, verbose=False)
+
+
+@datasets.command("prepare")
+def prepare(
+    name: Annotated[str, typer.Argument(help="potsdam3: the one set whose official files need cutting.")],
+    root: Annotated[Path, typer.Option("--root", help="Where the official download lies.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for what is made.")],
+) -> None:
+    """Cut the official tiles of Potsdam into images of 200x200, by a fixed rule and with a fixed split."""
+
+    def action() -> None:
+        if name != "potsdam3":
+            raise UsageError(f"'{name}' needs no preparation: give its download as --root.")
+        from unsupseg_cli.stages.potsdam import prepare_potsdam
+
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        counts = prepare_potsdam(
+            root, out, lambda tiles: track(tiles, "cut", console=console, transient=True)
+        )
+        console.print(", ".join(f"{count:,} {split}" for split, count in counts.items()))
+        result(str(out))
 
     run_guarded(action, verbose=False)

@@ -1,28 +1,16 @@
-"""Data sets: where images and labels lie, and which belong together.
-
-Label files are only listed here, never opened.
-"""
+"""Data sets: a known one by name, or any folder of images; label files are listed, never opened."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
+from unsupseg_cli.data.items import Item, match_labels, scan_images
 from unsupseg_cli.data.labels import LabelSpace, named_space
-
-
-@dataclass(frozen=True)
-class Item:
-    """One image: ``key`` is its path below the image root, with forward slashes."""
-
-    key: str
-    image: Path
-    label: Path | None = None
+from unsupseg_cli.data.layouts import LAYOUTS, Layout
 
 
 @dataclass(frozen=True)
@@ -40,23 +28,6 @@ class Dataset:
     def unlabelled(self) -> list[Item]:
         """The items without a label file."""
         return [item for item in self.items if item.label is None]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A known data set: how its files are found below a root.
-
-    ``find`` returns the items of a split, or None where the layout does not fit the root.
-    """
-
-    name: str
-    description: str
-    splits: tuple[str, ...]
-    space: str
-    protocol: str
-    expects: str
-    find: Callable[[Path, str], list[Item] | None]
-    licence: str
 
 
 def open_dataset(
@@ -112,21 +83,6 @@ def scenes_root() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "samples" / "scenes"
 
 
-def scan_images(root: Path) -> Iterator[Path]:
-    """Yield the images below a folder, sorted, without hidden files; links to a folder above are not followed."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(folder) / name
-
-
 # A folder of images --------------------------------------------------------------------------------------
 
 
@@ -173,50 +129,6 @@ def _folder_name(folder: Path) -> str:
     return f"{name}-folder" if name in LAYOUTS else name
 
 
-def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> list[Item]:
-    """Pair images with labels of the same relative name without suffix; sort order plays no role.
-
-    Raises:
-        UsageError: the label folder is missing or matches nothing, or two files have the same name.
-    """
-    found: dict[str, Path] = {}
-    if labels is not None:
-        if not labels.is_dir():
-            raise UsageError(f"The label folder '{labels}' does not exist.")
-        found = _by_stem(labels, scan_images(labels))
-    pairs = [(_key(root, path), path) for path in images]
-    if labels is not None:
-        _by_stem(root, (path for _, path in pairs))
-    items = [Item(key, path, found.get(_stem(key))) for key, path in sorted(pairs)]
-    if labels is not None and not any(item.label for item in items):
-        raise UsageError(
-            f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
-            f"first label '{next(iter(found), 'none')}'."
-        )
-    return items
-
-
-def _key(root: Path, path: Path) -> str:
-    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
-
-
-def _stem(key: str) -> str:
-    return key[: -len(Path(key).suffix)]
-
-
-def _by_stem(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        stem = _stem(_key(root, path))
-        if stem in found:
-            raise UsageError(
-                f"'{found[stem]}' and '{path}' have the same relative name '{stem}', so that labels cannot be matched; "
-                "rename or remove one."
-            )
-        found[stem] = path
-    return found
-
-
 # Known layouts -------------------------------------------------------------------------------------------
 
 
@@ -256,107 +168,3 @@ def _not_found(layout: Layout, root: Path, split: str) -> str:
             return f"{message} '{candidate}' does: give it as --root."
     there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
     return f"{message} It holds {there}."
-
-
-def _find_split_folders(root: Path, split: str) -> list[Item] | None:
-    images, labels = root / "images" / split, root / "labels" / split
-    if not images.is_dir():
-        return None
-    return match_labels(images, scan_images(images), labels if labels.is_dir() else None)
-
-
-def _find_voc(root: Path, split: str) -> list[Item] | None:
-    base = root / "VOC2012" if (root / "VOC2012").is_dir() else root
-    listing = base / "ImageSets" / "Segmentation" / f"{split}.txt"
-    if not listing.is_file():
-        return None
-    items = []
-    for name in listing.read_text(encoding="utf-8").split():
-        label = base / "SegmentationClass" / f"{name}.png"
-        image = base / "JPEGImages" / f"{name}.jpg"
-        items.append(Item(f"{name}.jpg", image, label if label.exists() else None))
-    return items
-
-
-def _find_cityscapes(root: Path, split: str) -> list[Item] | None:
-    images, labels = root / "leftImg8bit" / split, root / "gtFine" / split
-    if not images.is_dir():
-        return None
-    items = []
-    for path in sorted(images.glob("*/*_leftImg8bit.png")):
-        stem = path.name.removesuffix("_leftImg8bit.png")
-        label = labels / path.parent.name / f"{stem}_gtFine_labelIds.png"
-        items.append(Item(_key(images, path), path, label if label.exists() else None))
-    return items
-
-
-def _find_cocostuff(root: Path, split: str) -> list[Item] | None:
-    images, labels = root / "images" / f"{split}2017", root / "annotations" / f"{split}2017"
-    if not images.is_dir():
-        return None
-    curated = root / "curated" / f"{split}2017" / "Coco164kFull_Stuff_Coarse_7.txt"
-    listed = curated.is_file()
-    names = curated.read_text("utf-8").split() if listed else [path.stem for path in images.glob("*.jpg")]
-    items = []
-    for name in sorted(names):
-        label = labels / f"{name}.png"
-        items.append(Item(f"{name}.jpg", images / f"{name}.jpg", label if label.exists() else None))
-    return items
-
-
-LAYOUTS = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            name="scenes",
-            description="The bundled rendered scenes: for tests and the first minute",
-            splits=("train", "val"),
-            space="scenes",
-            protocol="native",
-            expects="images/SPLIT, labels/SPLIT and classes.json",
-            find=_find_split_folders,
-            licence="Apache-2.0, as this tool",
-        ),
-        Layout(
-            name="camvid",
-            description="CamVid, 11 classes: 367 train, 101 val, 233 test frames of street video",
-            splits=("train", "val", "test"),
-            space="camvid11",
-            protocol="native",
-            expects="images/{train,val,test}/*.jpg and labels/{train,val,test}/*.png with classes 0-10, void 11",
-            find=_find_split_folders,
-            licence="Brostow et al. 2009; research use",
-        ),
-        Layout(
-            name="voc2012",
-            description="PASCAL VOC 2012 segmentation, 20 classes and background",
-            splits=("train", "val", "trainval"),
-            space="voc2012",
-            protocol="native",
-            expects="VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}",
-            find=_find_voc,
-            licence="Flickr terms; research use",
-        ),
-        Layout(
-            name="cityscapes",
-            description="Cityscapes, 27 classes: 2,975 train, 500 val frames of street video",
-            splits=("train", "val", "test"),
-            space="cityscapes27",
-            protocol="stego",
-            expects="leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png",
-            find=_find_cityscapes,
-            licence="Cityscapes terms; non-commercial, registration",
-        ),
-        Layout(
-            name="cocostuff27",
-            description="COCO-Stuff in 27 coarse classes: with the curated lists 49,629 train, 2,175 val images",
-            splits=("train", "val"),
-            space="cocostuff27",
-            protocol="stego",
-            expects="images/{train2017,val2017}/*.jpg, annotations/{train2017,val2017}/*.png (stuffthingmaps) and, "
-            "else all images are taken, curated/{train2017,val2017}/Coco164kFull_Stuff_Coarse_7.txt",
-            find=_find_cocostuff,
-            licence="Flickr terms; annotations CC BY 4.0",
-        ),
-    )
-}

@@ -5,7 +5,7 @@ Coordinates are continuous: the centre of pixel (row 0, column 0) is (x, y) = (0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -15,15 +15,12 @@ from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, setting
 
-GeometryKind = Literal["stego", "squash", "five-crop", "native"]
+GeometryKind = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 Box = tuple[float, float, float, float]
 Value = TypeVar("Value", bound=np.generic)
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-FIVE_CROP_RATIO = 0.5
-"""Side of a crop over side of the image. Source: STEGO, published code (five-crop data sets)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,11 @@ class Geometry(Config):
         "at 14); height and width for squash; None keeps the size (native only).",
         source="320: the evaluation size of STEGO and its successors",
     )
+    ratios: tuple[float, ...] = setting(
+        (0.5,),
+        "Sides of five- and ten-crops over the image's; several make crops of several scales.",
+        source="0.5: STEGO, published code; 0.5,0.8 and 0.3 to 0.7: CAUSE, published code",
+    )
     filter: ResizeFilter = setting(
         "bilinear",
         "Filter of the image resize; all but nearest are antialiased.",
@@ -85,6 +87,8 @@ class Geometry(Config):
             raise ValueError(f"size must be positive, got {self.size}")
         if self.size is None and self.kind != "native":
             raise ValueError(f"geometry '{self.kind}' needs a size")
+        if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):
+            raise ValueError(f"ratios of crops must lie in (0, 1], got {self.ratios}")
         if isinstance(self.size, tuple) and self.kind != "squash":
             raise ValueError(
                 f"geometry '{self.kind}' takes one number as size; only squash takes height and width"
@@ -96,9 +100,12 @@ class Geometry(Config):
         whole = (0.0, 0.0, float(width), float(height))
         if self.kind == "stego":
             return [_centre_square(0, whole, snap(self._side, patch))]
-        if self.kind == "five-crop":
+        if self.kind in ("five-crop", "ten-crop"):
             side = snap(self._side, patch)
-            return [_centre_square(i, box, side) for i, box in enumerate(_five_boxes(height, width))]
+            boxes = self._crop_boxes(height, width)
+            views = [_centre_square(i, box, side) for i, box in enumerate(boxes)]
+            mirrored = [replace(view, crop=view.crop + len(boxes), flip=True) for view in views]
+            return views + mirrored if self.kind == "ten-crop" else views
         if self.kind == "squash":
             rows, columns = self.size if isinstance(self.size, tuple) else (self._side, self._side)
             return [View(0, whole, snap(rows, patch), snap(columns, patch))]
@@ -108,14 +115,15 @@ class Geometry(Config):
     def render(self, image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
 
-        A view of ``five-crop`` is resized from its crop alone, as if the crop were an image of its own; the filters
+        A view of ``five-crop`` or ``ten-crop`` is resized from its crop alone, as if it were an image; the filters
         of the other geometries reach over the border of the view where the image goes on.
         """
         if self.filter == "nearest":
             return _gather(image, view)
         left, top, right, bottom = view.box
-        if self.kind == "five-crop":
-            x0, y0, x1, y1 = map(int, _five_boxes(*image.shape[:2])[view.crop])
+        if self.kind in ("five-crop", "ten-crop"):
+            boxes = self._crop_boxes(*image.shape[:2])
+            x0, y0, x1, y1 = map(int, boxes[view.crop % len(boxes)])
             image = image[y0:y1, x0:x1]
             left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
         shown = Image.fromarray(image).resize(
@@ -129,6 +137,9 @@ class Geometry(Config):
     def render_label(self, label: NDArray[np.int16], view: View) -> NDArray[np.int16]:
         """Return what a view shows of a label map (H, W), by nearest neighbour: (height, width) int16."""
         return _gather(label, view)
+
+    def _crop_boxes(self, height: int, width: int) -> list[Box]:
+        return [box for ratio in self.ratios for box in _five_boxes(height, width, ratio)]
 
     @property
     def _side(self) -> int:
@@ -194,9 +205,9 @@ def _centre_square(crop: int, box: Box, side: int) -> View:
     return View(crop, (x, y, x + side * step_x, y + side * step_y), side, side)
 
 
-def _five_boxes(height: int, width: int) -> list[Box]:
+def _five_boxes(height: int, width: int, ratio: float) -> list[Box]:
     """Return four corners and the centre: top left, top right, bottom left, bottom right, centre."""
-    h, w = max(1, int(height * FIVE_CROP_RATIO)), max(1, int(width * FIVE_CROP_RATIO))
+    h, w = max(1, int(height * ratio)), max(1, int(width * ratio))
     corners = [(0, 0), (0, width - w), (height - h, 0), (height - h, width - w)]
     centre = (round((height - h) / 2), round((width - w) / 2))
     return [(float(x), float(y), float(x + w), float(y + h)) for y, x in [*corners, centre]]

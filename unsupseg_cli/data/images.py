@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
 
@@ -20,6 +21,9 @@ MAX_PIXELS = 178_956_970
 
 Pillow itself refuses from here on, twice its ``MAX_IMAGE_PIXELS``; that global is left as it is.
 """
+
+MATLAB_IMAGE, MATLAB_LABEL = "img", "gt"
+"""Names of the arrays in the community's ``.mat`` files of Potsdam. Source: IIC's data preparation, STEGO."""
 
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
@@ -42,11 +46,14 @@ class UnreadableImage(UnsupsegError):  # noqa: N818 - says what it is, as the us
 
 
 def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Return (height, width) as `read_image` gives them, from the header.
+    """Return (height, width) as `read_image` gives them, from the header (of a ``.mat``, from its pixels).
 
     Raises:
         UnreadableImage: the header is unreadable or announces more than ``max_pixels`` pixels.
     """
+    if path.suffix == ".mat":
+        height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
+        return height, width
     with opened(path, max_pixels) as image:
         turned = _orientation(image) in _SWAPS_SIDES
         return (image.width, image.height) if turned else (image.height, image.width)
@@ -64,8 +71,26 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
+    if path.suffix == ".mat":
+        return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
     with opened(path, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(upright(image)))
+
+
+def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
+    """Return the array called ``name`` of a MATLAB file up to version 7.2.
+
+    Raises:
+        UnreadableImage: the file is missing, damaged, of version 7.3, or has no such array.
+    """
+    try:
+        values: NDArray[np.generic] = loadmat(path, variable_names=[name])[name]
+        return values
+    except FileNotFoundError:
+        raise UnreadableImage(f"The image '{path}' does not exist") from None
+    except Exception as error:  # damaged files raise anything
+        reason = str(error) or type(error).__name__
+        raise UnreadableImage(f"The array '{name}' of '{path}' cannot be read: {reason}") from None
 
 
 def content_digest(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import opened, upright
+from unsupseg_cli.data.images import MATLAB_LABEL, opened, read_matlab, upright
 
 VOID = -1
 _UNKNOWN = -2  # a raw value that is neither class nor void
@@ -36,6 +36,8 @@ class LabelSpace:
         void: raw values that mean "no class".
         kinds: ``thing``, ``stuff`` or an empty text per class.
         by_color: whether every colour was given, so that RGB labels can be read by colour.
+        hint: what unknown values usually mean in this set.
+        rgb: for RGB labels that hold a number instead, what red, green and blue count in it.
     """
 
     name: str
@@ -45,6 +47,8 @@ class LabelSpace:
     void: frozenset[int]
     kinds: tuple[str, ...] = field(default=())
     by_color: bool = False
+    rgb: tuple[int, int, int] | None = None
+    hint: str = ""
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
@@ -64,6 +68,8 @@ class LabelSpace:
         Raises:
             UsageError: values that the space does not know; the message names the file and the values.
         """
+        if raw.ndim == 3 and self.rgb is not None:
+            raw = (raw.astype(np.int64) * np.array(self.rgb)).sum(-1)
         if raw.ndim == 3:
             return self._encode_colors(raw, path)
         table = self._table
@@ -216,6 +222,8 @@ def _first(parts: Iterable[object]) -> str:
 
 def _hint(present: list[int], wrong: list[int], space: LabelSpace) -> str:
     """Return what usually lies behind such values."""
+    if space.hint:
+        return f" {space.hint}"
     count, known = len(space.names), set(space.mapping)
     if wrong == [255]:
         return ' If 255 means "no class", add it to "void" in the --class-file.'
@@ -243,7 +251,9 @@ def _default_color(index: int) -> tuple[int, int, int]:
 def named_space(name: str) -> LabelSpace:
     """Return a space that ships with the tool; each is a readable table in ``data/spaces``."""
     content = json.loads((_SPACES / f"{name}.json").read_text(encoding="utf-8"))
-    return _build(name, content["classes"], content["void"])
+    space = _build(name, content["classes"], content["void"])
+    rgb = tuple(content["rgb"]) if "rgb" in content else None
+    return replace(space, rgb=rgb, hint=content.get("hint", ""))
 
 
 def read_label(path: Path) -> NDArray[np.int32]:
@@ -255,6 +265,8 @@ def read_label(path: Path) -> NDArray[np.int32]:
         UnreadableImage: the file is missing or damaged.
         UsageError: the file is of a lossy format, or its mode can hold no class numbers.
     """
+    if path.suffix == ".mat":
+        return read_matlab(path, MATLAB_LABEL).astype(np.int32)
     with opened(path) as image:
         if image.format in _LOSSY:
             raise UsageError(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, read_image
+from unsupseg_cli.data.items import Item
 
 _AHEAD = 4  # images a worker decodes before they are asked for
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.stages.truth import read_truth
 
 

@@ -11,7 +11,7 @@ from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.crf.config import CRFConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-GeometryName = Literal["stego", "squash", "five-crop", "native"]
+GeometryName = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 Matching = Literal["hungarian", "iou", "majority", "per-image"]
 
@@ -44,6 +44,9 @@ class ExtractConfig(DataConfig, DeviceConfig):
     weights: Path | None = execution(None, "Weights file (.safetensors, or the original .pth).")
     geometry: GeometryName = setting("native", "How an image becomes views: native keeps it whole.")
     size: int | None = setting(320, "Length of a view's shorter side in pixels; 0 keeps the image's.", ge=0)
+    ratios: tuple[float, ...] = setting(
+        (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
+    )
     filter: ResizeFilter = setting("bilinear", "Filter of the resize.")
     layer: int = setting(-1, "Block whose tokens are kept; -1 is the last.", le=-1)
     norm: bool = setting(True, "Apply the backbone's final norm to the tokens.")
@@ -53,7 +56,7 @@ class ExtractConfig(DataConfig, DeviceConfig):
     )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
 
-    @field_validator("keep", mode="before")
+    @field_validator("keep", "ratios", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value

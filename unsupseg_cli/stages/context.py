@@ -17,8 +17,9 @@ from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Reporter, Silent
-from unsupseg_cli.data.datasets import Dataset, Item, dataset_names, open_dataset
+from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset
 from unsupseg_cli.data.images import content_digest
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.stages.config import DataConfig
 
 DEFAULT_WORKSPACE = Path("unsupseg-workspace")

@@ -16,9 +16,10 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf.config import CRFConfig
-from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import MatchingRule, match

@@ -22,9 +22,10 @@ from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed, v
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, image_size
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import fitting_batch, with_backoff
@@ -133,7 +134,9 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
 
 def view_geometry(config: ExtractConfig) -> Geometry:
     """Return how the images of a call become views."""
-    return Geometry(kind=config.geometry, size=config.size or None, filter=config.filter)
+    return Geometry(
+        kind=config.geometry, size=config.size or None, filter=config.filter, ratios=config.ratios
+    )
 
 
 def extract_recipe(

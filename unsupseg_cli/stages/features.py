@@ -19,6 +19,12 @@ from unsupseg_cli.core.errors import UsageError
 VIEWS = "views.parquet"
 
 
+def stored_geometry(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of the geometry that features of this configuration were extracted with."""
+    fields = {"kind": config["geometry"], "size": config["size"] or None, "filter": config["filter"]}
+    return fields | ({"ratios": config["ratios"]} if "ratios" in config else {})
+
+
 class FeatureSet:
     """The features of one split; also the `TokenSource` of stored tokens."""
 

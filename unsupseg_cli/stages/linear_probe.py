@@ -14,9 +14,10 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.clustering.linear import fit_linear_probe
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.datasets import Dataset, Item, open_dataset
+from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import VOID, LabelSpace
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.stages.config import EvalConfig

@@ -16,9 +16,10 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds as random
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Reporter, Silent
-from unsupseg_cli.data.datasets import Dataset, Item
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.scores import Scores, score

@@ -31,6 +31,7 @@ from unsupseg_cli.stages.config import ExtractConfig
 from unsupseg_cli.stages.context import Context, describe_images, open_data, resolve_device
 from unsupseg_cli.stages.evaluate import evaluate_dataset, evaluate_recipe
 from unsupseg_cli.stages.extract import GRID_DTYPES, extract_recipe, plan_views, view_geometry
+from unsupseg_cli.stages.features import stored_geometry
 from unsupseg_cli.stages.graph import graph_recipe
 from unsupseg_cli.stages.lineage import flat, lineage
 from unsupseg_cli.stages.predict import predict_dataset, predict_geometry, predict_recipe
@@ -253,11 +254,7 @@ class _Planner:
         features = self._features_of(model).manifest
         device = resolve_device(step.config.device)
         dataset = predict_dataset(step.config, model, self.context)
-        trained = Geometry(
-            kind=features.config["geometry"],
-            size=features.config["size"] or None,
-            filter=features.config["filter"],
-        )
+        trained = Geometry(**stored_geometry(features.config))
         geometry = predict_geometry(step.config, trained)
         precision = resolve_precision(step.config.precision, device)
         recipe = predict_recipe(step.config, self._describe(dataset), model, geometry, precision, device)

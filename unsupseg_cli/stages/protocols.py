@@ -37,6 +37,10 @@ PROTOCOLS = {
             "whole image, scored at the label's original size",
         ),
         Protocol(
+            "maskdistill", "native", None, "bilinear", False, "iou",
+            "MaskDistill's published code: whole image, original size, clusters matched by IoU",
+        ),
+        Protocol(
             "stego", "stego", 320, "nearest", True, "hungarian",
             "STEGO's published code: shorter side 320, centre crop, image resized by nearest neighbour",
         ),

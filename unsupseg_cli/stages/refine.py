@@ -16,8 +16,9 @@ from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf import CRFConfig, refine_batch
-from unsupseg_cli.data.datasets import Item, open_dataset
+from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.stages.config import RefineConfig
 from unsupseg_cli.stages.context import Context, resolve_workers, same_images
 from unsupseg_cli.stages.predict import CLASSES, picture_writer, read_ids, write_ids

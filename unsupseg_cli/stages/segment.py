@@ -11,9 +11,9 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Reporter
-from unsupseg_cli.data.datasets import Item
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
 

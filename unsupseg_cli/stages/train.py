@@ -19,7 +19,7 @@ from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.config import TrainConfig
 from unsupseg_cli.stages.context import Context, resolve_device
-from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.features import FeatureSet, stored_geometry
 from unsupseg_cli.stages.graph import read_neighbours
 from unsupseg_cli.stages.live import live_source
 from unsupseg_cli.stages.masks import read_pseudolabels
@@ -245,7 +245,7 @@ def _write(
         backbone=backbone,
         feature_heads=chain,
         class_head=head.class_head,
-        geometry={"kind": config["geometry"], "size": config["size"] or None, "filter": config["filter"]},
+        geometry=stored_geometry(config),
         classes=[
             ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
             for i, (r, g, b) in enumerate(class_colors(classes))

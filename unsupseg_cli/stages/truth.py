@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.data.datasets import Item
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace, check_label_size, read_label
 
 

@@ -13,7 +13,7 @@ from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.stages.context import Context, describe_images, resolve_workers, same_images
-from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.features import FeatureSet, stored_geometry
 
 
 class ViewImages:
@@ -35,10 +35,7 @@ class ViewImages:
                 "or removed since; run `extract` again."
             )
         self._paths = {item.key: item.image for item in dataset.items}
-        config = manifest.config
-        self._geometry = Geometry(
-            kind=config["geometry"], size=config["size"] or None, filter=config["filter"]
-        )
+        self._geometry = Geometry(**stored_geometry(manifest.config))
         self._views = features.views
         self._workers = max(1, resolve_workers(workers))
 

@@ -1,0 +1,84 @@
+"""Images and labels as files: walking folders, and which label belongs to which image.
+
+Label files are only listed here, never opened.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.images import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: ``key`` is its path below the image root, with forward slashes."""
+
+    key: str
+    image: Path
+    label: Path | None = None
+
+
+def scan_images(root: Path) -> Iterator[Path]:
+    """Yield the images below a folder, sorted, without hidden files; links to a folder above are not followed."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(folder) / name
+
+
+def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> list[Item]:
+    """Pair images with labels of the same relative name without suffix; sort order plays no role.
+
+    Raises:
+        UsageError: the label folder is missing or matches nothing, or two files have the same name.
+    """
+    found: dict[str, Path] = {}
+    if labels is not None:
+        if not labels.is_dir():
+            raise UsageError(f"The label folder '{labels}' does not exist.")
+        found = _by_stem(labels, scan_images(labels))
+    pairs = [(relative_key(root, path), path) for path in images]
+    if labels is not None:
+        _by_stem(root, (path for _, path in pairs))
+    items = [Item(key, path, found.get(_stem(key))) for key, path in sorted(pairs)]
+    if labels is not None and not any(item.label for item in items):
+        raise UsageError(
+            f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
+            f"first label '{next(iter(found), 'none')}'."
+        )
+    return items
+
+
+def relative_key(root: Path, path: Path) -> str:
+    """Return a path below a root with forward slashes, in composed Unicode."""
+    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+
+
+def _stem(key: str) -> str:
+    return key[: -len(Path(key).suffix)]
+
+
+def _by_stem(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        stem = _stem(relative_key(root, path))
+        if stem in found:
+            raise UsageError(
+                f"'{found[stem]}' and '{path}' have the same relative name '{stem}', so that labels cannot be matched; "
+                "rename or remove one."
+            )
+        found[stem] = path
+    return found
