@@ -87,3 +87,29 @@ def test_five_crop_shows_nothing_from_outside_its_crop(height, width, name):
         crop = np.ascontiguousarray(image[y : y + h, x : x + w])
         np.testing.assert_array_equal(alone.render(crop, alone.views(h, w, 8)[0]), shown)
     assert len(geometry.views(height, width, 8)) == 5
+
+
+def test_ten_crops_are_five_and_their_mirror_images():
+    image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    five, ten = Geometry(kind="five-crop", size=8), Geometry(kind="ten-crop", size=8)
+    plain, doubled = five.views(20, 30, 4), ten.views(20, 30, 4)
+    assert doubled[:5] == plain
+    assert [view.crop for view in doubled] == list(range(10))
+    for one, two in zip(doubled[:5], doubled[5:], strict=True):
+        assert (ten.render(image, one)[:, ::-1] == ten.render(image, two)).all()
+
+
+def test_several_ratios_give_crops_of_several_scales():
+    geometry = Geometry(kind="ten-crop", size=8, ratios=(0.5, 0.8))  # CAUSE's 'double' crops
+    views = geometry.views(40, 40, 4)
+    assert len(views) == 20
+    sides = [round(view.box[2] - view.box[0]) for view in views]
+    assert sides == [20] * 5 + [32] * 5 + [20] * 5 + [32] * 5
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    x0, y0, x1, y1 = map(int, views[9].box)
+    alone = Geometry(kind="stego", size=8).render(
+        image[y0:y1, x0:x1], Geometry(kind="stego", size=8).views(32, 32, 4)[0]
+    )
+    assert (geometry.render(image, views[9]) == alone).all()
+    with pytest.raises(ValueError, match="ratios"):
+        Geometry(kind="ten-crop", size=8, ratios=(1.5,))

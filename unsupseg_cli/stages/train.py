@@ -49,11 +49,9 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
     features = FeatureSet(features_artifact)
     recipe = train_recipe(config, name, features_artifact, labels, graph, options, device)
     classes = recipe.config["classes"]
-    if labels and labels.manifest.summary["masks"] < classes:
-        raise UsageError(
-            f"--classes {classes} is more than the {labels.manifest.summary['masks']} masks of the pseudo-labels "
-            f"'{labels.id}'; ask for fewer."
-        )
+    masks = labels.manifest.summary["masks"] if labels else None
+    if labels and not masks:
+        raise UsageError(f"The pseudo-labels '{labels.id}' hold no mask to train on; make others.")
     live = config.tokens == "live"
 
     def work(draft: Draft) -> dict[str, Any]:
@@ -73,6 +71,8 @@ def train(config: TrainConfig, context: Context | None = None, *, options: Confi
         _fit(task, config, features, draft, context, device)
         head: TrainedHead = task.finish()
         draft.warnings += head.warnings
+        if masks is not None and masks < classes:
+            draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
         _write(draft.folder, name, head, features_artifact, context, classes)
         return {"method": name, "classes": classes, **head.figures}
 
