@@ -1,9 +1,12 @@
-"""Array stores: one row per view, in zarr v3 with sharding, read by direct access to the chunks.
+"""Array stores: one row per view, in zarr v3 with sharding or in one HDF5 file, read by mapping the files.
 
 A *regular* array has one shape for every view, (N, ...); its chunk is one view, a shard holds many, and
 chunks are not compressed (float tokens hardly shrink), so that a reader may map the shard files into memory.
 A *ragged* array (native aspect ratios) keeps the tokens of all views one after the other, (T, C), with
 ``offset`` (N+1) and ``grid`` (N, 2); padding is never stored.
+
+Arrays are always written as zarr, whose shards are separate files that survive a kill. `pack_hdf5` turns the
+finished arrays of a folder into one file; a reader is given ``folder/name`` and finds the array in either.
 """
 
 from __future__ import annotations
@@ -12,16 +15,17 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import h5py
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from unsupseg_cli.core.errors import UnsupsegError
 
+HDF5 = "arrays.h5"
 SHARD_BYTES = 64 << 20
 _RAGGED_CHUNK = 256  # tokens; a multiple of it is one shard
 _INDEX_ENTRY = 16  # bytes of one (offset, length) pair in a zarr v3 shard index
@@ -73,28 +77,112 @@ class RegularWriter:
 
 
 def write_array(path: Path, values: Array) -> None:
-    """Write a small array whole: one chunk per row, shards of about `SHARD_BYTES`; an older one is replaced."""
+    """Write a small array whole, in place of what a killed call left; chunks are rows, shards `SHARD_BYTES`."""
+    shutil.rmtree(path, ignore_errors=True)
     rows = max(1, len(values))
     shard = rows_per_shard(values.shape[1:], values.dtype, rows)
     chunk = (1 if values.ndim > 1 else shard, *values.shape[1:])
-    with _new_folder(path) as folder:
-        array = create_array(folder, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
-        if len(values):
-            array[:] = values
+    array = create_array(path, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
+    if len(values):
+        array[:] = values
 
 
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Give a folder that takes the place of ``path`` at the end: a kill in between leaves the old one, or none."""
-    partial = path.with_name(f".{path.name}.new")
-    shutil.rmtree(partial, ignore_errors=True)
-    yield partial
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+class Rows(Protocol):
+    """Rows of an array in one of the stores."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop) as a new array."""
 
 
 class RowReader:
-    """Reads rows of an array by mapping its shard files: no decompression, no fancy indexing.
+    """Reads rows of the array ``folder/name``, in whichever store it lies.
+
+    Raises:
+        UnsupsegError: the array is damaged or not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        packed = path.parent / HDF5
+        self._rows: Rows = _HDF5Rows(packed, path.name) if packed.exists() else _ZarrRows(path)
+        self.shape, self.dtype = self._rows.shape, self._rows.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop) as a new array."""
+        return self._rows.rows(start, stop)
+
+    def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Array:
+        """Return the rows at ``indices`` (any order, repeats allowed) as a new array."""
+        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
+        for position, index in enumerate(indices):
+            out[position] = self.rows(int(index), int(index) + 1)[0]
+        return out
+
+
+def has_array(path: Path) -> bool:
+    """Tell whether the array ``folder/name`` is there, in either store."""
+    packed = path.parent / HDF5
+    if not packed.exists():
+        return path.exists()
+    with _open_hdf5(packed) as file:
+        return path.name in file
+
+
+def pack_hdf5(folder: Path) -> list[Path]:
+    """Copy the zarr arrays right below a folder into its file ``arrays.h5``; return the arrays' own folders.
+
+    Each array is a data set of the same name, contiguous and not compressed, so that it can be mapped; equal
+    arrays give equal bytes.
+    """
+    arrays = sorted(path.parent for path in folder.glob("[!.]*/zarr.json"))
+    partial = folder / f".{HDF5}"
+    with h5py.File(partial, "w", libver="v110") as file:
+        for path in arrays:
+            reader = _ZarrRows(path)
+            data = file.create_dataset(path.name, reader.shape, reader.dtype, track_times=False)
+            step = rows_per_shard(reader.shape[1:], reader.dtype, len(data))
+            for start in range(0, len(data), step):
+                data[start : start + step] = reader.rows(start, min(start + step, len(data)))
+    partial.replace(folder / HDF5)
+    return arrays
+
+
+def _open_hdf5(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise UnsupsegError(f"The file '{path}' cannot be opened ({error}); {_MEND}") from None
+
+
+_MEND = "`unsupseg verify` names what is damaged, and running its stage with --force makes it again."
+
+
+class _HDF5Rows:
+    """Maps a contiguous data set of an HDF5 file; others (of somebody else) are read through h5py."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        file = _open_hdf5(path)
+        if name not in file:
+            raise UnsupsegError(f"The file '{path}' has no array '{name}'; {_MEND}")
+        self._data = file[name]
+        self.shape: tuple[int, ...] = tuple(self._data.shape)
+        self.dtype: np.dtype[Any] = self._data.dtype
+        offset = self._data.id.get_offset()  # None where the data are chunked, or there are none
+        if offset is not None:
+            self._data = np.memmap(path, self.dtype, "r", offset, self.shape)
+            file.close()
+
+    def rows(self, start: int, stop: int) -> Array:
+        return np.array(self._data[start:stop])
+
+
+class _ZarrRows:
+    """Maps the shard files of a zarr array: no decompression, no fancy indexing.
 
     Falls back to zarr where the array is compressed or laid out in another way.
     """
@@ -103,13 +191,10 @@ class RowReader:
         try:
             self._array: zarr.Array[Any] = zarr.open_array(path, mode="r")
         except (OSError, ValueError, KeyError) as error:
-            raise UnsupsegError(
-                f"The array '{path}' cannot be opened ({error}); `unsupseg verify` names what is damaged, "
-                "and running its stage with --force makes it again."
-            ) from None
+            raise UnsupsegError(f"The array '{path}' cannot be opened ({error}); {_MEND}") from None
         self._path = path
         self.shape: tuple[int, ...] = tuple(self._array.shape)
-        self.dtype = np.dtype(self._array.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
         self._chunk = self._array.chunks[0]
         shards = self._array.shards
         self._shard = shards[0] if shards else 0
@@ -118,11 +203,7 @@ class RowReader:
         )
         self._maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint64]]] = {}
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def rows(self, start: int, stop: int) -> Array:
-        """Return rows [start, stop) as a new array."""
         if not self._direct:
             return np.asarray(self._array[start:stop])
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
@@ -132,13 +213,6 @@ class RowReader:
             end = min(first + self._chunk, stop)
             out[row - start : end - start] = self._read_chunk(row // self._chunk)[row - first : end - first]
             row = end
-        return out
-
-    def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Array:
-        """Return the rows at ``indices`` (any order, repeats allowed) as a new array."""
-        out = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        for position, index in enumerate(indices):
-            out[position] = self.rows(int(index), int(index) + 1)[0]
         return out
 
     def _is_plain(self) -> bool:
@@ -184,12 +258,13 @@ class RaggedWriter:
     """Writes the rows of views with different grids one after the other; blocks survive a kill.
 
     Blocks are kept as plain ``.npy`` files and copied into one sharded array by `close`, since a shard
-    boundary of the token axis falls into the middle of a view.
+    boundary of the token axis falls into the middle of a view. They lie in a hidden folder, which is scratch:
+    it stays until the artifact is published, so that a kill after `close` loses nothing either.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._blocks = path.with_name(f"{path.name}.blocks")
+        self._blocks = path.with_name(f".{path.name}.blocks")
         self._blocks.mkdir(parents=True, exist_ok=True)
 
     def write(self, block: int, tokens: Array) -> None:
@@ -199,22 +274,18 @@ class RaggedWriter:
         partial.rename(self._blocks / f"{block:08d}.npy")
 
     def close(self) -> None:
-        """Join the blocks into the array (T, C) and remove them; called again after a kill, go on with that."""
+        """Join the blocks into the array (T, C), in place of what a killed call left."""
+        shutil.rmtree(self.path, ignore_errors=True)
         paths = sorted(self._blocks.glob("[0-9]*.npy"))
-        if self.path.exists():  # all blocks were joined: the array appears at once
-            shutil.rmtree(self._blocks)
-            return
         heads = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
         total, width = sum(len(head) for head in heads), heads[0].shape[1:]
         per_shard = rows_per_shard(width, heads[0].dtype, total)
         shard = max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
-        with _new_folder(self.path) as folder:
-            array = create_array(
-                folder, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
-            )
-            for first, rows in _regroup(heads, shard):
-                array[first : first + len(rows)] = rows
-        shutil.rmtree(self._blocks)
+        array = create_array(
+            self.path, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
+        )
+        for first, rows in _regroup(heads, shard):
+            array[first : first + len(rows)] = rows
 
 
 def _regroup(blocks: Sequence[Array], size: int) -> Iterator[tuple[int, Array]]:

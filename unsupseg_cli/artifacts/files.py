@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -59,9 +60,40 @@ def require_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def holder_of(lock: Path) -> Path:
-    """Return the file that says who holds a lock file; a killed process leaves it behind."""
-    return lock.with_suffix(".holder")
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LOCKED = {errno.EROFS, errno.EACCES, errno.EPERM}
+# What libraries that write by themselves (torch, safetensors, HDF5) say when the disk takes no more.
+_FULL_TEXTS = (*map(os.strerror, sorted(_FULL)), "failed writing file", "unexpected pos", "iostream error")
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn the failure of a disk into a sentence that says what happened to it and that nothing is lost.
+
+    Raises:
+        UnsupsegError: the disk of ``root`` is full, is read-only, or is no longer there. Other errors pass.
+    """
+    try:
+        yield
+    except UnsupsegError:
+        raise
+    except Exception as error:
+        reason = _disk_reason(error, root)
+        if reason is None:
+            raise
+        raise UnsupsegError(f"{reason}; then the same command goes on where it stopped ({error}).") from error
+
+
+def _disk_reason(error: Exception, root: Path) -> str | None:
+    number = error.errno if isinstance(error, OSError) else None
+    file = str(error.filename or "") if isinstance(error, OSError) else ""
+    if number in _FULL or any(text in str(error) for text in _FULL_TEXTS):
+        return f"The disk of the workspace '{root}' is full, or a file may not grow further: free some space"
+    if not root.exists() or (number == errno.ENOENT and file.startswith(str(root))):
+        return f"The workspace '{root}', or a part of it, was removed while it was in use: bring it back"
+    if number in _LOCKED and file.startswith(str(root)):
+        return f"The workspace '{root}' cannot be written any more: make it writable"
+    return None
 
 
 @contextmanager
@@ -72,7 +104,7 @@ def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
         UnsupsegError: another process held it for more than ``wait`` seconds; the message says which.
     """
     lock = FileLock(path)
-    holder = holder_of(path)
+    holder = path.with_suffix(".holder")
     try:
         lock.acquire(timeout=wait)
     except Timeout:

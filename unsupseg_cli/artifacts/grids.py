@@ -15,6 +15,7 @@ from unsupseg_cli.artifacts.arrays import (
     RaggedWriter,
     RegularWriter,
     RowReader,
+    has_array,
     rows_per_shard,
     write_array,
 )
@@ -82,7 +83,7 @@ def array_bytes(grids: NDArray[np.int64], channels: Sequence[int], dtype: DTypeL
 
 
 def bytes_needed(grids: NDArray[np.int64], channels: Sequence[int], dtype: DTypeLike) -> int:
-    """Return what must be free to write the array: its size, and for a ragged one that twice for a moment."""
+    """Return what must be free to write the array: its size, and for a ragged one that twice."""
     size = array_bytes(grids, channels, dtype)
     regular = bool((grids == grids[:1]).all())
     return size if regular else 2 * size + 2 * SHARD_BYTES
@@ -94,7 +95,7 @@ class GridReader:
     def __init__(self, folder: Path, name: str) -> None:
         self._rows = RowReader(folder / name)
         offsets = folder / f"{name}_offset"
-        self.regular = not offsets.exists()
+        self.regular = not has_array(offsets)
         if not self.regular:
             self._offset = RowReader(offsets).rows(0, len(RowReader(offsets)))
             self.grids = RowReader(folder / f"{name}_grid").rows(0, len(self._offset) - 1)

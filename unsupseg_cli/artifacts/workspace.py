@@ -7,14 +7,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
 from unsupseg_cli.artifacts.canonical import digest_file, digest_json
 from unsupseg_cli.artifacts.environment import describe_environment, peak_memory_bytes
-from unsupseg_cli.artifacts.files import exclusive, holder_of, sync_folder, write_atomic, write_json
+from unsupseg_cli.artifacts.files import disk_errors, exclusive, sync_folder, write_atomic, write_json
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
     DataSource,
@@ -38,6 +40,8 @@ KINDS = (
 CURRENT = "current.json"
 _PARTIAL = ".partial"
 _LOCKS = ".locks"
+_DAMAGED = ".damaged"
+_UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 
 
@@ -101,7 +105,11 @@ class Recipe:
 
 
 class Draft:
-    """An artifact while it is being written, under a temporary name that survives a kill."""
+    """An artifact while it is being written, under a temporary name that survives a kill.
+
+    What has a hidden name, and the folders ``done`` and ``checkpoint``, are scratch: they stay as long as the
+    draft does and are not published.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -120,6 +128,24 @@ class Draft:
     def note(self, part: str) -> Any:
         """Return what `finish` was told about a part."""
         return json.loads((self.folder / "done" / f"{part}.json").read_text(encoding="utf-8"))
+
+    def clear(self) -> None:
+        """Remove everything: the work begins again."""
+        shutil.rmtree(self.folder)
+        (self.folder / "done").mkdir(parents=True)
+
+
+class SharedWork(Protocol):
+    """Work that several processes do at once, each its own parts of one draft."""
+
+    def write(self) -> None:
+        """Make this process's parts that are not finished yet."""
+
+    def missing(self) -> int:
+        """Return how many parts, of all processes, are not finished yet."""
+
+    def close(self) -> dict[str, Any]:
+        """Join the parts when none is missing; return the summary for the manifest."""
 
 
 class Workspace:
@@ -229,44 +255,98 @@ class Workspace:
 
         ``work`` fills the draft's folder and returns the summary for the manifest. When the process is
         killed the draft stays, and the next call with the same key goes on with it. With ``force`` the old
-        artifact stays until the new one is complete.
+        artifact stays until the new one is complete. An artifact of which `verify` or a look at the sizes says
+        that it is damaged is made again.
 
         Raises:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
                 seconds.
         """
-        lock = self.root / _LOCKS / f"{recipe.kind}-{recipe.key[:16]}.lock"
-        if not force and (found := self.find_key(recipe.kind, recipe.key)):
-            if holder_of(lock).exists():
-                _is_free(lock)  # its writer was killed after publishing: this takes the lock and lets it go
-            self._set_current(found)
-            return found, True
+        if not force and (found := self._whole(recipe)):
+            return self._take(found), True
         self._make_folders(recipe.kind)
-        with exclusive(lock, f"The artifact '{recipe.id}'", wait):
-            if not force and (found := self.find_key(recipe.kind, recipe.key)):
-                self._set_current(found)
-                return found, True
-            folder = self.root / recipe.kind / f"{_PARTIAL}-{recipe.key[:16]}"
-            draft, clock, started = Draft(folder), time.monotonic(), datetime.now(UTC)
-            summary = work(draft)
-            artifact = self._publish(recipe, draft, summary, started, time.monotonic() - clock)
-        self._set_current(artifact)
-        return artifact, False
+        what = f"The artifact '{recipe.id}'"
+        with disk_errors(self.root), exclusive(self._lock(recipe), what, wait):
+            for shard in self.root.glob(f"{_LOCKS}/{self._lock(recipe).stem}-shard-*.lock"):
+                with exclusive(shard, what, wait):  # processes that write a part of this artifact
+                    pass
+            if not force and (found := self._whole(recipe)):
+                return self._take(found), True
+            draft = self._draft(recipe)
+            if not _is_complete(draft):
+                clock = _Clock()
+                self._complete(recipe, draft, work(draft), clock)
+            artifact = self._publish(draft)
+        return self._take(artifact), False
 
-    def _publish(
-        self, recipe: Recipe, draft: Draft, summary: dict[str, Any], started: datetime, seconds: float
-    ) -> Artifact:
-        shutil.rmtree(draft.folder / "done", ignore_errors=True)
-        shutil.rmtree(draft.folder / "checkpoint", ignore_errors=True)
-        for path in sorted(draft.folder.rglob(".*"), reverse=True):  # what killed calls left half-written
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        outputs = {}
-        for path in sorted(draft.folder.rglob("*")):
-            name = path.relative_to(draft.folder).as_posix()
-            if path.is_file() and name != MANIFEST:
-                path.chmod(0o644)  # some writers make files that only their owner may read
-                result = path.suffix not in _NOT_RESULTS or name.startswith("ids/")
-                outputs[name] = Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
+    def produce_shard(
+        self, recipe: Recipe, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
+    ) -> tuple[Artifact | None, bool]:
+        """Make one process's share of an artifact; the process that finishes last publishes it.
+
+        Each share has a lock of its own while it is written, so that shares do not wait for each other. The
+        artifact's lock is held only to lay out the files (``start``) and to publish, so that a call without
+        shards keeps out, and is kept out.
+
+        Returns:
+            the artifact, or None while parts of other shares are missing; and whether it was there before.
+
+        Raises:
+            UnsupsegError: another process writes this share, or the whole artifact.
+        """
+        if found := self._whole(recipe):
+            return self._take(found), True
+        self._make_folders(recipe.kind)
+        lock, what, clock = self._lock(recipe), f"The artifact '{recipe.id}'", _Clock()
+        own = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
+        with disk_errors(self.root), ExitStack() as stack:
+            with exclusive(lock, what, wait):
+                if found := self._whole(recipe):
+                    return self._take(found), True
+                stack.enter_context(exclusive(own, f"Shard {shard} of '{recipe.id}'", wait=0))
+                draft = self._draft(recipe)
+                job = None if _is_complete(draft) else start(draft)
+            if job is not None:
+                job.write()
+        with disk_errors(self.root), exclusive(lock, what, wait):
+            if found := self._whole(recipe):
+                return self._take(found), False
+            if job is not None and not _is_complete(draft):
+                if job.missing():
+                    return None, False
+                self._complete(recipe, draft, job.close(), clock)
+            artifact = self._publish(draft)
+        return self._take(artifact), False
+
+    def _whole(self, recipe: Recipe) -> Artifact | None:
+        """Return the published artifact of a recipe, unless it is known to be damaged."""
+        found = self.find_key(recipe.kind, recipe.key)
+        if found is None or (found.path / _DAMAGED).exists():
+            return None
+        files = ((found.path / name, output.bytes) for name, output in found.manifest.outputs.items())
+        return found if all(_size(path) == size for path, size in files) else None
+
+    def _take(self, artifact: Artifact) -> Artifact:
+        with disk_errors(self.root):
+            self._set_current(artifact)
+        return artifact
+
+    def _lock(self, recipe: Recipe) -> Path:
+        return self.root / _LOCKS / f"{recipe.kind}-{recipe.key[:16]}.lock"
+
+    def _draft(self, recipe: Recipe) -> Draft:
+        return Draft(self.root / recipe.kind / f"{_PARTIAL}-{recipe.key[:16]}")
+
+    def _complete(self, recipe: Recipe, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
+        """Write the manifest: from then on only the rename is missing, whatever happens."""
+        (draft.folder / HDF5).unlink(missing_ok=True)  # of a call that was killed here
+        outputs = _outputs(draft.folder)
+        digest = Manifest.digest_of(outputs)
+        if recipe.execution.get("store") == "hdf5":
+            packed = [path.name for path in pack_hdf5(draft.folder)]
+            outputs = {name: one for name, one in outputs.items() if name.split("/")[0] not in packed}
+            outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
+        sync_folder(draft.folder)
         manifest = Manifest(
             kind=recipe.kind,
             id=recipe.id,
@@ -278,26 +358,35 @@ class Workspace:
             inputs=recipe.inputs,
             data=recipe.data,
             environment=describe_environment(),
-            started=started.isoformat(timespec="seconds"),
-            seconds=round(seconds, 3),
+            started=clock.started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - clock.ticks, 3),
             peak_memory_bytes=peak_memory_bytes(),
             outputs=outputs,
-            digest=Manifest.digest_of(outputs),
+            digest=digest,
             summary=summary,
             warnings=draft.warnings,
             deterministic=draft.deterministic,
             used_labels=recipe.used_labels,
         )
         write_atomic(draft.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-        sync_folder(draft.folder)
-        target = self.root / recipe.kind / recipe.id
+
+    def _publish(self, draft: Draft) -> Artifact:
+        """Remove from a complete draft what its manifest does not list, and give it its name."""
+        manifest = read_manifest(draft.folder)
+        listed = {draft.folder / name for name in (MANIFEST, *manifest.outputs)}
+        for path in sorted(draft.folder.rglob("*"), reverse=True):
+            if path.is_dir() and not path.is_symlink():
+                with suppress(OSError):  # not empty: it holds outputs
+                    path.rmdir()
+            elif path not in listed:
+                path.unlink()
+        target = self.root / manifest.kind / manifest.id
+        retired = target.with_name(f"{_PARTIAL}-retired-{manifest.key[:16]}")
         if target.exists():
-            retired = target.with_name(f"{_PARTIAL}-retired-{os.getpid()}-{recipe.key[:8]}")
-            target.rename(retired)
-            draft.folder.rename(target)
             shutil.rmtree(retired, ignore_errors=True)
-        else:
-            draft.folder.rename(target)
+            target.rename(retired)
+        draft.folder.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
         return Artifact(target, manifest)
 
     def _make_folders(self, kind: str) -> None:
@@ -335,7 +424,10 @@ class Workspace:
     # Care ------------------------------------------------------------------------------------------------
 
     def verify(self, artifact: Artifact) -> list[str]:
-        """Return what is wrong with an artifact: files missing or changed, inputs that are other now."""
+        """Return what is wrong with an artifact: files missing or changed, inputs that are other now.
+
+        An artifact with files missing or changed is marked, so that the call that made it makes it again.
+        """
         problems = []
         for name, output in artifact.manifest.outputs.items():
             path = artifact.path / name
@@ -343,6 +435,11 @@ class Workspace:
                 problems.append(f"{artifact.id}: the file '{name}' is missing")
             elif path.stat().st_size != output.bytes or digest_file(path) != output.sha256:
                 problems.append(f"{artifact.id}: the file '{name}' was changed after it was written")
+        with suppress(OSError):  # a read-only workspace: --force makes the artifact again
+            if problems:
+                (artifact.path / _DAMAGED).touch()
+            else:
+                (artifact.path / _DAMAGED).unlink(missing_ok=True)
         for item in artifact.manifest.inputs:
             try:
                 now = self.find_key(item.kind, item.key)
@@ -357,11 +454,47 @@ class Workspace:
         """Return the drafts of interrupted calls, which nobody is writing now."""
         found = []
         for folder in self.root.glob(f"*/{_PARTIAL}-*"):
-            key = folder.name.removeprefix(f"{_PARTIAL}-")
-            lock = self.root / _LOCKS / f"{folder.parent.name}-{key}.lock"
-            if not holder_of(lock).exists() or _is_free(lock):
+            key = folder.name.removeprefix(f"{_PARTIAL}-").removeprefix("retired-")
+            locks = self.root.glob(f"{_LOCKS}/{folder.parent.name}-{key}*.holder")
+            if all(_is_free(holder.with_suffix(".lock")) for holder in locks):
                 found.append(folder)
         return sorted(found)
+
+
+class _Clock:
+    """When the work began: the date for people, and the ticks that time is measured by."""
+
+    def __init__(self) -> None:
+        self.started, self.ticks = datetime.now(UTC), time.monotonic()
+
+
+def _is_complete(draft: Draft) -> bool:
+    return (draft.folder / MANIFEST).exists()
+
+
+def _outputs(folder: Path) -> dict[str, Output]:
+    """Describe the files of a draft that are no scratch, nor what a killed call left of a file."""
+    outputs = {}
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        scratch = parts[0] in ("done", "checkpoint") or any(part.startswith(".") for part in parts)
+        if path.is_file() and not scratch and path.suffix not in _UNFINISHED:
+            outputs["/".join(parts)] = _output(folder, path)
+    return outputs
+
+
+def _output(folder: Path, path: Path) -> Output:
+    path.chmod(0o644)  # some writers make files that only their owner may read
+    name = path.relative_to(folder).as_posix()
+    result = path.suffix not in _NOT_RESULTS or name.startswith("ids/")
+    return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _is_free(lock: Path) -> bool:

@@ -18,10 +18,27 @@ _MODEL = Annotated[
 ]
 
 
-@stage_command(app, ExtractConfig, name="extract", extra={"model": (_MODEL, None)})
+_SHARD = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        help="Make the share i of n processes (i/n), which may run at once, on one or on several machines with a "
+        "common disk; the last one publishes and prints the path, the others print nothing.",
+        metavar="I/N",
+        show_default=False,
+    ),
+]
+
+
+@stage_command(app, ExtractConfig, name="extract", extra={"model": (_MODEL, None), "shard": (_SHARD, None)})
 def extract(call: Call) -> None:
     """Images -> features of a frozen backbone."""
     context = call.context()
     from unsupseg_cli.stages.extract import extract as run
+    from unsupseg_cli.stages.extract import extract_shard
 
-    call.done(run(call.config, context, model=call.extra["model"]))
+    model, shard = call.extra["model"], call.extra["shard"]
+    if shard is None:
+        call.done(run(call.config, context, model=model))
+    elif (artifact := extract_shard(call.config, shard, context, model=model)) is not None:
+        call.done(artifact)

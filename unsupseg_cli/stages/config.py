@@ -38,7 +38,12 @@ class DeviceConfig(Config):
 
 
 class ExtractConfig(DataConfig, DeviceConfig):
-    """Run a frozen backbone over the images and store its features."""
+    """Run a frozen backbone over the images and store its features.
+
+    ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
+    made from the features of one store is also what the other's would give. The digest of the artifact is
+    that of the arrays before they are packed, equal for both.
+    """
 
     backbone: str = setting("auto", "Backbone name (`unsupseg backbones list`), or a `backbone` artifact.")
     weights: Path | None = execution(None, "Weights file (.safetensors, or the original .pth).")
@@ -55,6 +60,9 @@ class ExtractConfig(DataConfig, DeviceConfig):
         ("patch", "cls", "pooled"), "Arrays to store: patch, cls, pooled, attention, query, key."
     )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
+    store: Literal["zarr", "hdf5"] = execution(
+        "zarr", "Files of the arrays: zarr shards, or one HDF5 file (packed at the end)."
+    )
 
     @field_validator("keep", "ratios", mode="before")
     @classmethod

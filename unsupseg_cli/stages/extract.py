@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, write_array
 from unsupseg_cli.artifacts.files import require_space
-from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed, views_per_block
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -47,6 +47,9 @@ STAGE_VERSION = 1
 GRID_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
 _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
 _GPU_BATCH = 64
+_DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
+
+Embed = Callable[[NDArray[np.uint8]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,76 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
     tokens, so that any pseudo-labeller can work on top of any head.
     """
     context = context or Context()
+    recipe, start = _prepare(config, context, model)
+
+    def work(draft: Draft) -> dict[str, Any]:
+        job = start(draft)
+        job.write()
+        return job.close()
+
+    artifact, reused = context.workspace.produce(recipe, work, force=context.force)
+    _say_store(config, artifact, context)
+    return context.say(artifact, reused)
+
+
+def extract_shard(
+    config: ExtractConfig, shard: str, context: Context | None = None, *, model: str | None = None
+) -> Artifact | None:
+    """Make one of several processes' share of the features, ``shard`` = "i/n" with i from 1 to n.
+
+    The processes (or machines with a common disk whose file locks work) run independently, each with its own i
+    and otherwise equal options. Whichever finishes last publishes the artifact, which is the same as that of
+    one process; the others return None. A share that died is made by calling it again, or by a call without
+    shards, which goes on with all that is finished.
+
+    Raises:
+        UsageError: the shard is not of that form, or ``context.force`` is set: a forced share could not tell the
+            shares of this call from those of the last.
+    """
+    context = context or Context()
+    own = parse_shard(shard)
+    if context.force:
+        raise UsageError("--shard and --force do not go together: remove the old features first.")
+    recipe, start = _prepare(config, context, model, own)
+    name = f"{own[0]}-of-{own[1]}"
+    jobs: list[_Extraction] = []
+
+    def begin(draft: Draft) -> _Extraction:
+        jobs.append(start(draft))
+        return jobs[0]
+
+    artifact, reused = context.workspace.produce_shard(recipe, name, begin)
+    if artifact is None:
+        left = jobs[0].missing()
+        context.reporter.info(
+            f"shard {shard} is finished; {left} blocks of other shards are missing: the last of them publishes "
+            f"'{recipe.id}'"
+        )
+        return None
+    _say_store(config, artifact, context)
+    return context.say(artifact, reused)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return i and n of a shard "i/n"; raises UsageError unless 1 <= i <= n."""
+    first, _, last = text.partition("/")
+    if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
+        return int(first), int(last)
+    raise UsageError(f"--shard '{text}' is not of the form i/n with i from 1 to n, for example 2/4.")
+
+
+def _say_store(config: ExtractConfig, artifact: Artifact, context: Context) -> None:
+    stored = artifact.manifest.execution.get("store", config.store)
+    if stored != config.store:
+        context.reporter.info(
+            f"'{artifact.id}' is stored as {stored}; --force --store {config.store} makes it again"
+        )
+
+
+def _prepare(
+    config: ExtractConfig, context: Context, model: str | None, shard: tuple[int, int] = (1, 1)
+) -> tuple[Recipe, Callable[[Draft], _Extraction]]:
+    """Return what decides the features, and a function that begins to make them."""
     device = resolve_device(config.device)
     dataset = open_data(config, context)
     source = context.workspace.get(model, "model") if model is not None else None
@@ -106,7 +179,6 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
         backbone = opened.segmenter.backbone
     else:
         backbone = open_backbone(config, context, device)
-    geometry = view_geometry(config)
     recipe = extract_recipe(
         config,
         describe_images(dataset, context),
@@ -124,12 +196,10 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
         arrays: dict[str, Tensor] = backbone(batch, keep=keep)
         return arrays
 
-    def work(draft: Draft) -> dict[str, Any]:
-        job = _Extraction(config, context, draft, dataset, geometry, backbone, device, keep)
-        return job.run(embed)
+    def start(draft: Draft) -> _Extraction:
+        return _Extraction(config, context, draft, dataset, backbone, device, keep, embed, shard)
 
-    artifact, reused = context.workspace.produce(recipe, work, force=context.force)
-    return context.say(artifact, reused)
+    return recipe, start
 
 
 def view_geometry(config: ExtractConfig) -> Geometry:
@@ -162,6 +232,7 @@ def extract_recipe(
             "device": str(device),
             "weights": str(config.weights or ""),
             "batch_size": config.batch_size or _default_batch(device),
+            "store": config.store,
         },
         used_labels=model.manifest.used_labels if model else False,
     )
@@ -172,7 +243,10 @@ def _default_batch(device: torch.device) -> int:
 
 
 class _Extraction:
-    """One run of the stage: blocks of images in, blocks of arrays out, each finished block kept."""
+    """One run of the stage: blocks of images in, blocks of arrays out, each finished block kept.
+
+    Of ``shard`` (i, n) the blocks i - 1, i - 1 + n, ... are made. The files are laid out on construction.
+    """
 
     def __init__(
         self,
@@ -180,78 +254,82 @@ class _Extraction:
         context: Context,
         draft: Draft,
         dataset: Dataset,
-        geometry: Geometry,
         backbone: Backbone,
         device: torch.device,
         keep: Sequence[str],
+        embed: Embed,
+        shard: tuple[int, int],
     ) -> None:
         self.config, self.context, self.draft, self.keep = config, context, draft, keep
-        self.geometry, self.backbone = geometry, backbone
-        self.plan = plan_views(dataset, geometry, backbone.patch_size, config.strict)
+        self.geometry, self.backbone, self.embed, self.shard = view_geometry(config), backbone, embed, shard
+        self.plan = plan_views(dataset, self.geometry, backbone.patch_size, config.strict)
         self.grids = self.plan.grids(backbone.patch_size)
         tokens = int(self.grids.prod(1).max())
         most = config.batch_size or _default_batch(device)
         self.batch = config.batch_size or fitting_batch(tokens, backbone.dim, device, most)
         self.per_item = len(self.plan.views) // len(self.plan.items)
         draft.deterministic = device.type == "cpu"
+        if draft.is_done(_DROPPING):
+            draft.clear()  # a call was killed while it rewrote the arrays
+        self._lay_out()
 
-    def run(self, embed: Any) -> dict[str, Any]:
-        probe = self._probe(embed)
+    def _lay_out(self) -> None:
+        probe = self._probe()
         grid_arrays = {
             name: self._channels(name, value) for name, value in probe.items() if name in GRID_DTYPES
         }
-        needed = sum(
-            bytes_needed(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()
-        )
-        require_space(self.draft.folder, needed, f"Features of {len(self.grids):,} views")
+        sizes = [(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()]
+        self.needed = sum(bytes_needed(*size) for size in sizes)
+        packed = sum(array_bytes(*size) for size in sizes) if self.config.store == "hdf5" else 0
+        require_space(self.draft.folder, self.needed + packed, f"Features of {len(self.grids):,} views")
         largest = max(grid_arrays.values(), default=(1,))
         views = views_per_block(self.grids, largest, np.float16)
-        items_per_block = max(1, views // self.per_item)
-        writers = {
+        self.items_per_block = max(1, views // self.per_item)
+        self.writers = {
             name: GridWriter(
                 self.draft.folder,
                 name,
                 self.grids,
                 shape,
                 GRID_DTYPES[name],
-                min(items_per_block * self.per_item, len(self.grids)),
+                min(self.items_per_block * self.per_item, len(self.grids)),
             )
             for name, shape in grid_arrays.items()
         }
-        blocks = range(0, len(self.plan.items), items_per_block)
-        vectors = [name for name in self.keep if name not in GRID_DTYPES]
-        todo = [(i, start) for i, start in enumerate(blocks) if not self.draft.is_done(f"block-{i:06d}")]
-        done = len(blocks) - len(todo)
-        if done:
-            self.context.reporter.info(f"going on after {done} finished blocks")
-        embedded = self._embed_blocks(embed, todo, items_per_block)
-        for (block, _), (arrays, failed) in zip(todo, embedded, strict=True):
-            for name, writer in writers.items():
-                writer.write(block, arrays[name])
-            for name in vectors:
-                np.save(self.draft.folder / f".{name}-{block:06d}.npy", np.stack(arrays[name]))
-            self.draft.finish(f"block-{block:06d}", failed)
-        return self._close(writers, vectors, len(blocks), needed)
+        self.vectors = [name for name in self.keep if name not in GRID_DTYPES]
+        self.blocks = range(0, len(self.plan.items), self.items_per_block)
 
-    def _probe(self, embed: Any) -> dict[str, Tensor]:
+    def write(self) -> None:
+        """Make the blocks of this shard that are not finished yet."""
+        index, shards = self.shard
+        own = list(enumerate(self.blocks))[index - 1 :: shards]
+        todo = [(i, start) for i, start in own if not self.draft.is_done(_part(i))]
+        if len(todo) < len(own):
+            self.context.reporter.info(f"going on after {len(own) - len(todo)} finished blocks")
+        for (block, _), (arrays, failed) in zip(todo, self._embed_blocks(own, todo), strict=True):
+            for name, writer in self.writers.items():
+                writer.write(block, arrays[name])
+            for name in self.vectors:
+                np.save(self.draft.folder / f".{name}-{block:06d}.npy", np.stack(arrays[name]))
+            self.draft.finish(_part(block), failed)
+
+    def missing(self) -> int:
+        """Return how many blocks, of all shards, are not finished."""
+        return sum(not self.draft.is_done(_part(block)) for block in range(len(self.blocks)))
+
+    def _probe(self) -> dict[str, Tensor]:
         patch = self.backbone.patch_size
-        image = np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8)
-        result: dict[str, Tensor] = embed(image)
-        return result
+        return self.embed(np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8))
 
     @staticmethod
     def _channels(name: str, value: Tensor) -> tuple[int, ...]:
         return (value.shape[1],) if name == "attention" else (value.shape[-1],)
 
     def _embed_blocks(
-        self, embed: Any, todo: Sequence[tuple[int, int]], items_per_block: int
+        self, own: Sequence[tuple[int, int]], todo: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[dict[str, list[NDArray[Any]]], dict[str, str]]]:
         """Yield the arrays of each block, in order; the loader reads ahead over block borders."""
-        indices = [
-            item
-            for _, start in todo
-            for item in range(start, min(start + items_per_block, len(self.plan.items)))
-        ]
+        indices = [item for _, start in todo for item in self._items(start)]
         loaded = load_views(
             self.plan.items,
             self.geometry,
@@ -259,13 +337,13 @@ class _Extraction:
             workers=resolve_workers(self.config.workers),
             indices=indices,
         )
-        total, first = len(self.plan.items), len(self.plan.items) - len(indices)
+        total = sum(len(self._items(start)) for _, start in own)
+        first = total - len(indices)
         tracked = iter(self.context.reporter.track(loaded, "extract", total=total, done=first))
         for _, start in todo:
-            stop = min(start + items_per_block, len(self.plan.items))
             images: list[NDArray[np.uint8]] = []
             failed: dict[str, str] = {}
-            for item in range(start, stop):
+            for item in self._items(start):
                 result = next(tracked)
                 if isinstance(result, Failed):
                     _skip(failed, self.plan.items[item], result.message, self.config.strict)
@@ -274,15 +352,19 @@ class _Extraction:
                     ]
                 else:
                     images += [image for _, image in result.views]
-            yield self._embed_images(embed, images), failed
+            yield self._embed_images(images), failed
         for _ in tracked:
             pass
+
+    def _items(self, start: int) -> range:
+        """Return the items of the block that begins at ``start``."""
+        return range(start, min(start + self.items_per_block, len(self.plan.items)))
 
     def _view_size(self, item: int, crop: int) -> tuple[int, int]:
         view = self.plan.views[item * self.per_item + crop][1]
         return view.height, view.width
 
-    def _embed_images(self, embed: Any, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
+    def _embed_images(self, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
         """Embed images batch by batch, images of one size together, and return rows in the given order."""
         rows: dict[str, list[Any]] = {name: [None] * len(images) for name in self.keep}
         sizes: dict[tuple[int, ...], list[int]] = {}
@@ -291,7 +373,7 @@ class _Extraction:
         for members in sizes.values():
 
             def run(part: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
-                out = embed(np.stack([images[index] for index in part]))
+                out = self.embed(np.stack([images[index] for index in part]))
                 arrays = {name: self._to_rows(name, out[name]) for name in self.keep}
                 return [{name: array[i] for name, array in arrays.items()} for i in range(len(part))]
 
@@ -310,19 +392,17 @@ class _Extraction:
             value = value.movedim(1, -1)
         return value.float().cpu().numpy().astype(GRID_DTYPES.get(name, np.float32))
 
-    def _close(
-        self, writers: dict[str, GridWriter], vectors: list[str], blocks: int, needed: int
-    ) -> dict[str, Any]:
-        folder = self.draft.folder
-        for writer in writers.values():
+    def close(self) -> dict[str, Any]:
+        """Join the blocks and return the summary."""
+        folder, blocks = self.draft.folder, range(len(self.blocks))
+        for writer in self.writers.values():
             writer.close()
-        for name in vectors:
-            # The parts are hidden files, which go when the artifact is published: until then a killed call needs them.
-            parts = [folder / f".{name}-{block:06d}.npy" for block in range(blocks)]
-            write_array(folder / name, np.concatenate([np.load(part, allow_pickle=False) for part in parts]))
+        for name in self.vectors:
+            parts = [np.load(folder / f".{name}-{block:06d}.npy", allow_pickle=False) for block in blocks]
+            write_array(folder / name, np.concatenate(parts))
         failed: dict[str, str] = {}
-        for block in range(blocks):
-            failed.update(self.draft.note(f"block-{block:06d}"))
+        for block in blocks:
+            failed.update(self.draft.note(_part(block)))
         views = [(item, view) for item, view in self.plan.views if self.plan.items[item].key not in failed]
         if not views:
             raise UnsupsegError(f"No image is readable; the first reason: {next(iter(failed.values()))}")
@@ -348,13 +428,14 @@ class _Extraction:
             "dim": int(self.backbone.dim),
             "weights_digest": self.backbone.weights_digest,
             "skipped": skipped,
-            "data_bytes": needed,
+            "data_bytes": self.needed,
         }
 
     def _drop_failed(self, failed: dict[str, str]) -> None:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
         good = [i for i, (item, _) in enumerate(self.plan.views) if self.plan.items[item].key not in failed]
         folder = self.draft.folder
+        self.draft.finish(_DROPPING)
         for name in self.keep:
             old = folder / f"{name}.all"
             for suffix in ("", "_offset", "_grid"):
@@ -371,6 +452,10 @@ class _Extraction:
             else:
                 write_array(folder / name, RowReader(old).take(good))
             _remove(folder, old.name)
+
+
+def _part(block: int) -> str:
+    return f"block-{block:06d}"
 
 
 def _remove(folder: Path, name: str) -> None:

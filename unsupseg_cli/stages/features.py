@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.arrays import RowReader, has_array
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
@@ -37,7 +37,7 @@ class FeatureSet:
 
     def has(self, name: str) -> bool:
         """Tell whether an array was kept."""
-        return (self.artifact.path / name).exists()
+        return has_array(self.artifact.path / name)
 
     @property
     def patch(self) -> GridReader:

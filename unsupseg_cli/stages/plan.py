@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unsupseg_cli.artifacts.arrays import has_array
 from unsupseg_cli.artifacts.grids import GridReader, array_bytes
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Recipe
@@ -198,7 +199,7 @@ class _Planner:
         precision = resolve_precision(config.precision, device)
         recipe = extract_recipe(config, self._describe(dataset), (name, precision, weights), device, model)
         found = self.workspace.find_key("features", recipe.key)
-        if found is not None and (found.path / "patch").exists():
+        if found is not None and has_array(found.path / "patch"):
             grids = GridReader(found.path, "patch").grids
         else:
             self.context.reporter.info(f"{step.id}: reading the sizes of {len(dataset.items):,} images")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -103,7 +102,6 @@ class _Run:
         self.draft.warnings += warnings(health)
         self._write(trainer)
         save(progress_figure(records), self.draft.folder / "progress.png")
-        shutil.rmtree(self.draft.folder / "pack")
         pairs = trainer.step_number * self.config.batch * self.config.accumulate
         summary = {"steps": trainer.step_number, "pairs": pairs, "images": len(pixels), **health.as_record()}
         return summary | (self._diagnose(trainer).as_record() if self.config.probe is not None else {})
@@ -191,7 +189,9 @@ class _Run:
 
     def _pack(self) -> tuple[NDArray[np.uint8], Tensor]:
         """Decode every image once into squares (N, 3, S, S) uint8, with the aspect ratios (N,)."""
-        folder = self.draft.folder / "pack"
+        folder = (
+            self.draft.folder / ".pack"
+        )  # hidden: scratch, which outlives a kill until the artifact is there
         if not self.draft.is_done("pack"):
             folder.mkdir(exist_ok=True)
             side = int(_PACK_RATIO * max(self.config.size, self.config.final_size))

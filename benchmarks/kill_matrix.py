@@ -1,0 +1,376 @@
+"""Every stage killed (SIGKILL) and called again: are the outputs those of an undisturbed run?
+
+    python benchmarks/kill_matrix.py [--moments 10] [--seed 0] [--every-change] [--stages extract,graph,...]
+
+On a handful of tiny pictures each stage is killed at random moments of its run, after which the workspace must
+list nothing that is half-written and hold no lock; the same call then must give the digest of the undisturbed
+run and leave no draft. Prints a row for each stage.
+
+The stages run in children of one process that has loaded the libraries (`Driver`). Besides by the clock, a child
+can be killed just before the n-th change that it makes to the workspace (Python's audit events: files opened for
+writing, renamed, removed, folders made), which is the same moment in every run: --every-change does that for all
+of them, tests/end_to_end/test_kill.py for three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STAGES = (
+    "extract",
+    "extract-ragged",
+    "extract-hdf5",
+    "graph",
+    "pseudolabel-kmeans",
+    "pseudolabel-primaps",
+    "train-kmeans",
+    "train-primaps",
+    "train-stego",
+    "predict",
+    "refine",
+    "eval",
+    "pretrain",
+)
+_CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
+
+
+def command(stage: str, images: Path, made: dict[str, str]) -> list[str]:
+    """Return the arguments of a stage's call; ``made`` gives the ids of the artifacts before it."""
+    data = ["--workers", "0", "--device", "cpu"]
+    extract = ["extract", "--backbone", "untrained", *data]
+    square = [
+        *extract,
+        "--dataset",
+        f"{images / 'images' / 'train'}/",
+        "--size",
+        "32",
+        "--geometry",
+        "squash",
+    ]
+    small = ["--set", "restarts=1"]
+    return {
+        "extract": square,
+        "extract-ragged": [*extract, "--dataset", f"{images / 'ragged'}/", "--size", "32"],
+        "extract-hdf5": [*square, "--store", "hdf5", "--keep", "patch,pooled,attention"],
+        "graph": ["graph", "--features", made.get("extract", ""), "--neighbors", "3"],
+        "pseudolabel-kmeans": [
+            "pseudolabel",
+            "--features",
+            made.get("extract", ""),
+            "--classes",
+            "3",
+            *small,
+        ],
+        "pseudolabel-primaps": [
+            *("pseudolabel", "--method", "primaps", "--features", made.get("extract", ""), "--classes", "3"),
+        ],
+        "train-kmeans": [
+            *("train", "--pseudolabels", made.get("pseudolabel-kmeans", "")),
+            *("--set", "steps=250", *small),
+        ],
+        "train-primaps": [
+            *("train", "--pseudolabels", made.get("pseudolabel-primaps", "")),
+            *("--set", "epochs=40", "--set", "init_epochs=5", "--set", "batch=2", "--set", "init_restarts=1"),
+        ],
+        "train-stego": [
+            *("train", "--method", "stego", "--features", made.get("extract", "")),
+            *(
+                "--graph",
+                made.get("graph", ""),
+                "--classes",
+                "3",
+                "--set",
+                "steps=110",
+                "--set",
+                "batch=2",
+                *small,
+            ),
+        ],
+        "predict": [
+            *(
+                "predict",
+                "--model",
+                made.get("train-kmeans", ""),
+                "--dataset",
+                f"{images}/",
+                "--split",
+                "val",
+            ),
+            *("--keep", "scores", *data),
+        ],
+        "refine": ["refine", "--predictions", made.get("predict", ""), "--iterations", "1", "--workers", "1"],
+        "eval": [
+            *(
+                "eval",
+                "--model",
+                made.get("train-kmeans", ""),
+                "--dataset",
+                f"{images}/",
+                "--split",
+                "val",
+                *data,
+            ),
+        ],
+        "pretrain": [
+            *("pretrain", "--images", str(images / "images" / "train"), "--size", "32", "--steps", "3"),
+            *("--batch", "2", "--device", "cpu"),
+        ],
+    }[stage]
+
+
+def pictures(folder: Path) -> None:
+    """Write labelled pictures of coloured halves, some of them of other shapes."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3), ("ragged", 5)):
+        for number in range(count):
+            height, width = (32, 48) if split != "ragged" else (32 + 16 * (number % 2), 48)
+            label = np.zeros((height, width), np.uint8)
+            label[height // 2 :], label[:, : 8 + 4 * number] = 1, 2
+            color = np.array([[40, 90, 220], [60, 160, 60], [220, 60, 40]])[label]
+            image = (color + rng.normal(0, 12, color.shape)).clip(0, 255).astype(np.uint8)
+            target = folder / ("ragged" if split == "ragged" else f"images/{split}") / f"{number}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(target)
+            if split != "ragged":
+                target = folder / "labels" / split / f"{number}.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(label).save(target)
+    (folder / "classes.json").write_text(json.dumps({"classes": ["sky", "grass", "box"], "void": [255]}))
+
+
+class Driver:
+    """A process with the libraries loaded that runs calls of the command in children, one at a time."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, str(Path(__file__).resolve()), "--serve"]
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def run(
+        self, arguments: list[str], space: Path, *, point: int | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """Run a call, killed before the change number ``point`` or after ``seconds`` where one is given.
+
+        Returns:
+            ``code`` (exit status, -9 when killed), ``changes`` made to the workspace, ``seconds``, ``said``.
+        """
+        job = {
+            "arguments": [*arguments, "-w", str(space)],
+            "space": str(space),
+            "point": point,
+            "seconds": seconds,
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve() -> None:
+    """Answer the jobs of a `Driver`: one line of JSON in, one out."""
+    from unsupseg_cli.cli.main import main
+    from unsupseg_cli.stages import run as _  # noqa: F401 - loads every stage and its libraries
+
+    for line in sys.stdin:
+        print(json.dumps(_fork(json.loads(line), main)), flush=True)
+
+
+def _fork(job: dict[str, Any], main: Callable[[], None]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        said, count = Path(folder) / "said", Path(folder) / "count"
+        clock = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _child(job, main, said, count)
+        deadline = clock + (120.0 if job["seconds"] is None else job["seconds"])
+        while (found := os.waitpid(child, os.WNOHANG))[0] == 0:
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                found = os.waitpid(child, 0)
+                break
+            time.sleep(0.001)
+        return {
+            "code": os.waitstatus_to_exitcode(found[1]),
+            "seconds": time.monotonic() - clock,
+            "changes": int(count.read_text()) if count.exists() else None,
+            "said": said.read_text(encoding="utf-8"),
+        }
+
+
+def _child(job: dict[str, Any], main: Callable[[], None], said: Path, count: Path) -> None:
+    handle = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.argv, code, changes = ["unsupseg", *job["arguments"]], 1, 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal changes
+        if event == "open":
+            if not isinstance(arguments[2], int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR):
+                return
+        elif event not in _CHANGES:
+            return
+        if str(arguments[0]).startswith(job["space"]):
+            changes += 1
+            if changes == job["point"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    try:
+        main()
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    except BaseException as error:
+        print(repr(error))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    count.write_text(str(changes))
+    os._exit(code)
+
+
+def unclean(space: Path) -> list[str]:
+    """Return what a killed call left that nobody should see: damaged artifacts and locks that are held."""
+    from unsupseg_cli.artifacts.files import exclusive
+    from unsupseg_cli.artifacts.workspace import Workspace
+    from unsupseg_cli.core.errors import UnsupsegError
+
+    workspace = Workspace(space)
+    found = [problem for artifact in workspace.artifacts() for problem in workspace.verify(artifact)]
+    found += workspace.damaged()
+    for lock in sorted(space.glob(".locks/*.lock")):
+        try:
+            with exclusive(lock, f"'{lock.name}'", wait=0):
+                pass
+        except UnsupsegError as error:
+            found.append(str(error))
+    return found
+
+
+class Matrix:
+    """The undisturbed artifacts of every stage, and workspaces in which one stage is killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.images, self.space = folder, folder / "images", folder / "whole"
+        pictures(self.images)
+        self.driver = Driver()
+        self.made: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+
+    def make(self, stage: str) -> dict[str, Any]:
+        """Run a stage, and those before it, undisturbed; return the driver's answer."""
+        if stage in self.runs:
+            return self.runs[stage]
+        for before in STAGES[: STAGES.index(stage)]:
+            if _needs(stage, before):
+                self.make(before)
+        answer = self.driver.run(command(stage, self.images, self.made), self.space)
+        if answer["code"]:
+            raise RuntimeError(f"{stage}: {answer['said']}")
+        path = Path(answer["said"].split("\n")[-2])
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        self.made[stage], self.digests[stage], self.runs[stage] = path.name, manifest["digest"], answer
+        return answer
+
+    def kill(self, stage: str, **moment: Any) -> str | None:
+        """Kill a stage in a workspace without its artifact and call it again; return what was wrong."""
+        self.make(stage)
+        space = self.folder / "killed"
+        shutil.rmtree(space, ignore_errors=True)
+        shutil.copytree(self.space, space, copy_function=os.link)  # artifacts are never changed in place
+        for name in ("current.json", "digests.json"):  # files that are replaced, not changed
+            (space / name).unlink(missing_ok=True)
+        target = next(space.glob(f"*/{self.made[stage]}"))
+        shutil.rmtree(target)
+        arguments = command(stage, self.images, self.made)
+        answer = self.driver.run(arguments, space, **moment)
+        if answer["code"] not in (-signal.SIGKILL, 0):
+            return f"the killed call ended by itself: {answer['said']}"
+        if problems := unclean(space):
+            return f"left behind: {problems}"
+        again = self.driver.run(arguments, space)
+        if again["code"]:
+            return f"the second call failed: {again['said']}"
+        manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["digest"] != self.digests[stage]:
+            return "other digest"
+        if problems := unclean(space) + list(map(str, space.glob("*/.partial*"))):
+            return f"left behind after the second call: {problems}"
+        return None
+
+
+def _needs(stage: str, before: str) -> bool:
+    marked = command(stage, Path(), {before: "<wanted>"})
+    return "<wanted>" in marked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--moments", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--every-change", action="store_true", help="kill before every change, not by the clock"
+    )
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve()
+        return
+    failures = 0
+    print(
+        "| stage | seconds undisturbed | changes to the workspace | killed | same digest, nothing left |\n|"
+        + "---|" * 5
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        matrix = Matrix(Path(folder))
+        for stage in options.stages.split(","):
+            whole, wrong = matrix.make(stage), []
+            chance = random.Random(f"{options.seed} {stage}")
+            moments: list[dict[str, Any]] = (
+                [{"point": point} for point in range(1, whole["changes"] + 1)]
+                if options.every_change
+                else [{"seconds": chance.uniform(0, whole["seconds"])} for _ in range(options.moments)]
+            )
+            for moment in moments:
+                if problem := matrix.kill(stage, **moment):
+                    wrong.append(f"{moment}: {problem}")
+            good = len(moments) - len(wrong)
+            times = f"{whole['seconds']:.2f} | {whole['changes']} | {len(moments)} | {good}"
+            print(f"| {stage} | {times} |", flush=True)
+            for problem in wrong:
+                print(f"  {stage} at {problem}", file=sys.stderr, flush=True)
+            failures += len(wrong)
+        matrix.driver.close()
+    raise SystemExit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
