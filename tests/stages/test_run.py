@@ -149,6 +149,8 @@ def test_a_recipe_that_is_not_there_is_said_with_a_suggestion(tmp_path):
         load_recipe("scenes-kmean")
     with pytest.raises(UsageError, match="cannot be read"):
         load_recipe(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="The bundled one is called 'scenes-stego'"):
+        load_recipe("scenes-stego.toml")
 
 
 def test_a_stage_without_its_input_is_refused(tmp_path):
@@ -220,6 +222,25 @@ def test_settings_for_other_images_or_weights_are_left_out():
     steps = resolve(load_recipe("kmeans-cityscapes-dino_vits8"), given, defaults=defaults)
     assert [str(steps[0].config.root), str(steps[0].config.weights)] == ["/camvid", "/b8.pth"]
     assert str(steps[-1].config.weights) == "/b8.pth"
+
+
+def test_paths_are_relative_to_the_recipe_and_go_with_their_images(tmp_path):
+    text = 'name = "x"\ndescription = "y"\n[data]\ndataset = "here/photos"\nlabels = "here/labels"\n'
+    path = write(tmp_path, text + '[[stage]]\ncommand = "extract"\nweights = "w.pth"\n')
+    (step,) = resolve(load_recipe(path))
+    assert step.config.dataset == f"{tmp_path}/here/photos/"
+    assert (step.config.labels, step.config.weights) == (tmp_path / "here/labels", tmp_path / "w.pth")
+    (step,) = resolve(load_recipe(path), RunConfig(dataset="camvid"))
+    assert (step.config.dataset, step.config.labels) == ("camvid", None)
+
+
+def test_the_documentation_has_the_published_figures_of_every_recipe():
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text().replace(" (unverified)", "")
+    for name in bundled():
+        published = load_recipe(name).published
+        figures = f"{published.accuracy} / {published.miou}"
+        assert name in text or name.split("-")[0] in ("kmeans", "primaps")
+        assert published.miou is None or figures in text
 
 
 def test_an_assignment_goes_to_a_stage_by_id_or_to_all_of_a_command():

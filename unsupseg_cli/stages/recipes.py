@@ -180,7 +180,8 @@ def load_recipe(reference: str | Path) -> RecipeFile:
         raise UsageError(f"The recipe '{path}' is not valid TOML: {error}.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe '{path}' cannot be read: {reason}.") from None
+        hint = f" The bundled one is called '{path.stem}'." if path.stem in names else ""
+        raise UsageError(f"The recipe '{path}' cannot be read: {reason}.{hint}") from None
     file = build_config(_File, {f"'{path}'": raw}, prefix="")
     published = build_config(Published, {f"'{path}', [published]": file.published}, prefix="")
     if unknown := set(file.data) - set(DataConfig.model_fields):
@@ -195,7 +196,8 @@ def load_recipe(reference: str | Path) -> RecipeFile:
             f"No evaluation '{published.evaluation}' ('{path}', [published])"
             + did_you_mean(published.evaluation, evaluations)
         )
-    return RecipeFile(path, file.name, file.description, file.paper, file.data, published, stages)
+    data = _anchored(path, file.data)
+    return RecipeFile(path, file.name, file.description, file.paper, data, published, stages)
 
 
 def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
@@ -215,8 +217,19 @@ def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
         place = f"'{path}', stage {number} ({name})"
         if not isinstance(method_options, dict):
             raise UsageError(f"{place}: 'set' holds the options of a method: write set = {{ key = value }}.")
-        found.append(StageTable(name, command, options, method_options, place))
+        found.append(StageTable(name, command, _anchored(path, options), method_options, place))
     return tuple(found)
+
+
+def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Read paths relative to the recipe they are written in; a data set's name is no path."""
+    found = dict(values)
+    folder = path.resolve().parent
+    for key in {"root", "labels", "class_file", "weights"} & found.keys():
+        found[key] = str(folder / str(found[key]))
+    if os.sep in str(found.get("dataset", "")):
+        found["dataset"] = f"{folder / str(found['dataset'])}{os.sep}"
+    return found
 
 
 # From a recipe to steps -----------------------------------------------------------------------------------
@@ -312,7 +325,11 @@ def _resolve(
     layers = {
         COMMAND_LINE: {**{key: value for key, value in everywhere.items() if key in fields}, **line},
         stage.place: written,
-        f"'{recipe.path}', [data]": {key: value for key, value in recipe.data.items() if key in fields},
+    }
+    layers[f"'{recipe.path}', [data]"] = {
+        key: value
+        for key, value in _fitting(recipe.data, layers[COMMAND_LINE].get("dataset"), None).items()
+        if key in fields
     }
     if defaults is not None:
         decided = {key: value for layer in reversed(list(layers.values())) for key, value in layer.items()}
@@ -350,10 +367,10 @@ def _share(
 
 
 def _fitting(values: dict[str, Any], dataset: object, backbone: object) -> dict[str, Any]:
-    """Leave out where other images or other weights than those of the recipe lie."""
+    """Leave out what speaks of other images, or of other weights, than those that were chosen."""
     dropped: set[str] = set()
     if dataset is not None and values.get("dataset", dataset) != dataset:
-        dropped |= set(DataConfig.model_fields)
+        dropped |= {"dataset", "root", "labels", "class_file", "split"}
     if backbone is not None and values.get("backbone", backbone) != backbone:
         dropped |= {"backbone", "weights"}
     return {key: value for key, value in values.items() if key not in dropped}
