@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from unsupseg_cli.artifacts.workspace import Workspace
@@ -329,6 +331,23 @@ def test_changed_images_and_drafts_are_seen_by_the_dry_run(tmp_path, recipe, pho
     (photos / "images" / "train" / "1.png").unlink()
     planned = plan(resolve(load_recipe(recipe)), context)
     assert planned[0].images == 4
+
+
+def test_weights_from_a_file_are_known_until_the_file_changes(tmp_path, recipe):
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
+    file = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), file)
+    recipe.write_text(recipe.read_text().split('[[stage]]\ncommand = "pseudolabel"')[0])
+    steps = resolve(load_recipe(recipe), RunConfig(backbone="timm:vit_tiny_patch16_224", weights=file))
+    context = Context(Workspace(tmp_path / "w"))
+    assert plan(steps, context)[0].to_json()["artifact"] is None  # nobody knows the weights' digest yet
+    made = run(steps, context)["extract"]
+    assert plan(steps, context)[0].artifact.id == made.id
+    assert plan(steps, context)[0].reused
+    file.touch()
+    assert "the weights, which were not used here yet" in plan(steps, context)[0].why
+    assert run(steps, context)["extract"].manifest.started == made.manifest.started
+    assert plan(steps, context)[0].reused
 
 
 def test_run_reuses_and_makes_again_from_a_stage(tmp_path, recipe):
