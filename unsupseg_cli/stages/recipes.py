@@ -314,7 +314,7 @@ def _resolve(
     named = {role: str(written.pop(role)) for role in command.reads if role in written}
     method = _method(stage, {**written, **{one.key: one.value for one in assignments}}, named, earlier)
     if method is not None:
-        written["method"] = method.name
+        written.setdefault("method", method.name)
     inputs = _inputs(stage, method, named, earlier)
     options_class: type[Config] | None = None
     if method is not None:
@@ -322,24 +322,16 @@ def _resolve(
         options_class = _placed(stage, make)
     method_fields = set(options_class.model_fields) if options_class else set()
     line, method_line = _share(assignments, fields - set(command.reads), method_fields)
-    layers = {
-        COMMAND_LINE: {**{key: value for key, value in everywhere.items() if key in fields}, **line},
-        stage.place: written,
-    }
-    layers[f"'{recipe.path}', [data]"] = {
-        key: value
-        for key, value in _fitting(recipe.data, layers[COMMAND_LINE].get("dataset"), None).items()
-        if key in fields
-    }
+    line = {**{key: value for key, value in everywhere.items() if key in fields}, **line}
+    layers = {COMMAND_LINE: line, stage.place: written}
+    layers[f"'{recipe.path}', [data]"] = _fitting(recipe.data, fields, line.get("dataset"), None)
     if defaults is not None:
         decided = {key: value for layer in reversed(list(layers.values())) for key, value in layer.items()}
-        backbone = decided.get("backbone", next((one.config.backbone for one in earlier[:1]), None))
+        backbones = [one.config.backbone for one in earlier if one.command == "extract"]
+        backbone = decided.get("backbone", backbones[0] if backbones else None)
         found = defaults(stage.command, fields | {"dataset", "backbone"})
-        layers["unsupseg.toml"] = {
-            key: value
-            for key, value in _fitting(found, decided.get("dataset"), backbone).items()
-            if key in fields - set(command.reads)
-        }
+        own = fields - set(command.reads)
+        layers["unsupseg.toml"] = _fitting(found, own, decided.get("dataset"), backbone)
     config = build_config(command.config, layers, prefix=f"{stage.id}.")
     method_layers = {COMMAND_LINE: method_line, f"{stage.place}, set": stage.set}
     options = build_config(options_class, method_layers, prefix=f"{stage.id}.set.") if options_class else None
@@ -366,14 +358,14 @@ def _share(
     return own, method
 
 
-def _fitting(values: dict[str, Any], dataset: object, backbone: object) -> dict[str, Any]:
-    """Leave out what speaks of other images, or of other weights, than those that were chosen."""
+def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone: object) -> dict[str, Any]:
+    """Return the values of some fields, without those of other images or weights than the ones chosen."""
     dropped: set[str] = set()
     if dataset is not None and values.get("dataset", dataset) != dataset:
         dropped |= {"dataset", "root", "labels", "class_file", "split"}
     if backbone is not None and values.get("backbone", backbone) != backbone:
         dropped |= {"backbone", "weights"}
-    return {key: value for key, value in values.items() if key not in dropped}
+    return {key: value for key, value in values.items() if key in fields - dropped}
 
 
 def _method(
