@@ -45,6 +45,7 @@ workers = 0
 command = "pseudolabel"
 method = "kmeans"
 classes = 3
+sheet = 0
 set = {{ restarts = 1, iterations = 3 }}
 
 [[stage]]
@@ -55,6 +56,7 @@ set = {{ steps = 4, restarts = 2, batch = 2 }}
 command = "eval"
 split = "val"
 workers = 0
+sheet = 0
 """
 STEPS = ["extract", "pseudolabel", "train", "eval"]
 
