@@ -37,6 +37,7 @@ def test_the_wheel_runs_the_demo_outside_the_checkout(tmp_path):
 
     code = "import unsupseg_cli; print(unsupseg_cli.__file__)"
     assert Path(run(python, "-c", code)).is_relative_to(place)
+    assert "scenes-kmeans" in run(str(place / "bin" / "unsupseg"), "recipes", "list")
     path = run(str(place / "bin" / "unsupseg"), "demo")
     assert "\n" not in path
     assert (home / path / "sheet.png").stat().st_size > 0

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from unsupseg_cli.artifacts.workspace import Workspace
@@ -43,6 +45,7 @@ workers = 0
 command = "pseudolabel"
 method = "kmeans"
 classes = 3
+sheet = 0
 set = {{ restarts = 1, iterations = 3 }}
 
 [[stage]]
@@ -53,6 +56,7 @@ set = {{ steps = 4, restarts = 2, batch = 2 }}
 command = "eval"
 split = "val"
 workers = 0
+sheet = 0
 """
 STEPS = ["extract", "pseudolabel", "train", "eval"]
 
@@ -149,6 +153,8 @@ def test_a_recipe_that_is_not_there_is_said_with_a_suggestion(tmp_path):
         load_recipe("scenes-kmean")
     with pytest.raises(UsageError, match="cannot be read"):
         load_recipe(tmp_path / "none.toml")
+    with pytest.raises(UsageError, match="The bundled one is called 'scenes-stego'"):
+        load_recipe("scenes-stego.toml")
 
 
 def test_a_stage_without_its_input_is_refused(tmp_path):
@@ -220,6 +226,25 @@ def test_settings_for_other_images_or_weights_are_left_out():
     steps = resolve(load_recipe("kmeans-cityscapes-dino_vits8"), given, defaults=defaults)
     assert [str(steps[0].config.root), str(steps[0].config.weights)] == ["/camvid", "/b8.pth"]
     assert str(steps[-1].config.weights) == "/b8.pth"
+
+
+def test_paths_are_relative_to_the_recipe_and_go_with_their_images(tmp_path):
+    text = 'name = "x"\ndescription = "y"\n[data]\ndataset = "here/photos"\nlabels = "here/labels"\n'
+    path = write(tmp_path, text + '[[stage]]\ncommand = "extract"\nweights = "w.pth"\n')
+    (step,) = resolve(load_recipe(path))
+    assert step.config.dataset == f"{tmp_path}/here/photos/"
+    assert (step.config.labels, step.config.weights) == (tmp_path / "here/labels", tmp_path / "w.pth")
+    (step,) = resolve(load_recipe(path), RunConfig(dataset="camvid"))
+    assert (step.config.dataset, step.config.labels) == ("camvid", None)
+
+
+def test_the_documentation_has_the_published_figures_of_every_recipe():
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text().replace(" (unverified)", "")
+    for name in bundled():
+        published = load_recipe(name).published
+        figures = f"{published.accuracy} / {published.miou}"
+        assert name in text or name.split("-")[0] in ("kmeans", "primaps")
+        assert published.miou is None or figures in text
 
 
 def test_an_assignment_goes_to_a_stage_by_id_or_to_all_of_a_command():
@@ -308,6 +333,23 @@ def test_changed_images_and_drafts_are_seen_by_the_dry_run(tmp_path, recipe, pho
     (photos / "images" / "train" / "1.png").unlink()
     planned = plan(resolve(load_recipe(recipe)), context)
     assert planned[0].images == 4
+
+
+def test_weights_from_a_file_are_known_until_the_file_changes(tmp_path, recipe):
+    network = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
+    file = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), file)
+    recipe.write_text(recipe.read_text().split('[[stage]]\ncommand = "pseudolabel"')[0])
+    steps = resolve(load_recipe(recipe), RunConfig(backbone="timm:vit_tiny_patch16_224", weights=file))
+    context = Context(Workspace(tmp_path / "w"))
+    assert plan(steps, context)[0].to_json()["artifact"] is None  # nobody knows the weights' digest yet
+    made = run(steps, context)["extract"]
+    assert plan(steps, context)[0].artifact.id == made.id
+    assert plan(steps, context)[0].reused
+    file.touch()
+    assert "the weights, which were not used here yet" in plan(steps, context)[0].why
+    assert run(steps, context)["extract"].manifest.started == made.manifest.started
+    assert plan(steps, context)[0].reused
 
 
 def test_run_reuses_and_makes_again_from_a_stage(tmp_path, recipe):

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
 from unsupseg_cli.core.errors import UnsupsegError
 
@@ -39,18 +39,15 @@ def doctor(
             table = Table("", "", "", box=None, show_header=False)
             topic = ""
             for one in found:
-                if one.topic != topic:
-                    table.add_section()
-                shown = f"[bold]{one.topic}[/bold]" if one.topic != topic else ""
+                shown = one.topic if one.topic != topic else ""
                 color = "red" if one.broken else "yellow" if one.advice else ""
-                value = escape(one.value)
-                table.add_row(shown, one.name, f"[{color}]{value}[/{color}]" if color else value)
+                table.add_row(Text(shown, "bold"), one.name, Text(one.value, color))
                 topic = one.topic
-            out = Console(highlight=False, soft_wrap=True)
-            out.print(table)
+            print_table(table)
             for one in found:
                 if one.advice:
-                    out.print(f"[yellow]{one.name}:[/yellow] {escape(one.advice)}")
+                    console = Console(highlight=False, soft_wrap=True)
+                    console.print(Text.assemble((f"{one.name}: ", "yellow"), one.advice))
         if broken := [one.name for one in found if one.broken]:
             raise UnsupsegError(f"No command works here before this is mended: {', '.join(broken)}.")
 

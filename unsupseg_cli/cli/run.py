@@ -65,6 +65,9 @@ def run(call: Call) -> None:
     found = outcomes(steps, made, recipe.published)
     if found:
         console.print(_outcome_table(recipe, found))
+        for name in ("source", "retrained"):
+            if text := getattr(recipe.published, name):
+                console.print(f"{name}: {text}", style="dim", markup=False, soft_wrap=True)
         if found[0].changed:
             changed = ", ".join(f"{key} = {value}" for key, value in found[0].changed.items())
             call.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")
@@ -127,14 +130,10 @@ def _outcome_table(recipe: RecipeFile, found: Sequence[Any]) -> Table:
 
 
 def _add_published(table: Table, published: Published, accuracy: float, miou: float) -> None:
-    if not published.source:
+    if published.accuracy is None and published.miou is None:
         return
     table.add_row("published", percent(published.accuracy), percent(published.miou))
     table.add_row("difference", _difference(accuracy, published.accuracy), _difference(miou, published.miou))
-    for name, text in (("source", published.source), ("retrained", published.retrained)):
-        if text:
-            table.caption = f"{table.caption}\n{name}: {text}" if table.caption else f"{name}: {text}"
-    table.caption_justify = "left"
 
 
 def percent(value: float | None) -> str:

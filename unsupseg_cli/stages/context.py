@@ -25,6 +25,7 @@ from unsupseg_cli.stages.config import DataConfig
 DEFAULT_WORKSPACE = Path("unsupseg-workspace")
 _ROOTS = "roots.json"
 _DIGESTS = "digests.json"
+_WEIGHTS = "weights.json"
 
 
 @dataclass
@@ -105,6 +106,26 @@ def label_fingerprint(items: Iterable[Item], context: Context) -> str:
     return _fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
 
 
+def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
+    """Remember the digest of the weights in a file, so that a dry run need not load them."""
+    path = context.workspace.root / _WEIGHTS
+    known, entry = _read_json(path), [*_stamp(file), digest]
+    name = f"{backbone} {file.resolve()}"
+    if known.get(name) != entry:
+        _write_cache(path, {**known, name: entry}, context)
+
+
+def remembered_weights(backbone: str, file: Path, context: Context) -> str | None:
+    """Return the digest that the weights in a file had, unless the file changed since or was never used."""
+    entry = _read_json(context.workspace.root / _WEIGHTS).get(f"{backbone} {file.resolve()}")
+    return str(entry[2]) if entry and file.exists() and entry[:2] == _stamp(file) else None
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
 def open_paths(paths: Sequence[Path]) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
@@ -136,12 +157,11 @@ def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
     pairs, known = [], len(cache)
     for key, path in files:
         try:
-            status = path.stat()
+            stamp = _stamp(path)
         except OSError as error:
             raise UnsupsegError(
                 f"'{path}' cannot be read ({error.strerror}); it was there a moment ago."
             ) from None
-        stamp = [status.st_size, status.st_mtime_ns]
         entry = cache.get(str(path.resolve()))
         if entry is None or entry[:2] != stamp:
             entry = [*stamp, _content(path)]

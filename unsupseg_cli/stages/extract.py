@@ -35,6 +35,7 @@ from unsupseg_cli.stages.context import (
     Context,
     describe_images,
     open_data,
+    remember_weights,
     resolve_device,
     resolve_workers,
 )
@@ -179,6 +180,8 @@ def _prepare(
         backbone = opened.segmenter.backbone
     else:
         backbone = open_backbone(config, context, device)
+        if config.weights is not None:
+            remember_weights(backbone.name, config.weights, backbone.weights_digest, context)
     recipe = extract_recipe(
         config,
         describe_images(dataset, context),

@@ -2,7 +2,7 @@
 
 The keys of artifacts that are not there yet are known from their inputs' keys and options, so that the whole recipe
 can be planned. No weights are loaded: their digest is known for `tiny` and `backbone` artifacts, and for other
-weights from earlier features of this workspace.
+weights from earlier features of this workspace (of a file, while its size and time are the same).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,13 @@ from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.models.backbone import backbone_row, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, TINY, default_backbone
 from unsupseg_cli.stages.config import ExtractConfig
-from unsupseg_cli.stages.context import Context, describe_images, open_data, resolve_device
+from unsupseg_cli.stages.context import (
+    Context,
+    describe_images,
+    open_data,
+    remembered_weights,
+    resolve_device,
+)
 from unsupseg_cli.stages.evaluate import evaluate_dataset, evaluate_recipe
 from unsupseg_cli.stages.extract import GRID_DTYPES, extract_recipe, plan_views, view_geometry
 from unsupseg_cli.stages.features import stored_geometry
@@ -301,20 +306,12 @@ class _Planner:
         return name, row.patch_size, row.dim, weights or self._used_weights(name, config.weights)
 
     def _used_weights(self, name: str, file: Path | None) -> str:
-        """Return the digest that weights had when features were last made with them, if they are unchanged."""
-        for one in reversed(self.past):
-            if one.stage != "extract" or one.config["backbone"] != name:
-                continue
-            used = one.execution.get("weights")
-            if (Path(used).resolve() if used else None) != (file.resolve() if file else None):
-                continue
-            if (
-                file
-                and file.exists()
-                and file.stat().st_mtime > datetime.fromisoformat(one.started).timestamp()
-            ):
-                continue
-            return str(one.summary["weights_digest"])
+        """Return the digest that weights had when features were made with them in this workspace."""
+        if file is not None:
+            return remembered_weights(name, file, self.context) or _UNKNOWN
+        for one in reversed(self.past):  # of the hub: its file of a name does not change
+            if one.stage == "extract" and one.config["backbone"] == name and not one.execution.get("weights"):
+                return str(one.summary["weights_digest"])
         return _UNKNOWN
 
     def _features_of(self, model: Artifact) -> Artifact:

@@ -180,7 +180,8 @@ def load_recipe(reference: str | Path) -> RecipeFile:
         raise UsageError(f"The recipe '{path}' is not valid TOML: {error}.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UsageError(f"The recipe '{path}' cannot be read: {reason}.") from None
+        hint = f" The bundled one is called '{path.stem}'." if path.stem in names else ""
+        raise UsageError(f"The recipe '{path}' cannot be read: {reason}.{hint}") from None
     file = build_config(_File, {f"'{path}'": raw}, prefix="")
     published = build_config(Published, {f"'{path}', [published]": file.published}, prefix="")
     if unknown := set(file.data) - set(DataConfig.model_fields):
@@ -195,7 +196,8 @@ def load_recipe(reference: str | Path) -> RecipeFile:
             f"No evaluation '{published.evaluation}' ('{path}', [published])"
             + did_you_mean(published.evaluation, evaluations)
         )
-    return RecipeFile(path, file.name, file.description, file.paper, file.data, published, stages)
+    data = _anchored(path, file.data)
+    return RecipeFile(path, file.name, file.description, file.paper, data, published, stages)
 
 
 def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
@@ -215,8 +217,19 @@ def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
         place = f"'{path}', stage {number} ({name})"
         if not isinstance(method_options, dict):
             raise UsageError(f"{place}: 'set' holds the options of a method: write set = {{ key = value }}.")
-        found.append(StageTable(name, command, options, method_options, place))
+        found.append(StageTable(name, command, _anchored(path, options), method_options, place))
     return tuple(found)
+
+
+def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Read paths relative to the recipe they are written in; a data set's name is no path."""
+    found = dict(values)
+    folder = path.resolve().parent
+    for key in {"root", "labels", "class_file", "weights"} & found.keys():
+        found[key] = str(folder / str(found[key]))
+    if os.sep in str(found.get("dataset", "")):
+        found["dataset"] = f"{folder / str(found['dataset'])}{os.sep}"
+    return found
 
 
 # From a recipe to steps -----------------------------------------------------------------------------------
@@ -301,7 +314,7 @@ def _resolve(
     named = {role: str(written.pop(role)) for role in command.reads if role in written}
     method = _method(stage, {**written, **{one.key: one.value for one in assignments}}, named, earlier)
     if method is not None:
-        written["method"] = method.name
+        written.setdefault("method", method.name)
     inputs = _inputs(stage, method, named, earlier)
     options_class: type[Config] | None = None
     if method is not None:
@@ -309,20 +322,16 @@ def _resolve(
         options_class = _placed(stage, make)
     method_fields = set(options_class.model_fields) if options_class else set()
     line, method_line = _share(assignments, fields - set(command.reads), method_fields)
-    layers = {
-        COMMAND_LINE: {**{key: value for key, value in everywhere.items() if key in fields}, **line},
-        stage.place: written,
-        f"'{recipe.path}', [data]": {key: value for key, value in recipe.data.items() if key in fields},
-    }
+    line = {**{key: value for key, value in everywhere.items() if key in fields}, **line}
+    layers = {COMMAND_LINE: line, stage.place: written}
+    layers[f"'{recipe.path}', [data]"] = _fitting(recipe.data, fields, line.get("dataset"), None)
     if defaults is not None:
         decided = {key: value for layer in reversed(list(layers.values())) for key, value in layer.items()}
-        backbone = decided.get("backbone", next((one.config.backbone for one in earlier[:1]), None))
+        backbones = [one.config.backbone for one in earlier if one.command == "extract"]
+        backbone = decided.get("backbone", backbones[0] if backbones else None)
         found = defaults(stage.command, fields | {"dataset", "backbone"})
-        layers["unsupseg.toml"] = {
-            key: value
-            for key, value in _fitting(found, decided.get("dataset"), backbone).items()
-            if key in fields - set(command.reads)
-        }
+        own = fields - set(command.reads)
+        layers["unsupseg.toml"] = _fitting(found, own, decided.get("dataset"), backbone)
     config = build_config(command.config, layers, prefix=f"{stage.id}.")
     method_layers = {COMMAND_LINE: method_line, f"{stage.place}, set": stage.set}
     options = build_config(options_class, method_layers, prefix=f"{stage.id}.set.") if options_class else None
@@ -349,14 +358,14 @@ def _share(
     return own, method
 
 
-def _fitting(values: dict[str, Any], dataset: object, backbone: object) -> dict[str, Any]:
-    """Leave out where other images or other weights than those of the recipe lie."""
+def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone: object) -> dict[str, Any]:
+    """Return the values of some fields, without those of other images or weights than the ones chosen."""
     dropped: set[str] = set()
     if dataset is not None and values.get("dataset", dataset) != dataset:
-        dropped |= set(DataConfig.model_fields)
+        dropped |= {"dataset", "root", "labels", "class_file", "split"}
     if backbone is not None and values.get("backbone", backbone) != backbone:
         dropped |= {"backbone", "weights"}
-    return {key: value for key, value in values.items() if key not in dropped}
+    return {key: value for key, value in values.items() if key in fields - dropped}
 
 
 def _method(
