@@ -18,7 +18,7 @@ class Protocol:
 
     name: str
     geometry: str
-    size: int | None
+    size: int | tuple[int, int] | None
     filter: str
     flip: bool
     matching: str
@@ -55,6 +55,10 @@ PROTOCOLS = {
         Protocol(
             "transfgu", "squash", 320, "bilinear", False, "hungarian",
             "TransFGU's published code: squashed to 320x320",
+        ),
+        Protocol(
+            "transfgu-cityscapes", "squash", (320, 640), "bilinear", False, "hungarian",
+            "TransFGU's published code on Cityscapes: the whole frame at 320x640",
         ),
     )
 }  # fmt: skip
