@@ -15,9 +15,11 @@ of them, tests/end_to_end/test_kill.py for three.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -164,9 +166,26 @@ class Driver:
         )
 
     def run(
-        self, arguments: list[str], space: Path, *, point: int | None = None, seconds: float | None = None
+        self,
+        arguments: list[str],
+        space: Path,
+        *,
+        point: int | None = None,
+        action: str = "kill",
+        seconds: float | None = None,
+        file_limit: int | None = None,
+        powerless: bool = False,
     ) -> dict[str, Any]:
-        """Run a call, killed before the change number ``point`` or after ``seconds`` where one is given.
+        """Run a call in a child process.
+
+        Args:
+            arguments: of the command, without the workspace.
+            space: the workspace.
+            point: do ``action`` just before the change of this number.
+            action: kill, int, term (signals), move (the workspace away), lock (make its folders read-only).
+            seconds: kill after this time.
+            file_limit: bytes that no file may grow beyond, as on a disk without space.
+            powerless: give up root's power to write what is read-only.
 
         Returns:
             ``code`` (exit status, -9 when killed), ``changes`` made to the workspace, ``seconds``, ``said``.
@@ -175,7 +194,10 @@ class Driver:
             "arguments": [*arguments, "-w", str(space)],
             "space": str(space),
             "point": point,
+            "action": action,
             "seconds": seconds,
+            "file_limit": file_limit,
+            "powerless": powerless,
         }
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -217,7 +239,7 @@ def _fork(job: dict[str, Any], main: Callable[[], None]) -> dict[str, Any]:
         return {
             "code": os.waitstatus_to_exitcode(found[1]),
             "seconds": time.monotonic() - clock,
-            "changes": int(count.read_text()) if count.exists() else None,
+            "changes": int(count.read_text() or 0) if count.exists() else None,
             "said": said.read_text(encoding="utf-8"),
         }
 
@@ -226,7 +248,13 @@ def _child(job: dict[str, Any], main: Callable[[], None], said: Path, count: Pat
     handle = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    written = os.open(count, os.O_WRONLY | os.O_CREAT, 0o600)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv, code, changes = ["unsupseg", *job["arguments"]], 1, 0
+    if job["powerless"]:
+        _drop_capabilities()
+    if job["file_limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"], job["file_limit"]))
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal changes
@@ -238,7 +266,7 @@ def _child(job: dict[str, Any], main: Callable[[], None], said: Path, count: Pat
         if str(arguments[0]).startswith(job["space"]):
             changes += 1
             if changes == job["point"]:
-                os.kill(os.getpid(), signal.SIGKILL)
+                _act(job["action"], job["space"])
 
     sys.addaudithook(watch)
     try:
@@ -249,8 +277,27 @@ def _child(job: dict[str, Any], main: Callable[[], None], said: Path, count: Pat
         print(repr(error))
     sys.stdout.flush()
     sys.stderr.flush()
-    count.write_text(str(changes))
+    os.write(written, str(changes).encode())
     os._exit(code)
+
+
+def _act(action: str, space: str) -> None:
+    if action == "move":
+        Path(space).rename(f"{space}.away")
+    elif action == "lock":
+        for folder in [Path(space), *Path(space).rglob("*")]:
+            if folder.is_dir():
+                folder.chmod(0o555)
+    else:
+        number = {"kill": signal.SIGKILL, "int": signal.SIGINT, "term": signal.SIGTERM}[action]
+        os.kill(os.getpid(), number)
+
+
+def _drop_capabilities() -> None:
+    """Drop this process's capabilities (capset, version 3): root then obeys the permissions of files."""
+    header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    if ctypes.CDLL(None, use_errno=True).capset(header, nothing):
+        raise OSError(ctypes.get_errno(), "capset")
 
 
 def unclean(space: Path) -> list[str]:

@@ -1,29 +1,30 @@
 """Each stage killed (SIGKILL) at three seeded points of its run and called again; see benchmarks/kill_matrix.py."""
 
-import importlib.util
+import os
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
-_SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_matrix.py"
-_SPEC = importlib.util.spec_from_file_location("kill_matrix", _SCRIPT)
-kill_matrix = importlib.util.module_from_spec(_SPEC)
-sys.modules["kill_matrix"] = kill_matrix
-_SPEC.loader.exec_module(kill_matrix)
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-pytestmark = pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork and SIGKILL")
+STAGES = (
+    "extract",
+    "extract-ragged",
+    "extract-hdf5",
+    "graph",
+    "pseudolabel-kmeans",
+    "pseudolabel-primaps",
+    "train-kmeans",
+    "train-primaps",
+    "train-stego",
+    "predict",
+    "refine",
+    "eval",
+    "pretrain",
+)
 
 
-@pytest.fixture(scope="module")
-def matrix(tmp_path_factory):
-    found = kill_matrix.Matrix(tmp_path_factory.mktemp("kill"))
-    yield found
-    found.driver.close()
-
-
-@pytest.mark.parametrize("stage", kill_matrix.STAGES)
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_three_points_and_called_again_gives_the_same_digest(matrix, stage):
     changes = matrix.make(stage)["changes"]
     chance = random.Random(stage)
@@ -32,7 +33,11 @@ def test_killed_at_three_points_and_called_again_gives_the_same_digest(matrix, s
         assert matrix.kill(stage, point=point) is None, f"killed before change {point} of {changes}"
 
 
-def test_a_kill_is_a_kill(matrix, tmp_path):
+def test_every_stage_of_the_script_is_killed_here(kill_matrix):
+    assert kill_matrix.STAGES == STAGES
+
+
+def test_a_kill_is_a_kill(kill_matrix, matrix, tmp_path):
     arguments = kill_matrix.command("extract", matrix.images, {})
     answer = matrix.driver.run(arguments, tmp_path, point=30)
     assert answer["code"] == -9

@@ -243,15 +243,29 @@ class _ZarrRows:
                 raise UnsupsegError(
                     f"The shard '{path}' is missing; run the stage that made it again with --force."
                 )
-            data = np.memmap(path, np.uint8, mode="r")
-            size = per_shard * _INDEX_ENTRY
-            if len(data) < size + _CHECKSUM:
+            data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+            row = math.prod((self._chunk, *self.shape[1:])) * self.dtype.itemsize
+            index = _read_index(data, per_shard, row)
+            if index is None:
                 raise UnsupsegError(
                     f"The shard '{path}' is cut short; run the stage that made it again with --force."
                 )
-            index = np.frombuffer(data[-size - _CHECKSUM : -_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
             self._maps[shard] = (data, index)
         return self._maps[shard]
+
+
+def _read_index(data: NDArray[np.uint8], chunks: int, size: int) -> NDArray[np.uint64] | None:
+    """Return offset and length of each chunk (chunks, 2) from a shard's end, None if no index is there.
+
+    In a file that was cut other bytes lie at its end: by them a chunk is of another size or beyond the file.
+    """
+    end = len(data) - chunks * _INDEX_ENTRY - _CHECKSUM
+    if end < 0:
+        return None
+    index = np.frombuffer(data[end:-_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
+    there = index[index[:, 0] != _EMPTY]
+    whole = (there[:, 1] == size) & (there[:, 0] <= max(0, end - size))
+    return index if whole.all() else None
 
 
 class RaggedWriter:

@@ -62,8 +62,14 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LOCKED = {errno.EROFS, errno.EACCES, errno.EPERM}
-# What libraries that write by themselves (torch, safetensors, HDF5) say when the disk takes no more.
-_FULL_TEXTS = (*map(os.strerror, sorted(_FULL)), "failed writing file", "unexpected pos", "iostream error")
+# What libraries that write by themselves (torch, numpy, safetensors, HDF5) say when the disk takes no more.
+_FULL_TEXTS = (
+    *map(os.strerror, sorted(_FULL)),
+    "failed writing file",
+    "unexpected pos",
+    "iostream error",
+    "problem writing",
+)
 
 
 @contextmanager
