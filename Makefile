@@ -1,5 +1,6 @@
 # make demo    the whole chain on the bundled scenes (installs first, then needs no network)
 # make test    the tests; make test-recipes runs every recipe, on small pictures with few steps
+# make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
 # make check   lint, types and the direction of imports
 
 VENV ?= .venv
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-recipes check lint types layers clean
+.PHONY: install demo test test-recipes test-gpu check lint types layers clean
 
 install: $(STAMP)
 
@@ -28,6 +29,9 @@ test: install
 
 test-recipes: install
 	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py
+
+test-gpu: install
+	$(BIN)/pytest tests/gpu -rs
 
 check: lint types layers
 

@@ -1,0 +1,118 @@
+"""Every stage on CUDA beside the CPU, with tolerances: `make test-gpu`. Skipped without a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsupseg_cli import (
+    Context,
+    EvalConfig,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    evaluate,
+    extract,
+    predict,
+    pseudolabel,
+    train,
+)
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.crf.meanfield import refine
+from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
+from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
+from unsupseg_cli.pretraining.config import PretrainConfig
+from unsupseg_cli.stages.config import GraphConfig
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.graph import graph, read_neighbours
+from unsupseg_cli.stages.predict import read_ids
+from unsupseg_cli.stages.pretrain import pretrain
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+DEVICES = ("cpu", "cuda")
+SCORE = 0.03  # of accuracy and mIoU: other orders of summation move a few pixels of a boundary
+
+
+@pytest.fixture(scope="module")
+def spaces(tmp_path_factory):
+    """A workspace for each device, with features of the scenes in fp32."""
+    found = {device: Context(Workspace(tmp_path_factory.mktemp(device))) for device in DEVICES}
+    for device, context in found.items():
+        extract(ExtractConfig(dataset="scenes", size=96, device=device, precision="fp32"), context)
+    return found
+
+
+def test_features_agree(spaces):
+    one, two = (FeatureSet(spaces[device].workspace.current("features")) for device in DEVICES)
+    for view in range(0, len(one), 7):
+        a, b = one.tokens([view])[0], two.tokens([view])[0]
+        assert torch.cosine_similarity(a, b, dim=-1).min() > 0.999
+
+
+def test_graphs_agree(spaces):
+    found = []
+    for device, context in spaces.items():
+        made = graph(GraphConfig(neighbors=5, device=device), context)
+        found.append(read_neighbours(made, context.workspace.current("features")))
+    assert (found[0] == found[1]).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("kmeans", KMeansTrain(steps=50, restarts=2)),
+        ("primaps", PrimapsTrain(epochs=2)),
+        ("stego", StegoTrain(steps=50, restarts=2)),
+    ],
+)
+def test_training_and_evaluation_agree(spaces, method, options):
+    scores = []
+    for device, context in spaces.items():
+        if method != "stego":
+            pseudolabel(PseudolabelConfig(method=method, device=device), context)
+        train(TrainConfig(method=method, device=device), context, options=options)
+        evaluation = evaluate(EvalConfig(dataset="scenes", split="val", device=device), context)
+        scores.append((evaluation.manifest.summary["accuracy"], evaluation.manifest.summary["miou"]))
+    np.testing.assert_allclose(scores[0], scores[1], atol=SCORE)
+
+
+def test_predictions_of_one_model_agree(spaces):
+    context = spaces["cpu"]
+    model = context.workspace.current("model").id
+    maps = []
+    for device in DEVICES:
+        made = predict(
+            PredictConfig(model=model, dataset="scenes", split="val", device=device, precision="fp32"),
+            Context(context.workspace, force=True),
+        )
+        maps.append([read_ids(made.path, key) for key in made.manifest.summary["keys"]])
+    same = [(one == two).mean() for one, two in zip(*maps, strict=True)]
+    assert min(same) > 0.99
+
+
+def test_the_crf_agrees():
+    scores = torch.log_softmax(torch.randn(5, 40, 60, generator=torch.Generator().manual_seed(0)), 0)
+    image = torch.randint(0, 255, (80, 120, 3), generator=torch.Generator().manual_seed(1)).byte()
+    one, two = refine(scores, image), refine(scores.cuda(), image.cuda()).cpu()
+    assert (one.argmax(0) == two.argmax(0)).float().mean() > 0.995
+
+
+def test_pretraining_starts_alike(tmp_path, spaces):
+    losses = []
+    for device in DEVICES:
+        config = PretrainConfig(steps=3, batch=8, size=32, final_size=32, precision="fp32", device=device)
+        made = pretrain(config, Context(Workspace(tmp_path / device)), images=[scenes()])
+        losses.append(
+            float((made.path / "metrics.jsonl").read_text().split('"loss": ')[1].split(",")[0].rstrip("}"))
+        )
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def scenes():
+    from unsupseg_cli.data.datasets import scenes_root
+
+    return scenes_root() / "images" / "train"

@@ -1,0 +1,98 @@
+"""The two stores, and several processes that write one artifact."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.stages.extract import extract_shard
+from unsupseg_cli.stages.features import FeatureSet
+
+IMAGES = 150  # three blocks of 64 views
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(IMAGES):
+        pixels = np.random.default_rng(number).integers(0, 255, (2, 3, 3), np.uint8)
+        Image.fromarray(pixels).resize((24, 16)).save(root / f"{number:03d}.png")
+    return root
+
+
+def config(folder, **fields):
+    given = {"dataset": f"{folder}/", "size": 16, "workers": 0, "backbone": "tiny", "device": "cpu"}
+    return ExtractConfig(**given | fields)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    return extract(config(folder), Context(Workspace(tmp_path_factory.mktemp("whole"))))
+
+
+def test_hdf5_is_one_file_with_the_same_content(folder, whole, tmp_path):
+    context = Context(Workspace(tmp_path / "h"))
+    packed = extract(config(folder, store="hdf5"), context)
+    assert (packed.manifest.key, packed.manifest.digest) == (whole.manifest.key, whole.manifest.digest)
+    assert sorted(path.name for path in packed.path.iterdir() if not path.name.startswith(".")) == [
+        "arrays.h5",
+        "manifest.json",
+        "views.parquet",
+    ]
+    one, two = FeatureSet(whole), FeatureSet(packed)
+    for view in (0, 70, IMAGES - 1):
+        assert (one.tokens([view])[0] == two.tokens([view])[0]).all()
+    assert (one.rows("pooled") == two.rows("pooled")).all()
+    assert (one.grids == two.grids).all()
+    pseudolabel(PseudolabelConfig(classes=3, sheet=0), context)
+    model = train(TrainConfig(device="cpu"), context, options=KMeansTrain(steps=2, restarts=1))
+    assert model.input("features").key == whole.manifest.key
+
+
+def test_shards_in_turn_make_the_artifact_of_one_process(folder, whole, tmp_path):
+    context = Context(Workspace(tmp_path / "s"))
+    assert extract_shard(config(folder), "2/2", context) is None
+    assert list(context.workspace.artifacts()) == []
+    made = extract_shard(config(folder), "1/2", context)
+    assert made.manifest.digest == whole.manifest.digest
+    assert context.workspace.leftovers() == []
+    again = extract_shard(config(folder), "2/2", context)
+    assert again.id == made.id
+
+
+def test_two_processes_write_disjoint_shards_at_once(folder, whole, tmp_path):
+    main = "from unsupseg_cli.cli.main import main; main()"
+    options = [
+        "--dataset",
+        f"{folder}/",
+        "--size",
+        "16",
+        "--workers",
+        "0",
+        "--backbone",
+        "tiny",
+        "--device",
+        "cpu",
+    ]
+    calls = [
+        [sys.executable, "-c", main, "extract", *options, "-w", str(tmp_path / "p"), "--shard", f"{i}/2"]
+        for i in (1, 2)
+    ]
+    processes = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for call in calls]
+    for process in processes:
+        _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said.decode()
+    (made,) = Workspace(tmp_path / "p").artifacts()
+    assert made.manifest.digest == whole.manifest.digest
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
+def test_a_shard_is_i_of_n(folder, tmp_path, shard):
+    with pytest.raises(UsageError, match="form i/n"):
+        extract_shard(config(folder), shard, Context(Workspace(tmp_path)))
