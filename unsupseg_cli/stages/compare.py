@@ -92,7 +92,8 @@ def compare(evaluations: Sequence[Artifact]) -> Comparison:
                 f"{'; '.join(differing)}. Score them again in one way, or make two tables."
             )
     rows: dict[str, Row] = {}
-    for one in {one.manifest.key: one for one in evaluations}.values():
+    different = {one.manifest.key: one for one in evaluations}.values()
+    for one in sorted(different, key=lambda one: _seed(one.manifest, _finder(one))):
         find = _finder(one)
         setting = lineage(one.manifest, find, ignore=("seed",))
         row = rows.setdefault(setting, _row(one.manifest, find))

@@ -160,7 +160,8 @@ def _fit(
     context: Context,
     device: torch.device,
 ) -> None:
-    fabric = Fabric(accelerator=device.type, devices=1 if device.index is None else [device.index])
+    devices = 1 if device.index is None or device.type == "cpu" else [device.index]
+    fabric = Fabric(accelerator=device.type, devices=devices)
     plan = Plan(task.steps, task.batch, len(features), config.seed)
     checkpoint = _DiskCheckpoint(draft.folder / "checkpoint")
     metrics = draft.folder / METRICS
