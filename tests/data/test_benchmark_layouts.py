@@ -32,6 +32,7 @@ FIRST = {
     "voc2012": ("background", "person"),
     "lip19": ("background", "upper-clothes"),
     "lip16": ("background", "upper-clothes"),
+    "lip5": ("background", "upper body"),
     "imagenet-s50": ("other", "class 1"),
     "imagenet-s300": ("other", "class 1"),
     "imagenet-s919": ("other", "class 1"),
@@ -100,6 +101,11 @@ def test_published_tables():
     assert [city.mapping[raw] for raw in (7, 11, 20, 26, 33)] == [0, 4, 13, 19, 26]
     potsdam = named_space("potsdam3")
     assert [potsdam.mapping[raw] for raw in range(6)] == [0, 1, 2, 2, 0, 1]
+    five, sixteen = named_space("lip6"), named_space("lip17")
+    assert [five.mapping[raw] for raw in range(20)] == [
+        0, 1, 1, 3, 1, 2, 2, 2, 5, 4, 2, 2, 2, 1, 3, 3, 4, 4, 5, 5,
+    ]  # fmt: skip
+    assert [sixteen.mapping[raw] for raw in range(14, 20)] == [14, 14, 15, 15, 16, 16]
     three, fifteen = named_space("cocostuff3"), named_space("cocostuff15")
     assert three.names == ("sky-stuff", "plant-stuff", "ground-stuff")
     assert (fifteen.mapping[101], fifteen.mapping[178]) == (0, 14)

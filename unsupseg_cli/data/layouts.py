@@ -319,6 +319,9 @@ def _all() -> list[Layout]:
             counts={"train": 4_545, "val": 855, "unlabelled": 3_150},
         ),
         Layout("lip19", "Look Into Person, 19 parts and background", space="lip20", **_LIP),
+        Layout(
+            "lip5", "Look Into Person, head, upper body, arms, legs, feet, background", space="lip6", **_LIP
+        ),
         Layout("lip16", "Look Into Person, left and right as one, and background", space="lip17", **_LIP),
     ]
     for count, (train, val, test) in {
