@@ -1,19 +1,47 @@
+import shutil
+
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unsupseg_cli.artifacts.arrays import RaggedWriter, RegularWriter, RowReader, write_array
+from unsupseg_cli.artifacts.arrays import RaggedWriter, RegularWriter, RowReader, pack_hdf5, write_array
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed
 from unsupseg_cli.core.errors import UnsupsegError
+
+
+def stored(folder, store):
+    """Bring the arrays of a folder into a store."""
+    if store == "hdf5":
+        for path in pack_hdf5(folder):
+            shutil.rmtree(path)
+
+
+both_stores = pytest.mark.parametrize("store", ["zarr", "hdf5"])
 
 
 def tokens(*shape, dtype=np.float16):
     return np.random.default_rng(0).normal(size=shape).astype(dtype)
 
 
-def test_a_regular_array_is_plain_zarr_and_reads_back_in_any_order(tmp_path):
+@both_stores
+def test_a_regular_array_reads_back_in_any_order(tmp_path, store):
+    values = tokens(10, 2, 3, 4)
+    writer = RegularWriter(tmp_path / "patch", 10, (2, 3, 4), np.float16, shard=4)
+    for start in (4, 0, 8):
+        writer.write(start, values[start : start + 4])
+    write_array(tmp_path / "cls", values[:, 0, 0])
+    stored(tmp_path, store)
+    reader = RowReader(tmp_path / "patch")
+    assert (len(reader), reader.shape, reader.dtype) == (10, (10, 2, 3, 4), np.float16)
+    np.testing.assert_array_equal(reader.rows(0, 10), values)
+    np.testing.assert_array_equal(reader.rows(3, 7), values[3:7])
+    np.testing.assert_array_equal(reader.take([9, 0, 0, 5]), values[[9, 0, 0, 5]])
+    np.testing.assert_array_equal(RowReader(tmp_path / "cls").rows(0, 10), values[:, 0, 0])
+
+
+def test_a_regular_array_is_plain_zarr(tmp_path):
     values = tokens(10, 2, 3, 4)
     writer = RegularWriter(tmp_path / "patch", 10, (2, 3, 4), np.float16, shard=4)
     for start in (4, 0, 8):
@@ -52,9 +80,13 @@ def test_a_missing_or_cut_shard_is_named(tmp_path):
         RowReader(tmp_path / "a").rows(0, 1)
 
 
+@both_stores
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=9), st.integers(1, 4))
-def test_ragged_grids_come_back_whatever_their_shapes(tmp_path_factory, shapes, block):
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 40)), min_size=1, max_size=9),
+    block=st.integers(1, 4),
+)
+def test_ragged_grids_come_back_whatever_their_shapes(tmp_path_factory, store, shapes, block):
     folder = tmp_path_factory.mktemp("ragged")
     views = [tokens(h, w, 3) + index for index, (h, w) in enumerate(shapes)]
     grids = np.array(shapes)
@@ -62,6 +94,7 @@ def test_ragged_grids_come_back_whatever_their_shapes(tmp_path_factory, shapes, 
     for number, start in enumerate(range(0, len(views), block)):
         writer.write(number, views[start : start + block])
     writer.close()
+    stored(folder, store)
     reader = GridReader(folder, "patch")
     assert len(reader) == len(views)
     np.testing.assert_array_equal(reader.grids, grids)
@@ -83,12 +116,14 @@ def test_ragged_tokens_are_stored_without_padding(tmp_path):
     assert array[300, 0] == 1
 
 
-def test_label_maps_have_no_channels(tmp_path):
+@both_stores
+def test_label_maps_have_no_channels(tmp_path, store):
     grids = np.array([[2, 3], [2, 3]])
     writer = GridWriter(tmp_path, "labels", grids, (), np.int16, 2)
     maps = [np.arange(6).reshape(2, 3).astype(np.int16), -np.ones((2, 3), np.int16)]
     writer.write(0, maps)
     writer.close()
+    stored(tmp_path, store)
     np.testing.assert_array_equal(GridReader(tmp_path, "labels")[1], maps[1])
 
 

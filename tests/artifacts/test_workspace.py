@@ -41,6 +41,35 @@ def test_canonical_json_says_the_same_whatever_the_order(value):
         assert canonical_json(dict(reversed(value.items()))) == text
 
 
+CONFIGS = st.dictionaries(st.text(), st.none() | st.integers() | st.text() | st.lists(st.integers()))
+
+
+@given(CONFIGS, CONFIGS)
+def test_keys_are_equal_when_what_decides_is_equal(one, other):
+    """The order of options and what only says how the work is done change no key; any option does."""
+    key = recipe(config=one).key
+    assert recipe(config=dict(reversed(one.items())), execution={"device": "cuda"}, slug="else").key == key
+    assert (recipe(config=other).key == key) == (canonical_json(one) == canonical_json(other))
+    assert recipe(config=one, stage_version=2).key != key
+    assert recipe(config=one, weights="w").key != key
+
+
+def test_the_formula_of_keys_stays_as_it_is():
+    """Artifacts of earlier versions are found by their keys: another formula would orphan them all."""
+    assert recipe().key == digest_json(
+        {
+            "config": {"size": 320},
+            "images": "",
+            "inputs": [],
+            "labels": "",
+            "stage": "extract",
+            "version": 1,
+            "weights": "",
+        }
+    )
+    assert recipe().key == "f45beab2d6c9266e0ebc543f53cbf38fa692eb36bcb511d99c1c3c06d58feb8a"
+
+
 def test_canonical_json_refuses_what_has_no_text():
     with pytest.raises(ValueError, match="JSON"):
         canonical_json({"x": float("nan")})
