@@ -1,6 +1,7 @@
 """Every known data set from its official files to the confusion matrix."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,3 +179,19 @@ def test_check_counts_and_shows(name, tmp_path):
     assert shown.exit_code == 0
     for part in ("licence:", "images: train", "reference:", "protocol:"):
         assert part in shown.stdout
+
+
+def test_the_real_voc_in_its_own_layout():
+    root = Path(__file__).parents[2] / ".." / "shared" / "data" / "VOCdevkit"
+    if not root.is_dir():
+        pytest.skip("PASCAL VOC is not on this machine")
+    dataset = open_dataset("voc2012", root=root, split="val")
+    assert not dataset.unlabelled
+    classes = set()
+    for item in dataset.items:
+        truth = read_truth(item, dataset.space, read_image(item.image).shape[:2])
+        assert (truth == VOID).any()  # the borders of the objects
+        classes |= set(np.unique(truth).tolist()) - {VOID}
+    assert 0 in classes
+    assert classes <= set(range(21))
+    assert len(classes) > 15

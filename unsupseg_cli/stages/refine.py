@@ -20,7 +20,7 @@ from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.context import Context, resolve_workers, same_images
+from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers, same_images
 from unsupseg_cli.stages.predict import CLASSES, picture_writer, read_ids, write_ids
 
 STAGE_VERSION = 1
@@ -54,14 +54,14 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
         todo = [
             key for key in summary["keys"] if key not in summary["skipped"] and not draft.is_done(_part(key))
         ]
-        workers = resolve_workers(config.workers)
+        workers, device = resolve_workers(config.workers), resolve_device(config.device)
         tracked = context.reporter.track(todo, "refine", total=len(todo))
         write = picture_writer(predictions.path, draft.folder)
         for keys in chunks(tracked, workers):
             images = [_image(items, key) for key in keys]
             scores = [_scores(predictions, key, config.label_confidence, summary["classes"]) for key in keys]
             for key, image, labels in zip(
-                keys, images, refine_labels(scores, images, crf, workers), strict=True
+                keys, images, refine_labels(scores, images, crf, workers, device), strict=True
             ):
                 write_ids(draft.folder, key, labels)
                 write(key, image, labels)
@@ -95,10 +95,15 @@ def has_scores(predictions: Artifact) -> bool:
 
 
 def refine_labels(
-    log_probs: list[Tensor], images: list[NDArray[np.uint8]], config: CRFConfig, workers: int
+    log_probs: list[Tensor],
+    images: list[NDArray[np.uint8]],
+    config: CRFConfig,
+    workers: int,
+    device: torch.device | None = None,
 ) -> list[NDArray[np.int16]]:
     """Return the classes (H, W) of images (H, W, 3) after the CRF, from log-probabilities (K, h, w) float16."""
-    refined = refine_batch([one.float() for one in log_probs], images, config, max(1, workers))
+    scores = [one.to(device).float() for one in log_probs]
+    refined = refine_batch(scores, images, config, max(1, workers))
     return [one.argmax(0).to(torch.int16).numpy() for one in refined]
 
 

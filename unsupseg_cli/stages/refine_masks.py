@@ -16,7 +16,7 @@ from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.context import Context, resolve_workers
+from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.masks import MASKS, STATE, LabelMaps, MaskWriter, SoftMasks, draw_masks
 from unsupseg_cli.stages.refine import STAGE_VERSION, refine_labels, trusted
@@ -54,11 +54,12 @@ def refine_masks(config: RefineConfig, context: Context | None = None) -> Artifa
         views = FeatureSet(features)
         images = ViewImages(views, context, config.workers)
         masks = _Masks(labels, views, confidence)
+        device = resolve_device(config.device)
         writer = MaskWriter(draft, views, images.sizes, soft=False)
         shutil.copy2(labels.path / STATE, draft.folder / STATE)
         for block, some in writer.todo(context, "refine"):
             scores = [masks.log_probs(view) for view in some]
-            refined = refine_labels(scores, images(some), crf, resolve_workers(config.workers))
+            refined = refine_labels(scores, images(some), crf, resolve_workers(config.workers), device)
             found = [masks.kept(view, one - 1) for view, one in zip(some, refined, strict=True)]
             writer.write(block, some, found, {})
         summary = writer.close()
