@@ -27,7 +27,7 @@ def looked(workspace, **more):
 def test_a_healthy_machine_has_everything_and_nothing_is_written(tmp_path):
     found = looked(tmp_path / "w", device="cpu")
     assert not any(one.broken for one in found.values())
-    assert found["versions", "torch"].value == torch.__version__
+    assert torch.__version__.startswith(found["versions", "torch"].value)  # without the name of its build
     assert found["device", "device"].value.startswith("cpu: ")
     assert found["device", "precision"].value.split()[0] in ("bf16", "fp32")
     assert "default" in found["crf", "torch"].value
