@@ -225,6 +225,7 @@ def serve() -> None:
 def _fork(job: dict[str, Any], main: Callable[[], None]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         said, count = Path(folder) / "said", Path(folder) / "count"
+        said.touch()  # the child may be killed before it can
         clock = time.monotonic()
         child = os.fork()
         if child == 0:

@@ -69,6 +69,7 @@ _FULL_TEXTS = (
     "unexpected pos",
     "iostream error",
     "problem writing",
+    "requested and ",  # "4096 requested and 512 written"
 )
 
 

@@ -1,0 +1,116 @@
+"""What every stage writes: manifests that fit their schema, and outputs that stay as their version is."""
+
+import json
+import os
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.manifest import Manifest
+from unsupseg_cli.artifacts.workspace import Workspace
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+GOLDEN = Path(__file__).with_name("golden.json")
+STAGES = ("extract", "extract-ragged", "graph", "pseudolabel-kmeans", "pseudolabel-primaps", "train-kmeans")
+STAGES += ("train-primaps", "train-stego", "predict", "refine", "eval", "pretrain")
+
+
+def figures(artifact):
+    """Return shape, type, mean and spread of every array and weight of an artifact, and its other result files."""
+    found = {}
+    for name, output in artifact.manifest.outputs.items():
+        path = artifact.path / name
+        if path.name == "zarr.json":
+            reader = RowReader(path.parent)
+            found[path.parent.relative_to(artifact.path).as_posix()] = statistics(reader.rows(0, len(reader)))
+        elif path.suffix == ".safetensors":
+            found |= {f"{name}:{key}": statistics(value) for key, value in load_file(path).items()}
+        elif output.result and "c" not in Path(name).parts:
+            found[name] = None
+    return dict(sorted(found.items()))
+
+
+def statistics(values):
+    values64 = values.astype(np.float64)
+    return {
+        "shape": list(values.shape),
+        "dtype": str(values.dtype),
+        "mean": round(float(values64.mean()), 5),
+        "spread": round(float(values64.std()), 5),
+    }
+
+
+def state(matrix, stage):
+    matrix.make(stage)
+    artifact = Workspace(matrix.space).get(matrix.made[stage])
+    m = artifact.manifest
+    return {"stage": m.stage, "version": m.stage_version, "outputs": figures(artifact)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_outputs_change_only_with_the_version_of_their_stage(matrix, stage):
+    """Artifacts are reused by key, so code that gives other outputs needs another ``STAGE_VERSION``.
+
+    Means and spreads may move by a tenth of the spread: other processors sum in other orders. When a version
+    was raised: ``UNSUPSEG_GOLDEN=write pytest tests/end_to_end/test_manifests.py`` records the new outputs.
+    """
+    found = state(matrix, stage)
+    known = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
+    if os.environ.get("UNSUPSEG_GOLDEN") == "write":
+        GOLDEN.write_text(
+            json.dumps(known | {stage: found}, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )
+        return
+    golden = known[stage]
+    assert found["version"] == golden["version"], "the version was raised: record the new outputs"
+    message = f"the outputs changed: raise STAGE_VERSION of '{found['stage']}' and record them"
+    assert list(found["outputs"]) == list(golden["outputs"]), message
+    for name, one in found["outputs"].items():
+        other = golden["outputs"][name]
+        if one is None:
+            continue
+        assert (one["shape"], one["dtype"]) == (other["shape"], other["dtype"]), f"{name}: {message}"
+        slack = 0.1 * other["spread"] + 1e-4
+        for key in ("mean", "spread"):
+            assert one[key] == pytest.approx(other[key], abs=slack), f"{name}, {key}: {message}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_manifest_of_every_kind_fits_the_schema(matrix, stage):
+    matrix.make(stage)
+    path = Workspace(matrix.space).get(matrix.made[stage]).path / "manifest.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.validate(value, Manifest.model_json_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(value | {"surprise": 1}, Manifest.model_json_schema())
+    assert value["stage"] == stage.split("-")[0]
+    assert set(value["outputs"]) == {
+        item.relative_to(path.parent).as_posix()
+        for item in path.parent.rglob("*")
+        if item.is_file() and item != path
+    }
+
+
+def test_the_workspace_is_taken_from_the_environment(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from unsupseg_cli.cli.main import app
+
+    here, named = tmp_path / "here", tmp_path / "named"
+    here.mkdir()
+    named.mkdir()
+    (here / "unsupseg.toml").write_text(f'workspace = "{tmp_path / "file"}"\n')
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("UNSUPSEG_WORKSPACE", str(named))
+    assert CliRunner().invoke(app, ["list", "--json"]).stdout.strip() == "[]"
+    result = CliRunner().invoke(app, ["list", "--json", "-w", str(tmp_path / "absent")])
+    assert result.exit_code == 2  # the command line wins over the environment
+    monkeypatch.delenv("UNSUPSEG_WORKSPACE")
+    assert (
+        "file" in CliRunner().invoke(app, ["list", "--json"]).stderr
+    )  # the toml names a folder not made yet
