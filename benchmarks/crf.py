@@ -127,8 +127,10 @@ def on_model_scores(camvid: Path, predictions: Path, count: int, workers: int) -
     """Refine a model's own scores; clusters are matched to classes once, on the unrefined maps of all frames."""
     folders = sorted(path.parent for path in (predictions / "scores").rglob("zarr.json"))
     chosen = [folders[len(folders) * i // count] for i in range(min(count, len(folders)))]
-    split = read_manifest(predictions).data.split  # type: ignore[union-attr]
-    paths = [camvid / "images" / split / one.relative_to(predictions / "scores") for one in chosen]
+    data = read_manifest(predictions).data
+    if data is None:
+        raise SystemExit(f"{predictions} names no data set: predict with --dataset camvid.")
+    paths = [camvid / "images" / data.split / one.relative_to(predictions / "scores") for one in chosen]
     print(f"\n## Scores of {predictions.name}, {len(paths)} frames\n")
     print("| size | agreement, mean | lowest | mIoU before | torch | pydensecrf |\n|---|---|---|---|---|---|")
     for name, size in (("320x320", (320, 320)), ("native", None)):

@@ -51,8 +51,10 @@ def prepare_potsdam(root: Path, out: Path, track: Track) -> dict[str, int]:
         UsageError: there is no tile below ``root``, or ``out`` is not empty.
         UnsupsegError: a label tile has another size than its image, or other colours than the six.
     """
-    images = {found[1]: path for path in sorted(root.rglob("*.tif")) if (found := _TILE.search(path.name))}
-    labels = {name: path for name in images for path in sorted(root.rglob(f"top_potsdam_{name}_label.tif"))}
+    images = {path: found[1] for path in sorted(root.rglob("*.tif")) if (found := _TILE.search(path.name))}
+    labels = {
+        name: path for name in images.values() for path in sorted(root.rglob(f"top_potsdam_{name}_label.tif"))
+    }
     if not images:
         raise UsageError(
             f"No tile in '{root}' or below; expected top_potsdam_*_RGB.tif (folder 2_Ortho_RGB) and "
@@ -61,8 +63,8 @@ def prepare_potsdam(root: Path, out: Path, track: Track) -> dict[str, int]:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"The folder '{out}' is not empty; give a new one.")
     counts = {"train": 0, "val": 0, "unlabelled": 0}
-    for path in track(list(images.values())):
-        name = _TILE.search(path.name)[1]  # type: ignore[index]
+    for path in track(list(images)):
+        name = images[path]
         image = read_image(path)
         label = _classes(labels[name], image.shape[:2]) if name in labels else None
         for row in range(image.shape[0] // BLOCK):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import field_validator
@@ -60,13 +61,13 @@ class TrainConfig(Config):
 
     @field_validator("weights", "shifts", mode="before")
     @classmethod
-    def _three(cls, value: object) -> object:
+    def _three(cls, value: str | Sequence[float]) -> object:
         """Read ``0.1,0.2,0.3`` as three numbers."""
         if value == "auto":
             return value
         parts = value.split(",") if isinstance(value, str) else value
         try:
-            numbers = [float(part) for part in parts]  # type: ignore[attr-defined]
+            numbers = [float(part) for part in parts]
         except (TypeError, ValueError):
             numbers = []
         if len(numbers) != 3:
