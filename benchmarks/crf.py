@@ -100,7 +100,7 @@ def against_exact(paths: list[Path]) -> None:
     for number, path in enumerate(paths):
         image, label = load(path, (96, 96))
         for kind, scores in (("labels", from_labels(label, number)), ("k-means", from_kmeans(image, number))):
-            exact = refine(scores, image, exact=True)
+            exact = refine(scores, image, CRFConfig(engine="exact"))
             ours, theirs = both([scores], [image], 1)
             before = refine(scores, image, CRFConfig(iterations=0))
             rows.append([same(q, exact) for q in (before, ours[0], theirs[0])])

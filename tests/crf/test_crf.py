@@ -13,6 +13,8 @@ from unsupseg_cli.crf import CRFConfig, refine_batch, resolve_engine
 from unsupseg_cli.crf.lattice import build
 from unsupseg_cli.crf.meanfield import refine
 
+EXACT = CRFConfig(engine="exact")
+
 
 def scene(size=(24, 32), classes=3, seed=0):
     """Vertical stripes of colour with noise, and blurred noisy scores of the stripes at half the size."""
@@ -52,17 +54,18 @@ def dense_reference(log_probs, image, config):
     return torch.from_numpy(q.T.reshape(k, h, w))
 
 
-def test_exact_matches_full_matrices():
+@pytest.mark.parametrize("reach", [1.0, 3.0])
+def test_exact_matches_full_matrices(reach):
     _, image, _ = scene((12, 14))
     scores = torch.log_softmax(torch.randn(3, 12, 14, generator=torch.Generator().manual_seed(1)), 0)
-    config = CRFConfig(iterations=5, bi_rgb_std=9)
-    got = refine(scores, image, config, exact=True)
+    config = CRFConfig(iterations=5, bi_rgb_std=9, pos_xy_std=reach, engine="exact")
+    got = refine(scores, image, config)
     assert torch.allclose(got.double(), dense_reference(scores, image, config), atol=1e-4)
 
 
 def test_torch_engine_is_close_to_exact_and_mends_the_scores():
     scores, image, label = scene((48, 64))
-    exact, ours = refine(scores, image, exact=True), refine(scores, image)
+    exact, ours = refine(scores, image, EXACT), refine(scores, image)
     assert (exact.argmax(0) == ours.argmax(0)).float().mean() > 0.99
     before = refine(scores, image, CRFConfig(iterations=0))
     wrong_before, wrong_after = ((q.argmax(0) != label).float().mean() for q in (before, ours))
@@ -98,7 +101,7 @@ def test_real_frame_no_lower_than_pydensecrf_minus_half_a_point():
     means = KMeans(11, n_init=1, random_state=0).fit(cells.reshape(-1, 5))
     distance = torch.from_numpy(means.transform(cells.reshape(-1, 5))).float()
     scores = torch.log_softmax(-4 * distance.square(), 1).T.reshape(11, 12, 12)
-    exact = refine(scores, image, exact=True).argmax(0)
+    exact = refine(scores, image, EXACT).argmax(0)
     ours, theirs = (
         refine_batch([scores], [image], CRFConfig(engine=engine), workers=1)[0].argmax(0)
         for engine in ("torch", "pydensecrf")
@@ -145,7 +148,7 @@ def test_permuting_classes_permutes_the_result():
     assert torch.allclose(refine(scores[order], image), refine(scores, image)[order], atol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["torch", "pydensecrf"])
+@pytest.mark.parametrize("engine", ["torch", "exact", "pydensecrf"])
 def test_lists_of_different_sizes_and_worker_counts(engine):
     if engine == "pydensecrf":
         pytest.importorskip("pydensecrf")
@@ -159,7 +162,7 @@ def test_lists_of_different_sizes_and_worker_counts(engine):
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("engine", ["torch", "pydensecrf"])
+@pytest.mark.parametrize("engine", ["torch", "exact", "pydensecrf"])
 def test_degenerate_inputs(engine):
     if engine == "pydensecrf":
         pytest.importorskip("pydensecrf")

@@ -7,7 +7,7 @@ from torch import nn
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.training.loop import Plan, batch_views, fit
-from unsupseg_cli.training.tokens import MemorySource, flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import DeviceSource, MemorySource, flat_batches, sample_tokens
 
 
 class Line:
@@ -94,3 +94,13 @@ def test_tokens_are_sampled_evenly_and_all_are_taken_when_they_fit():
     some = sample_tokens(source, 12, 0)
     assert some.shape == (12, 4)
     assert torch.equal(some, sample_tokens(source, 12, 0))
+
+
+def test_a_device_source_gives_the_same_tokens_elsewhere():
+    source = MemorySource([torch.ones(2, 3, 4), torch.zeros(1, 2, 4)])
+    moved = DeviceSource(source, torch.device("meta"))
+    assert (moved.dim, moved.grids.tolist()) == (4, [[2, 3], [1, 2]])
+    assert [(one.device.type, tuple(one.shape)) for one in moved.tokens([1, 0])] == [
+        ("meta", (1, 2, 4)),
+        ("meta", (2, 3, 4)),
+    ]

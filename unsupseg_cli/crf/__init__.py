@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["CRFConfig", "refine_batch", "resolve_engine"]
 
 
-def resolve_engine(engine: Engine = "auto") -> Literal["torch", "pydensecrf"]:
+def resolve_engine(engine: Engine = "auto") -> Literal["torch", "pydensecrf", "exact"]:
     """Return the engine that will run: ``auto`` is torch, which is there, faster and as exact (docs/crf.md).
 
     Raises:
@@ -28,7 +28,7 @@ def resolve_engine(engine: Engine = "auto") -> Literal["torch", "pydensecrf"]:
                 "or take the engine 'torch'."
             )
         return "pydensecrf"
-    return "torch"
+    return "exact" if engine == "exact" else "torch"
 
 
 def refine_batch(

@@ -1,4 +1,4 @@
-"""Many images on all cores: one image per thread (own engine) or per process (pydensecrf)."""
+"""Many images on all cores: one image per thread (own engines) or per process (pydensecrf)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
 
-Engine = Literal["auto", "torch", "pydensecrf"]
+Engine = Literal["auto", "torch", "pydensecrf", "exact"]
 
 _SOURCE = "STEGO (Hamilton et al. 2022), published code; shared by PriMaPs-EM and MaskDistill"
 
@@ -20,7 +20,10 @@ class CRFConfig(Config):
     bi_w: float = setting(4.0, "Weight of the appearance kernel.", ge=0, source=_SOURCE)
     bi_xy_std: float = setting(67.0, "Its reach in pixels.", gt=0, source=_SOURCE)
     bi_rgb_std: float = setting(3.0, "Its reach in colour, of 255.", gt=0, source=_SOURCE)
-    engine: Engine = setting("auto", "Own engine (torch) or the pydensecrf library.")
+    engine: Engine = setting(
+        "auto",
+        "torch (own, a lattice), pydensecrf (the library) or exact (all pairs: small images, or a GPU).",
+    )
 
     def resolved(self) -> CRFConfig:
         """Return the same with ``engine`` settled: what enters an artifact's key."""

@@ -27,18 +27,19 @@ class Lattice:
     vertex: Tensor
     """(n, d+1) int32: the vertices of the simplex that holds each pixel."""
     weight: Tensor
-    """(n, d+1) float32: barycentric weights; a row sums to one."""
+    """(n, d+1) float: barycentric weights; a row sums to one unless they are normalised."""
     pixel: Tensor
     """(n (d+1)) int32: the pixels of each vertex, vertex after vertex."""
     pixel_weight: Tensor
-    """(n (d+1)) float32: their weights."""
+    """(n (d+1)) float: their weights."""
     start: Tensor
     """(M+2) int32: where each vertex begins in ``pixel``; vertex M is empty."""
     neighbours: Tensor
     """(d+1, M+1, 3) int32: each vertex, then its two neighbours along a direction; M where there is none."""
 
     def gather(self, values: Tensor) -> Tensor:
-        """Splat and blur: sum (n, K) float32 values of the pixels at the vertices, (M+1, K)."""
+        """Splat and blur: sum values (n, K) of the pixels at the vertices, (M+1, K) in the weights' precision."""
+        values = values.to(self.pixel_weight.dtype)
         vertices = F.embedding_bag(
             self.pixel,
             values,
@@ -53,23 +54,27 @@ class Lattice:
         return vertices
 
     def slice(self, vertices: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K)."""
+        """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K) float32."""
         return F.embedding_bag(
             self.vertex[first:last], vertices, mode="sum", per_sample_weights=self.weight[first:last]
-        )
+        ).float()
 
     def filter(self, values: Tensor) -> Tensor:
         """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
         return self.slice(self.gather(values))
 
     def normalised(self, factor: float = 1.0) -> Lattice:
-        """Return the lattice of ``factor`` D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights."""
+        """Return the lattice of ``factor`` D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights.
+
+        Its tables are half precision: sums are of the size of one, memory traffic is what filtering takes, and the
+        lattice itself is far coarser than the rounding (docs/crf.md). Sums are accumulated in single precision.
+        """
         ones = self.weight.new_ones(len(self.weight), 1)
         scale = self.filter(ones).squeeze(1).clamp_min(1e-20).rsqrt()
         return replace(
             self,
-            weight=self.weight * (factor * scale)[:, None],
-            pixel_weight=self.pixel_weight * scale[self.pixel],
+            weight=(self.weight * (factor * scale)[:, None]).half(),
+            pixel_weight=(self.pixel_weight * scale[self.pixel]).half(),
         )
 
 

@@ -1,8 +1,8 @@
 """Mean field of a dense CRF with Potts compatibility (Krähenbühl and Koltun 2011, Algorithm 1).
 
 Both kernels are normalised symmetrically, D^-1/2 K D^-1/2, and contain the pixel itself, as in pydensecrf.
-The smoothness kernel is a truncated separable Gaussian; the appearance kernel runs on a permutohedral
-lattice, or by brute force (``exact``) over blocks of rows: quadratic time, memory still linear.
+The smoothness kernel is a truncated Gaussian; the appearance kernel runs on a permutohedral
+lattice, or over all pairs of pixels (``exact``): quadratic time, memory still linear.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UsageError
@@ -19,23 +20,21 @@ from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.crf.scores import prepare
 
 _REACH = 3  # standard deviations kept of the smoothness kernel: the first tap dropped weighs exp(-8) at std 1
+_SQUARE = 8  # pixels: a kernel of this reach or less is one square, a wider one two passes
 _EXACT_REACH = 6  # what is dropped weighs less than float32 resolves
-_BLOCK = 1 << 24  # kernel entries computed at a time by the exact filter: 64 MiB
 _STRIP = 1 << 17  # values updated at a time, so that they stay in the cache: 512 KiB
 _LARGE_WEIGHTS = 20.0
-_KEPT = 1 << 27  # kernel entries that the exact filter keeps between iterations: 512 MiB
 
 
 @torch.no_grad()
-def refine(log_probs: Any, images: Any, config: CRFConfig | None = None, *, exact: bool = False) -> Tensor:
+def refine(log_probs: Any, images: Any, config: CRFConfig | None = None) -> Tensor:
     """Refine scores with the image they belong to.
 
     Args:
         log_probs: (K, h, w) or (B, K, h, w) log-probabilities, resized to the image if need be.
         images: (H, W, 3) or (H, W) uint8, or a batch (B, H, W, 3) or (B, H, W).
-        config: the constants; ``engine`` is not looked at.
-        exact: evaluate the appearance kernel over all pairs of pixels and cut the other at float32's
-            resolution: the reference, in quadratic time (small images, or a fast device).
+        config: the constants. The engine ``exact`` evaluates the appearance kernel over all pairs of pixels and
+            cuts the other at float32's resolution; any other takes the lattice.
 
     Returns:
         Probabilities Q (K, H, W) or (B, K, H, W) float32 on the device of ``log_probs``.
@@ -46,23 +45,24 @@ def refine(log_probs: Any, images: Any, config: CRFConfig | None = None, *, exac
     config = config or CRFConfig()
     scores = torch.as_tensor(log_probs)
     if scores.ndim != 4:
-        return refine_prepared(*prepare(scores, images), config, exact=exact)
+        return refine_prepared(*prepare(scores, images), config)
     if len(scores) != len(images):
         raise UsageError(f"{len(scores)} score maps came with {len(images)} images; expected one for each.")
     pairs = zip(scores, images, strict=True)
-    return torch.stack([refine_prepared(*prepare(s, i), config, exact=exact) for s, i in pairs])
+    return torch.stack([refine_prepared(*prepare(s, i), config) for s, i in pairs])
 
 
 @torch.no_grad()
-def refine_prepared(log_probs: Tensor, image: Tensor, config: CRFConfig, *, exact: bool = False) -> Tensor:
+def refine_prepared(log_probs: Tensor, image: Tensor, config: CRFConfig) -> Tensor:
     """Refine what ``prepare`` returned: (K, H, W) float32 that sum to one after exp, (H, W, 3) uint8."""
     classes, height, width = log_probs.shape
+    exact = config.engine == "exact"
     unary = log_probs.reshape(classes, -1).T.contiguous()
     q = unary.exp()
     if config.iterations and classes > 1:
         appearance = (_Exact if exact else _Lattice)(_features(image, config), config.bi_w)
-        smoothness = _Smoothness(image, config, _EXACT_REACH if exact else _REACH)
-        rows = max(1, _STRIP // (width * classes))
+        smoothness = _Smoothness(image, classes, config, _EXACT_REACH if exact else _REACH)
+        rows = max(1, _STRIP // (width * classes)) if unary.device.type == "cpu" else height
         for _ in range(config.iterations):
             appearance.gather(q)
             following = torch.empty_like(q)
@@ -89,61 +89,56 @@ def _softmax(logits: Tensor, config: CRFConfig) -> Tensor:
 
 
 class _Smoothness:
-    """The normalised kernel over positions: a separable Gaussian, evaluated for a strip of rows."""
+    """The normalised kernel over positions: a truncated Gaussian, evaluated for a strip of rows."""
 
-    def __init__(self, image: Tensor, config: CRFConfig, reach: int) -> None:
+    def __init__(self, image: Tensor, classes: int, config: CRFConfig, reach: int) -> None:
         self.shape = tuple(image.shape[:2])
         std = config.pos_xy_std
-        self.taps = [math.exp(-0.5 * (t / std) ** 2) for t in range(math.ceil(reach * std) + 1)]
-        full = 2 * sum(self.taps) - 1
-        self.weight = config.pos_w / full**2
-        self.scale = [self._edge_scale(length, full, image.device) for length in self.shape]
+        self.reach = min(math.ceil(reach * std), max(self.shape) - 1)
+        steps = torch.arange(-self.reach, self.reach + 1, dtype=torch.float64, device=image.device)
+        taps = torch.exp(-0.5 * (steps / std) ** 2)
+        self.scale = [self._edge_scale(length, taps) for length in self.shape]
+        taps = (taps / taps.sum()).float()
+        self.kernels = [taps[:, None] * taps] if self.reach <= _SQUARE else [taps[:, None], taps[None]]
+        self.kernels = [kernel.expand(classes, 1, *kernel.shape).contiguous() for kernel in self.kernels]
+        self.weight = config.pos_w
 
-    def _edge_scale(self, length: int, full: float, device: torch.device) -> Tensor:
-        """(length) D^-1/2 along one axis relative to its value away from the border."""
-        mass = torch.ones(length, dtype=torch.float64)
-        for shift, tap in enumerate(self.taps[1:length], start=1):
-            mass[shift:] += tap
-            mass[:-shift] += tap
-        return (full / mass).sqrt().float().to(device)
+    def _edge_scale(self, length: int, taps: Tensor) -> Tensor:
+        """Return D^-1/2 along one axis (length), relative to its value away from the border."""
+        mass = F.conv1d(taps.new_ones(1, 1, length), taps[None, None], padding=self.reach)[0, 0]
+        return (taps.sum() / mass).sqrt().float()
 
     def add_message(self, logits: Tensor, q: Tensor, top: int, bottom: int) -> None:
         """Add the message to the pixels of the rows from ``top`` to ``bottom`` to ``logits`` in place."""
         if not self.weight:
             return
         height, width = self.shape
-        reach = len(self.taps) - 1
-        low, high = max(0, top - reach), min(height, bottom + reach)
-        strip = q.view(height, width, -1)[low:high].clone()
-        self._scale_edges(strip, low)
-        down = strip[top - low : bottom - low].clone()
-        for shift, tap in enumerate(self.taps[1:height], start=1):
-            first = max(top, shift)
-            if first < bottom:
-                down[first - top :].add_(strip[first - shift - low : bottom - shift - low], alpha=tap)
-            last = min(bottom, height - shift)
-            if last > top:
-                down[: last - top].add_(strip[top + shift - low : last + shift - low], alpha=tap)
-        out = down.clone()
-        for shift, tap in enumerate(self.taps[1:width], start=1):
-            out[:, shift:].add_(down[:, :-shift], alpha=tap)
-            out[:, :-shift].add_(down[:, shift:], alpha=tap)
+        low, high = max(0, top - self.reach), min(height, bottom + self.reach)
+        strip = q.new_zeros(bottom - top + 2 * self.reach, width, q.shape[1])
+        inside = strip[low - top + self.reach : high - top + self.reach]
+        inside.copy_(q.view(height, width, -1)[low:high])
+        self._scale_edges(inside, low)
+        # One image whose channels lie innermost: a depthwise convolution, which runs many times faster so.
+        message = strip.permute(2, 0, 1)[None]
+        for kernel in self.kernels:
+            sideways = self.reach if kernel.shape[-1] > 1 else 0
+            message = F.conv2d(message, kernel, padding=(0, sideways), groups=len(kernel))
+        out = message[0].permute(1, 2, 0)
         self._scale_edges(out, top)
-        logits.add_(out.view(logits.shape), alpha=self.weight)
+        logits.view(out.shape).add_(out, alpha=self.weight)
 
     def _scale_edges(self, strip: Tensor, top: int) -> None:
         """Multiply rows and columns near the border, the only ones whose scale is not one, in place."""
         height, width = self.shape
-        reach = len(self.taps) - 1
         for row in range(top, top + len(strip)):
-            if row < reach or row >= height - reach:
+            if row < self.reach or row >= height - self.reach:
                 strip[row - top] *= self.scale[0][row]
         columns = self.scale[1][:, None]
-        if width <= 2 * reach:
+        if width <= 2 * self.reach:
             strip *= columns
-        elif reach:
-            strip[:, :reach] *= columns[:reach]
-            strip[:, -reach:] *= columns[-reach:]
+        elif self.reach:
+            strip[:, : self.reach] *= columns[: self.reach]
+            strip[:, -self.reach :] *= columns[-self.reach :]
 
 
 class _Lattice:
@@ -162,35 +157,46 @@ class _Lattice:
 
 
 class _Exact:
-    """The same over all pairs of pixels, computed block by block: quadratic time, memory bounded."""
+    """The same over all pairs of pixels: fused attention over place and colour, in linear memory.
+
+    With queries f_i and keys (f_j, -|f_j|^2 / 2) the softmax of attention has the weights K_ij / D_i, K the Gaussian
+    kernel and D its row sums. D itself comes from one more key whose weight beside each pixel's is known to be 1: it
+    takes the share 1 / (D_i + 1).
+    """
 
     def __init__(self, features: Tensor, weight: float) -> None:
-        self.points = features.T.contiguous()
-        n = len(self.points)
-        self.rows = max(1, _BLOCK // n)
-        self.kept = None
-        self.kept = self._kernel(0, n) if n * n <= _KEPT else None
-        scale = self._sums(torch.ones(n, 1, device=features.device), 0, n).rsqrt()
-        self.inner, self.outer = scale, scale * weight
+        points = (features - features.mean(1, keepdim=True)).T.double()  # centred: smaller exponents
+        half = 0.5 * points.square().sum(1, keepdim=True)
+        one, none = torch.ones_like(half), torch.zeros_like(half)
+        self.queries = torch.cat([points, one, half], 1).float()
+        self.keys = torch.cat([points, -half, none], 1).float()
+        sink = self.keys.new_zeros(1, self.keys.shape[1])
+        sink[0, -1] = 1
+        marked = torch.cat([none, one[:1]]).float()
+        share = self._attention(torch.cat([self.keys, sink]), marked, 0, len(points))
+        self.sums = 1 / share - 1
+        self.weight = weight
 
     def gather(self, values: Tensor) -> None:
         """Take in the values (n, K) of all pixels."""
-        self.values = values * self.inner
+        self.values = values * self.sums.rsqrt()
 
     def message(self, first: int, last: int) -> Tensor:
         """Return the sums at the pixels from ``first`` to ``last``."""
-        return self._sums(self.values, first, last) * self.outer[first:last]
+        scale = self.sums[first:last].sqrt() * self.weight
+        return self._attention(self.keys, self.values, first, last) * scale
 
-    def _sums(self, values: Tensor, first: int, last: int) -> Tensor:
-        starts = range(first, last, self.rows)
-        return torch.cat([self._kernel(a, min(a + self.rows, last)) @ values for a in starts])
-
-    def _kernel(self, first: int, last: int) -> Tensor:
-        if self.kept is not None:
-            return self.kept[first:last]
-        block = self.points[first:last]
-        distance = torch.cdist(block, self.points, compute_mode="donot_use_mm_for_euclid_dist")
-        return distance.square_().mul_(-0.5).exp_()
+    def _attention(self, keys: Tensor, values: Tensor, first: int, last: int) -> Tensor:
+        """Return the weighted means of values (m, K) at the pixels from ``first`` to ``last``."""
+        width = (
+            -(-max(keys.shape[1], values.shape[1]) // 8) * 8
+        )  # fused kernels want one width, a multiple of 8
+        query, key, value = (
+            F.pad(one, (0, width - one.shape[1]))[None, None]
+            for one in (self.queries[first:last], keys, values)
+        )
+        means = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return means[0, 0, :, : values.shape[1]]
 
 
 def _features(image: Tensor, config: CRFConfig) -> Tensor:

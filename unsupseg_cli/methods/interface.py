@@ -32,7 +32,7 @@ class Masks:
 
 
 class Pseudolabeller(Protocol):
-    """Features -> masks."""
+    """Features -> masks, computed where the tokens lie."""
 
     needs_images: bool
     """Whether `label` reads the images; its labels then have their size, else that of the token grid."""
@@ -47,7 +47,7 @@ class Pseudolabeller(Protocol):
         """Return what was counted since the last call, for the manifest; counts of blocks are added."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors that training may start from."""
+        """Return the tensors that training may start from, on the CPU."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.stages.config import PseudolabelConfig
-from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.context import Context, resolve_device
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.masks import STATE, MaskWriter, draw_masks
 from unsupseg_cli.stages.spaces import default_classes
 from unsupseg_cli.stages.views import ViewImages
+from unsupseg_cli.training.tokens import DeviceSource
 
 STAGE_VERSION = 2
 
@@ -38,16 +39,18 @@ def pseudolabel(
     recipe = pseudolabel_recipe(config, artifact, options)
 
     def work(draft: Draft) -> dict[str, Any]:
-        draft.deterministic = True
+        device = resolve_device(config.device)
+        draft.deterministic = device.type == "cpu"
+        source = DeviceSource(features, device)
         labeller = method.pseudolabeller(options, classes, config.seed)
         images = ViewImages(features, context, config.workers) if labeller.needs_images else None
-        figures = labeller.fit(features, context.reporter)
+        figures = labeller.fit(source, context.reporter)
         save_file(labeller.state(), draft.folder / STATE)
         writer = MaskWriter(
             draft, features, images.sizes if images else features.grids, config.keep == "soft"
         )
         for block, views in writer.todo(context):
-            masks = labeller.label(features.tokens(views), images(views) if images else None)
+            masks = labeller.label(source.tokens(views), images(views) if images else None)
             writer.write(block, views, masks, labeller.figures())
         summary = writer.close()
         draw_masks(draft.folder, features, config.sheet, context)
@@ -68,6 +71,7 @@ def pseudolabel_recipe(config: PseudolabelConfig, features: Artifact, options: C
         slug=f"{m.data.dataset if m.data else 'images'}-{config.method}{classes}",
         config={**config.result(), "classes": classes, "options": options.result()},
         inputs=[features.as_input("features")],
+        execution={"device": str(resolve_device(config.device))},
         data=m.data,
         used_labels=m.used_labels,
     )

@@ -47,6 +47,27 @@ class MemorySource:
         return [self._tokens[view] for view in views]
 
 
+class DeviceSource:
+    """The tokens of another source, moved to a device."""
+
+    def __init__(self, source: TokenSource, device: torch.device) -> None:
+        self._source, self._device = source, device
+
+    @property
+    def dim(self) -> int:
+        """Channels C of a token."""
+        return self._source.dim
+
+    @property
+    def grids(self) -> NDArray[np.int64]:
+        """Rows and columns of each view, (N, 2)."""
+        return self._source.grids
+
+    def tokens(self, views: Sequence[int]) -> list[Tensor]:
+        """Return the tokens of some views, each (h, w, C) float32 on the device."""
+        return [view.to(self._device) for view in self._source.tokens(views)]
+
+
 def flat_batches(source: TokenSource, views_per_batch: int = 32) -> Iterator[Tensor]:
     """Yield all tokens of a source once, in order, as (n, C) float32."""
     count = len(source.grids)

@@ -41,7 +41,7 @@ class Pseudolabeller:
             iterations=self.config.iterations,
             seed=seeds.stream(self.seed, "kmeans"),
         )
-        self.centroids = result.centroids
+        self.centroids = result.centroids  # on the tokens' device
         return {"inertia": result.inertia, "inertias": list(result.inertias), "tokens": len(sample)}
 
     def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
@@ -50,7 +50,7 @@ class Pseudolabeller:
 
     def _label(self, view: Tensor) -> Masks:
         similarity = F.normalize(view, dim=-1) @ self.centroids.T
-        best, nearest = similarity.max(-1)
+        best, nearest = (one.cpu() for one in similarity.max(-1))
         groups, labels = np.unique(nearest.numpy(), return_inverse=True)
         labels = labels.reshape(nearest.shape)
         area = np.bincount(labels.ravel(), minlength=len(groups))
@@ -63,4 +63,4 @@ class Pseudolabeller:
 
     def state(self) -> dict[str, Tensor]:
         """Return the centres (K, C)."""
-        return {"centroids": self.centroids}
+        return {"centroids": self.centroids.cpu()}

@@ -141,7 +141,7 @@ class Pseudolabeller:
         """Return the masks of some views (h, w, C): refined, at the size of their images, or on the token grid."""
         found = propose(tokens, self.config)
         self.stopped.update(one.stop for one in found)
-        scores = [one.log_probs.cpu() for one in found]
+        scores = [one.log_probs for one in found]
         if self.config.crf:
             if images is None:
                 raise UnsupsegError(
@@ -152,7 +152,7 @@ class Pseudolabeller:
 
     @staticmethod
     def _masks(found: Proposals, scores: Tensor) -> Masks:
-        labels = (scores.argmax(0) - 1).to(torch.int16).numpy()  # channel 0 is the background
+        labels = (scores.argmax(0) - 1).to(torch.int16).cpu().numpy()  # channel 0 is the background
         area = np.bincount(labels[labels >= 0], minlength=len(found)).astype(np.int64)
         kept = np.flatnonzero(area)
         number = np.full(len(found) + 1, -1, np.int16)  # the last entry is the background's, label -1
