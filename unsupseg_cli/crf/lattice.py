@@ -36,6 +36,8 @@ class Lattice:
     """(M+2) int32: where each vertex begins in ``pixel``; vertex M is empty."""
     neighbours: Tensor
     """(d+1, M+1, 3) int32: each vertex, then its two neighbours along a direction; M where there is none."""
+    blur: Tensor
+    """(M+1, 3) float: the weights of each vertex and of its neighbours."""
 
     def gather(self, values: Tensor) -> Tensor:
         """Splat and blur: sum values (n, K) of the pixels at the vertices, (M+1, K) in the weights' precision."""
@@ -48,9 +50,8 @@ class Lattice:
             per_sample_weights=self.pixel_weight,
             include_last_offset=True,
         )
-        kernel = values.new_tensor(BLUR).expand(self.neighbours.shape[1:]).contiguous()
         for direction in self.neighbours:
-            vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=kernel)
+            vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=self.blur)
         return vertices
 
     def slice(self, vertices: Tensor, first: int = 0, last: int | None = None) -> Tensor:
@@ -66,15 +67,16 @@ class Lattice:
     def normalised(self, factor: float = 1.0) -> Lattice:
         """Return the lattice of ``factor`` D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights.
 
-        Its tables are half precision: sums are of the size of one, memory traffic is what filtering takes, and the
-        lattice itself is far coarser than the rounding (docs/crf.md). Sums are accumulated in single precision.
+        Its weights are bfloat16, and so are the values at the vertices: memory traffic is what filtering takes, and
+        the lattice is far coarser than the rounding (docs/crf.md). float16 would spend its time on denormal numbers.
         """
         ones = self.weight.new_ones(len(self.weight), 1)
         scale = self.filter(ones).squeeze(1).clamp_min(1e-20).rsqrt()
         return replace(
             self,
-            weight=(self.weight * (factor * scale)[:, None]).half(),
-            pixel_weight=(self.pixel_weight * scale[self.pixel]).half(),
+            weight=(self.weight * (factor * scale)[:, None]).bfloat16(),
+            pixel_weight=(self.pixel_weight * scale[self.pixel]).bfloat16(),
+            blur=self.blur.bfloat16(),
         )
 
 
@@ -85,8 +87,7 @@ def build(features: Tensor) -> Lattice:
     code, order = torch.sort(code.flatten())
     vertices, inverse, counts = torch.unique_consecutive(code, return_inverse=True, return_counts=True)
     m = len(vertices)
-    vertex = torch.empty_like(order, dtype=torch.int32)
-    vertex[order] = inverse.int()
+    vertex = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, inverse.int())
     start = F.pad(counts.cumsum(0), (1, 1))
     start[-1] = start[-2]
     neighbours = torch.full((d + 1, m + 1, 3), m, dtype=torch.int32, device=features.device)
@@ -101,10 +102,11 @@ def build(features: Tensor) -> Lattice:
     return Lattice(
         vertex.view(d + 1, n).T.contiguous(),
         weight.T.contiguous(),
-        order.int() % n,
+        torch.arange(n, dtype=torch.int32, device=features.device).repeat(d + 1)[order],
         weight.flatten()[order],
         start.int(),
         neighbours,
+        features.new_tensor(BLUR).repeat(m + 1, 1),
     )
 
 

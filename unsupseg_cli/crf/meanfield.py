@@ -22,7 +22,7 @@ from unsupseg_cli.crf.scores import prepare
 _REACH = 3  # standard deviations kept of the smoothness kernel: the first tap dropped weighs exp(-8) at std 1
 _SQUARE = 8  # pixels: a kernel of this reach or less is one square, a wider one two passes
 _EXACT_REACH = 6  # what is dropped weighs less than float32 resolves
-_STRIP = 1 << 17  # values updated at a time, so that they stay in the cache: 512 KiB
+_STRIP = 1 << 20  # values updated at a time: 4 MiB
 _LARGE_WEIGHTS = 20.0
 
 
@@ -63,16 +63,16 @@ def refine_prepared(log_probs: Tensor, image: Tensor, config: CRFConfig) -> Tens
         appearance = (_Exact if exact else _Lattice)(_features(image, config), config.bi_w)
         smoothness = _Smoothness(image, classes, config, _EXACT_REACH if exact else _REACH)
         rows = max(1, _STRIP // (width * classes)) if unary.device.type == "cpu" else height
+        following = torch.empty_like(q)  # two buffers in turn: fresh memory costs more than the sums
         for _ in range(config.iterations):
             appearance.gather(q)
-            following = torch.empty_like(q)
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
                 pixels = slice(top * width, bottom * width)
                 logits = appearance.message(pixels.start, pixels.stop).add_(unary[pixels])
                 smoothness.add_message(logits, q, top, bottom)
                 following[pixels] = _softmax(logits, config)
-            q = following
+            q, following = following, q
     return q.T.reshape(classes, height, width).contiguous()
 
 
@@ -114,16 +114,17 @@ class _Smoothness:
             return
         height, width = self.shape
         low, high = max(0, top - self.reach), min(height, bottom + self.reach)
-        strip = q.new_zeros(bottom - top + 2 * self.reach, width, q.shape[1])
-        inside = strip[low - top + self.reach : high - top + self.reach]
+        strip = q.new_zeros(1, bottom - top + 2 * self.reach, width, q.shape[1])
+        inside = strip[0, low - top + self.reach : high - top + self.reach]
         inside.copy_(q.view(height, width, -1)[low:high])
         self._scale_edges(inside, low)
-        # One image whose channels lie innermost: a depthwise convolution, which runs many times faster so.
-        message = strip.permute(2, 0, 1)[None]
+        message = strip.permute(
+            0, 3, 1, 2
+        )  # "channels last": depthwise convolutions run several times faster so
         for kernel in self.kernels:
             sideways = self.reach if kernel.shape[-1] > 1 else 0
             message = F.conv2d(message, kernel, padding=(0, sideways), groups=len(kernel))
-        out = message[0].permute(1, 2, 0)
+        out = message.permute(0, 2, 3, 1)[0]
         self._scale_edges(out, top)
         logits.view(out.shape).add_(out, alpha=self.weight)
 
