@@ -4,15 +4,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from unsupseg_cli import Context
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.stages.patch_probe import probe_patches, some_labelled
 from unsupseg_cli.stages.pretrain import pretrain
 
+SMALL = {
+    "steps": 2,
+    "batch": 2,
+    "size": 32,
+    "final_size": 32,
+    "points": 4,
+    "device": "cpu",
+    "head_hidden": 16,
+}
 COLORS = np.array([[30, 120, 220], [60, 160, 60], [220, 60, 40]], np.uint8)
 
 
@@ -61,17 +71,8 @@ def test_images_without_labels_cannot_be_probed(labelled):
 
 def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labelled, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
-    small = {
-        "steps": 2,
-        "batch": 2,
-        "size": 32,
-        "final_size": 32,
-        "points": 4,
-        "device": "cpu",
-        "head_hidden": 16,
-    }
-    plain = pretrain(PretrainConfig(**small), context, images=[labelled / "images"])
-    config = PretrainConfig(**small, probe="camvid", probe_root=str(labelled))
+    plain = pretrain(PretrainConfig(**SMALL), context, images=[labelled / "images"])
+    config = PretrainConfig(**SMALL, probe="camvid", probe_root=str(labelled))
     probed = pretrain(config, context, images=[labelled / "images"])
     assert not plain.manifest.used_labels
     assert probed.manifest.used_labels
@@ -80,3 +81,25 @@ def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labell
     assert 0 <= probed.manifest.summary["probe_linear"] <= 100
     one, two = (artifact.manifest.outputs["backbone.safetensors"].sha256 for artifact in (plain, probed))
     assert one == two  # looking at labels changes nothing
+
+
+def test_two_processes_train_one_backbone(labelled, tmp_path):
+    context = Context(Workspace(tmp_path / "work"))
+    config = PretrainConfig(
+        **SMALL, devices=2, cluster_weight=0
+    )  # as a GPU each, but two processes on the CPU
+    together = pretrain(config, context, images=[labelled / "images"])
+    assert together.manifest.summary["pairs"] == 2 * config.batch * config.steps
+    alone = pretrain(config.model_copy(update={"devices": 1}), context, images=[labelled / "images"])
+    assert together.id != alone.id
+    weights = [load_file(one.path / "backbone.safetensors") for one in (together, alone)]
+    assert weights[0].keys() == weights[1].keys()
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_failure_in_one_process_ends_all_and_is_named(labelled, tmp_path):
+    context = Context(Workspace(tmp_path / "work"))
+    config = PretrainConfig(**SMALL, devices=2, learning_rate=1e30, precision="fp32")
+    with pytest.raises(UnsupsegError, match="became"):
+        pretrain(config.model_copy(update={"steps": 5}), context, images=[labelled / "images"])
+    assert not list(context.workspace.artifacts("backbone"))

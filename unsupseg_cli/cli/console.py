@@ -41,6 +41,10 @@ class TerminalReporter:
         self.console = Console(stderr=True, highlight=False)
         self._quiet = quiet
 
+    def __reduce__(self) -> tuple[type[TerminalReporter], tuple[bool]]:
+        """Pickle without the console, for a process that works beside this one."""
+        return TerminalReporter, (self._quiet,)
+
     def info(self, message: str) -> None:
         """Print one line unless quiet."""
         if not self._quiet:

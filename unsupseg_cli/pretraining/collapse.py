@@ -12,9 +12,11 @@ from torch import Tensor
 def effective_rank(x: Tensor) -> float:
     """Return exp(entropy) of the normalised singular values of centred rows (N,C): 1 to min(N-1,C).
 
-    Source: Roy and Vetterli 2007, "The effective rank". Rows that are all equal have rank 0.
+    Source: Roy and Vetterli 2007, "The effective rank". Rows that are all equal, or not all finite, have rank 0.
     """
     x = x.double() - x.double().mean(0)
+    if not bool(torch.isfinite(x).all()):
+        return 0.0
     values = torch.linalg.svdvals(x)
     if values.max() <= 1e-9:
         return 0.0
@@ -77,6 +79,6 @@ def warnings(health: Health) -> list[str]:
     if health.spread >= 0.01 and health.patch_rank < 3:
         found.append(
             f"Partial collapse: the patch features span {health.patch_rank:.1f} directions (healthy is "
-            "above 10); raise --set dense_weight."
+            "above 10); raise --dense-weight."
         )
     return found

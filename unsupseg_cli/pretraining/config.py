@@ -57,6 +57,11 @@ class PretrainConfig(Config):
     )
     batch: int = setting(128, "images per forward pass", ge=2)
     accumulate: int = setting(1, "forward passes per optimiser step", ge=1)
+    devices: int = setting(
+        1,
+        "GPUs (or CPU processes) that train together, each on batches of its own: a step sees that many more",
+        ge=1,
+    )
 
     size: int = setting(64, "side of the crops at the start, in pixels", ge=16)
     final_size: int = setting(96, "side of the crops at the end, in pixels", ge=16)
@@ -138,6 +143,11 @@ class PretrainConfig(Config):
     probe_root: str | None = execution(None, "where that data set lies")
     precision: Literal["bf16", "fp32"] = setting("bf16", "arithmetic of the forward pass")
     device: Literal["auto", "cpu", "cuda", "mps"] = execution("auto", "where to compute")
+
+    @property
+    def images_per_step(self) -> int:
+        """Images that one step sees: on all devices, in all forward passes."""
+        return self.batch * self.accumulate * self.devices
 
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:

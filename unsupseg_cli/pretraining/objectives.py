@@ -25,7 +25,8 @@ Losses = dict[str, Tensor]
 class Projected:
     """What the heads give: (B,D) of each crop, the two global ones first, and of their places (B',P,D).
 
-    ``cluster`` are the cosines (B'P,K) of the places' tokens themselves with the cluster prototypes.
+    ``cluster`` are the cosines (B'P,K) of the places' tokens themselves with the cluster prototypes, if their
+    loss counts.
     """
 
     whole: list[Tensor]
@@ -79,6 +80,7 @@ class Student(nn.Module):
         self.encoder = encoder
         self.whole_head = head(dim, config)
         self.dense_head = head(dim, config)
+        self.clusters = config.cluster_weight > 0
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.clusters, dim), dim=-1))
 
     def forward(self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor) -> Projected:
@@ -104,9 +106,12 @@ class Student(nn.Module):
             left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
         else:  # batch norm refuses an empty batch
             left = right = places
-        cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
-        first, second = cosine.chunk(2)
-        return Projected(list(whole.chunk(len(crops))), (left, right), (first, second))
+        found = Projected(list(whole.chunk(len(crops))), (left, right))
+        if self.clusters:
+            cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+            first, second = cosine.chunk(2)
+            found.cluster = (first, second)
+        return found
 
 
 class Loss(Protocol):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.seeds import stream
@@ -27,11 +30,10 @@ def check_images(sides: Tensor, config: PretrainConfig) -> list[str]:
     Raises:
         UsageError: there are fewer images than one step needs.
     """
-    need = config.batch * config.accumulate
-    if len(sides) < need:
+    if len(sides) < config.images_per_step:
         raise UsageError(
-            f"There are {len(sides)} images, but one step needs {need} (batch {config.batch} x accumulate "
-            f"{config.accumulate}); add images or lower --batch."
+            f"There are {len(sides)} images, but one step needs {config.images_per_step} (batch {config.batch} x "
+            f"accumulate {config.accumulate} x devices {config.devices}); add images or lower --batch."
         )
     largest = max(config.size, config.final_size)
     small = int((sides < largest).sum())
@@ -60,6 +62,28 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
 
 
+def launch(config: PretrainConfig, run: Callable[..., None], *given: object) -> None:
+    """Call ``run(fabric, *given)`` in ``config.devices`` processes, each on a device of its own.
+
+    Raises:
+        UnsupsegError: one of them failed; the others are ended.
+    """
+    # The prototypes have no gradient where their loss does not count.
+    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=not config.cluster_weight)
+    fabric = Fabric(
+        accelerator=config.device, strategy=strategy, devices=config.devices, precision=_precision(config)
+    )
+    try:
+        fabric.launch(run, *given)
+    except ProcessRaisedException as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UnsupsegError(reason.removeprefix(f"{UnsupsegError.__module__}.UnsupsegError: ")) from None
+
+
+def _precision(config: PretrainConfig) -> Literal["bf16-mixed", "32-true"]:
+    return "bf16-mixed" if config.precision == "bf16" else "32-true"
+
+
 class Pretrainer:
     """One run: student, teacher (its moving average), loss and optimiser.
 
@@ -71,8 +95,7 @@ class Pretrainer:
 
     def __init__(self, config: PretrainConfig, fabric: Fabric | None = None) -> None:
         self.config = config
-        precision = "bf16-mixed" if config.precision == "bf16" else "32-true"
-        self.fabric = fabric or Fabric(accelerator=config.device, devices=1, precision=precision)  # type: ignore[arg-type]
+        self.fabric = fabric or Fabric(accelerator=config.device, devices=1, precision=_precision(config))
         arch = architecture(config.arch)
         encoder = build_encoder(arch, config.final_size, stream(config.seed, "encoder"))
         with torch.random.fork_rng(devices=[]):
@@ -191,7 +214,7 @@ class Pretrainer:
         self.optimizer.zero_grad(set_to_none=True)
         raise UnsupsegError(
             f"The {name} became {float(value)} at step {self.step_number}; the weights before that step are "
-            "kept. Lower the learning rate (--set learning_rate=...), use --set precision=fp32, or check the "
+            "kept. Lower the learning rate (--learning-rate ...), use --precision fp32, or check the "
             "images."
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -17,14 +18,15 @@ from torch import Tensor
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import UnreadableImage, read_image
 from unsupseg_cli.models.backbone import save_backbone
 from unsupseg_cli.models.vit import MEAN, STD
-from unsupseg_cli.pretraining.collapse import warnings
+from unsupseg_cli.pretraining.collapse import Health, warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import tokens
-from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images
+from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, launch
 from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
 from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
@@ -35,6 +37,8 @@ _PACK_RATIO = 1.5  # packed side over crop side: a crop of two thirds of the sid
 _LOG_EVERY, _PROBE_EVERY, _PROBE_IMAGES = 20, 200, 64
 _PROBE_LABELLED, _PROBE_SIZE = 32, 176  # images of each split, and their shorter side in pixels
 _SAVE_SECONDS = 60.0
+_CHECKPOINT = Path("checkpoint", "state.pt")
+_PACK = ".pack"  # hidden: scratch, which outlives a kill until the artifact is there
 
 
 def pretrain(
@@ -77,121 +81,34 @@ class _Run:
 
     def __init__(self, config: PretrainConfig, context: Context, draft: Draft, paths: list[Path]) -> None:
         self.config, self.context, self.draft, self.paths = config, context, draft, paths
-        self.checkpoint = draft.folder / "checkpoint" / "state.pt"
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        self.seconds = 0.0
+        (draft.folder / _CHECKPOINT).parent.mkdir(exist_ok=True)
 
     def go(self) -> dict[str, Any]:
         """Train to the end and return the summary."""
-        pixels, aspect = self._pack()
-        trainer = Pretrainer(self.config)
-        records = self._resume(trainer)
-        last_save = clock = time.monotonic()
-        start = self.seconds
-        for step in self._steps(trainer.step_number):
-            self.seconds = start + time.monotonic() - clock
-            record = self._step(trainer, step, pixels, aspect)
-            if step % _LOG_EVERY == 0 or "rank" in record:
-                records.append({"step": float(step), **record})
-                with (self.draft.folder / METRICS).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(records[-1]) + "\n")
-            if time.monotonic() - last_save > _SAVE_SECONDS:
-                self._save(trainer)
-                last_save = time.monotonic()
-        health = trainer.probe(*self._probe_images(pixels, aspect))
+        self._pack()
+        given = (self.config, self.draft.folder, self.context.reporter)
+        if self.config.devices == 1:
+            train(None, *given)
+        else:
+            launch(self.config, train, *given)
+        training = _Training(None, *given)
+        health = training.health()
         self.draft.warnings += warnings(health)
-        self._write(trainer)
-        save(progress_figure(records), self.draft.folder / "progress.png")
-        pairs = trainer.step_number * self.config.batch * self.config.accumulate
-        summary = {"steps": trainer.step_number, "pairs": pairs, "images": len(pixels), **health.as_record()}
-        return summary | (self._diagnose(trainer).as_record() if self.config.probe is not None else {})
+        self._write(training.trainer)
+        save(progress_figure(training.records), self.draft.folder / "progress.png")
+        steps = training.trainer.step_number
+        images = len(training.pixels)
+        summary = {
+            "steps": steps,
+            "pairs": steps * self.config.images_per_step,
+            "images": images,
+            **health.as_record(),
+        }
+        return summary | (training.diagnose().as_record() if self.config.probe is not None else {})
 
-    def _step(
-        self, trainer: Pretrainer, step: int, pixels: NDArray[np.uint8], aspect: Tensor
-    ) -> dict[str, float]:
-        size = self.config.batch * self.config.accumulate
-        chosen = batch_indices(len(pixels), size, step, self.config.seed).sort().values
-        images = torch.from_numpy(pixels[chosen.numpy()])
-        record = trainer.step(images, aspect[chosen], self._progress(step))
-        if step % _PROBE_EVERY == 0:
-            health = trainer.probe(*self._probe_images(pixels, aspect))
-            for warning in warnings(health):
-                self.context.reporter.warn(f"step {step}: {warning}")
-            record |= health.as_record()
-            if self.config.probe is not None:
-                record |= self._diagnose(trainer).as_record()
-        return record
-
-    def _diagnose(self, trainer: Pretrainer) -> PatchScores:
-        """Score the averaged encoder's patches on some labelled images of another data set."""
-        root = Path(self.config.probe_root) if self.config.probe_root else None
-        name = str(self.config.probe)
-        train, test = (open_dataset(name, root=root, split=split) for split in ("train", "val"))
-        assert train.space is not None
-        encoder = trainer.encoder
-
-        def encode(image: NDArray[np.uint8]) -> Tensor:
-            pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255
-            pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-            with torch.inference_mode():
-                return tokens(encoder, pixels)[1][0].clone()
-
-        return probe_patches(
-            encode,
-            some_labelled(train, _PROBE_LABELLED),
-            some_labelled(test, _PROBE_LABELLED),
-            train.space,
-            size=_PROBE_SIZE,
-            patch=architecture(self.config.arch)["patch_size"],
-            seeds=(0,),
-            steps=200,
-        )
-
-    def _progress(self, step: int) -> float | None:
-        return None if self.config.hours is None else min(1.0, self.seconds / (3600 * self.config.hours))
-
-    def _steps(self, first: int) -> Iterator[int]:
-        """Yield step numbers until the steps are done, or the hours are over."""
-        if self.config.hours is None:
-            steps = range(first, self.config.steps)
-            yield from self.context.reporter.track(steps, "pretrain", total=self.config.steps, done=first)
-            return
-
-        def until() -> Iterator[int]:
-            step = first
-            while self.seconds < 3600 * float(self.config.hours or 0):
-                yield step
-                step += 1
-
-        yield from self.context.reporter.track(until(), "pretrain", done=first)
-
-    def _resume(self, trainer: Pretrainer) -> list[dict[str, float]]:
-        path = self.draft.folder / METRICS
-        if self.checkpoint.exists():
-            state = torch.load(self.checkpoint, weights_only=True)
-            trainer.load_state_dict(state["trainer"])
-            self.seconds = float(state["seconds"])
-            self.context.reporter.info(f"going on after step {trainer.step_number}")
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        records = [json.loads(line) for line in lines if line.endswith("}")]
-        records = [record for record in records if record["step"] < trainer.step_number]
-        path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-        return records
-
-    def _save(self, trainer: Pretrainer) -> None:
-        partial = self.checkpoint.with_suffix(".tmp")
-        torch.save({"trainer": trainer.state_dict(), "seconds": self.seconds}, partial)
-        partial.replace(self.checkpoint)
-
-    def _probe_images(self, pixels: NDArray[np.uint8], aspect: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = np.linspace(0, len(pixels) - 1, min(_PROBE_IMAGES, len(pixels))).astype(int)
-        return torch.from_numpy(pixels[chosen]), aspect[torch.from_numpy(chosen)]
-
-    def _pack(self) -> tuple[NDArray[np.uint8], Tensor]:
+    def _pack(self) -> None:
         """Decode every image once into squares (N, 3, S, S) uint8, with the aspect ratios (N,)."""
-        folder = (
-            self.draft.folder / ".pack"
-        )  # hidden: scratch, which outlives a kill until the artifact is there
+        folder = self.draft.folder / _PACK
         if not self.draft.is_done("pack"):
             folder.mkdir(exist_ok=True)
             side = int(_PACK_RATIO * max(self.config.size, self.config.final_size))
@@ -214,8 +131,6 @@ class _Run:
             np.save(folder / "aspect.npy", np.array(aspects, np.float32))
             self.draft.finish("pack", found)
         self.draft.warnings += self.draft.note("pack")
-        aspect = torch.from_numpy(np.load(folder / "aspect.npy", allow_pickle=False))
-        return np.load(folder / "pixels.npy", mmap_mode="r", allow_pickle=False), aspect
 
     def _write(self, trainer: Pretrainer) -> None:
         arch = architecture(self.config.arch)
@@ -228,3 +143,141 @@ class _Run:
             "std": STD,
         }
         save_backbone(self.draft.folder, trainer.encoder, meta)
+
+
+class _Training:
+    """The steps of a run and its checkpoint, in this process or in one of several that share the work.
+
+    Args:
+        fabric: of a launched process; None where this process trains alone.
+        config: of the run.
+        folder: of the draft; holds the pack of images.
+        reporter: told about the progress by the first process.
+    """
+
+    def __init__(
+        self, fabric: Fabric | None, config: PretrainConfig, folder: Path, reporter: Reporter
+    ) -> None:
+        self.config, self.folder = config, folder
+        self.trainer = Pretrainer(config, fabric)
+        self.fabric = self.trainer.fabric
+        self.first = self.fabric.is_global_zero
+        self.reporter = reporter if self.first else Silent()
+        self.pixels: NDArray[np.uint8] = np.load(
+            folder / _PACK / "pixels.npy", mmap_mode="r", allow_pickle=False
+        )
+        self.aspect = torch.from_numpy(np.load(folder / _PACK / "aspect.npy", allow_pickle=False))
+        self.seconds = 0.0
+        self.records = self._resume()
+
+    def run(self) -> None:
+        """Take all steps that are left; the last checkpoint holds the result."""
+        last_save = clock = time.monotonic()
+        start = self.seconds
+        for step in self._steps(self.trainer.step_number):
+            self.seconds = start + time.monotonic() - clock
+            record = self._step(step)
+            if self.first and (step % _LOG_EVERY == 0 or "rank" in record):
+                with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"step": float(step), **record}) + "\n")
+            if self.first and time.monotonic() - last_save > _SAVE_SECONDS:
+                self._save()
+                last_save = time.monotonic()
+        if self.first:
+            self._save()
+
+    def _step(self, step: int) -> dict[str, float]:
+        config = self.config
+        chosen = batch_indices(len(self.pixels), config.images_per_step, step, config.seed)
+        chosen = chosen[self.fabric.global_rank :: config.devices].sort().values
+        images = torch.from_numpy(self.pixels[chosen.numpy()])
+        record = self.trainer.step(images, self.aspect[chosen], self._progress())
+        if self.first and step % _PROBE_EVERY == 0:
+            health = self.health()
+            for warning in warnings(health):
+                self.reporter.warn(f"step {step}: {warning}")
+            record |= health.as_record()
+            if config.probe is not None:
+                record |= self.diagnose().as_record()
+        return record
+
+    def health(self) -> Health:
+        """Return the label-free measures on some fixed images."""
+        count = len(self.pixels)
+        chosen = np.linspace(0, count - 1, min(_PROBE_IMAGES, count)).astype(int)
+        return self.trainer.probe(
+            torch.from_numpy(self.pixels[chosen]), self.aspect[torch.from_numpy(chosen)]
+        )
+
+    def diagnose(self) -> PatchScores:
+        """Score the averaged encoder's patches on some labelled images of another data set."""
+        root = Path(self.config.probe_root) if self.config.probe_root else None
+        name = str(self.config.probe)
+        train, test = (open_dataset(name, root=root, split=split) for split in ("train", "val"))
+        assert train.space is not None
+        encoder = self.trainer.encoder
+
+        def encode(image: NDArray[np.uint8]) -> Tensor:
+            pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255
+            pixels = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+            with torch.inference_mode():
+                return tokens(encoder, pixels)[1][0].clone()
+
+        return probe_patches(
+            encode,
+            some_labelled(train, _PROBE_LABELLED),
+            some_labelled(test, _PROBE_LABELLED),
+            train.space,
+            size=_PROBE_SIZE,
+            patch=architecture(self.config.arch)["patch_size"],
+            seeds=(0,),
+            steps=200,
+        )
+
+    def _progress(self) -> float | None:
+        return None if self.config.hours is None else min(1.0, self.seconds / (3600 * self.config.hours))
+
+    def _steps(self, first: int) -> Iterator[int]:
+        """Yield step numbers until the steps are done, or the hours are over."""
+        if self.config.hours is None:
+            steps = range(first, self.config.steps)
+            yield from self.reporter.track(steps, "pretrain", total=self.config.steps, done=first)
+            return
+        limit = 3600 * self.config.hours
+
+        def until() -> Iterator[int]:
+            step = first
+            # One clock for all processes, or one would stop a step before the others and leave them waiting.
+            while (now := float(self.fabric.broadcast(self.seconds))) < limit:
+                self.seconds = now
+                yield step
+                step += 1
+
+        yield from self.reporter.track(until(), "pretrain", done=first)
+
+    def _resume(self) -> list[dict[str, float]]:
+        path, checkpoint = self.folder / METRICS, self.folder / _CHECKPOINT
+        if checkpoint.exists():
+            state = torch.load(checkpoint, weights_only=True)
+            self.trainer.load_state_dict(state["trainer"])
+            self.seconds = float(state["seconds"])
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        records = [record for record in records if record["step"] < self.trainer.step_number]
+        if self.first:
+            path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        return records
+
+    def _save(self) -> None:
+        checkpoint = self.folder / _CHECKPOINT
+        partial = checkpoint.with_suffix(".tmp")
+        torch.save({"trainer": self.trainer.state_dict(), "seconds": self.seconds}, partial)
+        partial.replace(checkpoint)
+
+
+def train(fabric: Fabric | None, config: PretrainConfig, folder: Path, reporter: Reporter) -> None:
+    """Train to the end in this process; what it gives is in the checkpoint."""
+    training = _Training(fabric, config, folder, reporter)
+    if training.trainer.step_number:
+        training.reporter.info(f"going on after step {training.trainer.step_number}")
+    training.run()
