@@ -1,5 +1,6 @@
 """The two stores, and several processes that write one artifact."""
 
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.stages.extract import extract_shard
 from unsupseg_cli.stages.features import FeatureSet
@@ -90,6 +91,27 @@ def test_two_processes_write_disjoint_shards_at_once(folder, whole, tmp_path):
         assert process.returncode == 0, said.decode()
     (made,) = Workspace(tmp_path / "p").artifacts()
     assert made.manifest.digest == whole.manifest.digest
+
+
+def test_two_devices_make_the_artifact_of_one(folder, whole, tmp_path):
+    context = Context(Workspace(tmp_path / "d"))
+    made = extract(config(folder, devices=2), context)
+    assert (made.id, made.manifest.digest) == (whole.id, whole.manifest.digest)
+    assert context.workspace.leftovers() == []
+    assert extract(config(folder), context).id == made.id
+    with pytest.raises(UsageError, match="do not go together"):
+        extract_shard(config(folder, devices=2), "1/2", context)
+
+
+def test_an_error_on_one_of_two_devices_is_the_error_of_the_call(folder, tmp_path):
+    broken = tmp_path / "photos"
+    shutil.copytree(folder, broken)
+    (broken / "100.png").write_bytes((broken / "100.png").read_bytes()[:60])  # its header is whole
+    context = Context(Workspace(tmp_path / "b"))
+    with pytest.raises(UnsupsegError, match=r"100\.png"):
+        extract(config(broken, devices=2, strict=True), context)
+    assert list(context.workspace.artifacts()) == []
+    assert extract(config(broken, devices=2), context).manifest.summary["images"] == IMAGES - 1
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])

@@ -279,6 +279,10 @@ class Workspace:
             artifact = self._publish(draft)
         return self._take(artifact), False
 
+    def has(self, recipe: Recipe) -> bool:
+        """Tell whether the artifact of a recipe is there and, by a look at its files' sizes, whole."""
+        return self._whole(recipe) is not None
+
     def produce_shard(
         self, recipe: Recipe, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
     ) -> tuple[Artifact | None, bool]:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessRaisedException
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.seeds import stream
@@ -20,6 +17,7 @@ from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
 from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss, cluster_loss
 from unsupseg_cli.pretraining.views import Crops, corresponding_points, make_crops, tokens_at, whole_crops
+from unsupseg_cli.training.launch import Precision
 
 PROBE_POINTS = 4  # places per image in the label-free probe
 
@@ -62,25 +60,8 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
 
 
-def launch(config: PretrainConfig, run: Callable[..., None], *given: object) -> None:
-    """Call ``run(fabric, *given)`` in ``config.devices`` processes, each on a device of its own.
-
-    Raises:
-        UnsupsegError: one of them failed; the others are ended.
-    """
-    # The prototypes have no gradient where their loss does not count.
-    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=not config.cluster_weight)
-    fabric = Fabric(
-        accelerator=config.device, strategy=strategy, devices=config.devices, precision=_precision(config)
-    )
-    try:
-        fabric.launch(run, *given)
-    except ProcessRaisedException as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UnsupsegError(reason.removeprefix(f"{UnsupsegError.__module__}.UnsupsegError: ")) from None
-
-
-def _precision(config: PretrainConfig) -> Literal["bf16-mixed", "32-true"]:
+def fabric_precision(config: PretrainConfig) -> Precision:
+    """Return the precision of a run as Fabric names it."""
     return "bf16-mixed" if config.precision == "bf16" else "32-true"
 
 
@@ -95,7 +76,9 @@ class Pretrainer:
 
     def __init__(self, config: PretrainConfig, fabric: Fabric | None = None) -> None:
         self.config = config
-        self.fabric = fabric or Fabric(accelerator=config.device, devices=1, precision=_precision(config))
+        self.fabric = fabric or Fabric(
+            accelerator=config.device, devices=1, precision=fabric_precision(config)
+        )
         arch = architecture(config.arch)
         encoder = build_encoder(arch, config.final_size, stream(config.seed, "encoder"))
         with torch.random.fork_rng(devices=[]):

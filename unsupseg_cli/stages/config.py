@@ -60,6 +60,7 @@ class ExtractConfig(DataConfig, DeviceConfig):
         ("patch", "cls", "pooled"), "Arrays to store: patch, cls, pooled, attention, query, key."
     )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
+    devices: int = execution(1, "GPUs (or CPU processes) that share the work.", ge=1)
     store: Literal["zarr", "hdf5"] = execution(
         "zarr", "Files of the arrays: zarr shards, or one HDF5 file (packed at the end)."
     )

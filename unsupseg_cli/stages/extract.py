@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, by
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -41,6 +43,7 @@ from unsupseg_cli.stages.context import (
 )
 from unsupseg_cli.stages.features import VIEWS
 from unsupseg_cli.stages.models import open_model
+from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1
 
@@ -99,10 +102,26 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
     """Store patch tokens, CLS tokens, pooled descriptors and more of every image.
 
     With ``model`` (a `model` artifact) the codes of its feature heads are stored instead of the backbone's
-    tokens, so that any pseudo-labeller can work on top of any head.
+    tokens, so that any pseudo-labeller can work on top of any head. With ``devices`` above 1 as many processes
+    make a shard each; the artifact is the same.
+
+    Raises:
+        UsageError: ``devices`` is above 1 and ``context.force`` is set, see `extract_shard`.
+        UnsupsegError: one of the processes failed; what is finished stays for the next call.
     """
     context = context or Context()
     recipe, start = _prepare(config, context, model)
+    launched = config.devices > 1 and not context.workspace.has(recipe)
+    if launched:
+        _refuse_force(context, "--devices")
+        launch(
+            _extract_on_device,
+            config,
+            context,
+            model,
+            accelerator=resolve_device(config.device).type,
+            devices=config.devices,
+        )
 
     def work(draft: Draft) -> dict[str, Any]:
         job = start(draft)
@@ -111,7 +130,20 @@ def extract(config: ExtractConfig, context: Context | None = None, *, model: str
 
     artifact, reused = context.workspace.produce(recipe, work, force=context.force)
     _say_store(config, artifact, context)
-    return context.say(artifact, reused)
+    return context.say(artifact, reused and not launched)
+
+
+def _extract_on_device(fabric: Fabric, config: ExtractConfig, context: Context, model: str | None) -> None:
+    """Make the shard of one of several processes; the first one reports for all."""
+    rank, count = fabric.global_rank, config.devices
+    own = config.model_copy(update={"device": str(fabric.device), "devices": 1})
+    reporter = context.reporter if fabric.is_global_zero else Silent()
+    extract_shard(own, f"{rank + 1}/{count}", replace(context, reporter=reporter), model=model)
+
+
+def _refuse_force(context: Context, option: str) -> None:
+    if context.force:
+        raise UsageError(f"{option} and --force do not go together: remove the old features first.")
 
 
 def extract_shard(
@@ -130,8 +162,9 @@ def extract_shard(
     """
     context = context or Context()
     own = parse_shard(shard)
-    if context.force:
-        raise UsageError("--shard and --force do not go together: remove the old features first.")
+    _refuse_force(context, "--shard")
+    if config.devices > 1:
+        raise UsageError("--shard and --devices do not go together: give each share a device of its own.")
     recipe, start = _prepare(config, context, model, own)
     name = f"{own[0]}-of-{own[1]}"
     jobs: list[_Extraction] = []

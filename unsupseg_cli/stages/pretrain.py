@@ -26,10 +26,11 @@ from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import Health, warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import tokens
-from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, launch
+from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, fabric_precision
 from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
 from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
+from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1
 METRICS = "metrics.jsonl"
@@ -90,7 +91,14 @@ class _Run:
         if self.config.devices == 1:
             train(None, *given)
         else:
-            launch(self.config, train, *given)
+            launch(
+                train,
+                *given,
+                accelerator=self.config.device,
+                devices=self.config.devices,
+                precision=fabric_precision(self.config),
+                unused_parameters=not self.config.cluster_weight,  # the prototypes, then
+            )
         training = _Training(None, *given)
         health = training.health()
         self.draft.warnings += warnings(health)
