@@ -16,6 +16,7 @@ from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.stages.config import RunConfig
 from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.pace import extrapolate, probe
 from unsupseg_cli.stages.plan import plan
 from unsupseg_cli.stages.recipes import bundled, load_recipe, resolve
 from unsupseg_cli.stages.run import outcomes, run
@@ -318,6 +319,26 @@ def test_the_dry_run_says_why_and_how_long(tmp_path, recipe):
     assert "--from" in planned[2].why
 
 
+def test_a_probe_tells_the_times_that_no_run_does(tmp_path, recipe):
+    context = Context(Workspace(tmp_path / "w"))
+    steps = resolve(load_recipe(recipe))
+    assert {one.seconds for one in plan(steps, context)} == {None}
+    probed = probe(steps, context)
+    assert not (tmp_path / "w").exists()
+    planned = plan(steps, context, probed=probed)
+    assert all(one.seconds > 0 for one in planned)
+    made = run(steps, context)
+    again = plan(steps, context, first=steps[0].id, probed=probed)
+    past = [made[step.id].manifest.seconds for step in steps]
+    assert [one.seconds for one in again] == pytest.approx(past)
+
+
+def test_a_line_through_two_runs_tells_the_third():
+    assert extrapolate([(12, 5.0), (4, 3.0)], 100) == pytest.approx(27)  # 2 s fixed, 1/4 s each
+    assert extrapolate([(4, 3.0), (12, 2.5)], 100) == 2.5  # noise: no slope is known
+    assert extrapolate([(4, 3.0), (4, 2.0)], 4) == 3.0
+
+
 def test_changed_images_and_drafts_are_seen_by_the_dry_run(tmp_path, recipe, photos):
     context = Context(Workspace(tmp_path / "w"))
     made = run(resolve(load_recipe(recipe)), context)
@@ -410,7 +431,10 @@ def test_the_dry_run_of_the_command_prints_a_table_or_json(call, recipe, tmp_pat
     value = json.loads(call("run", recipe, "--dry-run", "--json")[0])
     assert [one["stage"] for one in value["stages"]] == STEPS
     assert value["bytes"] == sum(one["bytes"] for one in value["stages"])
+    value = json.loads(call("run", recipe, "--dry-run", "--json", "--probe")[0])
+    assert all(one["seconds"] > 0 for one in value["stages"])
     assert not list((tmp_path / "here").iterdir())
+    assert "it goes with --dry-run" in call("run", recipe, "--probe", code=2)[1]
     _, said = call("run", recipe, "--dry-run", "--explain", "--set", "train.steps=6")
     assert "train.set.steps = 6 (command line)" in said
     assert "stage 1 (extract)) extract.size" in said or "extract.size = 32" in said

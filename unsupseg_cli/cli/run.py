@@ -15,6 +15,7 @@ from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import Call, stage_command
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import find_settings, parse_assignments
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import explain
 from unsupseg_cli.stages.config import RunConfig
 from unsupseg_cli.stages.recipes import Published, RecipeFile, Step, load_recipe, resolve, select
@@ -29,6 +30,13 @@ _SET = Annotated[
 _DRY = Annotated[
     bool, typer.Option("--dry-run", help="Only say what would be done, and why; nothing is written.")
 ]
+_PROBE = Annotated[
+    bool,
+    typer.Option(
+        "--probe",
+        help="With --dry-run: time all stages on a few images first, in a temporary folder. Times of earlier runs win.",
+    ),
+]
 _FROM = Annotated[
     str | None,
     typer.Option("--from", help="Make this stage and all later ones again.", show_default=False),
@@ -40,7 +48,13 @@ _FROM = Annotated[
     RunConfig,
     name="run",
     settings=False,
-    extra={"recipe": (_RECIPE, ...), "set_": (_SET, None), "dry_run": (_DRY, False), "from_": (_FROM, None)},
+    extra={
+        "recipe": (_RECIPE, ...),
+        "set_": (_SET, None),
+        "dry_run": (_DRY, False),
+        "probe": (_PROBE, False),
+        "from_": (_FROM, None),
+    },
 )
 def run(call: Call) -> None:
     """All stages of a recipe; what is there is reused, a stopped run goes on."""
@@ -54,6 +68,8 @@ def run(call: Call) -> None:
     console = call.reporter.console
     if call.explain:
         _explain(console, steps)
+    if call.extra["probe"] and not call.extra["dry_run"]:
+        raise UsageError("--probe tells how long a run may take: it goes with --dry-run.")
     if call.extra["dry_run"]:
         _dry_run(call, steps, first)
         return
@@ -91,9 +107,11 @@ def _explain(console: Console, steps: Sequence[Step]) -> None:
 
 def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
     context = call.context()
+    from unsupseg_cli.stages.pace import probe
     from unsupseg_cli.stages.plan import free_bytes, plan
 
-    planned = plan(steps, context, first=first)
+    probed = probe(steps, context) if call.extra["probe"] else []
+    planned = plan(steps, context, first=first, probed=probed)
     free, needed = free_bytes(call.workspace), sum(one.bytes for one in planned)
     if call.json:
         stages = [one.to_json() for one in planned]

@@ -26,16 +26,22 @@ DEFAULT_WORKSPACE = Path("unsupseg-workspace")
 _ROOTS = "roots.json"
 _DIGESTS = "digests.json"
 _WEIGHTS = "weights.json"
+REMEMBERED = (_ROOTS, _DIGESTS, _WEIGHTS)
 
 
 @dataclass
 class Context:
-    """Where a stage works and whom it tells; ``read_only`` writes nothing there, not even what is remembered."""
+    """Where a stage works and whom it tells.
+
+    ``read_only`` writes nothing there, not even what is remembered; of a data set only ``most_images`` are taken,
+    evenly spread.
+    """
 
     workspace: Workspace = field(default_factory=lambda: Workspace(DEFAULT_WORKSPACE))
     reporter: Reporter = field(default_factory=Silent)
     force: bool = False
     read_only: bool = False
+    most_images: int | None = None
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""
@@ -81,6 +87,10 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
     if config.root is not None and config.dataset in dataset_names():
         roots[config.dataset] = str(config.root.resolve())
         _write_cache(roots_file, roots, context)
+    count = len(dataset.items)
+    if context.most_images is not None and context.most_images < count:
+        chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
+        dataset = replace(dataset, items=chosen)
     return dataset
 
 

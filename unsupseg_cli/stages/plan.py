@@ -40,6 +40,7 @@ from unsupseg_cli.stages.extract import GRID_DTYPES, extract_recipe, plan_views,
 from unsupseg_cli.stages.features import stored_geometry
 from unsupseg_cli.stages.graph import graph_recipe
 from unsupseg_cli.stages.lineage import flat, lineage
+from unsupseg_cli.stages.pace import extrapolate
 from unsupseg_cli.stages.predict import predict_dataset, predict_geometry, predict_recipe
 from unsupseg_cli.stages.pseudolabel import pseudolabel_recipe
 from unsupseg_cli.stages.recipes import Step
@@ -65,8 +66,8 @@ class Planned:
     ``artifact`` is there, or as it will be; it is not ``named`` where its key needs images or weights that were not
     read.
     ``bytes`` is the size of its arrays; pictures, tables and models come on top, as do soft masks, whose number nobody
-    knows before. ``seconds`` is what earlier runs of this workspace and device took, scaled to this one; None is
-    unknown.
+    knows before. ``seconds`` is what earlier runs of this workspace and device, or a probe, took, scaled to this one;
+    None is unknown.
     """
 
     step: Step
@@ -92,13 +93,25 @@ class Planned:
         }
 
 
-def plan(steps: Sequence[Step], context: Context, *, first: str | None = None) -> list[Planned]:
+def plan(
+    steps: Sequence[Step],
+    context: Context,
+    *,
+    first: str | None = None,
+    probed: Sequence[Manifest] = (),
+) -> list[Planned]:
     """Return what `run` would do with each step; the workspace is only read.
+
+    Args:
+        steps: of the recipe.
+        context: whose workspace is looked at; with ``force`` nothing is reused.
+        first: this step and all later ones are made again.
+        probed: what `pace.probe` returned, for times that no earlier run tells.
 
     Raises:
         UsageError: the images are not found, or a step does not fit them.
     """
-    planner = _Planner(replace(context, read_only=True))
+    planner = _Planner(replace(context, read_only=True), probed)
     return [planner.plan(step, forced) for step, forced in with_force(steps, context.force, first)]
 
 
@@ -111,8 +124,8 @@ def free_bytes(workspace: Path) -> int:
 
 
 class _Planner:
-    def __init__(self, context: Context) -> None:
-        self.context, self.workspace = context, context.workspace
+    def __init__(self, context: Context, probed: Sequence[Manifest]) -> None:
+        self.context, self.workspace, self.probed = context, context.workspace, probed
         self.past = [artifact.manifest for artifact in context.workspace.artifacts()]
         self.planned: dict[str, Artifact] = {}
         self.grids: dict[str, NDArray[np.int64]] = {}  # by the id of an `extract` step
@@ -383,30 +396,36 @@ class _Planner:
         return found or ["the labels"]
 
     def _seconds(self, manifest: Manifest) -> float | None:
-        """Return how long a stage may take, from the last run with the same options on this device."""
+        """Return how long a stage may take, from the last run with the same options on this device or a probe."""
         wanted = self._pace(manifest)
-        for one in reversed(self.past):
+
+        def comparable(one: Manifest) -> bool:
             same = one.stage == manifest.stage and one.execution.get("device") == manifest.execution.get(
                 "device"
             )
-            if same and one.seconds and self._pace(one) == wanted:
-                return one.seconds * _work(manifest) / _work(one)
-        return None
+            return same and one.seconds > 0 and self._pace(one) == wanted
+
+        if past := next(filter(comparable, reversed(self.past)), None):
+            return past.seconds * _work(manifest) / _work(past)
+        points = [(_work(one), one.seconds) for one in filter(comparable, self.probed)]
+        return extrapolate(points, _work(manifest)) if len(points) == 2 else None
 
     def _pace(self, manifest: Manifest) -> str:
         """Return what decides how long an item or a step takes."""
         planned = {one.manifest.key: one.manifest for one in self.planned.values()}
-        past = {one.key: one for one in self.past}
+        past = {one.key: one for one in (*self.past, *self.probed)}
         return lineage(
             manifest, lambda _, key: planned.get(key) or past.get(key), ignore=_LENGTH, images=False
         )
 
 
 def _work(manifest: Manifest) -> float:
-    """Return the amount of work that time grows with: steps, or images and epochs."""
+    """Return the amount of work that time grows with: images, as often as they are looked at."""
     options = manifest.config.get("options", {})
     images = manifest.data.count if manifest.data else 1
-    return float(options.get("steps") or images * options.get("epochs", 1))
+    if steps := options.get("steps"):
+        return float(steps * min(images, options.get("batch", 1)))
+    return float(images * options.get("epochs", 1))
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
