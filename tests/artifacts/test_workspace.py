@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -206,6 +207,74 @@ def test_a_newer_format_is_refused_and_a_damaged_manifest_named(tmp_path):
     with pytest.raises(UnsupsegError, match="cannot be read"):
         read_manifest(artifact.path)
     assert list(space.artifacts()) == []
+
+
+def test_an_older_format_is_refused_and_made_again_by_the_same_call(tmp_path):
+    space = Workspace(tmp_path)
+    artifact, _ = space.produce(recipe(), write_one())
+    path = artifact.path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0}))
+    with pytest.raises(UnsupsegError, match=r"format version 0.*run the stage again"):
+        read_manifest(artifact.path)
+    assert "format version 0" in space.damaged()[0]
+    again, reused = space.produce(recipe(), write_one())
+    assert (again.id, again.manifest.digest, reused) == (artifact.id, artifact.manifest.digest, False)
+    assert space.damaged() == []
+
+
+def test_a_kill_while_force_swaps_old_and_new_hides_neither(tmp_path, monkeypatch):
+    space = Workspace(tmp_path)
+    old, _ = space.produce(recipe(), write_one("old"))
+    child, _ = space.produce(recipe("model", inputs=[old.as_input("features")]), write_one())
+    rename, calls = Path.rename, []
+
+    def killed_at_the_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        space.produce(recipe(), write_one("new"), force=True)
+    monkeypatch.undo()
+    assert [one.id for one in space.artifacts("features")] == [old.id]
+    assert (space.get(old.id).path / "data.bin").read_text() == "old"
+    assert space.verify(child) == []
+    # A complete draft is left over; the old artifact, under its hidden name, is not.
+    assert [json.loads((one / "manifest.json").read_text())["digest"] for one in space.leftovers()] != [
+        old.manifest.digest
+    ]
+    again, reused = space.produce(recipe(), write_one("never"))
+    assert ((again.path / "data.bin").read_text(), reused) == ("old", True)
+    assert again.path == old.path
+    forced, _ = space.produce(recipe(), write_one("never"), force=True)
+    assert (forced.path / "data.bin").read_text() == "new"
+    assert space.leftovers() == []
+
+
+class OneOfTwoParts:
+    """A share of two; the other is never made."""
+
+    def __init__(self, draft):
+        self.draft = draft
+
+    def write(self):
+        (self.draft.folder / "half.bin").write_text("half")
+
+    def missing(self):
+        return 1
+
+    def close(self):
+        raise AssertionError
+
+
+def test_drafts_that_wait_for_other_shares_are_no_leftovers(tmp_path):
+    space = Workspace(tmp_path)
+    assert space.produce_shard(recipe(), "1-of-2", OneOfTwoParts) == (None, False)
+    assert space.leftovers() == []
+    (draft,) = space.leftovers(shared=True)
+    assert (draft / "half.bin").exists()
 
 
 def test_manifests_fit_their_schema(tmp_path):

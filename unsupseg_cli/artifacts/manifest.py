@@ -12,7 +12,12 @@ from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.core.errors import UnsupsegError
 
 FORMAT_VERSION = 1
+OLDEST_FORMAT = 1
 MANIFEST = "manifest.json"
+
+
+class OlderFormatError(UnsupsegError):
+    """An artifact in a format that is no longer read; making it again replaces it."""
 
 
 class Input(BaseModel):
@@ -86,6 +91,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Raises:
         UnsupsegError: it is missing, unreadable, or written by a newer version of the tool.
+        OlderFormatError: it was written by a version too old.
     """
     path = folder / MANIFEST
     try:
@@ -105,6 +111,11 @@ def read_manifest(folder: Path) -> Manifest:
         raise UnsupsegError(
             f"'{path}' has format version {version}, this tool reads up to {FORMAT_VERSION}; update unsupseg "
             "or make the artifact again with this version."
+        )
+    if isinstance(version, int) and version < OLDEST_FORMAT:
+        raise OlderFormatError(
+            f"'{path}' has format version {version}, which this tool no longer reads (it reads {OLDEST_FORMAT} to "
+            f"{FORMAT_VERSION}); run the stage again with the same options, which replaces it."
         )
     try:
         return Manifest.model_validate(raw)

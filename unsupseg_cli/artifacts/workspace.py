@@ -22,6 +22,7 @@ from unsupseg_cli.artifacts.manifest import (
     DataSource,
     Input,
     Manifest,
+    OlderFormatError,
     Output,
     read_manifest,
 )
@@ -39,6 +40,8 @@ KINDS = (
 )
 CURRENT = "current.json"
 _PARTIAL = ".partial"
+_RETIRED = f"{_PARTIAL}-retired"
+_SHARED = "shared"
 _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
@@ -117,6 +120,11 @@ class Draft:
         self.deterministic = True
         (folder / "done").mkdir(parents=True, exist_ok=True)
 
+    @staticmethod
+    def is_shared(folder: Path) -> bool:
+        """Tell whether several processes write the draft in a folder (`Workspace.produce_shard`)."""
+        return (folder / "done" / f"{_SHARED}.json").exists()
+
     def is_done(self, part: str) -> bool:
         """Tell whether a part was finished by this or an earlier, interrupted call."""
         return (self.folder / "done" / f"{part}.json").exists()
@@ -161,7 +169,9 @@ class Workspace:
         for one in KINDS if kind is None else (kind,):
             found = []
             for folder in sorted((self.root / one).glob("*")):
-                if folder.name.startswith(".") or not (folder / MANIFEST).exists():
+                if not (folder / MANIFEST).exists():
+                    continue
+                if folder.name.startswith(".") and not self._is_stranded(folder):
                     continue
                 try:
                     found.append(Artifact(folder, read_manifest(folder)))
@@ -181,7 +191,8 @@ class Workspace:
 
     def find_key(self, kind: str, key: str) -> Artifact | None:
         """Return the artifact of a kind with this full key, if it was published."""
-        for folder in (self.root / kind).glob(f"*-{key[:8]}"):
+        retired = self._retired(kind, key)
+        for folder in (*(self.root / kind).glob(f"*-{key[:8]}"), *([retired] if retired.exists() else [])):
             artifact = Artifact(folder, read_manifest(folder))
             if artifact.manifest.key == key:
                 return artifact
@@ -270,6 +281,7 @@ class Workspace:
             for shard in self.root.glob(f"{_LOCKS}/{self._lock(recipe).stem}-shard-*.lock"):
                 with exclusive(shard, what, wait):  # processes that write a part of this artifact
                     pass
+            self._restore(recipe)
             if not force and (found := self._whole(recipe)):
                 return self._take(found), True
             draft = self._draft(recipe)
@@ -305,11 +317,13 @@ class Workspace:
         own = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
         with disk_errors(self.root), ExitStack() as stack:
             with exclusive(lock, what, wait):
+                self._restore(recipe)
                 if found := self._whole(recipe):
                     return self._take(found), True
                 stack.enter_context(exclusive(own, f"Shard {shard} of '{recipe.id}'", wait=0))
                 draft = self._draft(recipe)
                 job = None if _is_complete(draft) else start(draft)
+                draft.finish(_SHARED)
             if job is not None:
                 job.write()
         with disk_errors(self.root), exclusive(lock, what, wait):
@@ -323,9 +337,12 @@ class Workspace:
         return self._take(artifact), False
 
     def _whole(self, recipe: Recipe) -> Artifact | None:
-        """Return the published artifact of a recipe, unless it is known to be damaged."""
-        found = self.find_key(recipe.kind, recipe.key)
-        if found is None or (found.path / _DAMAGED).exists():
+        """Return the published artifact of a recipe, unless it is known to be damaged or too old to be read."""
+        try:
+            found = self.find_key(recipe.kind, recipe.key)
+        except OlderFormatError:
+            return None
+        if found is None or (found.path / _DAMAGED).exists() or found.path.name.startswith("."):
             return None
         files = ((found.path / name, output.bytes) for name, output in found.manifest.outputs.items())
         return found if all(_size(path) == size for path, size in files) else None
@@ -385,13 +402,32 @@ class Workspace:
             elif path not in listed:
                 path.unlink()
         target = self.root / manifest.kind / manifest.id
-        retired = target.with_name(f"{_PARTIAL}-retired-{manifest.key[:16]}")
+        retired = self._retired(manifest.kind, manifest.key)
         if target.exists():
             shutil.rmtree(retired, ignore_errors=True)
             target.rename(retired)
         draft.folder.rename(target)
         shutil.rmtree(retired, ignore_errors=True)
         return Artifact(target, manifest)
+
+    def _retired(self, kind: str, key: str) -> Path:
+        """Return where an artifact lies for the moment in which another takes its name."""
+        return self.root / kind / f"{_RETIRED}-{key[:16]}"
+
+    def _is_stranded(self, folder: Path) -> bool:
+        """Tell whether a retired artifact is the only one of its name: a call was killed in that moment."""
+        if not folder.name.startswith(_RETIRED):
+            return False
+        try:
+            return not folder.with_name(read_manifest(folder).id).exists()
+        except UnsupsegError:
+            return False
+
+    def _restore(self, recipe: Recipe) -> None:
+        """Give a stranded artifact its name back; the caller holds the artifact's lock."""
+        retired = self._retired(recipe.kind, recipe.key)
+        if self._is_stranded(retired):
+            retired.rename(retired.with_name(read_manifest(retired).id))
 
     def _make_folders(self, kind: str) -> None:
         try:
@@ -454,10 +490,15 @@ class Workspace:
                 problems.append(f"{artifact.id}: its input '{item.id}' has other content now: run it again")
         return problems
 
-    def leftovers(self) -> list[Path]:
-        """Return the drafts of interrupted calls, which nobody is writing now."""
+    def leftovers(self, *, shared: bool = False) -> list[Path]:
+        """Return the drafts of interrupted calls, which nobody is writing now.
+
+        With ``shared`` also those of several processes, some of which may not have begun yet.
+        """
         found = []
         for folder in self.root.glob(f"*/{_PARTIAL}-*"):
+            if self._is_stranded(folder) or (not shared and Draft.is_shared(folder)):
+                continue
             key = folder.name.removeprefix(f"{_PARTIAL}-").removeprefix("retired-")
             locks = self.root.glob(f"{_LOCKS}/{folder.parent.name}-{key}*.holder")
             if all(_is_free(holder.with_suffix(".lock")) for holder in locks):

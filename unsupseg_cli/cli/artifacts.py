@@ -153,6 +153,12 @@ def verify(
 def collect(
     workspace: _Workspace = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared", help="Also drafts of --shard and --devices: other shares may be yet to come."
+        ),
+    ] = False,
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="Also this artifact; repeat it.", show_default=False)
     ] = None,
@@ -161,7 +167,7 @@ def collect(
 
     def action() -> None:
         space = _open(workspace)
-        targets = space.leftovers()
+        targets = space.leftovers(shared=shared)
         for one in remove or []:
             artifact = space.get(one)
             if children := space.children(artifact):
