@@ -1,8 +1,10 @@
 """The two stores, and several processes that write one artifact."""
 
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -67,24 +69,14 @@ def test_shards_in_turn_make_the_artifact_of_one_process(folder, whole, tmp_path
     assert again.id == made.id
 
 
-def test_two_processes_write_disjoint_shards_at_once(folder, whole, tmp_path):
+def command(folder, workspace, *more):
     main = "from unsupseg_cli.cli.main import main; main()"
-    options = [
-        "--dataset",
-        f"{folder}/",
-        "--size",
-        "16",
-        "--workers",
-        "0",
-        "--backbone",
-        "tiny",
-        "--device",
-        "cpu",
-    ]
-    calls = [
-        [sys.executable, "-c", main, "extract", *options, "-w", str(tmp_path / "p"), "--shard", f"{i}/2"]
-        for i in (1, 2)
-    ]
+    options = f"--size 16 --workers 0 --backbone tiny --device cpu -w {workspace}".split()
+    return [sys.executable, "-c", main, "extract", "--dataset", f"{folder}/", *options, *more]
+
+
+def test_two_processes_write_disjoint_shards_at_once(folder, whole, tmp_path):
+    calls = [command(folder, tmp_path / "p", "--shard", f"{i}/2") for i in (1, 2)]
     processes = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for call in calls]
     for process in processes:
         _, said = process.communicate(timeout=300)
@@ -101,6 +93,17 @@ def test_two_devices_make_the_artifact_of_one(folder, whole, tmp_path):
     assert extract(config(folder), context).id == made.id
     with pytest.raises(UsageError, match="do not go together"):
         extract_shard(config(folder, devices=2), "1/2", context)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+def test_a_call_with_two_devices_that_is_stopped_goes_on(folder, whole, tmp_path, stop):
+    call = subprocess.Popen(command(folder, tmp_path / "k", "--devices", "2"), stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "k").glob("features/.partial-*/done/block-*")) and call.poll() is None:
+        time.sleep(0.005)
+    call.send_signal(stop)
+    call.wait(timeout=60)
+    made = extract(config(folder, devices=2), Context(Workspace(tmp_path / "k")))
+    assert made.manifest.digest == whole.manifest.digest
 
 
 def test_an_error_on_one_of_two_devices_is_the_error_of_the_call(folder, tmp_path):
