@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,16 +24,21 @@ from unsupseg_cli.stages.features import FeatureSet
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 
 
+def prepare(matrix, stage, space):
+    """Make a workspace that holds what a stage reads, but not what it makes."""
+    matrix.make(stage)
+    shutil.copytree(matrix.space, space)
+    shutil.rmtree(next(space.glob(f"*/{matrix.made[stage]}")))
+    (space / "current.json").unlink()
+
+
 @pytest.fixture
 def call(kill_matrix, matrix, tmp_path):
     """Run a stage in a workspace that holds what the stage reads; returns (exit code, what it said)."""
 
     def run(stage, expected=0, space=tmp_path / "space", **fault):
         if not space.exists():
-            matrix.make(stage)
-            shutil.copytree(matrix.space, space)
-            shutil.rmtree(next(space.glob(f"*/{matrix.made[stage]}")))
-            (space / "current.json").unlink()
+            prepare(matrix, stage, space)
         answer = matrix.driver.run(kill_matrix.command(stage, matrix.images, matrix.made), space, **fault)
         said = " ".join(answer["said"].split())
         assert answer["code"] == expected, said
@@ -59,6 +66,34 @@ def test_a_full_disk_is_named_and_the_same_call_goes_on(call, matrix, stage, tmp
     assert matrix.made[stage] not in {item.id for item in Workspace(tmp_path / "space").artifacts()}
     call(stage)
     same_as_undisturbed(matrix, stage, tmp_path / "space")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("a file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("stage", ["extract", "pseudolabel-primaps", "train-kmeans", "predict", "pretrain"])
+def test_a_disk_that_is_really_full_is_named_and_the_same_call_goes_on(call, matrix, stage, small_disk):
+    space = small_disk / "space"
+    prepare(matrix, stage, space)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    os.truncate(filler, filler.stat().st_size - 8192)
+    assert re.search("is full|MB free", call(stage, 1, space=space))
+    assert matrix.made[stage] not in {item.id for item in Workspace(space).artifacts()}
+    filler.unlink()
+    call(stage, space=space)
+    same_as_undisturbed(matrix, stage, space)
 
 
 @pytest.mark.parametrize("stage", ["extract", "train-kmeans", "predict"])

@@ -55,7 +55,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed * 1.01 > free:
         raise UnsupsegError(
-            f"{what} needs {needed / 1e9:.2f} GB but '{folder}' has {free / 1e9:.2f} GB free; free some "
+            f"{what} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; free some "
             "space, choose another --workspace, a smaller --size or fewer arrays with --keep."
         )
 
