@@ -45,7 +45,7 @@ from unsupseg_cli.stages.refine import chunks, refine_labels
 from unsupseg_cli.stages.segment import Segmented, segment_items
 from unsupseg_cli.stages.truth import read_truth
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SCORES, ASSIGNMENT = "scores.json", "assignment.json"
 
 

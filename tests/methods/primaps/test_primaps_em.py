@@ -20,7 +20,7 @@ from unsupseg_cli.methods.primaps.objective import (
     focal_loss,
     mode_assignment,
 )
-from unsupseg_cli.methods.primaps.train import PrimapsEM, initialise
+from unsupseg_cli.methods.primaps.train import PrimapsEM, initialise, sharpening
 
 
 def test_mode_assignment_equals_a_loop_over_masks() -> None:
@@ -143,3 +143,17 @@ def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() ->
     grey = TrainConfig(color_choice=0, grey_probability=1)
     result = photometric(images, grey, torch.Generator().manual_seed(0))
     torch.testing.assert_close(result[:, 0], result[:, 2])
+
+
+def test_sharpening_spreads_logits_as_cosines_and_moves_no_token() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = 7 * torch.randn(200, 6, generator=generator)
+    weight = torch.rand(4, 1, generator=generator) * torch.randn(4, 6, generator=generator)
+    factor = sharpening(tokens.split(60), weight, alpha=3.0)
+    sharpened = tokens @ (factor * weight).T
+    cosines = F.normalize(tokens, dim=1) @ F.normalize(weight, dim=1).T
+    spread = [one.std(1, correction=0).mean() for one in (sharpened, 3 * cosines)]
+    torch.testing.assert_close(spread[0], spread[1])
+    assert torch.equal(sharpened.argmax(1), (tokens @ weight.T).argmax(1))
+    assert sharpening([F.normalize(tokens, dim=1)], F.normalize(weight, dim=1), 2.0) == pytest.approx(2.0)
+    assert sharpening([tokens], torch.zeros(1, 6), 2.0) == 1.0

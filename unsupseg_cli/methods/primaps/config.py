@@ -82,6 +82,12 @@ class TrainConfig(Config):
     focal_gamma: float = setting(
         2.0, "Exponent of the class weights; 0 is plain CE.", ge=0, source=f"{_CODE}: seghead-focalloss"
     )
+    alpha: float = setting(
+        4.0,
+        "Sharpness of the class scores: they spread over the classes as alpha * cosine does; 0: as they were trained.",
+        ge=0,
+        source=f"ours (docs/results.md); {_CODE}: as trained",
+    )
     mirror: float = setting(
         0.5, "Probability that an image is mirrored (live tokens only).", ge=0, le=1, source=f"{_CODE}: HFlip"
     )
