@@ -27,7 +27,7 @@ from unsupseg_cli.stages.models import BackboneRef, ClassEntry, ModelFile, read_
 from unsupseg_cli.stages.spaces import default_classes
 from unsupseg_cli.training.loop import Plan, Record, fit
 
-STAGE_VERSION = 2
+STAGE_VERSION = 1
 METRICS = "metrics.jsonl"
 
 
