@@ -80,6 +80,39 @@ def test_a_missing_or_cut_shard_is_named(tmp_path):
         RowReader(tmp_path / "a").rows(0, 1)
 
 
+@settings(max_examples=60, deadline=None)
+@given(bit=st.integers(0, 8 * 16 * 5 - 1))
+def test_a_flipped_bit_in_the_index_of_a_shard_is_named(tmp_path_factory, bit):
+    folder = tmp_path_factory.mktemp("index")
+    RegularWriter(folder / "a", 5, (3,), np.float16, shard=5).write(0, tokens(5, 3))
+    shard = next(path for path in (folder / "a" / "c").rglob("*") if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) - 4 - 16 * 5 + bit // 8] ^= 1 << bit % 8  # offsets and lengths, before the checksum
+    shard.write_bytes(bytes(data))
+    with pytest.raises(UnsupsegError, match=r"index is damaged; `unsupseg verify`"):
+        RowReader(folder / "a").rows(0, 5)
+
+
+def test_a_compressed_array_that_cannot_be_decoded_is_named(tmp_path):
+    array = zarr.create_array(tmp_path / "a", shape=(4, 64), dtype="f4", chunks=(4, 64))
+    array[:] = 1
+    np.testing.assert_array_equal(RowReader(tmp_path / "a").rows(1, 3), np.ones((2, 64)))
+    chunk = next(path for path in (tmp_path / "a" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(b"x" * chunk.stat().st_size)
+    with pytest.raises(UnsupsegError, match=r"'.*a' cannot be decoded .*`unsupseg verify`"):
+        RowReader(tmp_path / "a").rows(1, 3)
+
+
+def test_offsets_that_do_not_fit_their_grids_are_named(tmp_path):
+    grids = np.array([[1, 2], [3, 2]])
+    writer = GridWriter(tmp_path, "patch", grids, (3,), np.float16, 2)
+    writer.write(0, [tokens(1, 2, 3), tokens(3, 2, 3)])
+    writer.close()
+    write_array(tmp_path / "patch_offset", np.array([0, 3, 8]))
+    with pytest.raises(UnsupsegError, match=r"patch_offset' does not fit"):
+        GridReader(tmp_path, "patch")
+
+
 @both_stores
 @settings(max_examples=20, deadline=None)
 @given(

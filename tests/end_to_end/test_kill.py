@@ -2,8 +2,12 @@
 
 import os
 import random
+import shutil
 
 import pytest
+
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.stages.features import FeatureSet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -42,3 +46,36 @@ def test_a_kill_is_a_kill(kill_matrix, matrix, tmp_path):
     answer = matrix.driver.run(arguments, tmp_path, point=30)
     assert answer["code"] == -9
     assert list(tmp_path.glob("features/.partial-*"))
+
+
+def test_a_kill_between_the_renames_of_force_hides_no_artifact(kill_matrix, matrix, tmp_path):
+    """The moment is found by halving: up to the second rename the draft is there, beyond it is not."""
+    arguments = [*kill_matrix.command("extract", matrix.images, {}), "--force"]
+    matrix.make("extract")
+    name, space = matrix.made["extract"], tmp_path / "space"
+    before, after = 1, matrix.driver.run(arguments, _copy(matrix.space, space))["changes"]
+    seen = set()
+    while after - before > 1:
+        point = (before + after) // 2
+        assert matrix.driver.run(arguments, _copy(matrix.space, space), point=point)["code"] == -9
+        drafts = [one for one in space.glob("features/.partial-*") if "retired" not in one.name]
+        before, after = (point, after) if drafts else (before, point)
+        workspace = Workspace(space)
+        artifact = workspace.get(name)
+        assert [one.id for one in workspace.artifacts("features")] == [name]
+        assert workspace.verify(artifact) == []
+        assert artifact.manifest.digest == matrix.digests["extract"]
+        assert len(FeatureSet(artifact)) == 6
+        seen.add((space / "features" / name).exists())
+    assert seen == {True, False}  # False: between the renames
+    assert matrix.driver.run(arguments, _copy(matrix.space, space), point=before)["code"] == -9
+    assert matrix.driver.run(arguments[:-1], space)["code"] == 0
+    assert Workspace(space).get(name).path == space / "features" / name
+
+
+def _copy(source, target):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, copy_function=os.link)
+    for name in ("current.json", "digests.json"):
+        (target / name).unlink(missing_ok=True)
+    return target

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -181,3 +182,21 @@ def test_scores_are_bounded_and_do_not_depend_on_cluster_names(clusters, classes
         assert len(set(matched.tolist())) == len(matched) == min(clusters, classes)
     else:
         assert np.array_equal(result.assignment >= 0, matrix.any(1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**31), st.sampled_from(["hungarian", "iou"]))
+def test_one_to_one_matching_is_the_best_of_all(clusters, classes, seed, rule):
+    rng = np.random.default_rng(seed)
+    matrix = rng.integers(0, 20, (clusters, classes))
+    matrix[0, 0] += 1
+    union = matrix.sum(1, keepdims=True) + matrix.sum(0, keepdims=True) - matrix
+    gain = matrix if rule == "hungarian" else matrix / np.maximum(union, 1)
+    long = gain if clusters >= classes else gain.T
+    columns = range(long.shape[1])
+    best = max(
+        long[list(rows), columns].sum() for rows in itertools.permutations(range(len(long)), len(columns))
+    )
+    assignment = match(matrix, rule)
+    found = sum(gain[cluster, one] for cluster, one in enumerate(assignment) if one >= 0)
+    assert found == pytest.approx(best)

@@ -156,10 +156,10 @@ def _open_hdf5(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise UnsupsegError(f"The file '{path}' cannot be opened ({error}); {_MEND}") from None
+        raise UnsupsegError(f"The file '{path}' cannot be opened ({error}); {MEND}") from None
 
 
-_MEND = "`unsupseg verify` names what is damaged, and running its stage with --force makes it again."
+MEND = "`unsupseg verify` names what is damaged, and running its stage with --force makes it again."
 
 
 class _HDF5Rows:
@@ -168,7 +168,7 @@ class _HDF5Rows:
     def __init__(self, path: Path, name: str) -> None:
         file = _open_hdf5(path)
         if name not in file:
-            raise UnsupsegError(f"The file '{path}' has no array '{name}'; {_MEND}")
+            raise UnsupsegError(f"The file '{path}' has no array '{name}'; {MEND}")
         self._data = file[name]
         self.shape: tuple[int, ...] = tuple(self._data.shape)
         self.dtype: np.dtype[Any] = self._data.dtype
@@ -191,7 +191,7 @@ class _ZarrRows:
         try:
             self._array: zarr.Array[Any] = zarr.open_array(path, mode="r")
         except (OSError, ValueError, KeyError) as error:
-            raise UnsupsegError(f"The array '{path}' cannot be opened ({error}); {_MEND}") from None
+            raise UnsupsegError(f"The array '{path}' cannot be opened ({error}); {MEND}") from None
         self._path = path
         self.shape: tuple[int, ...] = tuple(self._array.shape)
         self.dtype: np.dtype[Any] = np.dtype(self._array.dtype)
@@ -205,7 +205,7 @@ class _ZarrRows:
 
     def rows(self, start: int, stop: int) -> Array:
         if not self._direct:
-            return np.asarray(self._array[start:stop])
+            return self._decode(start, stop)
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         row = start
         while row < stop:
@@ -214,6 +214,13 @@ class _ZarrRows:
             out[row - start : end - start] = self._read_chunk(row // self._chunk)[row - first : end - first]
             row = end
         return out
+
+    def _decode(self, start: int, stop: int) -> Array:
+        """Read through zarr, whose codecs notice some damage by themselves."""
+        try:
+            return np.asarray(self._array[start:stop])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise UnsupsegError(f"The array '{self._path}' cannot be decoded ({error}); {MEND}") from None
 
     def _is_plain(self) -> bool:
         raw = json.loads((self._path / "zarr.json").read_text(encoding="utf-8"))
@@ -240,16 +247,12 @@ class _ZarrRows:
         if shard not in self._maps:
             path = self._path.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
             if not path.exists():
-                raise UnsupsegError(
-                    f"The shard '{path}' is missing; run the stage that made it again with --force."
-                )
+                raise UnsupsegError(f"The shard '{path}' is missing; {MEND}")
             data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
             row = math.prod((self._chunk, *self.shape[1:])) * self.dtype.itemsize
             index = _read_index(data, per_shard, row)
             if index is None:
-                raise UnsupsegError(
-                    f"The shard '{path}' is cut short; run the stage that made it again with --force."
-                )
+                raise UnsupsegError(f"The shard '{path}' is cut short, or its index is damaged; {MEND}")
             self._maps[shard] = (data, index)
         return self._maps[shard]
 
@@ -257,7 +260,8 @@ class _ZarrRows:
 def _read_index(data: NDArray[np.uint8], chunks: int, size: int) -> NDArray[np.uint64] | None:
     """Return offset and length of each chunk (chunks, 2) from a shard's end, None if no index is there.
 
-    In a file that was cut other bytes lie at its end: by them a chunk is of another size or beyond the file.
+    In a file that was cut other bytes lie at its end: by them a chunk is of another size or beyond the file. Chunks
+    lie close together, so that by a flipped bit in the index one of them overlaps another, too.
     """
     end = len(data) - chunks * _INDEX_ENTRY - _CHECKSUM
     if end < 0:
@@ -265,7 +269,8 @@ def _read_index(data: NDArray[np.uint8], chunks: int, size: int) -> NDArray[np.u
     index = np.frombuffer(data[end:-_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
     there = index[index[:, 0] != _EMPTY]
     whole = (there[:, 1] == size) & (there[:, 0] <= max(0, end - size))
-    return index if whole.all() else None
+    apart = np.diff(np.sort(there[:, 0])) >= size
+    return index if whole.all() and apart.all() else None
 
 
 class RaggedWriter:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unsupseg_cli.artifacts.arrays import (
+    MEND,
     SHARD_BYTES,
     Array,
     RaggedWriter,
@@ -19,6 +20,7 @@ from unsupseg_cli.artifacts.arrays import (
     rows_per_shard,
     write_array,
 )
+from unsupseg_cli.core.errors import UnsupsegError
 
 
 class GridWriter:
@@ -90,7 +92,11 @@ def bytes_needed(grids: NDArray[np.int64], channels: Sequence[int], dtype: DType
 
 
 class GridReader:
-    """Reads grids by view, whether the array is regular or ragged."""
+    """Reads grids by view, whether the array is regular or ragged.
+
+    Raises:
+        UnsupsegError: the array is damaged or not there.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._rows = RowReader(folder / name)
@@ -99,6 +105,9 @@ class GridReader:
         if not self.regular:
             self._offset = RowReader(offsets).rows(0, len(RowReader(offsets)))
             self.grids = RowReader(folder / f"{name}_grid").rows(0, len(self._offset) - 1)
+            cells = np.concatenate([[0], np.cumsum(self.grids.prod(1))])
+            if not np.array_equal(self._offset, cells) or cells[-1] != len(self._rows):
+                raise UnsupsegError(f"The array '{offsets}' does not fit the grids beside it; {MEND}")
         else:
             n, h, w = self._rows.shape[:3]
             self.grids = np.tile(np.array([[h, w]], np.int64), (n, 1))

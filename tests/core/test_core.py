@@ -1,0 +1,65 @@
+"""Seeds, hints for mistyped names, and the layers that options come from."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.layers import build_config, explain
+from unsupseg_cli.core.seeds import stream
+
+
+class Options(Config):
+    size: int = setting(320, ge=1)
+    name: str = setting("a")
+    device: str = execution("cpu")
+
+
+def test_streams_stay_as_they_are():
+    """A run goes on after an update with the numbers it would have had: another formula would change them."""
+    assert stream(0, "encoder") == 7383734732022728942
+    assert stream(7, "batch", 3) == 4520047810501114583
+
+
+@given(st.integers(0, 10**6), st.lists(st.text() | st.integers(), max_size=3), st.integers(0, 10**6))
+def test_streams_are_seeds_that_differ_by_run_and_name(seed, names, other):
+    one = stream(seed, *names)
+    assert one == stream(seed, *names)
+    assert 0 <= one < 2**63
+    assert (stream(other, *names) == one) == (other == seed)
+    assert stream(seed, *names, "more") != one
+
+
+def test_the_nearest_name_is_suggested_and_none_where_nothing_is_near():
+    known = ["dino_vits8", "dino_vitb8", "tiny"]
+    assert did_you_mean("dino_vits_8", known).startswith("; did you mean 'dino_vits8'?")
+    assert did_you_mean("zzz", known) == ". Known: dino_vitb8, dino_vits8, tiny."
+
+
+LAYERS = st.lists(
+    st.fixed_dictionaries(
+        {}, optional={"size": st.integers(1, 9), "device": st.sampled_from(["cuda", "mps"])}
+    ),
+    max_size=4,
+)
+
+
+@given(LAYERS)
+def test_the_first_layer_that_names_an_option_wins_and_is_told(values):
+    layers = {f"layer {number}": layer for number, layer in enumerate(values)}
+    config = build_config(Options, layers)
+    told = {name: (value, source) for name, value, source in explain(config, layers)}
+    for name, default in (("size", 320), ("device", "cpu")):
+        naming = [(layer[name], source) for source, layer in layers.items() if name in layer]
+        value, source = naming[0] if naming else (default, "default")
+        assert getattr(config, name) == value
+        assert told[name] == (str(value), source)
+    assert config.result() == {"size": config.size, "name": "a"}
+
+
+def test_what_does_not_fit_is_named_with_its_layer():
+    with pytest.raises(UsageError, match=r"--size '0' \(file\) does not fit: .*greater than or equal to 1"):
+        build_config(Options, {"command line": {}, "file": {"size": 0}})
+    with pytest.raises(UsageError, match=r"'sise' \(file\); did you mean 'size'"):
+        build_config(Options, {"file": {"sise": 1}})
