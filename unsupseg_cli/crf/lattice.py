@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,15 +91,16 @@ def build(features: Tensor) -> Lattice:
     vertex = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, inverse.int())
     start = F.pad(counts.cumsum(0), (1, 1))
     start[-1] = start[-2]
-    neighbours = torch.full((d + 1, m + 1, 3), m, dtype=torch.int32, device=features.device)
-    rows = torch.arange(m, dtype=torch.int32, device=features.device)
-    for direction, offset in enumerate(step.tolist()):
-        place = torch.searchsorted(vertices, vertices + offset).clamp_max_(m - 1)
-        found = (vertices[place] == vertices + offset).nonzero().squeeze(1)
-        place = place[found]
-        neighbours[direction, :m, 0] = rows
-        neighbours[direction, found, 1] = place.int()
-        neighbours[direction, place, 2] = found.int()
+    neighbours = torch.empty(d + 1, m + 1, 3, dtype=torch.int32, device=features.device)
+    rows = torch.arange(m + 1, dtype=torch.int32, device=features.device)
+    for table, offset in zip(neighbours, step.tolist(), strict=True):
+        wanted = vertices + offset
+        place = _search(vertices, wanted).clamp_max_(m - 1)
+        place = torch.where(vertices[place] == wanted, place, m)
+        table[:, 0] = rows
+        table[:m, 1] = place
+        table[:, 2] = torch.full_like(rows, m).scatter_(0, place, rows[:m])
+        table[m, 1:] = m
     return Lattice(
         vertex.view(d + 1, n).T.contiguous(),
         weight.T.contiguous(),
@@ -110,6 +112,13 @@ def build(features: Tensor) -> Lattice:
     )
 
 
+def _search(ordered: Tensor, wanted: Tensor) -> Tensor:
+    """Return where each of the ``wanted`` numbers, in ascending order too, would stand among the ``ordered`` ones."""
+    if ordered.device.type == "cpu":  # numpy starts each search where the last one ended
+        return torch.from_numpy(np.searchsorted(ordered.numpy(), wanted.numpy()))
+    return torch.searchsorted(ordered, wanted)
+
+
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find each pixel's simplex (Adams et al. 2010, section 3.1).
 
@@ -119,10 +128,10 @@ def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     d, n = features.shape
     elevated = _elevate(features)
     base = torch.round(elevated / (d + 1)).int()
-    excess = base.sum(0, dtype=torch.int32)
+    excess = base.sum(0, dtype=torch.int32).to(torch.int8)
     base *= d + 1
     rank = _ranks(elevated - base) + excess
-    wrap = (d + 1) * ((rank < 0).int() - (rank > d).int())
+    wrap = (d + 1) * ((rank < 0).to(torch.int8) - (rank > d).to(torch.int8))
     base += wrap
     place_in_order = (rank + wrap).long()
     ordered = torch.empty_like(elevated).scatter_(0, place_in_order, (elevated - base) / (d + 1))
@@ -160,7 +169,7 @@ def _elevate(features: Tensor) -> Tensor:
 
 def _ranks(values: Tensor) -> Tensor:
     """Rank each column of (d+1, n): zero for the largest; ties go by row."""
-    rank = torch.zeros(values.shape, dtype=torch.int32, device=values.device)
+    rank = torch.zeros(values.shape, dtype=torch.int8, device=values.device)
     for i in range(len(values)):
         for j in range(i + 1, len(values)):
             smaller = values[i] < values[j]
