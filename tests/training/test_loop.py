@@ -5,7 +5,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.training.launch import launch
 from unsupseg_cli.training.loop import Plan, batch_views, fit
 from unsupseg_cli.training.tokens import DeviceSource, MemorySource, flat_batches, sample_tokens
 
@@ -104,3 +105,9 @@ def test_a_device_source_gives_the_same_tokens_elsewhere():
         ("meta", (1, 2, 4)),
         ("meta", (2, 3, 4)),
     ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has such devices")
+def test_devices_that_are_not_there_are_named():
+    with pytest.raises(UsageError, match=r"--devices 2 is not possible on 'cuda'"):
+        launch(print, accelerator="cuda", devices=2)

@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process otherwise
 
@@ -37,11 +38,16 @@ def launch(
         unused_parameters: whether a step may leave parameters of such a module without a gradient.
 
     Raises:
+        UsageError: this machine has not as many devices.
         UnsupsegError: one of them failed; the others are ended.
     """
     others = set(multiprocessing.active_children())
     strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused_parameters)
-    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=precision)
+    try:
+        fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=precision)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
     try:
         fabric.launch(run, *given)
     except ProcessRaisedException as error:
