@@ -15,11 +15,8 @@ from unsupseg_cli.stages.context import REMEMBERED, Context
 from unsupseg_cli.stages.recipes import Step
 from unsupseg_cli.stages.run import run
 
-_SIZES = (
-    2,
-    4,
-    12,
-)  # images and optimiser steps; the first run warms up, the others tell fixed from growing cost
+# Images and optimiser steps. The first run warms up, the others tell fixed from growing cost.
+_SIZES = (2, 4, 12)
 
 
 def probe(steps: Sequence[Step], context: Context) -> list[Manifest]:
