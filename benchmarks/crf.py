@@ -123,6 +123,12 @@ def between_engines(paths: list[Path], workers: int) -> None:
         print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in values) + " |", flush=True)
 
 
+def soft_scores(array: Path) -> Tensor:
+    """Read log-probabilities (K, h, w)."""
+    reader = RowReader(array)
+    return torch.from_numpy(reader.rows(0, len(reader))).float().log_softmax(0)
+
+
 def on_model_scores(camvid: Path, predictions: Path, count: int, workers: int) -> None:
     """Refine a model's own scores; clusters are matched to classes once, on the unrefined maps of all frames."""
     folders = sorted(path.parent for path in (predictions / "scores").rglob("zarr.json"))
@@ -131,12 +137,22 @@ def on_model_scores(camvid: Path, predictions: Path, count: int, workers: int) -
     if data is None:
         raise SystemExit(f"{predictions} names no data set: predict with --dataset camvid.")
     paths = [camvid / "images" / data.split / one.relative_to(predictions / "scores") for one in chosen]
+    scores = [soft_scores(one) for one in chosen]
     print(f"\n## Scores of {predictions.name}, {len(paths)} frames\n")
-    print("| size | agreement, mean | lowest | mIoU before | torch | pydensecrf |\n|---|---|---|---|---|---|")
+    print("Agreement with exact mean field at 96x96:\n\n| | before | torch | pydensecrf |\n|---|---|---|---|")
+    rows = []
+    for path, one in zip(paths, scores, strict=True):
+        image, _ = load(path, (96, 96))
+        exact = refine(one, image, CRFConfig(engine="exact"))
+        ours, theirs = both([one], [image], 1)
+        rows.append([same(q, exact) for q in (refine(one, image, CRFConfig(iterations=0)), *ours, *theirs)])
+    for name, values in (("mean", np.mean(rows, 0)), ("lowest", np.min(rows, 0))):
+        print(f"| {name} | " + " | ".join(f"{x:.2f}" for x in values) + " |")
+    print(
+        "\n| size | agreement, mean | lowest | mIoU before | torch | pydensecrf |\n|---|---|---|---|---|---|"
+    )
     for name, size in (("320x320", (320, 320)), ("native", None)):
         images, labels = zip(*(load(path, size) for path in paths), strict=True)
-        readers = [RowReader(one) for one in chosen]
-        scores = [torch.from_numpy(one.rows(0, len(one))).float().log_softmax(0) for one in readers]
         ours, theirs = both(scores, list(images), workers)
         before = refine_batch(scores, images, CRFConfig(iterations=0), workers)
         assignment = None

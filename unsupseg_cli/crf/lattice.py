@@ -19,6 +19,8 @@ from unsupseg_cli.core.errors import UsageError
 
 BLUR = (1.0, 0.5, 0.5)
 """Centre and two neighbours of the blur along one direction (Adams et al. 2010, section 3.2)."""
+LEAST_MASS = 0.6
+"""Mass that keeps a vertex, in units of 1 / (d+1) of a pixel: below one, each pixel keeps a vertex (docs/crf.md)."""
 
 
 @dataclass(frozen=True)
@@ -39,31 +41,26 @@ class Lattice:
     """(d+1, M+1, 3) int32: each vertex, then its two neighbours along a direction; M where there is none."""
     blur: Tensor
     """(M+1, 3) float: the weights of each vertex and of its neighbours."""
+    corners: Tensor
+    """(n+1) int32: where each pixel begins in ``vertex``, flattened."""
+    triples: Tensor
+    """(M+2) int32: where each vertex begins in a direction of ``neighbours``, flattened."""
 
     def gather(self, values: Tensor) -> Tensor:
         """Splat and blur: sum values (n, K) of the pixels at the vertices, (M+1, K) in the weights' precision."""
-        values = values.to(self.pixel_weight.dtype)
-        vertices = F.embedding_bag(
-            self.pixel,
-            values,
-            self.start,
-            mode="sum",
-            per_sample_weights=self.pixel_weight,
-            include_last_offset=True,
-        )
+        vertices = _sums(values.to(self.pixel_weight.dtype), self.pixel, self.pixel_weight, self.start)
         for direction in self.neighbours:
-            vertices = F.embedding_bag(direction, vertices, mode="sum", per_sample_weights=self.blur)
+            vertices = _sums(vertices, direction, self.blur, self.triples)
         return vertices
 
     def slice(self, vertices: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K) float32."""
-        return F.embedding_bag(
-            self.vertex[first:last], vertices, mode="sum", per_sample_weights=self.weight[first:last]
-        ).float()
+        """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K)."""
+        corners = self.vertex[first:last]
+        return _sums(vertices, corners, self.weight[first:last], self.corners[: len(corners) + 1])
 
     def filter(self, values: Tensor) -> Tensor:
         """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
-        return self.slice(self.gather(values))
+        return self.slice(self.gather(values)).float()
 
     def normalised(self, factor: float = 1.0) -> Lattice:
         """Return the lattice of ``factor`` D^-1/2 K D^-1/2, with D the row sums of K, folded into the weights.
@@ -87,10 +84,15 @@ def build(features: Tensor) -> Lattice:
     code, step, weight = _simplices(features)
     code, order = torch.sort(code.flatten())
     vertices, inverse, counts = torch.unique_consecutive(code, return_inverse=True, return_counts=True)
+    first = F.pad(counts.cumsum(0), (1, 0)).int()
+    mass = F.embedding_bag(order, weight.view(-1, 1), first[:-1].long(), mode="sum").squeeze(1)
+    kept = mass >= LEAST_MASS / (d + 1)
+    vertices = vertices[kept]
     m = len(vertices)
-    vertex = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, inverse.int())
-    start = F.pad(counts.cumsum(0), (1, 1))
-    start[-1] = start[-2]
+    number = torch.where(kept, kept.cumsum(0) - 1, m).int()
+    vertex = torch.empty_like(order, dtype=torch.int32).scatter_(0, order, number[inverse])
+    start = torch.cat([first[:-1][kept], first[-1:], first[-1:]])
+    start[0] = 0  # the pixels of a vertex left out weigh nothing, so that the vertex before may have them
     neighbours = torch.empty(d + 1, m + 1, 3, dtype=torch.int32, device=features.device)
     rows = torch.arange(m + 1, dtype=torch.int32, device=features.device)
     for table, offset in zip(neighbours, step.tolist(), strict=True):
@@ -102,13 +104,27 @@ def build(features: Tensor) -> Lattice:
         table[:, 2] = torch.full_like(rows, m).scatter_(0, place, rows[:m])
         table[m, 1:] = m
     return Lattice(
-        vertex.view(d + 1, n).T.contiguous(),
-        weight.T.contiguous(),
-        torch.arange(n, dtype=torch.int32, device=features.device).repeat(d + 1)[order],
-        weight.flatten()[order],
-        start.int(),
+        vertex.view(n, d + 1),
+        weight,
+        torch.arange(n, dtype=torch.int32, device=features.device).repeat_interleave(d + 1)[order],
+        weight.flatten()[order] * kept[inverse],
+        start,
         neighbours,
         features.new_tensor(BLUR).repeat(m + 1, 1),
+        corners=torch.arange(0, n * (d + 1) + 1, d + 1, dtype=torch.int32, device=features.device),
+        triples=torch.arange(0, 3 * m + 4, 3, dtype=torch.int32, device=features.device),
+    )
+
+
+def _sums(table: Tensor, rows: Tensor, weights: Tensor, start: Tensor) -> Tensor:
+    """Return the weighted sum of the ``rows`` of a table between each ``start`` and the next."""
+    return F.embedding_bag(
+        rows.flatten(),
+        table,
+        start,
+        mode="sum",
+        per_sample_weights=weights.flatten(),
+        include_last_offset=True,
     )
 
 
@@ -122,43 +138,54 @@ def _search(ordered: Tensor, wanted: Tensor) -> Tensor:
 def _simplices(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Find each pixel's simplex (Adams et al. 2010, section 3.1).
 
-    Returns the integer codes of the d+1 vertices (d+1, n), the change of code to the neighbour along each
-    direction (d+1) and the barycentric weights (d+1, n).
+    Returns integer codes of the d+1 vertices (n, d+1), the change of code to the neighbour along each direction
+    (d+1) and the barycentric weights (n, d+1). A vertex is numbered by the differences of its consecutive coordinates,
+    each a multiple of d+1 and dependent on two features only: numbers small enough for int32, which sorts fast.
     """
     d, n = features.shape
     elevated = _elevate(features)
-    base = torch.round(elevated / (d + 1)).int()
-    excess = base.sum(0, dtype=torch.int32).to(torch.int8)
-    base *= d + 1
-    rank = _ranks(elevated - base) + excess
-    wrap = (d + 1) * ((rank < 0).to(torch.int8) - (rank > d).to(torch.int8))
-    base += wrap
-    place_in_order = (rank + wrap).long()
-    ordered = torch.empty_like(elevated).scatter_(0, place_in_order, (elevated - base) / (d + 1))
-    weight = torch.empty_like(elevated)
-    weight[0] = 1 + ordered[d] - ordered[0]
-    weight[1:] = (ordered[:d] - ordered[1:]).flip(0)
-
-    low = base[:d].amin(1) - 2 * (d + 1)
-    span = (base[:d].amax(1) - low + 3 * (d + 1)).tolist()
+    difference = elevated[:-1] - elevated[1:]
+    low = difference.amin(1).floor().int() - 3  # rounding and wrapping move a coordinate by at most 1.5
+    span = (difference.amax(1).ceil().int() + 4 - low).tolist()
     if math.prod(span) >= 1 << 62:
         raise UsageError(
             "The CRF's appearance kernel is too narrow for this image: raise bi_rgb_std or bi_xy_std."
         )
-    radix = [math.prod(span[i + 1 :]) for i in range(d)]
-    place = torch.tensor([*radix, 0], device=features.device)
-    code = torch.empty(d + 1, n, dtype=torch.int64, device=features.device)
-    code[0] = ((base[:d] - low[:, None]) * place[:d, None]).sum(0)
-    radix_of_rank = torch.empty_like(code).scatter_(0, place_in_order, place[:, None].expand(-1, n))
-    for k in range(d):
-        code[k + 1] = code[k] + sum(radix) - (d + 1) * radix_of_rank[d - k]
-    return code, (d + 1) * place - sum(radix), weight
+    kind = torch.int32 if math.prod(span) < 1 << 31 else torch.int64
+    radix = torch.tensor([0, *(math.prod(span[i + 1 :]) for i in range(d)), 0], dtype=kind).to(
+        features.device
+    )
+    step = radix[1:] - radix[:-1]
+    base, rank, weight = _containing(elevated)
+    base = (base[:-1] - base[1:]).to(kind) - low[:, None]
+    corner = (base * radix[1:-1, None]).sum(0, dtype=kind)
+    change = torch.empty_like(rank, dtype=kind).scatter_(0, rank, step[:, None].expand(-1, n))
+    code = torch.empty(n, d + 1, dtype=kind, device=features.device)
+    for k in range(d + 1):
+        code[:, k] = corner
+        corner -= change[d - k]
+    return code, step, weight.T.contiguous()
+
+
+def _containing(elevated: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a corner, the ranks of the coordinates within the simplex and the weights of its corners, all (d+1, n)."""
+    d = len(elevated) - 1
+    base = torch.round(elevated)
+    rank = _ranks(elevated - base) + base.sum(0).to(torch.int8)
+    wrap = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)
+    base += wrap
+    place = (rank + wrap * (d + 1)).long()
+    ordered = torch.empty_like(elevated).scatter_(0, place, elevated - base)
+    weight = torch.empty_like(elevated)
+    weight[0] = 1 + ordered[d] - ordered[0]
+    weight[1:] = (ordered[:d] - ordered[1:]).flip(0)
+    return base, place, weight
 
 
 def _elevate(features: Tensor) -> Tensor:
-    """Map (d, n) features onto the hyperplane of d+1 coordinates that sum to zero, blur-width units."""
+    """Map (d, n) features onto the hyperplane of d+1 coordinates that sum to zero, in units of d+1 blur widths."""
     d, n = features.shape
-    width = math.sqrt(2 / 3) * (d + 1)  # splat, blur and slice together have variance one
+    width = math.sqrt(2 / 3)  # splat, blur and slice together have variance one
     elevated = features.new_zeros(d + 1, n)
     for i in range(d):
         scaled = features[i] * (width / math.sqrt((i + 1) * (i + 2)))

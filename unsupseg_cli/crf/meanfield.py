@@ -20,7 +20,6 @@ from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.crf.scores import prepare
 
 _REACH = 3  # standard deviations kept of the smoothness kernel: the first tap dropped weighs exp(-8) at std 1
-_SQUARE = 8  # pixels: a kernel of this reach or less is one square, a wider one two passes
 _EXACT_REACH = 6  # what is dropped weighs less than float32 resolves
 _STRIP = 1 << 20  # values updated at a time: 4 MiB
 _LARGE_WEIGHTS = 20.0
@@ -69,23 +68,23 @@ def refine_prepared(log_probs: Tensor, image: Tensor, config: CRFConfig) -> Tens
             for top in range(0, height, rows):
                 bottom = min(top + rows, height)
                 pixels = slice(top * width, bottom * width)
-                logits = appearance.message(pixels.start, pixels.stop).add_(unary[pixels])
-                smoothness.add_message(logits, q, top, bottom)
-                following[pixels] = _softmax(logits, config)
+                logits = following[pixels].copy_(appearance.message(pixels.start, pixels.stop))
+                smoothness.add_message(logits.add_(unary[pixels]), q, top, bottom)
+                _softmax_(logits, config)
             q, following = following, q
     return q.T.reshape(classes, height, width).contiguous()
 
 
-def _softmax(logits: Tensor, config: CRFConfig) -> Tensor:
+def _softmax_(logits: Tensor, config: CRFConfig) -> None:
     """Softmax over the last axis, in place.
 
     The unary is a log-probability and a normalised message is of the size of its weight: unless the weights
     are large, exp neither overflows nor vanishes for all classes, and no maximum need be subtracted.
     """
     if config.pos_w + config.bi_w > _LARGE_WEIGHTS:
-        return torch.softmax(logits, 1)
+        logits -= logits.amax(1, keepdim=True)
     logits.exp_()
-    return logits.div_(logits @ logits.new_ones(logits.shape[1], 1))
+    logits.div_(logits @ logits.new_ones(logits.shape[1], 1))
 
 
 class _Smoothness:
@@ -99,8 +98,9 @@ class _Smoothness:
         taps = torch.exp(-0.5 * (steps / std) ** 2)
         self.scale = [self._edge_scale(length, taps) for length in self.shape]
         taps = (taps / taps.sum()).float()
-        self.kernels = [taps[:, None] * taps] if self.reach <= _SQUARE else [taps[:, None], taps[None]]
-        self.kernels = [kernel.expand(classes, 1, *kernel.shape).contiguous() for kernel in self.kernels]
+        self.kernels = [
+            taps.view(shape).expand(classes, *shape).contiguous() for shape in ((1, -1, 1), (1, 1, -1))
+        ]
         self.weight = config.pos_w
 
     def _edge_scale(self, length: int, taps: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ from unsupseg_cli.stages.refine import chunks, refine_labels
 from unsupseg_cli.stages.segment import Segmented, segment_items
 from unsupseg_cli.stages.truth import read_truth
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 SCORES, ASSIGNMENT = "scores.json", "assignment.json"
 
 
@@ -206,14 +206,14 @@ def _model_pairs(
         skipped=skipped,
         description="eval",
     )
-    workers = resolve_workers(config.workers)
+    workers, device = resolve_workers(config.workers), resolve_device(config.device)
     crf = CRFConfig().resolved() if config.crf else None
     for part in chunks(segmented, workers):
         pairs = [_pair(one, probe, space, geometry) for one in part]
         if crf is not None:
             # Rounded as `predict --keep scores` stores them, so that both ways give one figure.
             scores = [one.log_probs(one.view.height, one.view.width).half() for one in part]
-            refined = refine_labels(scores, [pair.image for pair in pairs], crf, workers)
+            refined = refine_labels(scores, [pair.image for pair in pairs], crf, workers, device)
             pairs = [replace(pair, prediction=new) for pair, new in zip(pairs, refined, strict=True)]
         yield from pairs
     if skipped:

@@ -18,7 +18,7 @@ from unsupseg_cli.stages.spaces import default_classes
 from unsupseg_cli.stages.views import ViewImages
 from unsupseg_cli.training.tokens import DeviceSource
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 
 
 def pseudolabel(

@@ -23,7 +23,7 @@ from unsupseg_cli.stages.config import RefineConfig
 from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers, same_images
 from unsupseg_cli.stages.predict import CLASSES, picture_writer, read_ids, write_ids
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 T = TypeVar("T")
 
 
