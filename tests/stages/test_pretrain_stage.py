@@ -103,3 +103,19 @@ def test_a_failure_in_one_process_ends_all_and_is_named(labelled, tmp_path):
     with pytest.raises(UnsupsegError, match="became"):
         pretrain(config.model_copy(update={"steps": 5}), context, images=[labelled / "images"])
     assert not list(context.workspace.artifacts("backbone"))
+
+
+def test_a_run_may_start_from_a_backbone(labelled, tmp_path):
+    context = Context(Workspace(tmp_path / "work"))
+    images = [labelled / "images"]
+    first = pretrain(PretrainConfig(**SMALL), context, images=images)
+    gentle = {**SMALL, "learning_rate": 1e-9, "final_learning_rate": 1e-9}
+    second = pretrain(PretrainConfig(**gentle, start=first.id), context, images=images)
+    before, after = (load_file(one.path / "backbone.safetensors") for one in (first, second))
+    for name, weights in before.items():
+        if "running" not in name and "num_batches" not in name:  # statistics of the stem move with each batch
+            assert torch.allclose(weights.float(), after[name].float(), atol=1e-3), name
+    plain = pretrain(PretrainConfig(**gentle), context, images=images)
+    assert plain.id != second.id
+    with pytest.raises(UsageError, match="another architecture"):
+        pretrain(PretrainConfig(**gentle, arch="vit_tiny_patch16", start="tiny"), context, images=images)

@@ -50,6 +50,9 @@ class PretrainConfig(Config):
 
     arch: str = setting("vit_tiny_conv8", "encoder to train")
     objective: Literal["contrastive", "dino"] = setting("contrastive", "what the encoder learns from")
+    start: str | None = setting(
+        None, "backbone of the same architecture to go on from: tiny, or the id of a `backbone` artifact"
+    )
     seed: int = setting(0, "seed of weights, batches and augmentations", ge=0)
     steps: int = setting(2500, "optimiser steps", ge=1)
     hours: float | None = setting(

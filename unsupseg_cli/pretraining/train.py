@@ -108,6 +108,17 @@ class Pretrainer:
         encoder: nn.Module = self.teacher.encoder
         return encoder
 
+    def start_from(self, weights: dict[str, Tensor]) -> None:
+        """Take the encoder's first weights; UsageError if they are those of another architecture."""
+        own = {name: value.shape for name, value in self._bare.encoder.state_dict().items()}
+        if own != {name: value.shape for name, value in weights.items()}:
+            raise UsageError(
+                f"--start names weights of another architecture than {self.config.arch}, or of another --final-size "
+                "where positions are learned; name the one that they were trained with."
+            )
+        for student in (self._bare, self.teacher):
+            student.encoder.load_state_dict(weights)
+
     def step(self, images: Tensor, aspect: Tensor, progress: float | None = None) -> dict[str, float]:
         """Take one optimiser step; returns the losses, the gradient norm and the learning rate.
 

@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unsupseg_cli.artifacts.manifest import DataSource
@@ -28,6 +29,7 @@ from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import tokens
 from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, fabric_precision
 from unsupseg_cli.report.plots import progress_figure, save
+from unsupseg_cli.stages.backbones import load_frozen
 from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
 from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
 from unsupseg_cli.training.launch import launch
@@ -40,6 +42,7 @@ _PROBE_LABELLED, _PROBE_SIZE = 32, 176  # images of each split, and their shorte
 _SAVE_SECONDS = 60.0
 _CHECKPOINT = Path("checkpoint", "state.pt")
 _PACK = ".pack"  # hidden: scratch, which outlives a kill until the artifact is there
+_START = Path(_PACK, "start.safetensors")
 
 
 def pretrain(
@@ -48,13 +51,17 @@ def pretrain(
     """Train a small vision transformer on folders of images without labels.
 
     Raises:
-        UsageError: no image is named, or there are fewer than a batch.
+        UsageError: no image is named, there are fewer than a batch, or the weights to start from do not fit.
         UnsupsegError: the loss is not finite; the last checkpoint is kept.
     """
     context = context or Context()
     if not images:
         raise UsageError("No images were named: give --images DIR (repeat it for more folders).")
     config = config.model_copy(update={"device": resolve_device(config.device).type})
+    start = None
+    if config.start is not None:
+        start = load_frozen(config.start, None, {}, context, torch.device("cpu"), "fp32")
+        Pretrainer(config).start_from(start.model.state_dict())  # if they do not fit, say so at once
     dataset = open_paths(images)
     data = describe_images(dataset, context)
     recipe = Recipe(
@@ -62,7 +69,7 @@ def pretrain(
         stage="pretrain",
         stage_version=STAGE_VERSION,
         slug=f"{config.arch}-{config.objective}-seed{config.seed}",
-        config=config.result(),
+        config={**config.result(), "start_weights": start and start.weights_digest},
         data=DataSource(**{**data.model_dump(), "dataset": images[0].name or "images"}),
         execution={"device": config.device},
         used_labels=config.probe is not None,
@@ -70,8 +77,10 @@ def pretrain(
 
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = config.device == "cpu" and config.hours is None
-        run = _Run(config, context, draft, [item.image for item in dataset.items])
-        return run.go()
+        if start is not None:
+            (draft.folder / _PACK).mkdir(exist_ok=True)
+            save_file(start.model.state_dict(), draft.folder / _START)
+        return _Run(config, context, draft, [item.image for item in dataset.items]).go()
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
@@ -269,6 +278,8 @@ class _Training:
             state = torch.load(checkpoint, weights_only=True)
             self.trainer.load_state_dict(state["trainer"])
             self.seconds = float(state["seconds"])
+        elif self.config.start is not None:
+            self.trainer.start_from(load_file(self.folder / _START))
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines if line.endswith("}")]
         records = [record for record in records if record["step"] < self.trainer.step_number]
