@@ -54,7 +54,7 @@ class PretrainConfig(Config):
         None, "backbone of the same architecture to go on from: tiny, or the id of a `backbone` artifact"
     )
     seed: int = setting(0, "seed of weights, batches and augmentations", ge=0)
-    steps: int = setting(2500, "optimiser steps", ge=1)
+    steps: int = setting(2800, "optimiser steps", ge=1)
     hours: float | None = setting(
         None, "train for this long instead of `steps`; the result then depends on the machine's speed", gt=0
     )
@@ -106,7 +106,7 @@ class PretrainConfig(Config):
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
     points: int = setting(16, "corresponding places per image", ge=2)
     cluster_weight: float = setting(
-        2.0, "weight of the loss that gathers patch tokens around a few prototypes", ge=0
+        0.0, "weight of a loss that gathers patch tokens around a few prototypes (no gain: docs/tiny.md)", ge=0
     )
     cluster_from: float = setting(0.45, "fraction of the run after which that loss counts", ge=0, le=1)
     clusters: int = setting(24, "prototypes of that loss", ge=2)
