@@ -15,7 +15,7 @@ from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_imag
 SMALL = {
     "arch": "vit_tiny_conv16", "size": 32, "final_size": 32, "local_size": 16, "batch": 8, "steps": 12,
     "head_hidden": 64, "head_dim": 32, "prototypes": 32, "bottleneck": 32, "points": 4, "precision": "fp32",
-    "clusters": 8, "device": "cpu",
+    "clusters": 8, "cluster_weight": 2.0, "device": "cpu",
 }  # fmt: skip
 
 
