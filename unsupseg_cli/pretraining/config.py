@@ -106,7 +106,9 @@ class PretrainConfig(Config):
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
     points: int = setting(16, "corresponding places per image", ge=2)
     cluster_weight: float = setting(
-        0.0, "weight of a loss that gathers patch tokens around a few prototypes (no gain: docs/tiny.md)", ge=0
+        0.0,
+        "weight of a loss that gathers patch tokens around a few prototypes (no gain: docs/tiny.md)",
+        ge=0,
     )
     cluster_from: float = setting(0.45, "fraction of the run after which that loss counts", ge=0, le=1)
     clusters: int = setting(24, "prototypes of that loss", ge=2)
