@@ -107,7 +107,7 @@ class PretrainConfig(Config):
     points: int = setting(16, "corresponding places per image", ge=2)
     cluster_weight: float = setting(
         0.0,
-        "weight of a loss that gathers patch tokens around a few prototypes (no gain: docs/tiny.md)",
+        "weight of a loss that gathers patch tokens around a few prototypes; 0 leaves it out",
         ge=0,
     )
     cluster_from: float = setting(0.45, "fraction of the run after which that loss counts", ge=0, le=1)
