@@ -1,9 +1,10 @@
 """Patch features of backbones on a labelled data set: k-means over three seeds and a linear probe, in one run.
 
-    python benchmarks/backbone.py DATASET ROOT [--split test] [--size 360] [--every 1] ROW...
+    python benchmarks/backbone.py DATASET ROOT [--split test] [--size 360] [--every 1] [--position 0.5] ROW...
 
 A ROW is ``colour+position`` (mean colour and place of 8x8 pixels), ``untrained:ARCH`` (an architecture of `pretrain`
 with random weights), a backbone name, a folder of a `backbone` artifact, or ``NAME=FILE`` (a backbone's weights).
+A backbone's row that ends in ``+position`` is given the place too, as by `extract --position`.
 Both are fitted on every EVERY-th image of the training split; clusters are matched on the scored split.
 """
 
@@ -46,17 +47,18 @@ def tokens_of(backbone: Backbone) -> Encode:
     return encode
 
 
-def open_row(row: str) -> tuple[Encode, int]:
+def open_row(row: str, position: float = 0.0) -> tuple[Encode, int]:
     if row == "colour+position":
         return colour_and_position, COLOUR_CELL
-    if row.startswith("untrained:"):
-        arch = architecture(row.removeprefix("untrained:"))
-        backbone = Backbone(build_vit(arch, 96), row, arch["patch_size"], "")
-    elif "=" in row:
-        name, file = row.split("=", 1)
-        backbone = load_backbone(name, Path(file))
+    name = row.removesuffix("+position")
+    weight = position if name != row else 0.0
+    if name.startswith("untrained:"):
+        arch = architecture(name.removeprefix("untrained:"))
+        backbone = Backbone(build_vit(arch, 96), name, arch["patch_size"], "", position=weight)
     else:
-        backbone = load_backbone(row, Path(row) if Path(row).is_dir() else None)
+        name, _, file = name.partition("=")
+        folder = Path(file or name)
+        backbone = load_backbone(name, folder if file or folder.is_dir() else None, position=weight)
     return tokens_of(backbone), backbone.patch_size
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--size", type=int, default=360, help="shorter side in pixels")
     parser.add_argument("--every", type=int, default=1, help="take every N-th training image")
+    parser.add_argument("--position", type=float, default=0.5, help="weight of the place in rows +position")
     options = parser.parse_args()
     train, test = (
         open_dataset(options.dataset, root=options.root, split=one) for one in ("train", options.split)
@@ -82,7 +85,7 @@ def main() -> None:
     print("| features | k-means mIoU, by seed | mean | accuracy | linear mIoU | accuracy |")
     print("|---|---|---|---|---|---|")
     for row in options.rows:
-        encode, patch = open_row(row)
+        encode, patch = open_row(row, options.position)
         found = probe_patches(encode, given, scored, train.space, size=options.size, patch=patch)
         miou = [100 * one.miou for one in found.kmeans]
         accuracy = np.mean([100 * one.accuracy for one in found.kmeans])

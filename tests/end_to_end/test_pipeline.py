@@ -210,6 +210,27 @@ def test_tiles_cover_the_image_and_agree_with_the_whole(run, photos, tmp_path):
     assert (a == b).mean() > 0.8
 
 
+def test_with_much_position_a_class_is_a_part_of_the_frame(run, photos, tmp_path):
+    run("extract", "--dataset", images(photos, "train"), *SMALL, "--position", 5)
+    run("pseudolabel", "--classes", 4)
+    run("train", "--set", "steps=20")
+    for seed in (3, 4):
+        Image.fromarray(picture(seed, 128, 192)[0]).save(tmp_path / f"{seed}.png")
+    frames = [tmp_path / f"{seed}.png" for seed in (3, 4)]
+    whole, _ = run("predict", *frames, "--size", 0, "--workers", 0)
+    tiled, _ = run("predict", *frames, "--size", 0, "--tile", 64, "--flip", "--workers", 0)
+    first, second, again = (
+        np.asarray(Image.open(Path(path) / "ids" / f"{seed}.png.png"))
+        for path, seed in ((whole, 3), (whole, 4), (tiled, 3))
+    )
+    assert len(np.unique(first)) == 4
+    assert (first == second).mean() > 0.9
+    assert (first == again).mean() > 0.9
+    model = Workspace(Path("unsupseg-workspace")).current("model").id
+    _, said = run("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
+    assert "do not go together" in said
+
+
 def test_unreadable_images_are_skipped_counted_and_named(run, photos):
     folder = images(photos, "train")
     (folder / "text.jpg").write_text("hello")
@@ -240,6 +261,7 @@ def test_unreadable_images_are_skipped_counted_and_named(run, photos):
         (["extract", "--dataset", "scenes", "--keep", "patches"], 2, "expected some of patch"),
         (["extract", "--dataset", "scenes", "--split", "vall"], 2, "did you mean 'val'"),
         (["extract", "--dataset", "camvid"], 2, "--root"),
+        (["extract", "--dataset", "scenes", "--position", "1", "--geometry", "stego"], 2, "whole images"),
         (["extract", "--datset", "scenes"], 2, "--dataset"),
         (["pseudolabel"], 2, "unsupseg extract"),
         (["pseudolabel", "--method", "kmeens"], 2, "did you mean 'kmeans'"),

@@ -60,8 +60,12 @@ def table(artifact):
     return pq.read_table(artifact.path / "masks.parquet").to_pydict()
 
 
-def test_views_are_rendered_as_they_were_extracted(features, context):
-    views = FeatureSet(features)
+@pytest.mark.parametrize("position", [0.0, 0.5])
+def test_views_are_rendered_as_they_were_extracted(folder, context, position):
+    config = ExtractConfig(
+        dataset=f"{folder}/", size=48, workers=0, device="cpu", precision="fp32", position=position
+    )
+    views = FeatureSet(extract(config, context))
     tokens = live_source(views, context, CPU, workers=1).tokens([0, 1, 5])
     for view, live in zip([0, 1, 5], tokens, strict=True):
         (stored,) = views.tokens([view])

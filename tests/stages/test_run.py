@@ -269,14 +269,21 @@ def test_an_assignment_goes_to_a_stage_by_id_or_to_all_of_a_command():
 # Run and dry run ------------------------------------------------------------------------------------------
 
 
-def test_the_dry_run_knows_the_artifacts_and_their_sizes_and_writes_nothing(tmp_path, recipe, monkeypatch):
+@pytest.mark.parametrize("position", [0, 0.5])
+def test_the_dry_run_knows_the_artifacts_and_their_sizes_and_writes_nothing(
+    tmp_path, recipe, monkeypatch, position
+):
+    recipe.write_text(recipe.read_text().replace("size = 32", f"size = 32\nposition = {position}"))
+    channels = 194 if position else 192
     steps = resolve(load_recipe(recipe))
     context = Context(Workspace(tmp_path / "w"))
     planned = plan(steps, context)
     assert not (tmp_path / "w").exists()
     assert not any(one.reused for one in planned)
     assert [one.images for one in planned] == [5, 5, 5, 2]
-    assert planned[0].bytes == 5 * 2 * 3 * 192 * 2 + 2 * 5 * 192 * 4  # tokens in 2 bytes, cls and pooled in 4
+    assert (
+        planned[0].bytes == 5 * 2 * 3 * channels * 2 + 2 * 5 * 192 * 4
+    )  # tokens in 2 bytes, cls and pooled in 4
     assert planned[1].bytes == 5 * 2 * 3 * 2
     made = run(steps, context)
     sizes = {

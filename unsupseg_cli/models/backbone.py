@@ -23,6 +23,9 @@ from unsupseg_cli.models.weights import digest_tensors, read_weights
 
 JSON_NAME, TENSORS_NAME = "backbone.json", "backbone.safetensors"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom of a part of an image, as fractions of it; mirrored if right is less than left."""
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _HUB_SECONDS = "10"  # how long a machine without network waits before it is told so
 
 
@@ -54,6 +57,7 @@ class Backbone(nn.Module):
         weights_digest: SHA-256 of the weights as loaded.
         layer: -1 takes the last block's tokens, -2 the one before, ...
         norm: apply the final norm to the patch tokens.
+        position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
     """
 
     def __init__(
@@ -67,14 +71,15 @@ class Backbone(nn.Module):
         std: tuple[float, ...] = STD,
         layer: int = -1,
         norm: bool = True,
+        position: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.name, self.patch_size, self.weights_digest = name, patch_size, weights_digest
-        self.layer, self.norm = layer, norm
+        self.layer, self.norm, self.position = layer, norm, position
         self.precision = "fp32"
         self.depth = len(self.vit.blocks)
-        self.dim = int(self.vit.embed_dim)
+        self.dim = int(self.vit.embed_dim) + (2 if position else 0)
         self.prefix_tokens = int(self.vit.num_prefix_tokens)
         self.mean: Tensor
         self.std: Tensor
@@ -98,12 +103,16 @@ class Backbone(nn.Module):
         return (images.movedim(-1, 1).float() - self.mean) / self.std
 
     @torch.inference_mode()
-    def forward(self, images: Tensor, keep: Collection[str] = ("patch", "cls")) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, keep: Collection[str] = ("patch", "cls"), box: Box = WHOLE
+    ) -> dict[str, Tensor]:
         """Return the arrays named in ``keep`` for normalised images (B, 3, H, W), sides whole patches.
 
-        patch (B, h, w, C); cls (B, C); pooled (B, C), the L2-normalised mean of the patch tokens; attention
-        (B, heads, h, w), softmaxed CLS attention of the chosen block over all tokens, patches only; query and
-        key (B, h, w, C) of the chosen block, heads side by side. Register tokens are skipped.
+        ``box`` says which part of an image they show; it matters where tokens carry their place (``position``).
+
+        patch (B, h, w, C), or (B, h, w, C + 2) with the place; cls (B, C); pooled (B, C), the L2-normalised mean of
+        the patch tokens; attention (B, heads, h, w), softmaxed CLS attention of the chosen block over all tokens,
+        patches only; query and key (B, h, w, C) of the chosen block, heads side by side. Register tokens are skipped.
 
         Raises:
             UsageError: attention, query or key of an architecture that has no plain qkv, or the CLS token or its
@@ -120,7 +129,7 @@ class Backbone(nn.Module):
         patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
         out = {}
         if "patch" in keep:
-            out["patch"] = patch.reshape(len(patch), height, width, -1)
+            out["patch"] = self._placed(patch.reshape(len(patch), height, width, -1), box)
         if "cls" in keep:
             out["cls"] = normed[:, 0]
         if "pooled" in keep:
@@ -128,6 +137,19 @@ class Backbone(nn.Module):
         if {"attention", "query", "key"} & set(keep):
             out |= self._attention(before.float(), keep, height, width)
         return out
+
+    def _placed(self, patch: Tensor, box: Box) -> Tensor:
+        """Append the place (x, y) of each token in the image, from -1 to 1, ``position`` times its length."""
+        if not self.position:
+            return patch
+        left, top, right, bottom = box
+        height, width = patch.shape[1:3]
+        x, y = (
+            2 * (low + (high - low) * (torch.arange(cells, device=patch.device) + 0.5) / cells) - 1
+            for low, high, cells in ((left, right, width), (top, bottom, height))
+        )
+        place = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        return torch.cat([patch, self.position * patch.norm(dim=-1, keepdim=True) * place], -1)
 
     @property
     def _has_norm(self) -> bool:
@@ -183,6 +205,7 @@ def load_backbone(
     pos_embed: str = "original",
     layer: int = -1,
     norm: bool = True,
+    position: float = 0.0,
 ) -> Backbone:
     """Load a backbone by alias, ``timm:NAME``, or from a folder that `save_backbone` wrote.
 
@@ -192,13 +215,14 @@ def load_backbone(
         pos_embed: ``original`` interpolates position embeddings as the checkpoint's own code, ``timm`` as timm.
         layer: block whose tokens are given, -1 the last.
         norm: apply the final norm to the patch tokens.
+        position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
 
     Raises:
         UsageError: unknown name, or a layer that does not exist.
         UnsupsegError: no weights (the message names the two ways to get them), or those of another model.
     """
     if weights is not None and weights.is_dir():
-        return _load_folder(weights, name, layer, norm)
+        return _load_folder(weights, name, layer, norm, position)
     if name in ("tiny", "untrained") and weights is not None:
         raise UsageError(
             f"The backbone '{name}' takes no --weights; name the model that '{weights}' belongs to with --backbone."
@@ -208,7 +232,7 @@ def load_backbone(
             raise UnsupsegError(
                 "The weights of 'tiny' do not ship with this version; use --backbone untrained."
             )
-        return _load_folder(TINY.parent, name, layer, norm, "tiny")
+        return _load_folder(TINY.parent, name, layer, norm, position, "tiny")
     row = backbone_row(name)
     model = _create(row, pretrained=False)
     if name == "untrained":
@@ -230,6 +254,7 @@ def load_backbone(
         std=tuple(config.get("std", STD)),
         layer=layer,
         norm=norm,
+        position=position,
     )
 
 
@@ -385,7 +410,9 @@ def save_backbone(folder: Path, model: nn.Module, meta: Mapping[str, Any], stem:
     (folder / f"{stem}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _load_folder(folder: Path, name: str, layer: int, norm: bool, stem: str = "backbone") -> Backbone:
+def _load_folder(
+    folder: Path, name: str, layer: int, norm: bool, position: float, stem: str = "backbone"
+) -> Backbone:
     """Load what `save_backbone` wrote; the digest in the JSON guards against altered weights."""
     path = folder / f"{stem}.safetensors"
     try:
@@ -414,4 +441,5 @@ def _load_folder(folder: Path, name: str, layer: int, norm: bool, stem: str = "b
         std=tuple(meta.get("std", STD)),
         layer=layer,
         norm=norm,
+        position=position,
     )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.backbone import WHOLE, Backbone, Box
 from unsupseg_cli.models.heads import ClassHead, build_head
 
 
@@ -62,30 +62,32 @@ class Segmenter(nn.Module):
         return self.class_head
 
     @torch.inference_mode()
-    def codes(self, images: NDArray[np.uint8], flip: bool = False) -> Tensor:
+    def codes(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> Tensor:
         """Return codes (B, h, w, D) of uint8 images (B, H, W, 3), sides multiples of the patch size.
 
-        With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation).
+        With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation). ``box`` says
+        which part of an image is given.
         """
         device = next(self.class_head.parameters()).device
         batch = self.backbone.normalise(torch.tensor(images, device=device))
-        codes = self.encode(batch)
+        codes = self.encode(batch, box)
         if flip:
-            codes = (codes + self.encode(batch.flip(-1)).flip(2)) / 2
+            left, top, right, bottom = box  # what is mirrored runs from right to left
+            codes = (codes + self.encode(batch.flip(-1), (right, top, left, bottom)).flip(2)) / 2
         return codes
 
     @torch.inference_mode()
-    def encode(self, batch: Tensor) -> Tensor:
-        """Return codes (B, h, w, D) of normalised images (B, 3, H, W)."""
-        codes: Tensor = self.backbone(batch, keep=("patch",))["patch"].float()
+    def encode(self, batch: Tensor, box: Box = WHOLE) -> Tensor:
+        """Return codes (B, h, w, D) of normalised images (B, 3, H, W) that show ``box`` of an image."""
+        codes: Tensor = self.backbone(batch, keep=("patch",), box=box)["patch"].float()
         for head in self.feature_heads:
             codes = head(codes)
         return codes
 
     @torch.inference_mode()
-    def score(self, images: NDArray[np.uint8], flip: bool = False) -> list[ScoreMap]:
-        """Return the score maps of uint8 images (B, H, W, 3)."""
-        return self.score_codes(self.codes(images, flip))
+    def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
+        """Return the score maps of uint8 images (B, H, W, 3) that show ``box`` of an image."""
+        return self.score_codes(self.codes(images, flip, box))
 
     @torch.inference_mode()
     def score_codes(self, codes: Tensor) -> list[ScoreMap]:
@@ -108,7 +110,8 @@ class Segmenter(nn.Module):
         for top, bottom in _spans(h, side, overlap):
             for left, right in _spans(w, side, overlap):
                 window = image[top * patch : bottom * patch, left * patch : right * patch]
-                part = self.score(np.ascontiguousarray(window)[None], flip)[0]
+                box = (left / w, top / h, right / w, bottom / h)
+                part = self.score(np.ascontiguousarray(window)[None], flip, box)[0]
                 if scores is None or norm is None or weights is None:
                     scores = torch.zeros(part.scores.shape[0], h, w)
                     norm, weights = torch.zeros(h, w), torch.zeros(h, w)

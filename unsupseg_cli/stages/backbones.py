@@ -13,6 +13,9 @@ from unsupseg_cli.models.backbones import ALIASES, default_backbone
 from unsupseg_cli.stages.config import ExtractConfig
 from unsupseg_cli.stages.context import Context
 
+TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position")
+"""Options of `extract` that decide what a backbone's tokens are, and that a model keeps."""
+
 
 def open_backbone(config: ExtractConfig, context: Context, device: torch.device) -> Backbone:
     """Return the frozen backbone of an `extract` call, ready on its device."""
@@ -20,7 +23,7 @@ def open_backbone(config: ExtractConfig, context: Context, device: torch.device)
     return load_frozen(
         name,
         config.weights,
-        {"layer": config.layer, "norm": config.norm, "pos_embed": config.pos_embed},
+        {name: getattr(config, name) for name in TOKEN_FIELDS},
         context,
         device,
         config.precision,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.crf.config import CRFConfig
@@ -56,6 +56,13 @@ class ExtractConfig(DataConfig, DeviceConfig):
     layer: int = setting(-1, "Block whose tokens are kept; -1 is the last.", le=-1)
     norm: bool = setting(True, "Apply the backbone's final norm to the tokens.")
     pos_embed: Literal["original", "timm"] = setting("original", "How position embeddings are interpolated.")
+    position: float = setting(
+        0.0,
+        "Append each token's place in the image, this many times as long as the token: for collections with one "
+        "point of view, such as street scenes. 0 leaves it out.",
+        ge=0,
+        le=10,
+    )
     keep: tuple[str, ...] = setting(
         ("patch", "cls", "pooled"), "Arrays to store: patch, cls, pooled, attention, query, key."
     )
@@ -77,6 +84,14 @@ class ExtractConfig(DataConfig, DeviceConfig):
         if not value or set(value) - set(known):
             raise ValueError(f"expected some of {', '.join(known)}, separated by commas")
         return tuple(name for name in known if name in value)
+
+    @model_validator(mode="after")
+    def _whole(self) -> ExtractConfig:
+        if self.position and self.geometry not in ("native", "squash"):
+            raise ValueError(
+                f"--position needs views of whole images: --geometry native or squash, not {self.geometry}"
+            )
+        return self
 
 
 class PseudolabelConfig(DeviceConfig):

@@ -209,6 +209,10 @@ def _prepare(
     dataset = open_data(config, context)
     source = context.workspace.get(model, "model") if model is not None else None
     if source is not None:
+        if config.position:
+            raise UsageError(
+                "--position and --model do not go together: a model's codes rest on the tokens it was trained with."
+            )
         opened = open_model(source, context, device, weights=config.weights, precision=config.precision)
         backbone = opened.segmenter.backbone
     else:

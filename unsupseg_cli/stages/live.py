@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unsupseg_cli.models.backbone import Backbone
-from unsupseg_cli.stages.backbones import load_frozen
+from unsupseg_cli.stages.backbones import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.stages.context import Context
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.models import open_model
@@ -41,7 +41,7 @@ def _encoder(features: FeatureSet, context: Context, device: torch.device) -> En
         backbone = opened.segmenter.backbone
         network: Encode = opened.segmenter.encode
     else:
-        fields = {name: config[name] for name in ("layer", "norm", "pos_embed")}
+        fields = {name: config[name] for name in TOKEN_FIELDS if name in config}  # older ones lack some
         backbone = load_frozen(
             config["backbone"],
             path,

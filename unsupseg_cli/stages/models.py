@@ -18,7 +18,7 @@ from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.registry import import_heads
 from unsupseg_cli.models.segmenter import Segmenter
-from unsupseg_cli.stages.backbones import load_frozen
+from unsupseg_cli.stages.backbones import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.stages.context import Context
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
@@ -34,6 +34,7 @@ class BackboneRef(BaseModel):
     layer: int = -1
     norm: bool = True
     pos_embed: Literal["original", "timm"] = "original"
+    position: float = 0.0
 
 
 class ClassEntry(BaseModel):
@@ -110,7 +111,7 @@ def open_model(
     backbone = load_frozen(
         ref.name,
         weights,
-        {"layer": ref.layer, "norm": ref.norm, "pos_embed": ref.pos_embed},
+        {name: getattr(ref, name) for name in TOKEN_FIELDS},
         context,
         device,
         precision,

@@ -210,10 +210,12 @@ class _Planner:
         model = self._input(step, "model")
         if model is None:
             name, patch, dim, weights = self._backbone(config)
+            placed = dim + 2 if config.position else dim
         else:
             features = self._features_of(model)
             name, weights = features.manifest.config["backbone"], features.manifest.summary["weights_digest"]
             patch, dim = features.manifest.summary["patch_size"], self._code_channels(model)
+            placed = dim
         precision = resolve_precision(config.precision, device)
         recipe = extract_recipe(config, self._describe(dataset), (name, precision, weights), device, model)
         found = self.workspace.find_key("features", recipe.key)
@@ -226,11 +228,11 @@ class _Planner:
         size = 0
         for array in recipe.config["keep"]:
             if array in GRID_DTYPES:
-                channels = dim // _HEAD_DIM if array == "attention" else dim
+                channels = {"attention": dim // _HEAD_DIM, "patch": placed}.get(array, dim)
                 size += array_bytes(grids, (channels,), GRID_DTYPES[array])
             else:
                 size += len(grids) * dim * np.dtype(np.float32).itemsize
-        summary = {"views": len(grids), "dim": dim, "patch_size": patch, "weights_digest": weights}
+        summary = {"views": len(grids), "dim": placed, "patch_size": patch, "weights_digest": weights}
         return recipe, summary, size
 
     def _graph(self, step: Step) -> tuple[Recipe, dict[str, Any], int]:

@@ -17,6 +17,7 @@ from unsupseg_cli.methods.interface import TrainedHead
 from unsupseg_cli.methods.registry import Method, get_method
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.plots import progress_figure, save
+from unsupseg_cli.stages.backbones import TOKEN_FIELDS
 from unsupseg_cli.stages.config import TrainConfig
 from unsupseg_cli.stages.context import Context, resolve_device
 from unsupseg_cli.stages.features import FeatureSet, stored_geometry
@@ -230,9 +231,7 @@ def _write(
     backbone = BackboneRef(
         name=config["backbone"],
         weights_digest=features.manifest.summary["weights_digest"],
-        layer=config["layer"],
-        norm=config["norm"],
-        pos_embed=config["pos_embed"],
+        **{name: config[name] for name in TOKEN_FIELDS if name in config},  # older features lack some
     )
     base = features.input("model")
     if base is not None:

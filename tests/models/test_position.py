@@ -1,0 +1,78 @@
+"""Tokens that carry their place in the image: `extract --position`."""
+
+import numpy as np
+import pytest
+import torch
+
+from unsupseg_cli.models.backbone import load_backbone
+from unsupseg_cli.models.segmenter import Segmenter
+
+WEIGHT = 0.5
+
+
+@pytest.fixture(scope="module")
+def image():
+    return np.random.default_rng(0).integers(0, 256, (40, 64, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("tiny", position=WEIGHT)
+
+
+def place_of(tokens: torch.Tensor) -> torch.Tensor:
+    """Return x and y of tokens (..., C + 2), from -1 to 1."""
+    return tokens[..., -2:] / tokens[..., :-2].norm(dim=-1, keepdim=True) / WEIGHT
+
+
+def expected_place(rows: int, columns: int) -> torch.Tensor:
+    x = (2 * torch.arange(columns) + 1) / columns - 1
+    y = (2 * torch.arange(rows) + 1) / rows - 1
+    return torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], -1)
+
+
+def segmenter(backbone, directions) -> Segmenter:
+    """Return a model whose classes are directions in the image."""
+    weight = torch.zeros(len(directions), backbone.dim)
+    weight[:, -2:] = torch.tensor(directions)
+    head = {"type": "cosine", "classes": len(directions), "dim": backbone.dim}
+    return Segmenter(backbone, [], head, {"class_head.weight": weight})
+
+
+def test_a_token_carries_its_place_beside_what_it_was(backbone, image):
+    batch = backbone.normalise(torch.tensor(image[None]))
+    tokens = backbone(batch, keep=("patch", "cls", "pooled"))
+    plain = load_backbone("tiny")(batch, keep=("patch", "cls", "pooled"))
+    assert backbone.dim == plain["patch"].shape[-1] + 2
+    torch.testing.assert_close(tokens["patch"][..., :-2], plain["patch"])
+    torch.testing.assert_close(place_of(tokens["patch"])[0], expected_place(5, 8))
+    torch.testing.assert_close(tokens["pooled"], plain["pooled"])
+    torch.testing.assert_close(tokens["cls"], plain["cls"])
+
+
+def test_a_part_of_an_image_knows_where_it_lies(backbone, image):
+    batch = backbone.normalise(torch.tensor(image[None]))
+    right = backbone(batch[..., 32:], keep=("patch",), box=(0.5, 0.0, 1.0, 1.0))["patch"]
+    torch.testing.assert_close(place_of(right)[0], expected_place(5, 8)[:, 4:])
+
+
+def test_the_mirror_image_leaves_the_place_alone(backbone, image):
+    model = segmenter(backbone, [[1.0, 0.0]])
+    batch = backbone.normalise(torch.tensor(image[None]))
+    lengths = [
+        load_backbone("tiny")(one, keep=("patch",))["patch"].norm(dim=-1) for one in (batch, batch.flip(-1))
+    ]
+    mean = (lengths[0] + lengths[1].flip(-1)) / 2
+    codes = model.codes(image[None], flip=True)
+    torch.testing.assert_close(codes[..., -2:] / mean[..., None] / WEIGHT, expected_place(5, 8)[None])
+
+
+def test_tiles_find_what_the_whole_image_finds(backbone, image):
+    model = segmenter(backbone, [[-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1.0]])
+    whole = model.score(image[None])[0].scores.argmax(0)
+    tiled = model.score_tiled(image, tile=24).scores.argmax(0)
+    assert len(whole.unique()) == 4
+    # cells on a diagonal, where two directions are equally good, may go either way
+    x, y = expected_place(5, 8).unbind(-1)
+    clear = (x.abs() - y.abs()).abs() > 0.05
+    assert torch.equal(whole[clear], tiled[clear])
