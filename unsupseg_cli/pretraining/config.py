@@ -122,7 +122,7 @@ class PretrainConfig(Config):
     dense_space: Literal["head", "tokens"] = setting(
         "head",
         "where places are compared: behind a projection head, or as tokens less their mean, which k-means sees "
-        "(contrastive objective only)",
+        "and the backbone then gives (contrastive objective only)",
     )
     cluster_weight: float = setting(
         0.0,

@@ -35,7 +35,7 @@ from unsupseg_cli.stages.context import Context, describe_images, open_paths, re
 from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
 from unsupseg_cli.training.launch import launch
 
-STAGE_VERSION = 2
+STAGE_VERSION = 1
 METRICS = "metrics.jsonl"
 _PACK_RATIO = 1.5  # packed side over crop side: a crop of two thirds of the side is still not enlarged
 _LOG_EVERY, _PROBE_EVERY, _PROBE_IMAGES = 20, 200, 64
@@ -113,7 +113,7 @@ class _Run:
         training = _Training(None, *given)
         health = training.health()
         self.draft.warnings += warnings(health)
-        self._write(training.centred_encoder())
+        self._write(training.encoder())
         save(progress_figure(training.records), self.draft.folder / "progress.png")
         steps = training.trainer.step_number
         images = len(training.pixels)
@@ -228,8 +228,10 @@ class _Training:
             torch.from_numpy(self.pixels[chosen]), self.aspect[torch.from_numpy(chosen)]
         )
 
-    def centred_encoder(self) -> nn.Module:
-        """Return the averaged encoder with patch tokens of mean zero over some of the images."""
+    def encoder(self) -> nn.Module:
+        """Return the averaged encoder; patch tokens that were compared less their mean have mean zero."""
+        if self.config.dense_space == "head":
+            return self.trainer.encoder
         count = len(self.pixels)
         chosen = np.linspace(0, count - 1, min(_CENTRE_IMAGES, count)).astype(int)
         device, size = self.fabric.device, self.config.final_size
