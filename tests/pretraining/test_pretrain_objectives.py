@@ -14,24 +14,15 @@ from unsupseg_cli.pretraining.collapse import (
     spread,
     warnings,
 )
-from unsupseg_cli.pretraining.config import PretrainConfig, architecture
-from unsupseg_cli.pretraining.encoder import build_encoder, tokens
+from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.pretraining.objectives import (
     ContrastiveLoss,
     DinoLoss,
     Projected,
-    Student,
     cluster_loss,
     info_nce,
     sinkhorn,
 )
-from unsupseg_cli.pretraining.views import Places, tokens_at
-
-
-def projected(whole, dense):
-    """What heads gave, of places somewhere."""
-    at = torch.zeros(*dense[0].shape[:2], 2)
-    return Projected(whole, dense, (at, at))
 
 
 def test_info_nce_of_orthogonal_pairs():
@@ -41,25 +32,11 @@ def test_info_nce_of_orthogonal_pairs():
     assert info_nce(torch.ones(4, 3), torch.ones(4, 3), 0.5).item() == pytest.approx(math.log(4), abs=1e-5)
 
 
-def test_neutral_pairs_are_no_negatives():
+def test_rows_of_one_group_are_no_negatives():
     same = torch.ones(4, 3)
     group = torch.tensor([0, 0, 1, 1])
     # each row sees its partner and the two rows of the other group
-    loss = info_nce(same, same, 0.5, group[:, None] == group[None])
-    assert loss.item() == pytest.approx(math.log(3), abs=1e-5)
-
-
-def test_places_far_apart_in_one_image_are_negatives():
-    at = torch.tensor([[[0.1, 0.1], [0.2, 0.1], [0.9, 0.9]]])  # two neighbours and one far off
-    dense = (torch.ones(1, 3, 8), torch.ones(1, 3, 8))
-    whole = [torch.randn(4, 8) for _ in range(2)]
-
-    def loss(**settings):
-        return ContrastiveLoss(PretrainConfig(**settings))(Projected(whole, dense, (at, at)))["dense"].item()
-
-    assert loss() == pytest.approx(0, abs=1e-5)  # one image: no negatives at all
-    # the neighbours see their partner and the far place, the far place sees all three
-    assert loss(apart=0.3) == pytest.approx((2 * math.log(2) + math.log(3)) / 3, abs=1e-5)
+    assert info_nce(same, same, 0.5, group).item() == pytest.approx(math.log(3), abs=1e-5)
 
 
 def test_contrastive_loss_weights_and_local_crops():
@@ -67,33 +44,12 @@ def test_contrastive_loss_weights_and_local_crops():
     torch.manual_seed(0)
     whole = [torch.randn(4, 8) for _ in range(4)]
     dense = (torch.randn(4, 3, 8), torch.randn(4, 3, 8))
-    at = (torch.rand(4, 3, 2), torch.rand(4, 3, 2))
-    out = ContrastiveLoss(config)(Projected(whole, dense, at))
+    out = ContrastiveLoss(config)(Projected(whole, dense))
     assert out["loss"].item() == pytest.approx(2 * out["whole"].item() + 0.5 * out["dense"].item(), abs=1e-5)
-    without = ContrastiveLoss(config)(Projected(whole[:2], dense, at))
+    without = ContrastiveLoss(config)(Projected(whole[:2], dense))
     assert out["whole"].item() != pytest.approx(without["whole"].item())
-    nowhere = ContrastiveLoss(config)(Projected(whole, (dense[0][:0], dense[1][:0]), (at[0][:0], at[1][:0])))
+    nowhere = ContrastiveLoss(config)(Projected(whole, (dense[0][:0], dense[1][:0])))
     assert nowhere["dense"].item() == 0  # no two crops overlapped
-
-
-def test_places_as_tokens_are_compared_less_their_mean():
-    config = PretrainConfig(dense_space="tokens", arch="vit_tiny_conv8", size=32, final_size=32)
-    encoder = build_encoder(architecture(config.arch), 32)
-    student = Student(encoder, 192, config).eval()
-    crops = [torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(2)]
-    at = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    with torch.no_grad():
-        left, right = student(crops, Places(at, at, at, at, torch.ones(3, dtype=torch.bool))).dense
-        patches = tokens(encoder, crops[0])[1]
-    assert left.shape == (3, 4, 192)
-    assert torch.cat([left, right]).mean((0, 1)).abs().max() < 1e-5
-    seen = tokens_at(patches, at)
-    assert torch.allclose(left - left[:1, :1], seen - seen[:1, :1], atol=1e-4)
-
-
-def test_dino_needs_its_head():
-    with pytest.raises(ValueError, match="dense_space"):
-        PretrainConfig(objective="dino", dense_space="tokens")
 
 
 @settings(max_examples=20, deadline=None)
@@ -126,8 +82,8 @@ def test_cluster_loss_wants_both_views_at_one_prototype():
 def test_dino_loss_falls_when_the_student_says_what_the_teacher_says(centering):
     config = PretrainConfig(objective="dino", prototypes=8, centering=centering)
     cosine = torch.eye(8)
-    agree = projected([cosine, cosine], (cosine[:, None], cosine[:, None]))
-    wrong = projected([cosine.roll(1, 0)] * 2, (cosine.roll(1, 0)[:, None],) * 2)
+    agree = Projected([cosine, cosine], (cosine[:, None], cosine[:, None]))
+    wrong = Projected([cosine.roll(1, 0)] * 2, (cosine.roll(1, 0)[:, None],) * 2)
     good, bad = DinoLoss(config)(agree, agree), DinoLoss(config)(wrong, agree)
     assert good["loss"] < 0.1
     assert bad["loss"] > 5
@@ -138,15 +94,15 @@ def test_dino_never_compares_a_crop_with_itself():
     config = PretrainConfig(objective="dino", prototypes=4, dense_weight=0.0)
     left, right = torch.eye(4), torch.eye(4).roll(1, 0)
     none = (torch.zeros(0, 2, 4), torch.zeros(0, 2, 4))
-    both = projected([left, right], none)
+    both = Projected([left, right], none)
     assert DinoLoss(config)(both, both)["whole"] > 5  # crop 1 answers crop 2's target, which differs
-    assert DinoLoss(config)(both, projected([right, left], none))["whole"] < 0.1
+    assert DinoLoss(config)(both, Projected([right, left], none))["whole"] < 0.1
 
 
 def test_mean_center_follows_the_teacher():
     loss = DinoLoss(PretrainConfig(objective="dino", prototypes=4, centering="mean", center_momentum=0.5))
     same = torch.tensor([[1.0, 0, 0, 0]]).repeat(6, 1)
-    both = projected([same, same], (same[:, None], same[:, None]))
+    both = Projected([same, same], (same[:, None], same[:, None]))
     loss(both, both)
     assert loss.whole_center.tolist() == pytest.approx([0.5, 0, 0, 0])
 

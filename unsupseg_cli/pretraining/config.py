@@ -105,25 +105,6 @@ class PretrainConfig(Config):
     global_weight: float = setting(1.0, "weight of the loss between whole views", ge=0)
     dense_weight: float = setting(1.0, "weight of the loss between corresponding places", ge=0)
     points: int = setting(16, "corresponding places per image", ge=2)
-    displacement: float = setting(
-        0.0,
-        "how far from its place in the first crop a place is taken in the second: deviation, as a fraction of the "
-        "image's sides; what lies near each other mostly belongs together",
-        ge=0,
-        le=1,
-        source="IIC, Sec. 3.3 (local spatial invariance)",
-    )
-    apart: float | None = setting(
-        None,
-        "places of one image further apart than this fraction of its sides are negatives of each other; "
-        "by default none are (contrastive objective only)",
-        gt=0,
-    )
-    dense_space: Literal["head", "tokens"] = setting(
-        "head",
-        "where places are compared: behind a projection head, or as tokens less their mean, which k-means sees "
-        "and the backbone then gives (contrastive objective only)",
-    )
     cluster_weight: float = setting(
         0.0,
         "weight of a loss that gathers patch tokens around a few prototypes; 0 leaves it out",
@@ -186,6 +167,4 @@ class PretrainConfig(Config):
                 )
         if self.global_weight == self.dense_weight == 0:  # clusters alone hold nothing together
             raise ValueError("global_weight and dense_weight are both 0: nothing to learn")
-        if self.dense_space == "tokens" and self.objective == "dino":
-            raise ValueError("dense_space tokens goes with the contrastive objective; DINO needs its head")
         return self

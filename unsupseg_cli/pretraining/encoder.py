@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unsupseg_cli.models.vit import build_vit
@@ -32,21 +29,3 @@ def tokens(encoder: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     patches = out[:, 1:]
     side = round((height * width / patches.shape[1]) ** 0.5)
     return out[:, 0], patches.reshape(len(out), height // side, width // side, -1)
-
-
-@torch.no_grad()
-def centre(encoder: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
-    """Return a copy whose patch tokens have mean zero over some images (B,3,H,W), normalised.
-
-    The bias of the final norm takes it up. Most of a token's length is common to all patches; cosines between
-    tokens, by which they are clustered, should see the rest.
-    """
-    centred: Any = copy.deepcopy(encoder)
-    total, count = torch.zeros_like(centred.norm.bias), 0
-    for images in batches:
-        patches = tokens(encoder, images)[1].float().flatten(0, 2)
-        total += patches.sum(0)
-        count += len(patches)
-    centred.norm.bias -= total / count
-    result: nn.Module = centred
-    return result

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.pretraining.encoder import tokens
-from unsupseg_cli.pretraining.views import Places, tokens_at
+from unsupseg_cli.pretraining.views import tokens_at
 
 Losses = dict[str, Tensor]
 
@@ -25,13 +25,12 @@ Losses = dict[str, Tensor]
 class Projected:
     """What the heads give: (B,D) of each crop, the two global ones first, and of their places (B',P,D).
 
-    ``at`` are the places (B',P,2) in [0,1] of the image, ``cluster`` the cosines (B'P,K) of the places' tokens
-    themselves with the cluster prototypes, if their loss counts.
+    ``cluster`` are the cosines (B'P,K) of the places' tokens themselves with the cluster prototypes, if their
+    loss counts.
     """
 
     whole: list[Tensor]
     dense: tuple[Tensor, Tensor]
-    at: tuple[Tensor, Tensor]
     cluster: tuple[Tensor, Tensor] | None = None
 
 
@@ -46,13 +45,6 @@ class ContrastiveHead(nn.Sequential):
             nn.ReLU(),
             nn.Linear(hidden, config.head_dim),
         )
-
-
-class _Centred(nn.Module):
-    """Tokens (N,C) less their mean: most of a token's length is common to all, and k-means sees only the rest."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x - x.mean(0)
 
 
 class DinoHead(nn.Module):
@@ -87,17 +79,17 @@ class Student(nn.Module):
         head = ContrastiveHead if config.objective == "contrastive" else DinoHead
         self.encoder = encoder
         self.whole_head = head(dim, config)
-        self.on_tokens = config.dense_space == "tokens"
-        self.dense_head = _Centred() if self.on_tokens else head(dim, config)
+        self.dense_head = head(dim, config)
         self.clusters = config.cluster_weight > 0
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.clusters, dim), dim=-1))
 
-    def forward(self, crops: list[Tensor], places: Places) -> Projected:
+    def forward(self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor) -> Projected:
         """Encode crops and project them.
 
         Args:
             crops: each (B,3,s,s), normalised; the first two are the global ones and share their size.
-            places: in the global crops; images whose crops do not overlap have none.
+            points: (B,P,2) in each global crop, showing the same places, in [-1,1].
+            valid: (B,) bool, whether the global crops of an image overlap; the other images have no places.
         """
         cls, patches = tokens(self.encoder, torch.cat(crops[:2]))
         # CLS alone sees few gradients in a short run; the mean of the patches lets the whole-crop loss
@@ -107,20 +99,16 @@ class Student(nn.Module):
             cls, local = tokens(self.encoder, torch.cat(crops[2:]))
             summaries.append((cls + local.mean((1, 2))) / 2)
         whole = self.whole_head(torch.cat(summaries))
-        valid = places.valid
-        points = (places.first, places.second)
-        seen = torch.cat(
+        places = torch.cat(
             [tokens_at(p, at)[valid] for p, at in zip(patches.float().chunk(2), points, strict=True)]
         )
-        if len(seen):
-            left, right = self.dense_head(seen.flatten(0, 1)).reshape(*seen.shape[:2], -1).chunk(2)
+        if len(places):
+            left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
         else:  # batch norm refuses an empty batch
-            left = right = seen
-        at = (places.at_first[valid], places.at_second[valid])
-        found = Projected(list(whole.chunk(len(crops))), (left, right), at)
+            left = right = places
+        found = Projected(list(whole.chunk(len(crops))), (left, right))
         if self.clusters:
-            gathered = torch.cat([left, right]) if self.on_tokens else seen
-            cosine = F.normalize(gathered.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
+            cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
             first, second = cosine.chunk(2)
             found.cluster = (first, second)
         return found
@@ -135,26 +123,23 @@ class Loss(Protocol):
         """Return ``whole``, ``dense`` and their weighted sum ``loss``."""
 
 
-def info_nce(a: Tensor, b: Tensor, temperature: float, neutral: Tensor | None = None) -> Tensor:
+def info_nce(a: Tensor, b: Tensor, temperature: float, group: Tensor | None = None) -> Tensor:
     """Return the symmetric InfoNCE loss of (N,D) and (N,D), where rows i show the same thing.
 
-    Source: MoCo v3, Eq. 1 (SimCLR's Eq. 1 without negatives from the same view). Pairs marked in ``neutral``
-    (N,N) bool are no negatives of each other.
+    Source: MoCo v3, Eq. 1 (SimCLR's Eq. 1 without negatives from the same view). Rows of the same ``group``
+    (N,), the places of one image, are no negatives of each other: they often show the same stuff.
     """
     a, b = F.normalize(a.float(), dim=-1), F.normalize(b.float(), dim=-1)
     logits = a @ b.T / temperature
-    if neutral is not None:
-        pair = torch.eye(len(a), dtype=torch.bool, device=a.device)
-        logits = logits.masked_fill(neutral & ~pair, float("-inf"))
+    if group is not None:
+        same = group[:, None] == group[None]
+        logits = logits.masked_fill(same.fill_diagonal_(False), float("-inf"))
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 class ContrastiveLoss(nn.Module):
-    """InfoNCE between whole crops and between corresponding places; negatives come from other images.
-
-    Places of one image often show the same stuff; only those further apart than ``apart`` are negatives.
-    """
+    """InfoNCE between whole crops and between corresponding places; negatives come from other images."""
 
     needs_teacher = False
 
@@ -169,21 +154,13 @@ class ContrastiveLoss(nn.Module):
         terms = [info_nce(first, second, temperature)]
         terms += [info_nce(one, (first, second)[i % 2], temperature) for i, one in enumerate(local)]
         left, right = student.dense
+        group = torch.arange(len(left), device=left.device).repeat_interleave(left.shape[1])
         dense = (
-            info_nce(left.flatten(0, 1), right.flatten(0, 1), temperature, self._neutral(student.at))
+            info_nce(left.flatten(0, 1), right.flatten(0, 1), temperature, group)
             if len(left)
             else left.sum() * 0
         )
         return _weighted(self.config, torch.stack(terms).mean(), dense)
-
-    def _neutral(self, at: tuple[Tensor, Tensor]) -> Tensor:
-        """Mark the pairs (N,N) of places of one image that are no negatives of each other."""
-        images, points = at[0].shape[:2]
-        group = torch.arange(images, device=at[0].device).repeat_interleave(points)
-        same = group[:, None] == group[None]
-        if self.config.apart is None:
-            return same
-        return same & (torch.cdist(at[0].flatten(0, 1), at[1].flatten(0, 1)) <= self.config.apart)
 
 
 def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:

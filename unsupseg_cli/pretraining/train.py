@@ -16,7 +16,7 @@ from unsupseg_cli.pretraining.collapse import Health, effective_rank, neighbour_
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
 from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss, cluster_loss
-from unsupseg_cli.pretraining.views import Crops, corresponding_places, make_crops, tokens_at, whole_crops
+from unsupseg_cli.pretraining.views import Crops, corresponding_points, make_crops, tokens_at, whole_crops
 from unsupseg_cli.training.launch import Precision
 
 PROBE_POINTS = 4  # places per image in the label-free probe
@@ -166,16 +166,17 @@ class Pretrainer:
         size = config.final_size if progress >= config.final_from else config.size
         images = images.to(self.fabric.device)
         crops = [self._crops(images, aspect, size, config.crop_scale, generator) for _ in range(2)]
-        places = corresponding_places(crops[0], crops[1], config.points, generator, config.displacement)
+        at_first, at_second, valid = corresponding_points(crops[0], crops[1], config.points, generator)
         for _ in range(config.local_crops):
             crops.append(self._crops(images, aspect, config.local_size, config.local_scale, generator))
         pixels = [crop.pixels.contiguous(memory_format=torch.channels_last) for crop in crops]
-        places = places.to(images.device)
-        student: Projected = self.student(pixels, places)
+        points = (at_first.to(images.device), at_second.to(images.device))
+        valid = valid.to(images.device)
+        student: Projected = self.student(pixels, points, valid)
         teacher: Projected | None = None
         if self.loss.needs_teacher:
             with torch.no_grad(), self.fabric.autocast():
-                teacher = self.teacher(pixels[:2], places)
+                teacher = self.teacher(pixels[:2], points, valid)
         losses: dict[str, Tensor] = self.loss(student, teacher)
         if config.cluster_weight:
             assert student.cluster is not None
@@ -228,12 +229,12 @@ class Pretrainer:
         images = images.to(self.fabric.device)
         a = self._crops(images, aspect, config.size, config.crop_scale, generator)
         b = self._crops(images, aspect, config.size, config.crop_scale, generator)
-        places = corresponding_places(a, b, PROBE_POINTS, generator).to(images.device)
+        at_a, at_b, valid = corresponding_points(a, b, PROBE_POINTS, generator)
         whole_a, patches_a = self._encode(a.pixels)
         whole_b, patches_b = self._encode(b.pixels)
         whole, patches = self._encode(whole_crops(images, config.size))
-        place_a = tokens_at(patches_a, places.first)[places.valid].flatten(0, 1)
-        place_b = tokens_at(patches_b, places.second)[places.valid].flatten(0, 1)
+        place_a = tokens_at(patches_a, at_a.to(images.device))[valid].flatten(0, 1)
+        place_b = tokens_at(patches_b, at_b.to(images.device))[valid].flatten(0, 1)
         some = patches.flatten(0, 2)
         return Health(
             rank=effective_rank(whole),

@@ -7,7 +7,7 @@ that a whole corpus is one array. Crops are sampled from it with bilinear interp
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -138,44 +138,21 @@ def _normalise(x: Tensor) -> Tensor:
     return (x - mean) / std
 
 
-@dataclass
-class Places:
-    """Points (B,P,2), as (x, y), that show the same or nearly the same places in two crops of each image.
+def corresponding_points(
+    a: Crops, b: Crops, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw points that both crops of an image see.
 
-    ``first`` and ``second`` are in [-1,1] of either crop (``grid_sample`` with ``align_corners=False``),
-    ``at_first`` and ``at_second`` the same points in [0,1] of the image; ``valid`` (B,) says which images'
-    crops overlap at all.
-    """
-
-    first: Tensor
-    second: Tensor
-    at_first: Tensor
-    at_second: Tensor
-    valid: Tensor
-
-    def to(self, device: torch.device) -> Places:
-        """Move all of it to a device."""
-        return Places(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-
-def corresponding_places(
-    a: Crops, b: Crops, count: int, generator: torch.Generator, displacement: float = 0.0
-) -> Places:
-    """Draw ``count`` points of each image that both crops see.
-
-    With ``displacement`` those in ``b`` are moved by normal deviates of that size, a fraction of the image's
-    sides, and stay inside ``b``.
+    Returns:
+        points in ``a`` and in ``b``, each (B,count,2) as (x, y) in [-1,1] of the crop (``grid_sample``
+        with ``align_corners=False``), and which images overlap at all, (B,) bool.
     """
     low = torch.maximum(a.box[:, :2], b.box[:, :2])
     high = torch.minimum(a.box[:, 2:], b.box[:, 2:])
     valid = (high > low).all(1)
     where = torch.rand(len(low), count, 2, generator=generator)
     point = low[:, None] + where * (high - low).clamp(min=0)[:, None]
-    moved = point
-    if displacement:
-        moved = point + displacement * torch.randn(point.shape, generator=generator)
-        moved = torch.minimum(torch.maximum(moved, b.box[:, None, :2]), b.box[:, None, 2:])
-    return Places(_inside(a, point), _inside(b, moved), point, moved, valid)
+    return _inside(a, point), _inside(b, point), valid
 
 
 def _inside(crop: Crops, point: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
@@ -26,9 +26,8 @@ from unsupseg_cli.models.backbone import save_backbone
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import Health, warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
-from unsupseg_cli.pretraining.encoder import centre, tokens
+from unsupseg_cli.pretraining.encoder import tokens
 from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, fabric_precision
-from unsupseg_cli.pretraining.views import whole_crops
 from unsupseg_cli.report.plots import progress_figure, save
 from unsupseg_cli.stages.backbones import load_frozen
 from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
@@ -39,7 +38,6 @@ STAGE_VERSION = 1
 METRICS = "metrics.jsonl"
 _PACK_RATIO = 1.5  # packed side over crop side: a crop of two thirds of the side is still not enlarged
 _LOG_EVERY, _PROBE_EVERY, _PROBE_IMAGES = 20, 200, 64
-_CENTRE_IMAGES = 1024  # evenly spaced; the mean token of others differs by a fortieth of its length
 _PROBE_LABELLED, _PROBE_SIZE = 32, 176  # images of each split, and their shorter side in pixels
 _SAVE_SECONDS = 60.0
 _CHECKPOINT = Path("checkpoint", "state.pt")
@@ -113,7 +111,7 @@ class _Run:
         training = _Training(None, *given)
         health = training.health()
         self.draft.warnings += warnings(health)
-        self._write(training.encoder())
+        self._write(training.trainer)
         save(progress_figure(training.records), self.draft.folder / "progress.png")
         steps = training.trainer.step_number
         images = len(training.pixels)
@@ -151,7 +149,7 @@ class _Run:
             self.draft.finish("pack", found)
         self.draft.warnings += self.draft.note("pack")
 
-    def _write(self, encoder: nn.Module) -> None:
+    def _write(self, trainer: Pretrainer) -> None:
         arch = architecture(self.config.arch)
         meta = {
             "name": self.config.arch,
@@ -161,7 +159,7 @@ class _Run:
             "mean": MEAN,
             "std": STD,
         }
-        save_backbone(self.draft.folder, encoder, meta)
+        save_backbone(self.draft.folder, trainer.encoder, meta)
 
 
 class _Training:
@@ -227,19 +225,6 @@ class _Training:
         return self.trainer.probe(
             torch.from_numpy(self.pixels[chosen]), self.aspect[torch.from_numpy(chosen)]
         )
-
-    def encoder(self) -> nn.Module:
-        """Return the averaged encoder; patch tokens that were compared less their mean have mean zero."""
-        if self.config.dense_space == "head":
-            return self.trainer.encoder
-        count = len(self.pixels)
-        chosen = np.linspace(0, count - 1, min(_CENTRE_IMAGES, count)).astype(int)
-        device, size = self.fabric.device, self.config.final_size
-        batches = (
-            whole_crops(torch.from_numpy(self.pixels[chosen[first : first + _PROBE_IMAGES]]).to(device), size)
-            for first in range(0, len(chosen), _PROBE_IMAGES)
-        )
-        return centre(self.trainer.encoder, batches)
 
     def diagnose(self) -> PatchScores:
         """Score the averaged encoder's patches on some labelled images of another data set."""
