@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.models.backbone import load_backbone
 from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.stages.segment import segment_items
 
 WEIGHT = 0.5
 
@@ -65,6 +70,21 @@ def test_the_mirror_image_leaves_the_place_alone(backbone, image):
     mean = (lengths[0] + lengths[1].flip(-1)) / 2
     codes = model.codes(image[None], flip=True)
     torch.testing.assert_close(codes[..., -2:] / mean[..., None] / WEIGHT, expected_place(5, 8)[None])
+
+
+def test_a_protocol_that_crops_leaves_the_place_where_it_is(backbone, image, tmp_path):
+    Image.fromarray(image).save(tmp_path / "image.png")
+    items = open_dataset(f"{tmp_path}/").items
+    model = segmenter(backbone, [[-1.0, 0.0], [1.0, 0.0]])
+    geometry = Geometry(kind="stego", size=40)  # the middle 40 of 64 columns
+    (whole,) = segment_items(model, items, geometry, Silent(), flip=False, workers=0)
+    (tiled,) = segment_items(model, items, geometry, Silent(), flip=True, workers=0, tile=24)
+    x = (12 + 8 * (torch.arange(5) + 0.5)) / 64 * 2 - 1
+    for found in (whole, tiled):
+        share = found.scores.scores[1] / found.scores.norm  # of the place along x in the token's length
+        torch.testing.assert_close(share.sign(), x.round(decimals=4).sign().expand(5, 5))
+    assert whole.codes is not None
+    torch.testing.assert_close(place_of(whole.codes)[0, ..., 0], x.expand(5, 5))
 
 
 def test_tiles_find_what_the_whole_image_finds(backbone, image):

@@ -97,7 +97,12 @@ class Segmenter(nn.Module):
 
     @torch.inference_mode()
     def score_tiled(
-        self, image: NDArray[np.uint8], tile: int, overlap: float = 0.25, flip: bool = False
+        self,
+        image: NDArray[np.uint8],
+        tile: int,
+        overlap: float = 0.25,
+        flip: bool = False,
+        box: Box = WHOLE,
     ) -> ScoreMap:
         """Return the score map of a large image (H, W, 3), put together from tiles with smooth weights.
 
@@ -110,8 +115,8 @@ class Segmenter(nn.Module):
         for top, bottom in _spans(h, side, overlap):
             for left, right in _spans(w, side, overlap):
                 window = image[top * patch : bottom * patch, left * patch : right * patch]
-                box = (left / w, top / h, right / w, bottom / h)
-                part = self.score(np.ascontiguousarray(window)[None], flip, box)[0]
+                place = _within(box, (left / w, top / h, right / w, bottom / h))
+                part = self.score(np.ascontiguousarray(window)[None], flip, place)[0]
                 if scores is None or norm is None or weights is None:
                     scores = torch.zeros(part.scores.shape[0], h, w)
                     norm, weights = torch.zeros(h, w), torch.zeros(h, w)
@@ -138,6 +143,13 @@ class Segmenter(nn.Module):
         for first, last, band in _bands(score_map.scores, height, width):
             out[first:last] = band.argmax(0).to(torch.int16).numpy()
         return out
+
+
+def _within(box: Box, part: Box) -> Box:
+    """Return the box in the image of a part of a box of it."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    return left + width * part[0], top + height * part[1], left + width * part[2], top + height * part[3]
 
 
 def _resize(maps: Tensor, height: int, width: int) -> Tensor:

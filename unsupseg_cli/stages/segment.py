@@ -84,12 +84,14 @@ def segment_items(
                 skipped[item.key] = result.message
             continue
         view, image = result.views[0]
+        height, width = image_size(item.image)
+        left, top, right, bottom = view.box
+        box = (left / width, top / height, right / width, bottom / height)
         tokens = (image.shape[0] // patch) * (image.shape[1] // patch)
         if tile is not None or tokens > TOKEN_BUDGET:
             codes = None
-            scores = segmenter.score_tiled(image, tile or DEFAULT_TILE, overlap, flip)
+            scores = segmenter.score_tiled(image, tile or DEFAULT_TILE, overlap, flip, box)
         else:
-            codes = segmenter.codes(image[None], flip)
+            codes = segmenter.codes(image[None], flip, box)
             scores = segmenter.score_codes(codes)[0]
-        height, width = image_size(item.image)
         yield Segmented(item, height, width, view, image, scores, segmenter, codes)
