@@ -228,7 +228,10 @@ def test_with_much_position_a_class_is_a_part_of_the_frame(run, photos, tmp_path
     assert (first == again).mean() > 0.9
     model = Workspace(Path("unsupseg-workspace")).current("model").id
     _, said = run("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
-    assert "do not go together" in said
+    assert "made with --position 5" in said
+    again = ("extract", "--dataset", images(photos, "train"), *SMALL, "--model", model)
+    run(*again, "--position", 5)
+    assert "carry their place" in run(*again, "--geometry", "five-crop", code=2)[1]
 
 
 def test_unreadable_images_are_skipped_counted_and_named(run, photos):

@@ -12,6 +12,7 @@ from unsupseg_cli.crf.config import CRFConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 GeometryName = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
+WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 Matching = Literal["hungarian", "iou", "majority", "per-image"]
 
@@ -87,9 +88,10 @@ class ExtractConfig(DataConfig, DeviceConfig):
 
     @model_validator(mode="after")
     def _whole(self) -> ExtractConfig:
-        if self.position and self.geometry not in ("native", "squash"):
+        if self.position and self.geometry not in WHOLE_VIEWS:
             raise ValueError(
-                f"--position needs views of whole images: --geometry native or squash, not {self.geometry}"
+                "--position needs views of whole images: --geometry "
+                f"{' or '.join(WHOLE_VIEWS)}, not {self.geometry}"
             )
         return self
 

@@ -32,7 +32,7 @@ from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import fitting_batch, with_backoff
 from unsupseg_cli.stages.backbones import open_backbone
-from unsupseg_cli.stages.config import ExtractConfig
+from unsupseg_cli.stages.config import WHOLE_VIEWS, ExtractConfig
 from unsupseg_cli.stages.context import (
     Context,
     describe_images,
@@ -209,12 +209,9 @@ def _prepare(
     dataset = open_data(config, context)
     source = context.workspace.get(model, "model") if model is not None else None
     if source is not None:
-        if config.position:
-            raise UsageError(
-                "--position and --model do not go together: a model's codes rest on the tokens it was trained with."
-            )
         opened = open_model(source, context, device, weights=config.weights, precision=config.precision)
         backbone = opened.segmenter.backbone
+        _require_position(config, backbone, source)
     else:
         backbone = open_backbone(config, context, device)
         if config.weights is not None:
@@ -240,6 +237,20 @@ def _prepare(
         return _Extraction(config, context, draft, dataset, backbone, device, keep, embed, shard)
 
     return recipe, start
+
+
+def _require_position(config: ExtractConfig, backbone: Backbone, model: Artifact) -> None:
+    """Refuse options that do not go with the place that a model's tokens carry."""
+    if config.position not in (0.0, backbone.position):
+        raise UsageError(
+            f"--position {config.position:g} does not go with '{model.id}', whose tokens were made with "
+            f"--position {backbone.position:g}; leave it out."
+        )
+    if backbone.position and config.geometry not in WHOLE_VIEWS:
+        raise UsageError(
+            f"The tokens of '{model.id}' carry their place, which needs views of whole images: --geometry "
+            f"{' or '.join(WHOLE_VIEWS)}, not {config.geometry}."
+        )
 
 
 def view_geometry(config: ExtractConfig) -> Geometry:
