@@ -103,10 +103,12 @@ def stage_command(
     methods: bool = False,
     settings: bool = True,
     extra: dict[str, Any] | None = None,
+    panel: str = "Pipeline",
 ) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
     """Register a function of a `Call` as a command with one option per field of ``config``.
 
-    Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function.
+    Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function. ``panel`` is the heading
+    that the help lists it under.
     """
 
     def register(function: Callable[[Call], None]) -> Callable[[Call], None]:
@@ -124,7 +126,7 @@ def stage_command(
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = function.__doc__
-        app.command(name, cls=MethodCommand if methods else None, rich_help_panel="Pipeline")(command)
+        app.command(name, cls=MethodCommand if methods else None, rich_help_panel=panel)(command)
         return function
 
     return register

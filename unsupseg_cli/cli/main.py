@@ -11,6 +11,7 @@ import typer
 from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     artifacts,
     backbones,
+    classes,
     compare,
     datasets,
     demo,

@@ -35,6 +35,7 @@ class Segmenter(nn.Module):
         feature_heads: descriptions of the heads between tokens and codes, in order.
         class_head: description of the class head.
         tensors: their weights, named ``feature_heads.<i>.*`` and ``class_head.*``.
+        class_of: the class that each output of the class head stands for, where outputs were merged.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class Segmenter(nn.Module):
         feature_heads: Sequence[dict[str, Any]],
         class_head: dict[str, Any],
         tensors: dict[str, Tensor],
+        class_of: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.class_of = None if class_of is None else torch.tensor(class_of)
         self.feature_heads = nn.ModuleList(build_head(head) for head in feature_heads)
         self.class_head = build_head(class_head)
         own = {name: value.float() for name, value in tensors.items()}
@@ -134,15 +137,26 @@ class Segmenter(nn.Module):
         """Return log-probabilities (K, height, width), interpolated bilinearly."""
         scores = _resize(score_map.scores[None], height, width)[0]
         norm = _resize(score_map.norm[None, None], height, width)[0, 0]
-        return self.head.log_probs(scores.movedim(0, -1), norm).movedim(-1, 0)
+        return self._merged(self.head.log_probs(scores.movedim(0, -1), norm).movedim(-1, 0))
 
     @torch.inference_mode()
     def labels(self, score_map: ScoreMap, height: int, width: int) -> NDArray[np.int16]:
         """Return the class of every pixel (height, width), in bands so that memory stays bounded."""
         out = np.empty((height, width), np.int16)
         for first, last, band in _bands(score_map.scores, height, width):
-            out[first:last] = band.argmax(0).to(torch.int16).numpy()
+            best = band.argmax(0)
+            out[first:last] = (best if self.class_of is None else self.class_of[best]).to(torch.int16).numpy()
         return out
+
+    def _merged(self, log_probs: Tensor) -> Tensor:
+        """Return log-probabilities of the classes (K', h, w) from those of the outputs (K, h, w).
+
+        Of outputs that were merged the most probable one counts, so that merging takes no pixel from another class.
+        """
+        if self.class_of is None:
+            return log_probs
+        groups = [log_probs[self.class_of == one].amax(0) for one in range(int(self.class_of.max()) + 1)]
+        return torch.stack(groups).log_softmax(0)
 
 
 def _within(box: Box, part: Box) -> Box:

@@ -139,6 +139,12 @@ class PredictConfig(DataConfig, DeviceConfig):
     precision: Precision = setting("auto", "Arithmetic of the backbone.")
 
 
+class ClassesConfig(Config):
+    """Look at the classes of a model, or change them."""
+
+    model: str | None = execution(None, "Model artifact; default: the last one.")
+
+
 class EvalConfig(DataConfig, DeviceConfig):
     """Score a model or predictions against labels."""
 

@@ -133,5 +133,5 @@ def _with_head(model: OpenModel, weight: Tensor, bias: Tensor) -> OpenModel:
     head = {"type": "linear", "classes": classes, "dim": dim}
     segmenter = Segmenter(model.segmenter.backbone, model.file.feature_heads, head, tensors)
     segmenter.to(next(model.segmenter.class_head.parameters()).device)
-    file = ModelFile(**{**model.file.model_dump(), "class_head": head})
+    file = ModelFile(**{**model.file.model_dump(), "class_head": head, "class_of": None})
     return replace(model, file=file, segmenter=segmenter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.registry import import_heads
 from unsupseg_cli.models.segmenter import Segmenter
@@ -58,6 +59,8 @@ class ModelFile(BaseModel):
     class_head: dict[str, Any]
     geometry: dict[str, Any]
     classes: list[ClassEntry]
+    class_of: list[int] | None = None
+    """The class of each output of the class head, where some were merged."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class OpenModel:
 
 def write_model(folder: Path, file: ModelFile, tensors: dict[str, Tensor]) -> None:
     """Write the two files of a model."""
-    write_json(folder / _JSON, file.model_dump(mode="json"))
+    unmerged = {"class_of"} if file.class_of is None else set()
+    write_json(folder / _JSON, file.model_dump(mode="json", exclude=unmerged))
     save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, folder / _TENSORS)
 
 
@@ -93,6 +97,23 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
         raise UnsupsegError(
             f"The model '{artifact.id}' is damaged ({error}); run `unsupseg verify {artifact.id}` and train again."
         ) from None
+
+
+def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
+    """Return the number of the class that a name or a number means.
+
+    Raises:
+        UsageError: there is none.
+    """
+    names = [entry.name for entry in classes]
+    if reference in names:
+        return names.index(reference)
+    if reference.isdecimal() and int(reference) < len(classes):
+        return int(reference)
+    raise UsageError(
+        f"The model has no class '{reference}' (a name, or a number from 0 to {len(classes) - 1})"
+        f"{did_you_mean(reference, names)}"
+    )
 
 
 def open_model(
@@ -118,7 +139,7 @@ def open_model(
         digest=ref.weights_digest,
     )
     import_heads(str(head["type"]) for head in file.feature_heads)
-    segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors).to(device)
+    segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors, file.class_of).to(device)
     return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
 
 

@@ -17,7 +17,7 @@ from unsupseg_cli.artifacts.arrays import write_array
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
@@ -34,7 +34,7 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
-from unsupseg_cli.stages.models import ClassEntry, OpenModel, open_model
+from unsupseg_cli.stages.models import OpenModel, class_index, open_model
 from unsupseg_cli.stages.segment import Segmented, segment_items
 
 STAGE_VERSION = 1
@@ -61,7 +61,7 @@ def predict(
     artifact = context.take("model", config.model)
     dataset = open_paths(images) if images else predict_dataset(config, artifact, context)
     model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
-    only = _class_index(config.only, model.file.classes)
+    only = None if config.only is None else class_index(config.only, model.file.classes)
     geometry = predict_geometry(config, model.geometry)
     precision = model.segmenter.backbone.precision
     recipe = predict_recipe(config, describe_images(dataset, context), artifact, geometry, precision, device)
@@ -122,17 +122,6 @@ def _default_split(config: PredictConfig, model: Artifact) -> str | None:
     """Predict on the validation split of the model's own data set, unless another split is named."""
     data = model.manifest.data
     return "val" if data and data.split == "train" else None
-
-
-def _class_index(only: str | None, classes: list[ClassEntry]) -> int | None:
-    if only is None:
-        return None
-    names = [entry.name for entry in classes]
-    if only in names:
-        return names.index(only)
-    if only.isdecimal() and int(only) < len(classes):
-        return int(only)
-    raise UsageError(f"The model has no class '{only}'{did_you_mean(only, names)}")
 
 
 def _predict(

@@ -1,0 +1,192 @@
+"""Names, colours and merging: a new model that says the same of every pixel, in other words."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    extract,
+    predict,
+    pseudolabel,
+    train,
+)
+from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.stages.classes import (
+    class_sheet,
+    classes_record,
+    color_classes,
+    merge_classes,
+    name_classes,
+)
+from unsupseg_cli.stages.config import ClassesConfig, RefineConfig
+from unsupseg_cli.stages.models import read_model
+from unsupseg_cli.stages.predict import read_ids
+from unsupseg_cli.stages.refine import refine
+
+CLASSES = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four pictures of coloured blocks."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        blocks = rng.integers(0, 256, (3, 4, 3)).repeat(24, 0).repeat(24, 1)
+        Image.fromarray(blocks.astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def context(tmp_path):
+    return Context(Workspace(tmp_path / "work"))
+
+
+@pytest.fixture
+def model(folder, context):
+    features = extract(
+        ExtractConfig(dataset=f"{folder}/", size=72, workers=0, device="cpu", backbone="untrained"), context
+    )
+    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=CLASSES), context)
+    return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
+
+
+def of(artifact):
+    return ClassesConfig(model=artifact.id)
+
+
+def segment(model, folder, context, keep="labels"):
+    return predict(PredictConfig(model=model.id, dataset=f"{folder}/", workers=0, keep=keep), context)
+
+
+def label_maps(predictions):
+    return np.stack([read_ids(predictions.path, key) for key in predictions.manifest.summary["keys"]])
+
+
+def test_merged_classes_take_their_own_pixels_and_no_others(model, folder, context):
+    before = label_maps(segment(model, folder, context))
+    merged = merge_classes(of(model), [["3", "1"], ["0", "4"]], context)
+    after = segment(merged, folder, context, keep="scores")
+    # 0 and 4 become 0, 2 becomes 1, 1 and 3 become 2
+    assert np.array_equal(label_maps(after), np.array([0, 2, 1, 2, 0])[before])
+    names = [entry["name"] for entry in classes_record(read_model(merged)[0])]
+    assert names == ["class 0", "class 2", "class 3"]
+    for key in after.manifest.summary["keys"]:
+        scores = RowReader(after.path / "scores" / key)
+        log_probs = scores.rows(0, len(scores)).astype(np.float64)
+        assert log_probs.shape[0] == 3
+        assert np.allclose(np.exp(log_probs).sum(0), 1, atol=5e-3)
+    refined = refine(RefineConfig(predictions=after.id, workers=1), context)
+    assert label_maps(refined).max() <= 2
+
+
+def test_merging_twice_is_merging_at_once(model, folder, context):
+    first = merge_classes(of(model), [["0", "1"]], context)
+    twice = merge_classes(of(first), [["class 0", "class 4"]], context)
+    once = merge_classes(of(model), [["0", "1", "4"]], context)
+    assert twice.manifest.key == once.manifest.key
+    assert [one["outputs"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
+
+
+def test_names_and_colors_reach_the_predictions(model, folder, context):
+    named = name_classes(of(model), {"2": "road", "class 0": "open sky"}, context)
+    colored = color_classes(of(named), {"road": "#804080", "0": "70,130,180", "4": "sienna"}, context)
+    predictions = segment(colored, folder, context)
+    entries = json.loads((predictions.path / "classes.json").read_text())
+    assert [entry["name"] for entry in entries] == ["open sky", "class 1", "road", "class 3", "class 4"]
+    assert entries[2]["color"] == [128, 64, 128]
+    assert entries[0]["color"] == [70, 130, 180]
+    assert entries[4]["color"] == [160, 82, 45]
+    assert np.array_equal(label_maps(predictions), label_maps(segment(model, folder, context)))
+    assert read_model(model)[0].classes[2].name == "class 2"  # the trained model stays as it was
+    assert segment(model, folder, context).manifest.key != predictions.manifest.key
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"7": "road"}, "no class '7'"),
+        ({"clas 1": "road"}, "did you mean 'class 1'"),
+        ({"1": "road", "2": "road"}, "merge them"),
+        ({"1": "class 2"}, "merge them"),
+        ({"1": "road", "class 1": "street"}, "given twice"),
+        ({"1": ""}, "cannot be the name"),
+        ({"1": "a,b"}, "without commas"),
+        ({"1": "3"}, "number"),
+        ({}, "No class was given"),
+    ],
+)
+def test_names_that_would_be_ambiguous_are_refused(model, context, names, message):
+    with pytest.raises(UsageError, match=message):
+        name_classes(of(model), names, context)
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([["0"]], "at least two"),
+        ([], "at least two"),
+        ([["0", "1"], ["1", "2"]], "given twice"),
+        ([["0", "0"]], "Class 0, 'class 0', is given twice"),
+        ([["0", "9"]], "no class '9'"),
+    ],
+)
+def test_groups_that_make_no_sense_are_refused(model, context, groups, message):
+    with pytest.raises(UsageError, match=message):
+        merge_classes(of(model), groups, context)
+
+
+@pytest.mark.parametrize("color", ["1,2,300", "1,2", "#12", "no such color", ""])
+def test_what_is_no_color_is_refused(model, context, color):
+    with pytest.raises(UsageError, match="is no colour"):
+        color_classes(of(model), {"0": color}, context)
+
+
+def test_the_sheet_shows_predictions_of_this_very_model(model, folder, context):
+    file, _ = read_model(model)
+    with pytest.raises(UsageError, match="run `unsupseg predict"):
+        class_sheet(model, file, context)
+    segment(model, folder, context)
+    picture = np.asarray(class_sheet(model, file, context))
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+    named = name_classes(of(model), {"0": "road"}, context)
+    with pytest.raises(UsageError, match="no predictions"):
+        class_sheet(named, read_model(named)[0], context)
+
+
+def test_the_command_line(model, folder, context, tmp_path):
+    def call(*arguments, code=0):
+        workspace = ("--workspace", str(context.workspace.root))
+        result = CliRunner().invoke(app, ["classes", *arguments, *workspace])
+        assert result.exit_code == code, result.output
+        return result.stdout.strip(), " ".join(result.stderr.split())
+
+    path, _ = call("merge", "0,class 1", "2,3")
+    assert path.startswith(str(context.workspace.root / "model"))
+    call("name", "0=sky", "class 2= road ")
+    call("color", "road=#010203")
+    found = json.loads(call("show", "--json")[0])["classes"]
+    assert [(one["name"], one["outputs"]) for one in found] == [
+        ("sky", [0, 1]),
+        ("road", [2, 3]),
+        ("class 4", [4]),
+    ]
+    assert "#010203" in call("show")[0]
+    segment(context.workspace.current("model"), folder, context)
+    call("show", "--sheet", str(tmp_path / "new" / "sheet.png"))
+    assert Image.open(tmp_path / "new" / "sheet.png").width > 300
+    assert "CLASS=VALUE" in call("name", "sky", code=2)[1]
+    assert "given twice" in call("name", "0=a", "0=b", code=2)[1]
+    assert ".png" in call("show", "--sheet", "sheet.txt", code=2)[1]

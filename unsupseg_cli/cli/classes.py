@@ -1,0 +1,127 @@
+"""``unsupseg classes show | name | color | merge``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from unsupseg_cli.cli.app import app
+from unsupseg_cli.cli.command import Call, run_guarded, stage_command
+from unsupseg_cli.cli.console import TerminalReporter, print_table, result
+from unsupseg_cli.cli.settings import find_settings, find_workspace
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.stages.config import ClassesConfig
+
+classes = typer.Typer(
+    help="Look at the classes of a model, name, color or merge them: the result is a new model, the weights stay.",
+    no_args_is_help=True,
+)
+app.add_typer(classes, name="classes", rich_help_panel="Pipeline")
+
+_PICTURES = {".png", ".jpg", ".jpeg"}
+_PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
+_GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
+
+
+@classes.command("show")
+def show(
+    model: Annotated[str | None, typer.Argument(help="Model artifact; default: the last one.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a picture: the images of the last predictions that show most of each class."
+        ),
+    ] = None,
+    predictions: Annotated[str | None, typer.Option(help="Predictions for the picture instead.")] = None,
+    workspace: Annotated[
+        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print number, name and color of each class, and which clusters it is made of."""
+
+    def action() -> None:
+        from unsupseg_cli.artifacts.workspace import Workspace
+        from unsupseg_cli.stages.classes import class_sheet, classes_record
+        from unsupseg_cli.stages.context import Context
+        from unsupseg_cli.stages.models import read_model
+
+        space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
+        context = Context(space, TerminalReporter())
+        artifact = context.take("model", model)
+        file, _ = read_model(artifact)
+        if sheet is not None and sheet.suffix.lower() not in _PICTURES:
+            raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
+        if sheet is not None:
+            picture = class_sheet(artifact, file, context, predictions)
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(sheet)
+            context.reporter.info(f"the picture is '{sheet}'")
+        found = classes_record(file)
+        if as_json:
+            result(json.dumps({"model": artifact.id, "classes": found}, indent=1))
+        else:
+            print_table(_table(found))
+
+    run_guarded(action, verbose=False)
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    table = Table("number", "name", "color", "clusters", box=None)
+    for one in found:
+        code = "#{:02x}{:02x}{:02x}".format(*one["color"])
+        table.add_row(
+            str(one["number"]),
+            Text(one["name"]),
+            Text.assemble(("  ", f"on {code}"), f" {code}"),
+            ", ".join(map(str, one["outputs"])),
+        )
+    return table
+
+
+@stage_command(
+    classes, ClassesConfig, name="name", settings=False, extra={"pairs": (_PAIRS, ...)}, panel="Commands"
+)
+def name(call: Call) -> None:
+    """Name classes: unsupseg classes name 3=road "class 5=sky"."""
+    from unsupseg_cli.stages.classes import name_classes
+
+    call.done(name_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
+
+
+@stage_command(
+    classes, ClassesConfig, name="color", settings=False, extra={"pairs": (_PAIRS, ...)}, panel="Commands"
+)
+def color(call: Call) -> None:
+    """Color classes: unsupseg classes color road=#804080 sky=70,130,180 3=sienna."""
+    from unsupseg_cli.stages.classes import color_classes
+
+    call.done(color_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
+
+
+@stage_command(
+    classes, ClassesConfig, name="merge", settings=False, extra={"groups": (_GROUPS, ...)}, panel="Commands"
+)
+def merge(call: Call) -> None:
+    """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""
+    from unsupseg_cli.stages.classes import merge_classes
+
+    groups = [[one.strip() for one in group.split(",")] for group in call.extra["groups"]]
+    call.done(merge_classes(call.config, groups, call.context()))
+
+
+def _pairs(arguments: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for argument in arguments:
+        reference, equals, value = argument.partition("=")
+        if not equals:
+            raise UsageError(f"'{argument}' is not of the form CLASS=VALUE, such as 3=road.")
+        if reference.strip() in found:
+            raise UsageError(f"The class '{reference.strip()}' is given twice.")
+        found[reference.strip()] = value.strip()
+    return found
