@@ -166,6 +166,25 @@ def test_the_sheet_shows_predictions_of_this_very_model(model, folder, context):
         class_sheet(named, read_model(named)[0], context)
 
 
+def test_images_named_one_by_one_are_found_again(model, folder, context, tmp_path):
+    for name in ("left", "right"):
+        (tmp_path / name).mkdir()
+        for picture in folder.iterdir():
+            (tmp_path / name / picture.name).write_bytes(picture.read_bytes())
+    config = PredictConfig(model=model.id, workers=0, keep="scores")
+    for images in (
+        [tmp_path / "left", tmp_path / "right"],
+        [tmp_path / "left/0.png", tmp_path / "right/1.png"],
+    ):
+        predictions = predict(config, context, images=images)
+        refined = refine(RefineConfig(predictions=predictions.id, workers=1), context)
+        assert refined.manifest.summary["images"] == predictions.manifest.summary["images"]
+        class_sheet(model, read_model(model)[0], context, predictions.id)
+    (tmp_path / "right" / "1.png").rename(tmp_path / "right" / "2.png")
+    with pytest.raises(UsageError, match=r"1\.png' does not exist"):
+        class_sheet(model, read_model(model)[0], context, predictions.id)
+
+
 def test_the_command_line(model, folder, context, tmp_path):
     def call(*arguments, code=0):
         workspace = ("--workspace", str(context.workspace.root))

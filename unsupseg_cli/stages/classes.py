@@ -12,15 +12,14 @@ from PIL import Image, ImageColor
 
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.labels import VOID
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.stages.config import ClassesConfig
-from unsupseg_cli.stages.context import Context, same_images
+from unsupseg_cli.stages.context import Context
 from unsupseg_cli.stages.models import ModelFile, class_index, read_model, write_model
-from unsupseg_cli.stages.predict import read_ids
+from unsupseg_cli.stages.predict import predicted_images, read_ids
 
 STAGE_VERSION = 1
 _SHOWN = 4  # images of a class on the sheet
@@ -92,7 +91,7 @@ def class_sheet(
     classes = len(file.classes)
     tracked = context.reporter.track(keys, "classes", total=len(keys))
     shares = np.stack([_shares(read_ids(found.path, key), classes) for key in tracked])
-    images = _images(found)
+    images = predicted_images(found)
     colors = np.array([entry.color for entry in file.classes], np.uint8)
     rows, notes = [], []
     for index, entry in enumerate(file.classes):
@@ -223,20 +222,10 @@ def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:
     return counts
 
 
-def _images(predictions: Artifact) -> dict[str, Path]:
-    data = predictions.manifest.data
-    assert data is not None
-    again = same_images(data)
-    dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
-    return {item.key: item.image for item in dataset.items}
-
-
 def _highlighted(
     predictions: Artifact, images: Mapping[str, Path], key: str, index: int, colors: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """Return an image with one class lightly tinted and everything else gray."""
-    if key not in images:
-        raise UsageError(f"The image '{key}' of the predictions is gone; predict again.")
     image, labels = read_image(images[key]), read_ids(predictions.path, key)
     shown = labels == index
     gray = image.mean(-1, keepdims=True).astype(np.uint8)

@@ -17,8 +17,8 @@ from unsupseg_cli.artifacts.arrays import write_array
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.datasets import Dataset
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.labels import VOID
@@ -39,6 +39,7 @@ from unsupseg_cli.stages.segment import Segmented, segment_items
 
 STAGE_VERSION = 1
 CLASSES = "classes.json"
+_NAMED = "images"
 
 
 def predict(
@@ -64,7 +65,8 @@ def predict(
     only = None if config.only is None else class_index(config.only, model.file.classes)
     geometry = predict_geometry(config, model.geometry)
     precision = model.segmenter.backbone.precision
-    recipe = predict_recipe(config, describe_images(dataset, context), artifact, geometry, precision, device)
+    data = describe_images(dataset, context)
+    recipe = predict_recipe(config, data, artifact, geometry, precision, device, images)
 
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = device.type == "cpu"
@@ -95,8 +97,9 @@ def predict_recipe(
     geometry: Geometry,
     precision: str,
     device: torch.device,
+    images: Sequence[Path] = (),
 ) -> Recipe:
-    """Return what decides the predictions of a model."""
+    """Return what decides the predictions of a model; where ``images`` were named, they are remembered."""
     return Recipe(
         kind="predictions",
         stage="predict",
@@ -105,9 +108,34 @@ def predict_recipe(
         config={**config.result(), "size": geometry.size, "precision": precision},
         inputs=[model.as_input("model")],
         data=data,
-        execution={"device": str(device)},
+        execution={
+            "device": str(device),
+            **({_NAMED: [str(one) for one in images]} if images else {}),
+        },
         used_labels=model.manifest.used_labels,
     )
+
+
+def predicted_images(predictions: Artifact) -> dict[str, Path]:
+    """Return the image file of each key of predictions.
+
+    Raises:
+        UsageError: an image of the predictions is gone.
+    """
+    m = predictions.manifest
+    assert m.data is not None
+    if _NAMED in m.execution:
+        dataset = open_paths([Path(one) for one in m.execution[_NAMED]])
+    else:
+        again = same_images(m.data)
+        dataset = open_dataset(again["dataset"], root=again["root"], split=m.data.split)
+    found = {item.key: item.image for item in dataset.items}
+    needed = [key for key in m.summary["keys"] if key not in m.summary["skipped"]]
+    if gone := next((key for key in needed if key not in found), None):
+        raise UsageError(
+            f"The image '{gone}' of the predictions '{predictions.id}' is no longer in '{m.data.root}'; predict again."
+        )
+    return found
 
 
 def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:

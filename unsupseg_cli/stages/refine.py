@@ -16,12 +16,10 @@ from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf import CRFConfig, refine_batch
-from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.items import Item
 from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers, same_images
-from unsupseg_cli.stages.predict import CLASSES, picture_writer, read_ids, write_ids
+from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers
+from unsupseg_cli.stages.predict import CLASSES, picture_writer, predicted_images, read_ids, write_ids
 
 STAGE_VERSION = 3
 T = TypeVar("T")
@@ -42,15 +40,11 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
             "--keep scores, or say how far to trust the labels with --label-confidence 0.9."
         )
     crf = config.crf()
-    data = predictions.manifest.data
     recipe = refine_recipe(config, predictions)
 
     def work(draft: Draft) -> dict[str, Any]:
         summary = predictions.manifest.summary
-        assert data is not None
-        again = same_images(data)
-        dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
-        items = {item.key: item for item in dataset.items}
+        files = predicted_images(predictions)
         todo = [
             key for key in summary["keys"] if key not in summary["skipped"] and not draft.is_done(_part(key))
         ]
@@ -58,7 +52,7 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
         tracked = context.reporter.track(todo, "refine", total=len(todo))
         write = picture_writer(predictions.path, draft.folder)
         for keys in chunks(tracked, workers):
-            images = [_image(items, key) for key in keys]
+            images = [read_image(files[key]) for key in keys]
             scores = [_scores(predictions, key, config.label_confidence, summary["classes"]) for key in keys]
             for key, image, labels in zip(
                 keys, images, refine_labels(scores, images, crf, workers, device), strict=True
@@ -85,6 +79,7 @@ def refine_recipe(config: RefineConfig, predictions: Artifact) -> Recipe:
         config={**config.crf().result(), "label_confidence": confidence},
         inputs=[predictions.as_input("predictions")],
         data=predictions.manifest.data,
+        execution=predictions.manifest.execution,  # where its images lie
         used_labels=predictions.manifest.used_labels,
     )
 
@@ -116,12 +111,6 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def _part(key: str) -> str:
     return "image-" + key.replace("/", "%2F")
-
-
-def _image(items: dict[str, Item], key: str) -> NDArray[np.uint8]:
-    if key not in items:
-        raise UsageError(f"The image '{key}' of the predictions is gone; predict again.")
-    return read_image(items[key].image)
 
 
 def _scores(predictions: Artifact, key: str, confidence: float | None, classes: int) -> Tensor:
