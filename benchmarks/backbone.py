@@ -2,8 +2,9 @@
 
     python benchmarks/backbone.py DATASET ROOT [--split test] [--size 360] [--every 1] [--position 0.5] ROW...
 
-A ROW is ``colour+position`` (mean colour and place of 8x8 pixels), ``untrained:ARCH`` (an architecture of `pretrain`
-with random weights), a backbone name, a folder of a `backbone` artifact, or ``NAME=FILE`` (a backbone's weights).
+A ROW is ``colour+position`` (mean colour and place of 8x8 pixels, the place 1.5 times; ``colour+position:0.5``: half),
+``untrained:ARCH`` (an architecture of `pretrain` with random weights), a backbone name, a folder of a `backbone`
+artifact, or ``NAME=FILE`` (a backbone's weights).
 A backbone's row that ends in ``+position`` is given the place too, as by `extract --position`.
 Both are fitted on every EVERY-th image of the training split; clusters are matched on the scored split.
 """
@@ -11,6 +12,7 @@ Both are fitted on every EVERY-th image of the training split; clusters are matc
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +31,13 @@ COLOUR_CELL = 8
 POSITION_WEIGHT = 1.5  # of a place in [-1, 1] beside colours of unit deviation
 
 
-def colour_and_position(image: NDArray[np.uint8]) -> Tensor:
+def colour_and_position(image: NDArray[np.uint8], weight: float = POSITION_WEIGHT) -> Tensor:
     pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float()
     mean, deviation = torch.tensor([124.0, 116.0, 104.0]), torch.tensor([58.0, 57.0, 57.0])
     cells = (F.avg_pool2d(pixels, COLOUR_CELL)[0].movedim(0, -1) - mean) / deviation
     axes = [torch.linspace(-1, 1, length) for length in cells.shape[:2]]
     place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
-    return torch.cat([cells, POSITION_WEIGHT * place], -1)
+    return torch.cat([cells, weight * place], -1)
 
 
 def tokens_of(backbone: Backbone) -> Encode:
@@ -48,8 +50,9 @@ def tokens_of(backbone: Backbone) -> Encode:
 
 
 def open_row(row: str, position: float = 0.0) -> tuple[Encode, int]:
-    if row == "colour+position":
-        return colour_and_position, COLOUR_CELL
+    if row.startswith("colour+position"):
+        weight = float(row.partition(":")[2] or POSITION_WEIGHT)
+        return partial(colour_and_position, weight=weight), COLOUR_CELL
     name = row.removesuffix("+position")
     weight = position if name != row else 0.0
     if name.startswith("untrained:"):

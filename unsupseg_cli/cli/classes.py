@@ -49,11 +49,12 @@ def show(
         from unsupseg_cli.artifacts.workspace import Workspace
         from unsupseg_cli.stages.classes import class_sheet, classes_record
         from unsupseg_cli.stages.context import Context
+        from unsupseg_cli.stages.export import take_model
         from unsupseg_cli.stages.models import read_model
 
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
         context = Context(space, TerminalReporter())
-        artifact = context.take("model", model)
+        artifact = take_model(model, context)
         file, _ = read_model(artifact)
         if sheet is not None and sheet.suffix.lower() not in _PICTURES:
             raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")

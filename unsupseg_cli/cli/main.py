@@ -17,6 +17,7 @@ from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
     demo,
     doctor,
     evaluate,
+    export,
     extract,
     graph,
     methods,
@@ -41,6 +42,7 @@ _PIPELINE = (
     "predict",
     "refine",
     "eval",
+    "export",
     "pretrain",
 )
 app.registered_commands.sort(

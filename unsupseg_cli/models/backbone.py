@@ -58,6 +58,7 @@ class Backbone(nn.Module):
         layer: -1 takes the last block's tokens, -2 the one before, ...
         norm: apply the final norm to the patch tokens.
         position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
+        meta: the JSON that `save_backbone` wrote beside the weights; None for a model that timm knows by name.
     """
 
     def __init__(
@@ -72,9 +73,11 @@ class Backbone(nn.Module):
         layer: int = -1,
         norm: bool = True,
         position: float = 0.0,
+        meta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
+        self.meta = meta
         self.name, self.patch_size, self.weights_digest = name, patch_size, weights_digest
         self.layer, self.norm, self.position = layer, norm, position
         self.precision = "fp32"
@@ -442,4 +445,5 @@ def _load_folder(
         layer=layer,
         norm=norm,
         position=position,
+        meta=meta,
     )

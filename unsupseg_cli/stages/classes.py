@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.stages.config import ClassesConfig
 from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.models import ModelFile, class_index, read_model, write_model
+from unsupseg_cli.stages.export import take_model
+from unsupseg_cli.stages.models import (
+    BACKBONE,
+    ModelFile,
+    class_index,
+    own_weights,
+    read_model,
+    write_model,
+)
 from unsupseg_cli.stages.predict import predicted_images, read_ids
 
 STAGE_VERSION = 1
@@ -108,7 +117,7 @@ def _edit(
 ) -> Artifact:
     """Write the model that ``change`` makes of the classes of another one; weights and inputs stay as they are."""
     context = context or Context()
-    artifact = context.take("model", config.model)
+    artifact = take_model(config.model, context)
     old, tensors = read_model(artifact)
     file = change(old)
     m = artifact.manifest
@@ -133,6 +142,8 @@ def _edit(
     def work(draft: Draft) -> dict[str, Any]:
         draft.deterministic = m.deterministic
         write_model(draft.folder, file, tensors)
+        if own_weights(artifact):
+            shutil.copytree(artifact.path / BACKBONE, draft.folder / BACKBONE, dirs_exist_ok=True)
         return {"method": file.method, "classes": len(file.classes)}
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)

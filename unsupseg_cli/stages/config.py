@@ -125,7 +125,7 @@ class TrainConfig(DeviceConfig):
 class PredictConfig(DataConfig, DeviceConfig):
     """Segment images with a model: whole image, original size, any aspect ratio."""
 
-    model: str | None = execution(None, "Model artifact; default: the last one.")
+    model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     size: int | None = setting(
         None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0
@@ -142,13 +142,20 @@ class PredictConfig(DataConfig, DeviceConfig):
 class ClassesConfig(Config):
     """Look at the classes of a model, or change them."""
 
-    model: str | None = execution(None, "Model artifact; default: the last one.")
+    model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
+
+
+class ExportConfig(Config):
+    """Write a model with its backbone into one file."""
+
+    out: Path = execution(..., "The file to write, NAME.safetensors.")
+    weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
 
 
 class EvalConfig(DataConfig, DeviceConfig):
     """Score a model or predictions against labels."""
 
-    model: str | None = execution(None, "Model artifact; default: the last one.")
+    model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
     predictions: str | None = execution(None, "Score these predictions instead of a model.")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")

@@ -37,6 +37,7 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
+from unsupseg_cli.stages.export import take_model
 from unsupseg_cli.stages.linear_probe import fit_probe
 from unsupseg_cli.stages.models import OpenModel, open_model
 from unsupseg_cli.stages.predict import read_ids
@@ -64,7 +65,7 @@ def evaluate(config: EvalConfig, context: Context | None = None) -> Artifact:
     """Score a model (or predictions) on a labelled split; labels are read here and only here."""
     context = context or Context()
     predictions = context.take("predictions", config.predictions) if config.predictions else None
-    artifact = predictions or context.take("model", config.model)
+    artifact = predictions or take_model(config.model, context)
     dataset = evaluate_dataset(config, artifact, context)
     space = _require_labels(dataset)
     protocol = _protocol(config, dataset, predictions is not None)

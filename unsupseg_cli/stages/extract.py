@@ -41,8 +41,9 @@ from unsupseg_cli.stages.context import (
     resolve_device,
     resolve_workers,
 )
+from unsupseg_cli.stages.export import take_model
 from unsupseg_cli.stages.features import VIEWS
-from unsupseg_cli.stages.models import open_model
+from unsupseg_cli.stages.models import open_model, own_weights
 from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1
@@ -207,8 +208,9 @@ def _prepare(
     """Return what decides the features, and a function that begins to make them."""
     device = resolve_device(config.device)
     dataset = open_data(config, context)
-    source = context.workspace.get(model, "model") if model is not None else None
+    source = take_model(model, context) if model is not None else None
     if source is not None:
+        config = config.model_copy(update={"weights": config.weights or own_weights(source)})
         opened = open_model(source, context, device, weights=config.weights, precision=config.precision)
         backbone = opened.segmenter.backbone
         _require_position(config, backbone, source)

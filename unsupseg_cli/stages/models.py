@@ -23,6 +23,7 @@ from unsupseg_cli.stages.backbones import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.stages.context import Context
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
+BACKBONE, TIMM_WEIGHTS = "backbone", "weights.safetensors"
 
 
 class BackboneRef(BaseModel):
@@ -128,7 +129,7 @@ def open_model(
     file, tensors = read_model(artifact)
     ref = file.backbone
     if weights is None:
-        weights = _remembered_weights(artifact, context)
+        weights = own_weights(artifact) or _remembered_weights(artifact, context)
     backbone = load_frozen(
         ref.name,
         weights,
@@ -141,6 +142,12 @@ def open_model(
     import_heads(str(head["type"]) for head in file.feature_heads)
     segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors, file.class_of).to(device)
     return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
+
+
+def own_weights(artifact: Artifact) -> Path | None:
+    """Return the backbone that a model brings along, if it came from an exported file."""
+    folder = artifact.path / BACKBONE
+    return next((path for path in (folder / TIMM_WEIGHTS, folder) if path.exists()), None)
 
 
 def _remembered_weights(artifact: Artifact, context: Context) -> Path | None:

@@ -34,6 +34,7 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
+from unsupseg_cli.stages.export import take_model
 from unsupseg_cli.stages.models import OpenModel, class_index, open_model
 from unsupseg_cli.stages.segment import Segmented, segment_items
 
@@ -59,7 +60,7 @@ def predict(
     """
     context = context or Context()
     device = resolve_device(config.device)
-    artifact = context.take("model", config.model)
+    artifact = take_model(config.model, context)
     dataset = open_paths(images) if images else predict_dataset(config, artifact, context)
     model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
     only = None if config.only is None else class_index(config.only, model.file.classes)

@@ -1,0 +1,171 @@
+"""One file carries a model to another workspace, backbone and all."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    extract,
+    predict,
+    pseudolabel,
+    train,
+)
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
+from unsupseg_cli.stages.classes import name_classes
+from unsupseg_cli.stages.config import ClassesConfig, ExportConfig, GraphConfig
+from unsupseg_cli.stages.export import export, take_model
+from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.stages.graph import graph
+from unsupseg_cli.stages.predict import read_ids
+
+TIMM = "timm:vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures of coloured blocks."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        blocks = rng.integers(0, 256, (3, 4, 3)).repeat(24, 0).repeat(24, 1)
+        Image.fromarray(blocks.astype(np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+def space(tmp_path, name):
+    return Context(Workspace(tmp_path / name))
+
+
+def features_of(folder, context, **options):
+    config = ExtractConfig(
+        dataset=f"{folder}/", size=96, workers=0, device="cpu", precision="fp32", **options
+    )
+    return extract(config, context)
+
+
+def trained(features, context):
+    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=4), context)
+    return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=5))
+
+
+def label_maps(folder, context, model):
+    config = PredictConfig(model=model, dataset=f"{folder}/", workers=0, device="cpu", precision="fp32")
+    found = predict(config, context)
+    return np.stack([read_ids(found.path, key) for key in found.manifest.summary["keys"]])
+
+
+def timm_weights(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model(TIMM.removeprefix("timm:"), pretrained=False, num_classes=0)
+    path = tmp_path / "vit.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "untrained", TIMM])
+def test_the_file_says_the_same_of_every_pixel_elsewhere(folder, tmp_path, backbone):
+    here, there = space(tmp_path, "here"), space(tmp_path, "there")
+    weights = timm_weights(tmp_path) if backbone == TIMM else None
+    position = 0.5 if backbone == "tiny" else 0.0
+    model = trained(features_of(folder, here, backbone=backbone, weights=weights, position=position), here)
+    expected = label_maps(folder, here, model.id)
+    file = export(ExportConfig(out=tmp_path / "out" / "model.safetensors"), model.id, here)
+    if weights is not None:
+        weights.unlink()
+    assert np.array_equal(label_maps(folder, there, str(file)), expected)
+    assert label_maps(folder, there, str(file)).max() > 0
+    unpacked = take_model(str(file), there)
+    assert len(list(there.workspace.artifacts("model"))) == 1  # unpacked once
+    named = name_classes(ClassesConfig(model=unpacked.id), {"0": "wall"}, there)
+    again = export(ExportConfig(out=tmp_path / "again.safetensors"), named.id, there)
+    assert np.array_equal(label_maps(folder, space(tmp_path, "third"), str(again)), expected)
+    assert not there.workspace.verify(unpacked)
+
+
+def test_codes_of_a_file_carry_its_backbone_on(folder, tmp_path):
+    here, there = space(tmp_path, "here"), space(tmp_path, "there")
+    weights = timm_weights(tmp_path)
+    features = features_of(folder, here, backbone=TIMM, weights=weights)
+    neighbours = graph(GraphConfig(features=features.id, neighbors=2), here)
+    config = TrainConfig(method="stego", features=features.id, graph=neighbours.id, classes=3)
+    stego = train(config, here, options=StegoTrain(steps=3, batch=4, codes=8))
+    file = export(ExportConfig(out=tmp_path / "stego.safetensors"), stego.id, here)
+    weights.unlink()
+    codes = extract(
+        ExtractConfig(dataset=f"{folder}/", size=96, workers=0, precision="fp32"), there, model=str(file)
+    )
+    assert FeatureSet(codes).dim == 8
+    label_maps(folder, there, trained(codes, there).id)
+
+
+def test_what_is_no_export_is_refused_by_name(folder, tmp_path):
+    context = space(tmp_path, "here")
+    model = trained(features_of(folder, context, backbone="untrained"), context)
+    file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
+    with pytest.raises(UsageError, match="exists"):
+        export(ExportConfig(out=file), model.id, context)
+    with pytest.raises(UsageError, match=r"\.safetensors"):
+        export(ExportConfig(out=tmp_path / "model.pt"), model.id, context)
+    with pytest.raises(UsageError, match="does not exist"):
+        take_model(str(tmp_path / "none.safetensors"), context)
+    with pytest.raises(UsageError, match="no model of `unsupseg export`"):
+        take_model(str(model.path / "model.safetensors"), context)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnsupsegError, match="cannot be read"):
+        take_model(str(file), context)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "newer format"),
+        ({"model": {"method": "kmeans"}}, "cannot be read"),
+        ({"config": None}, "cannot be read"),
+        ({"name": "../../outside-00000000"}, None),
+    ],
+)
+def test_a_header_that_was_tampered_with_does_no_harm(folder, tmp_path, change, message):
+    context = space(tmp_path, "here")
+    model = trained(features_of(folder, context, backbone="untrained"), context)
+    file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
+    tensors = load_file(file)
+    content = file.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["unsupseg"])
+    save_file(tensors, file, metadata={"unsupseg": json.dumps(header | change)})
+    if message is None:
+        assert take_model(str(file), context).path.parent == context.workspace.root / "model"
+        return
+    with pytest.raises(UnsupsegError, match=message):
+        take_model(str(file), context)
+
+
+def test_the_command_prints_the_file(folder, tmp_path):
+    context = space(tmp_path, "here")
+    trained(features_of(folder, context, backbone="untrained"), context)
+    call = ["export", "--out", str(tmp_path / "a.safetensors"), "--workspace", str(context.workspace.root)]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "a.safetensors")
+    assert CliRunner().invoke(app, call).exit_code == 2
+    assert CliRunner().invoke(app, [*call, "--force"]).exit_code == 0
+    missing = CliRunner().invoke(app, ["export", "--workspace", str(context.workspace.root)])
+    assert missing.exit_code == 2
+    assert "--out" in missing.stderr
