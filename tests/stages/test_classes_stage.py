@@ -23,6 +23,8 @@ from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.methods.primaps.config import PseudolabelConfig as Primaps
+from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
 from unsupseg_cli.stages.classes import (
     class_sheet,
     classes_record,
@@ -98,6 +100,35 @@ def test_merging_twice_is_merging_at_once(model, folder, context):
     once = merge_classes(of(model), [["0", "1", "4"]], context)
     assert twice.manifest.key == once.manifest.key
     assert [one["outputs"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
+
+
+def test_a_number_that_moved_must_be_a_name(model, folder, context):
+    merged = merge_classes(
+        of(model), [["0", "2"]], context
+    )  # "class 3" has the number 2 now, "class 4" the 3
+    with pytest.raises(UsageError, match="give the name"):
+        name_classes(of(merged), {"3": "road"}, context)
+    named = name_classes(of(merged), {"class 3": "road"}, context)
+    assert [entry["name"] for entry in classes_record(read_model(named)[0])] == [
+        "class 0",
+        "class 1",
+        "road",
+        "class 4",
+    ]
+
+
+def test_codes_of_a_merged_model_start_primaps_with_its_classes(folder, model, context):
+    merged = merge_classes(of(model), [["0", "4"]], context)
+    config = ExtractConfig(dataset=f"{folder}/", size=72, workers=0, device="cpu")
+    codes = extract(config, context, model=merged.id)
+    masks = pseudolabel(
+        PseudolabelConfig(method="primaps", features=codes.id, classes=4, workers=1),
+        context,
+        options=Primaps(),
+    )
+    options = PrimapsTrain(init="model", epochs=1)
+    trained = train(TrainConfig(pseudolabels=masks.id), context, options=options)
+    assert len(read_model(trained)[0].classes) == 4
 
 
 def test_names_and_colors_reach_the_predictions(model, folder, context):
@@ -180,9 +211,13 @@ def test_images_named_one_by_one_are_found_again(model, folder, context, tmp_pat
         refined = refine(RefineConfig(predictions=predictions.id, workers=1), context)
         assert refined.manifest.summary["images"] == predictions.manifest.summary["images"]
         class_sheet(model, read_model(model)[0], context, predictions.id)
-    (tmp_path / "right" / "1.png").rename(tmp_path / "right" / "2.png")
-    with pytest.raises(UsageError, match=r"1\.png' does not exist"):
-        class_sheet(model, read_model(model)[0], context, predictions.id)
+        class_sheet(model, read_model(model)[0], context, refined.id)
+    (tmp_path / "right" / "1.png").write_bytes((folder / "2.png").read_bytes())
+    with pytest.raises(UsageError, match="not those that were predicted"):
+        refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
+    (tmp_path / "right" / "1.png").unlink()
+    with pytest.raises(UsageError, match=r"1\.png' does not exist.*Predict again with --force"):
+        refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
 
 
 def test_the_command_line(model, folder, context, tmp_path):

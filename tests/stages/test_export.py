@@ -12,10 +12,12 @@ from typer.testing import CliRunner
 
 from unsupseg_cli import (
     Context,
+    EvalConfig,
     ExtractConfig,
     PredictConfig,
     PseudolabelConfig,
     TrainConfig,
+    evaluate,
     extract,
     predict,
     pseudolabel,
@@ -27,10 +29,12 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
 from unsupseg_cli.stages.classes import name_classes
+from unsupseg_cli.stages.compare import compare
 from unsupseg_cli.stages.config import ClassesConfig, ExportConfig, GraphConfig
-from unsupseg_cli.stages.export import export, take_model
+from unsupseg_cli.stages.export import export
 from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import graph
+from unsupseg_cli.stages.model_files import take_model
 from unsupseg_cli.stages.predict import read_ids
 
 TIMM = "timm:vit_tiny_patch16_224"
@@ -136,8 +140,16 @@ def test_what_is_no_export_is_refused_by_name(folder, tmp_path):
     ("change", "message"),
     [
         ({"format_version": 99}, "newer format"),
-        ({"model": {"method": "kmeans"}}, "cannot be read"),
+        ({"model": None}, "cannot be read"),
+        ({"model.method": "../outside"}, "cannot be read"),
+        ({"model.class_of": [0, 1]}, "do not make 4 classes"),
+        ({"model.class_of": [0, 1, 2, 7]}, "do not make 4 classes"),
+        ({"model.classes": [{"name": "a", "color": [0, 0, 300]}] * 4}, "cannot be read"),
+        ({"model.class_head": {"type": "cosine", "classes": 3, "dim": 192}}, "cannot be read"),
+        ({"model.class_head": {"classes": 4, "dim": 192}}, "cannot be read"),
+        ({"model.geometry": {"kind": "sphere"}}, "cannot be read"),
         ({"config": None}, "cannot be read"),
+        ({"config": {"x": float("nan")}}, "cannot be read"),
         ({"name": "../../outside-00000000"}, None),
     ],
 )
@@ -149,12 +161,41 @@ def test_a_header_that_was_tampered_with_does_no_harm(folder, tmp_path, change, 
     content = file.read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["unsupseg"])
-    save_file(tensors, file, metadata={"unsupseg": json.dumps(header | change)})
+    for name, value in change.items():
+        *outer, last = name.split(".")
+        (header[outer[0]] if outer else header)[last] = value
+    save_file(tensors, file, metadata={"unsupseg": json.dumps(header)})
     if message is None:
         assert take_model(str(file), context).path.parent == context.workspace.root / "model"
         return
     with pytest.raises(UnsupsegError, match=message):
         take_model(str(file), context)
+    assert len(list(context.workspace.artifacts("model"))) == 1  # nothing of it was unpacked
+
+
+def test_a_file_does_not_become_the_last_model(folder, tmp_path):
+    context = space(tmp_path, "here")
+    first, second = (
+        trained(features_of(folder, context, backbone=name), context) for name in ("untrained", "tiny")
+    )
+    file = export(ExportConfig(out=tmp_path / "first.safetensors"), first.id, context)
+    take_model(str(file), context)
+    assert context.workspace.current("model").id == second.id
+
+
+def test_two_files_are_two_rows_of_a_comparison(tmp_path):
+    context = space(tmp_path, "here")
+    scores = []
+    for size in (48, 64):
+        config = ExtractConfig(dataset="scenes", split="train", size=size, workers=0, backbone="untrained")
+        masks = pseudolabel(PseudolabelConfig(features=extract(config, context).id), context)
+        model = train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=2))
+        file = export(ExportConfig(out=tmp_path / f"{size}.safetensors"), model.id, context)
+        scores.append(
+            evaluate(EvalConfig(model=str(file), dataset="scenes", workers=0, protocol="native"), context)
+        )
+    rows = compare(scores).rows
+    assert [(row.backbone, len(row.seeds)) for row in rows] == [("untrained", 1)] * 2
 
 
 def test_the_command_prints_the_file(folder, tmp_path):
@@ -166,6 +207,10 @@ def test_the_command_prints_the_file(folder, tmp_path):
     assert done.stdout.strip() == str(tmp_path / "a.safetensors")
     assert CliRunner().invoke(app, call).exit_code == 2
     assert CliRunner().invoke(app, [*call, "--force"]).exit_code == 0
+    (tmp_path / "file").write_text("")
+    inside = CliRunner().invoke(app, [*call[:2], str(tmp_path / "file" / "a.safetensors"), *call[3:]])
+    assert inside.exit_code == 2
+    assert "cannot be written" in " ".join(inside.stderr.split())
     missing = CliRunner().invoke(app, ["export", "--workspace", str(context.workspace.root)])
     assert missing.exit_code == 2
     assert "--out" in missing.stderr

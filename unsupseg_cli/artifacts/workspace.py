@@ -261,20 +261,21 @@ class Workspace:
         *,
         force: bool = False,
         wait: float = 3600.0,
+        current: bool = True,
     ) -> tuple[Artifact, bool]:
         """Return the artifact of a recipe, made by ``work`` unless it is there; and whether it was reused.
 
         ``work`` fills the draft's folder and returns the summary for the manifest. When the process is
         killed the draft stays, and the next call with the same key goes on with it. With ``force`` the old
         artifact stays until the new one is complete. An artifact of which `verify` or a look at the sizes says
-        that it is damaged is made again.
+        that it is damaged is made again. With ``current`` it becomes what a call that names none takes.
 
         Raises:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
                 seconds.
         """
         if not force and (found := self._whole(recipe)):
-            return self._take(found), True
+            return self._take(found, current), True
         self._make_folders(recipe.kind)
         what = f"The artifact '{recipe.id}'"
         with disk_errors(self.root), exclusive(self._lock(recipe), what, wait):
@@ -283,13 +284,13 @@ class Workspace:
                     pass
             self._restore(recipe)
             if not force and (found := self._whole(recipe)):
-                return self._take(found), True
+                return self._take(found, current), True
             draft = self._draft(recipe)
             if not _is_complete(draft):
                 clock = _Clock()
                 self._complete(recipe, draft, work(draft), clock)
             artifact = self._publish(draft)
-        return self._take(artifact), False
+        return self._take(artifact, current), False
 
     def has(self, recipe: Recipe) -> bool:
         """Tell whether the artifact of a recipe is there and, by a look at its files' sizes, whole."""
@@ -347,9 +348,10 @@ class Workspace:
         files = ((found.path / name, output.bytes) for name, output in found.manifest.outputs.items())
         return found if all(_size(path) == size for path, size in files) else None
 
-    def _take(self, artifact: Artifact) -> Artifact:
-        with disk_errors(self.root):
-            self._set_current(artifact)
+    def _take(self, artifact: Artifact, current: bool = True) -> Artifact:
+        if current:
+            with disk_errors(self.root):
+                self._set_current(artifact)
         return artifact
 
     def _lock(self, recipe: Recipe) -> Path:

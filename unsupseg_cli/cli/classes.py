@@ -30,7 +30,9 @@ _GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each 
 
 @classes.command("show")
 def show(
-    model: Annotated[str | None, typer.Argument(help="Model artifact; default: the last one.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -49,7 +51,7 @@ def show(
         from unsupseg_cli.artifacts.workspace import Workspace
         from unsupseg_cli.stages.classes import class_sheet, classes_record
         from unsupseg_cli.stages.context import Context
-        from unsupseg_cli.stages.export import take_model
+        from unsupseg_cli.stages.model_files import take_model
         from unsupseg_cli.stages.models import read_model
 
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
@@ -60,8 +62,11 @@ def show(
             raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
         if sheet is not None:
             picture = class_sheet(artifact, file, context, predictions)
-            sheet.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(sheet)
+            try:
+                sheet.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(sheet)
+            except OSError as error:
+                raise UsageError(f"'{sheet}' cannot be written ({error.strerror or error}).") from None
             context.reporter.info(f"the picture is '{sheet}'")
         found = classes_record(file)
         if as_json:
@@ -86,7 +91,13 @@ def _table(found: list[dict[str, Any]]) -> Table:
 
 
 @stage_command(
-    classes, ClassesConfig, name="name", settings=False, extra={"pairs": (_PAIRS, ...)}, panel="Commands"
+    classes,
+    ClassesConfig,
+    name="name",
+    settings=False,
+    extra={"pairs": (_PAIRS, ...)},
+    panel="Commands",
+    without=("explain_",),
 )
 def name(call: Call) -> None:
     """Name classes: unsupseg classes name 3=road "class 5=sky"."""
@@ -96,7 +107,13 @@ def name(call: Call) -> None:
 
 
 @stage_command(
-    classes, ClassesConfig, name="color", settings=False, extra={"pairs": (_PAIRS, ...)}, panel="Commands"
+    classes,
+    ClassesConfig,
+    name="color",
+    settings=False,
+    extra={"pairs": (_PAIRS, ...)},
+    panel="Commands",
+    without=("explain_",),
 )
 def color(call: Call) -> None:
     """Color classes: unsupseg classes color road=#804080 sky=70,130,180 3=sienna."""
@@ -106,7 +123,13 @@ def color(call: Call) -> None:
 
 
 @stage_command(
-    classes, ClassesConfig, name="merge", settings=False, extra={"groups": (_GROUPS, ...)}, panel="Commands"
+    classes,
+    ClassesConfig,
+    name="merge",
+    settings=False,
+    extra={"groups": (_GROUPS, ...)},
+    panel="Commands",
+    without=("explain_",),
 )
 def merge(call: Call) -> None:
     """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""

@@ -7,12 +7,13 @@ import json
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import PydanticUndefined
 from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand
@@ -104,11 +105,12 @@ def stage_command(
     settings: bool = True,
     extra: dict[str, Any] | None = None,
     panel: str = "Pipeline",
+    without: Collection[str] = (),
 ) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
     """Register a function of a `Call` as a command with one option per field of ``config``.
 
     Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function. ``panel`` is the heading
-    that the help lists it under.
+    that the help lists it under, ``without`` names common options that say nothing here.
     """
 
     def register(function: Callable[[Call], None]) -> Callable[[Call], None]:
@@ -121,7 +123,11 @@ def stage_command(
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
             *[_option(config, field_name) for field_name in config.model_fields],
             *([_parameter("set_", _SET, [])] if methods else []),
-            *[_parameter(key, kind, None if key == "workspace" else False) for key, kind in _COMMON.items()],
+            *[
+                _parameter(key, kind, None if key == "workspace" else False)
+                for key, kind in _COMMON.items()
+                if key not in without
+            ],
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -173,11 +179,11 @@ def _parse(
         reporter=TerminalReporter(values["quiet"]),
         force=values["force"],
         json=values["json_"],
-        explain=values["explain_"],
+        explain=values.get("explain_", False),
         assignments=parse_assignments(values.get("set_") or []),
         extra={key: values[key] for key in extra},
     )
-    if values["explain_"] and with_settings:
+    if values.get("explain_") and with_settings:
         for option, value, source in explain(config, layers):
             _err.print(f"{option} = {value} ({source})", markup=False, soft_wrap=True)
     return call
@@ -210,6 +216,8 @@ def _option(config: type[Config], name: str) -> inspect.Parameter:
 def _default_text(default: Any) -> str:
     if default is None or default is False:
         return ""
+    if default is PydanticUndefined:
+        return "(required)"
     value = ",".join(map(str, default)) if isinstance(default, tuple) else default
     return f"(default: {value})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -11,12 +12,17 @@ from unsupseg_cli.cli.command import Call, stage_command
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.stages.config import ExportConfig
 
-_MODEL = Annotated[str | None, typer.Argument(help="Model artifact; default: the last one.")]
+_MODEL = Annotated[
+    str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
+]
 
 
-@stage_command(app, ExportConfig, name="export", settings=False, extra={"model": (_MODEL, None)})
+@stage_command(
+    app, ExportConfig, name="export", settings=False, extra={"model": (_MODEL, None)}, without=("explain_",)
+)
 def export(call: Call) -> None:
     """A model -> one file with its backbone; elsewhere: predict --model FILE."""
     from unsupseg_cli.stages.export import export as run
 
-    result(str(run(call.config, call.extra["model"], call.context())))
+    path = str(run(call.config, call.extra["model"], call.context()))
+    result(json.dumps({"path": path}) if call.json else path)

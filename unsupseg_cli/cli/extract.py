@@ -13,7 +13,9 @@ from unsupseg_cli.stages.config import ExtractConfig
 _MODEL = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Store the codes of this model instead of a backbone's tokens.", show_default=False
+        "--model",
+        help="Store the codes of this model, or file of `export`, not a backbone's tokens.",
+        show_default=False,
     ),
 ]
 

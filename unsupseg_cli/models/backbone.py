@@ -433,7 +433,12 @@ def _load_folder(
             f"The weights '{path}' were altered (digest {digest[:12]}, expected {meta['digest'][:12]}); install the "
             "package again, or make the backbone again."
         )
-    model = build_vit(meta["arch"], int(meta["size"]))
+    try:
+        model = build_vit(meta["arch"], int(meta["size"]))
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise UnsupsegError(
+            f"'{folder / stem}.json' describes no architecture ({error}); make the backbone again."
+        ) from None
     _load_into(model, tensors, name, path)
     return Backbone(
         model,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.stages.config import ClassesConfig
 from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.export import take_model
+from unsupseg_cli.stages.model_files import take_model
 from unsupseg_cli.stages.models import (
     BACKBONE,
     ModelFile,
@@ -59,7 +61,8 @@ def merge_classes(
 ) -> Artifact:
     """Return a model in which each group of classes is one: the first of the group, under its name and colour.
 
-    A pixel of one of them becomes a pixel of the merged class; no other pixel changes. Later classes move up.
+    A pixel of one of them becomes a pixel of the merged class; no other pixel changes. The classes behind get lower
+    numbers and keep their names.
 
     Raises:
         UsageError: there is no such class, a group has fewer than two, or a class is in two groups.
@@ -100,7 +103,7 @@ def class_sheet(
     classes = len(file.classes)
     tracked = context.reporter.track(keys, "classes", total=len(keys))
     shares = np.stack([_shares(read_ids(found.path, key), classes) for key in tracked])
-    images = predicted_images(found)
+    images = predicted_images(found, context)
     colors = np.array([entry.color for entry in file.classes], np.uint8)
     rows, notes = [], []
     for index, entry in enumerate(file.classes):
@@ -130,7 +133,7 @@ def _edit(
         kind="model",
         stage="classes",
         stage_version=STAGE_VERSION,
-        slug=artifact.id.rsplit("-", 1)[0],
+        slug=f"{re.sub('-classes[0-9]+$', '', artifact.id.rsplit('-', 1)[0])}-classes{len(file.classes)}",
         config={**m.config, **classes},
         inputs=m.inputs,
         data=m.data,
@@ -143,11 +146,20 @@ def _edit(
         draft.deterministic = m.deterministic
         write_model(draft.folder, file, tensors)
         if own_weights(artifact):
-            shutil.copytree(artifact.path / BACKBONE, draft.folder / BACKBONE, dirs_exist_ok=True)
+            _copy_tree(artifact.path / BACKBONE, draft.folder / BACKBONE)
         return {"method": file.method, "classes": len(file.classes)}
 
     result, reused = context.workspace.produce(recipe, work, force=context.force)
     return context.say(result, reused)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links where the disk has them: what an artifact holds is never written again."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        shutil.copytree(source, target, copy_function=os.link)
+    except OSError:
+        shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def _named(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
@@ -215,16 +227,28 @@ def _merged(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
 
 
 def _predictions_of(model: Artifact, context: Context, reference: str | None) -> Artifact:
+    """Return the predictions named, or the newest of a model; refined ones count too."""
     if reference is not None:
         found = [context.workspace.get(reference, "predictions")]
     else:
-        found = list(context.workspace.artifacts("predictions"))
-    own = [one for one in found if (used := one.input("model")) and used.key == model.manifest.key]
+        found = sorted(context.workspace.artifacts("predictions"), key=lambda one: one.manifest.started)
+    own = [one for one in found if _predicted_by(one, context) == model.manifest.key]
+    if not own and reference is not None:
+        raise UsageError(f"The predictions '{found[0].id}' were not made by '{model.id}'.")
     if not own:
         raise UsageError(
             f"There are no predictions of '{model.id}' to make a sheet of; run `unsupseg predict --model {model.id}`."
         )
     return own[-1]
+
+
+def _predicted_by(predictions: Artifact, context: Context) -> str | None:
+    """Return the key of the model that made predictions, before they were refined."""
+    if (used := predictions.input("model")) is not None:
+        return used.key
+    before = predictions.input("predictions")
+    found = context.workspace.find_key("predictions", before.key) if before else None
+    return _predicted_by(found, context) if found else None
 
 
 def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:

@@ -161,7 +161,7 @@ def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row
     chain = _ancestors(manifest, find)
     models = [one for one in chain if one.kind == "model"]
     methods = list(dict.fromkeys(str(one.config["method"]) for one in reversed(models)))
-    backbones = [str(one.config["backbone"]) for one in chain if one.stage == "extract"]
+    backbones = [str(one.config["backbone"]) for one in chain if one.stage in ("extract", "export")]
     refined = any(one.kind == "predictions" and one.stage == "refine" for one in chain)
     return Row(
         method=" + ".join(methods) or "?",
@@ -170,9 +170,9 @@ def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row
         crf=bool(manifest.summary.get("crf")) or refined,
         used_labels=manifest.used_labels,
         options={
-            f"{one.stage}.{name}": value
+            f"{'train' if one.kind == 'model' else one.stage}.{name}": value
             for one in chain
-            for name, value in flat(without(one.config, ("seed",))).items()
+            for name, value in flat(without(one.config, ("seed", "entries"))).items()
         },
     )
 

@@ -37,8 +37,8 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
-from unsupseg_cli.stages.export import take_model
 from unsupseg_cli.stages.linear_probe import fit_probe
+from unsupseg_cli.stages.model_files import take_model
 from unsupseg_cli.stages.models import OpenModel, open_model
 from unsupseg_cli.stages.predict import read_ids
 from unsupseg_cli.stages.protocols import Protocol, get_protocol

@@ -41,9 +41,9 @@ from unsupseg_cli.stages.context import (
     resolve_device,
     resolve_workers,
 )
-from unsupseg_cli.stages.export import take_model
 from unsupseg_cli.stages.features import VIEWS
-from unsupseg_cli.stages.models import open_model, own_weights
+from unsupseg_cli.stages.model_files import take_model
+from unsupseg_cli.stages.models import open_model
 from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1
@@ -210,7 +210,6 @@ def _prepare(
     dataset = open_data(config, context)
     source = take_model(model, context) if model is not None else None
     if source is not None:
-        config = config.model_copy(update={"weights": config.weights or own_weights(source)})
         opened = open_model(source, context, device, weights=config.weights, precision=config.precision)
         backbone = opened.segmenter.backbone
         _require_position(config, backbone, source)

@@ -81,7 +81,12 @@ def _training_data(
     model: Artifact, scored: Dataset, config: EvalConfig, context: Context
 ) -> tuple[FeatureSet, Dataset]:
     used = model.input("features")
-    found = context.workspace.find_key("features", used.key) if used else None
+    if used is None:
+        raise UsageError(
+            f"'{model.id}' came from an exported file, without the features that a linear probe is fitted on; probe it "
+            "in the workspace it was trained in."
+        )
+    found = context.workspace.find_key("features", used.key)
     if found is None or found.manifest.data is None:
         raise UsageError(
             f"The features that '{model.id}' was trained on are gone, and the linear probe needs them; run their "

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from unsupseg_cli.stages.context import Context
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
 BACKBONE, TIMM_WEIGHTS = "backbone", "weights.safetensors"
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class BackboneRef(BaseModel):
@@ -45,7 +48,7 @@ class ClassEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    color: tuple[int, int, int]
+    color: tuple[Byte, Byte, Byte]
 
 
 class ModelFile(BaseModel):
@@ -54,7 +57,7 @@ class ModelFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = 1
-    method: str
+    method: str = Field(pattern="^[A-Za-z0-9_-]+$")
     backbone: BackboneRef
     feature_heads: list[dict[str, Any]]
     class_head: dict[str, Any]
@@ -104,13 +107,19 @@ def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
     """Return the number of the class that a name or a number means.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or after a merge the number is one class's and in the name of another.
     """
     names = [entry.name for entry in classes]
     if reference in names:
         return names.index(reference)
     if reference.isdecimal() and int(reference) < len(classes):
-        return int(reference)
+        index = int(reference)
+        if (old := f"class {index}") in names and names[index] != old:
+            raise UsageError(
+                f"'{reference}' may mean '{names[index]}', which has this number since a merge, or '{old}': give the "
+                "name."
+            )
+        return index
     raise UsageError(
         f"The model has no class '{reference}' (a name, or a number from 0 to {len(classes) - 1})"
         f"{did_you_mean(reference, names)}"
@@ -151,8 +160,14 @@ def own_weights(artifact: Artifact) -> Path | None:
 
 
 def _remembered_weights(artifact: Artifact, context: Context) -> Path | None:
-    """Return the weights file that the features of this model were extracted with, if it is still there."""
+    """Return the weights that the features of this model were extracted with, if they are still there."""
     used = artifact.input("features")
     found = context.workspace.find_key("features", used.key) if used else None
-    name = found.manifest.execution.get("weights") if found else None
-    return Path(name) if name and Path(name).exists() else None
+    if found is None:
+        return None
+    name = found.manifest.execution.get("weights")
+    if name and Path(name).exists():
+        return Path(name)
+    below = found.input("model")  # the features are its codes
+    model = context.workspace.find_key("model", below.key) if below else None
+    return (own_weights(model) or _remembered_weights(model, context)) if model else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from unsupseg_cli.artifacts.arrays import write_array
 from unsupseg_cli.artifacts.files import write_json
-from unsupseg_cli.artifacts.manifest import DataSource
+from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import Dataset, open_dataset
@@ -34,7 +35,7 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
-from unsupseg_cli.stages.export import take_model
+from unsupseg_cli.stages.model_files import take_model
 from unsupseg_cli.stages.models import OpenModel, class_index, open_model
 from unsupseg_cli.stages.segment import Segmented, segment_items
 
@@ -111,32 +112,43 @@ def predict_recipe(
         data=data,
         execution={
             "device": str(device),
-            **({_NAMED: [str(one) for one in images]} if images else {}),
+            **({_NAMED: [str(Path.cwd() / one) for one in images]} if images else {}),
         },
         used_labels=model.manifest.used_labels,
     )
 
 
-def predicted_images(predictions: Artifact) -> dict[str, Path]:
+def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
     """Return the image file of each key of predictions.
 
     Raises:
-        UsageError: an image of the predictions is gone.
+        UsageError: the images are gone or are others by now.
     """
     m = predictions.manifest
     assert m.data is not None
-    if _NAMED in m.execution:
-        dataset = open_paths([Path(one) for one in m.execution[_NAMED]])
-    else:
-        again = same_images(m.data)
-        dataset = open_dataset(again["dataset"], root=again["root"], split=m.data.split)
-    found = {item.key: item.image for item in dataset.items}
-    needed = [key for key in m.summary["keys"] if key not in m.summary["skipped"]]
-    if gone := next((key for key in needed if key not in found), None):
-        raise UsageError(
-            f"The image '{gone}' of the predictions '{predictions.id}' is no longer in '{m.data.root}'; predict again."
-        )
-    return found
+    again = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
+    try:
+        dataset = _predicted_dataset(m)
+    except UsageError as error:
+        raise UsageError(f"{error} {again}") from None
+    keys = set(m.summary["keys"])
+    dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
+    if describe_images(dataset, context).fingerprint != m.data.fingerprint:
+        raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {again}")
+    return {item.key: item.image for item in dataset.items}
+
+
+def named_images(predictions: Manifest) -> dict[str, list[str]]:
+    """Return the files and folders that were given to `predict` one by one, under the name they are kept by."""
+    return {_NAMED: predictions.execution[_NAMED]} if _NAMED in predictions.execution else {}
+
+
+def _predicted_dataset(predictions: Manifest) -> Dataset:
+    if named := named_images(predictions):
+        return open_paths([Path(one) for one in named[_NAMED]])
+    assert predictions.data is not None
+    again = same_images(predictions.data)
+    return open_dataset(again["dataset"], root=again["root"], split=predictions.data.split)
 
 
 def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:

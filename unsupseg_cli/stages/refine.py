@@ -19,7 +19,14 @@ from unsupseg_cli.crf import CRFConfig, refine_batch
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.stages.config import RefineConfig
 from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers
-from unsupseg_cli.stages.predict import CLASSES, picture_writer, predicted_images, read_ids, write_ids
+from unsupseg_cli.stages.predict import (
+    CLASSES,
+    named_images,
+    picture_writer,
+    predicted_images,
+    read_ids,
+    write_ids,
+)
 
 STAGE_VERSION = 3
 T = TypeVar("T")
@@ -44,7 +51,7 @@ def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
 
     def work(draft: Draft) -> dict[str, Any]:
         summary = predictions.manifest.summary
-        files = predicted_images(predictions)
+        files = predicted_images(predictions, context)
         todo = [
             key for key in summary["keys"] if key not in summary["skipped"] and not draft.is_done(_part(key))
         ]
@@ -79,7 +86,7 @@ def refine_recipe(config: RefineConfig, predictions: Artifact) -> Recipe:
         config={**config.crf().result(), "label_confidence": confidence},
         inputs=[predictions.as_input("predictions")],
         data=predictions.manifest.data,
-        execution=predictions.manifest.execution,  # where its images lie
+        execution={"device": config.device, **named_images(predictions.manifest)},
         used_labels=predictions.manifest.used_labels,
     )
 

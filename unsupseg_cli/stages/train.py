@@ -255,11 +255,19 @@ def _write(
 
 
 def _base_head(features: Artifact, context: Context) -> torch.Tensor | None:
-    """Return the weight (K, C) of the class head of the model that features are codes of."""
+    """Return the weight (K, C) of the class head of the model that features are codes of.
+
+    Of outputs that were merged into one class the mean direction is taken.
+    """
     base = features.input("model")
     if base is None:
         return None
-    return read_model(context.workspace.get(base.id, "model"))[1].get("class_head.weight")
+    file, tensors = read_model(context.workspace.get(base.id, "model"))
+    weight = tensors.get("class_head.weight")
+    if weight is None or file.class_of is None:
+        return weight
+    unit, class_of = torch.nn.functional.normalize(weight, dim=-1), torch.tensor(file.class_of)
+    return torch.stack([unit[class_of == one].mean(0) for one in range(len(file.classes))])
 
 
 def _shift(name: str, offset: int) -> str:

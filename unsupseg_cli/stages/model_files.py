@@ -1,0 +1,152 @@
+"""A model and its backbone in one file: writing it, and taking it wherever a model is expected."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from unsupseg_cli.artifacts.canonical import digest_file
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.methods.registry import import_heads
+from unsupseg_cli.models.backbone import JSON_NAME, TENSORS_NAME
+from unsupseg_cli.models.heads import build_head
+from unsupseg_cli.stages.context import Context
+from unsupseg_cli.stages.models import BACKBONE, TIMM_WEIGHTS, ModelFile, write_model
+
+STAGE_VERSION = 1
+FORMAT = 1
+SUFFIX = ".safetensors"
+_METADATA = "unsupseg"
+_HEADS_PREFIX, _BACKBONE_PREFIX = "heads.", "backbone."
+
+
+class FileHeader(BaseModel):
+    """What the file says of itself beside the tensors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT
+    name: str
+    used_labels: bool
+    config: dict[str, Any]
+    model: ModelFile
+    backbone: dict[str, Any] | None
+    """The JSON beside the backbone's weights; None for a backbone that timm builds by its name."""
+
+
+def write_model_file(
+    path: Path, header: FileHeader, heads: dict[str, Tensor], backbone: dict[str, Tensor]
+) -> None:
+    """Write the file under another name first, so that a reader never sees a part of it."""
+    tensors = {_HEADS_PREFIX + name: value.contiguous() for name, value in heads.items()}
+    tensors |= {_BACKBONE_PREFIX + name: value.contiguous() for name, value in backbone.items()}
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        save_file(tensors, partial, metadata={_METADATA: header.model_dump_json()})
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def take_model(reference: str | None, context: Context) -> Artifact:
+    """Return a model by reference: an artifact, by default the last one, or a file that `export` wrote.
+
+    A file is unpacked into the workspace, once; the last model stays the last one.
+
+    Raises:
+        UnsupsegError: the file is no such export, is damaged, or was written by a newer version.
+    """
+    if reference is None or not reference.endswith(SUFFIX):
+        return context.take("model", reference)
+    path = Path(reference)
+    if not path.is_file():
+        raise UsageError(f"The model file '{path}' does not exist; `unsupseg export` writes one.")
+    header, tensors = _read(path)
+    file = header.model
+    digest = digest_file(path)
+    recipe = Recipe(
+        kind="model",
+        stage="export",
+        stage_version=STAGE_VERSION,
+        slug=re.sub(r"[^A-Za-z0-9_-]", "_", header.name.rsplit("-", 1)[0])[:80] or "model",
+        config={
+            **header.config,
+            "method": file.method,
+            "classes": len(file.classes),
+            "backbone": file.backbone.name,
+            "file": digest,  # in the config too: `compare` tells settings apart by it
+        },
+        weights=digest,
+        execution={"file": str(path)},
+        used_labels=header.used_labels,
+    )
+
+    def work(draft: Draft) -> dict[str, Any]:
+        write_model(draft.folder, file, _part(tensors, _HEADS_PREFIX))
+        if backbone := _part(tensors, _BACKBONE_PREFIX):
+            folder = draft.folder / BACKBONE
+            folder.mkdir(exist_ok=True)
+            save_file(backbone, folder / (TENSORS_NAME if header.backbone else TIMM_WEIGHTS))
+            if header.backbone:
+                write_json(folder / JSON_NAME, header.backbone)
+        return {"method": file.method, "classes": len(file.classes)}
+
+    result, reused = context.workspace.produce(recipe, work, current=False)
+    return context.say(result, reused)
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            text = (opened.metadata() or {}).get(_METADATA)
+            if text is None:
+                raise UsageError(
+                    f"'{path}' is no model of `unsupseg export`; weights of a backbone go with extract --weights."
+                )
+            raw = json.loads(text)
+            if int(raw["format_version"]) > FORMAT:
+                raise UnsupsegError(
+                    f"The model file '{path}' has a newer format than this version reads; update unsupseg."
+                )
+            header = FileHeader.model_validate(raw)
+            json.dumps(header.config, allow_nan=False)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+            _check(header.model, _part(tensors, _HEADS_PREFIX))
+            return header, tensors
+    except UnsupsegError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnsupsegError(f"The model file '{path}' cannot be read ({reason}); export it again.") from None
+
+
+def _check(file: ModelFile, tensors: dict[str, Tensor]) -> None:
+    """Raise an error of some kind unless the parts of a model belong together."""
+    Geometry(**file.geometry)
+    import_heads(str(head["type"]) for head in file.feature_heads)
+    described = {f"feature_heads.{index}.": head for index, head in enumerate(file.feature_heads)}
+    for prefix, head in (described | {"class_head.": file.class_head}).items():
+        build_head(head).load_state_dict(_part(tensors, prefix))
+    outputs = int(file.class_head["classes"])
+    class_of = list(range(outputs)) if file.class_of is None else file.class_of
+    if len(class_of) != outputs or set(class_of) != set(range(len(file.classes))):
+        raise ValueError(f"{outputs} outputs of the class head do not make {len(file.classes)} classes")
