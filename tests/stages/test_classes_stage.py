@@ -40,26 +40,15 @@ from unsupseg_cli.stages.refine import refine
 CLASSES = 5
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Four pictures of coloured blocks."""
-    folder = tmp_path_factory.mktemp("photos")
-    for number in range(4):
-        rng = np.random.default_rng(number)
-        blocks = rng.integers(0, 256, (3, 4, 3)).repeat(24, 0).repeat(24, 1)
-        Image.fromarray(blocks.astype(np.uint8)).save(folder / f"{number}.png")
-    return folder
-
-
 @pytest.fixture
 def context(tmp_path):
     return Context(Workspace(tmp_path / "work"))
 
 
 @pytest.fixture
-def model(folder, context):
+def model(blocks, context):
     features = extract(
-        ExtractConfig(dataset=f"{folder}/", size=72, workers=0, device="cpu", backbone="untrained"), context
+        ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu", backbone="untrained"), context
     )
     masks = pseudolabel(PseudolabelConfig(features=features.id, classes=CLASSES), context)
     return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
@@ -69,18 +58,18 @@ def of(artifact):
     return ClassesConfig(model=artifact.id)
 
 
-def segment(model, folder, context, keep="labels"):
-    return predict(PredictConfig(model=model.id, dataset=f"{folder}/", workers=0, keep=keep), context)
+def segment(model, blocks, context, keep="labels"):
+    return predict(PredictConfig(model=model.id, dataset=f"{blocks}/", workers=0, keep=keep), context)
 
 
 def label_maps(predictions):
     return np.stack([read_ids(predictions.path, key) for key in predictions.manifest.summary["keys"]])
 
 
-def test_merged_classes_take_their_own_pixels_and_no_others(model, folder, context):
-    before = label_maps(segment(model, folder, context))
+def test_merged_classes_take_their_own_pixels_and_no_others(model, blocks, context):
+    before = label_maps(segment(model, blocks, context))
     merged = merge_classes(of(model), [["3", "1"], ["0", "4"]], context)
-    after = segment(merged, folder, context, keep="scores")
+    after = segment(merged, blocks, context, keep="scores")
     # 0 and 4 become 0, 2 becomes 1, 1 and 3 become 2
     assert np.array_equal(label_maps(after), np.array([0, 2, 1, 2, 0])[before])
     names = [entry["name"] for entry in classes_record(read_model(merged)[0])]
@@ -94,7 +83,7 @@ def test_merged_classes_take_their_own_pixels_and_no_others(model, folder, conte
     assert label_maps(refined).max() <= 2
 
 
-def test_merging_twice_is_merging_at_once(model, folder, context):
+def test_merging_twice_is_merging_at_once(model, blocks, context):
     first = merge_classes(of(model), [["0", "1"]], context)
     twice = merge_classes(of(first), [["class 0", "class 4"]], context)
     once = merge_classes(of(model), [["0", "1", "4"]], context)
@@ -102,7 +91,7 @@ def test_merging_twice_is_merging_at_once(model, folder, context):
     assert [one["outputs"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
 
 
-def test_a_number_that_moved_must_be_a_name(model, folder, context):
+def test_a_number_that_moved_must_be_a_name(model, blocks, context):
     merged = merge_classes(
         of(model), [["0", "2"]], context
     )  # "class 3" has the number 2 now, "class 4" the 3
@@ -117,9 +106,9 @@ def test_a_number_that_moved_must_be_a_name(model, folder, context):
     ]
 
 
-def test_codes_of_a_merged_model_start_primaps_with_its_classes(folder, model, context):
+def test_codes_of_a_merged_model_start_primaps_with_its_classes(blocks, model, context):
     merged = merge_classes(of(model), [["0", "4"]], context)
-    config = ExtractConfig(dataset=f"{folder}/", size=72, workers=0, device="cpu")
+    config = ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu")
     codes = extract(config, context, model=merged.id)
     masks = pseudolabel(
         PseudolabelConfig(method="primaps", features=codes.id, classes=4, workers=1),
@@ -131,18 +120,18 @@ def test_codes_of_a_merged_model_start_primaps_with_its_classes(folder, model, c
     assert len(read_model(trained)[0].classes) == 4
 
 
-def test_names_and_colors_reach_the_predictions(model, folder, context):
+def test_names_and_colors_reach_the_predictions(model, blocks, context):
     named = name_classes(of(model), {"2": "road", "class 0": "open sky"}, context)
     colored = color_classes(of(named), {"road": "#804080", "0": "70,130,180", "4": "sienna"}, context)
-    predictions = segment(colored, folder, context)
+    predictions = segment(colored, blocks, context)
     entries = json.loads((predictions.path / "classes.json").read_text())
     assert [entry["name"] for entry in entries] == ["open sky", "class 1", "road", "class 3", "class 4"]
     assert entries[2]["color"] == [128, 64, 128]
     assert entries[0]["color"] == [70, 130, 180]
     assert entries[4]["color"] == [160, 82, 45]
-    assert np.array_equal(label_maps(predictions), label_maps(segment(model, folder, context)))
+    assert np.array_equal(label_maps(predictions), label_maps(segment(model, blocks, context)))
     assert read_model(model)[0].classes[2].name == "class 2"  # the trained model stays as it was
-    assert segment(model, folder, context).manifest.key != predictions.manifest.key
+    assert segment(model, blocks, context).manifest.key != predictions.manifest.key
 
 
 @pytest.mark.parametrize(
@@ -185,11 +174,11 @@ def test_what_is_no_color_is_refused(model, context, color):
         color_classes(of(model), {"0": color}, context)
 
 
-def test_the_sheet_shows_predictions_of_this_very_model(model, folder, context):
+def test_the_sheet_shows_predictions_of_this_very_model(model, blocks, context):
     file, _ = read_model(model)
     with pytest.raises(UsageError, match="run `unsupseg predict"):
         class_sheet(model, file, context)
-    segment(model, folder, context)
+    segment(model, blocks, context)
     picture = np.asarray(class_sheet(model, file, context))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
     named = name_classes(of(model), {"0": "road"}, context)
@@ -197,10 +186,10 @@ def test_the_sheet_shows_predictions_of_this_very_model(model, folder, context):
         class_sheet(named, read_model(named)[0], context)
 
 
-def test_images_named_one_by_one_are_found_again(model, folder, context, tmp_path):
+def test_images_named_one_by_one_are_found_again(model, blocks, context, tmp_path):
     for name in ("left", "right"):
         (tmp_path / name).mkdir()
-        for picture in folder.iterdir():
+        for picture in blocks.iterdir():
             (tmp_path / name / picture.name).write_bytes(picture.read_bytes())
     config = PredictConfig(model=model.id, workers=0, keep="scores")
     for images in (
@@ -212,7 +201,7 @@ def test_images_named_one_by_one_are_found_again(model, folder, context, tmp_pat
         assert refined.manifest.summary["images"] == predictions.manifest.summary["images"]
         class_sheet(model, read_model(model)[0], context, predictions.id)
         class_sheet(model, read_model(model)[0], context, refined.id)
-    (tmp_path / "right" / "1.png").write_bytes((folder / "2.png").read_bytes())
+    (tmp_path / "right" / "1.png").write_bytes((blocks / "2.png").read_bytes())
     with pytest.raises(UsageError, match="not those that were predicted"):
         refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
     (tmp_path / "right" / "1.png").unlink()
@@ -220,7 +209,7 @@ def test_images_named_one_by_one_are_found_again(model, folder, context, tmp_pat
         refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
 
 
-def test_the_command_line(model, folder, context, tmp_path):
+def test_the_command_line(model, blocks, context, tmp_path):
     def call(*arguments, code=0):
         workspace = ("--workspace", str(context.workspace.root))
         result = CliRunner().invoke(app, ["classes", *arguments, *workspace])
@@ -238,7 +227,7 @@ def test_the_command_line(model, folder, context, tmp_path):
         ("class 4", [4]),
     ]
     assert "#010203" in call("show")[0]
-    segment(context.workspace.current("model"), folder, context)
+    segment(context.workspace.current("model"), blocks, context)
     call("show", "--sheet", str(tmp_path / "new" / "sheet.png"))
     assert Image.open(tmp_path / "new" / "sheet.png").width > 300
     assert "CLASS=VALUE" in call("name", "sky", code=2)[1]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -40,25 +39,13 @@ from unsupseg_cli.stages.predict import read_ids
 TIMM = "timm:vit_tiny_patch16_224"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Four pictures of coloured blocks."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(4):
-        rng = np.random.default_rng(number)
-        blocks = rng.integers(0, 256, (3, 4, 3)).repeat(24, 0).repeat(24, 1)
-        Image.fromarray(blocks.astype(np.uint8)).save(folder / f"{number}.png")
-    return folder
-
-
 def space(tmp_path, name):
     return Context(Workspace(tmp_path / name))
 
 
-def features_of(folder, context, **options):
+def features_of(blocks, context, **options):
     config = ExtractConfig(
-        dataset=f"{folder}/", size=96, workers=0, device="cpu", precision="fp32", **options
+        dataset=f"{blocks}/", size=96, workers=0, device="cpu", precision="fp32", **options
     )
     return extract(config, context)
 
@@ -68,8 +55,8 @@ def trained(features, context):
     return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=5))
 
 
-def label_maps(folder, context, model):
-    config = PredictConfig(model=model, dataset=f"{folder}/", workers=0, device="cpu", precision="fp32")
+def label_maps(blocks, context, model):
+    config = PredictConfig(model=model, dataset=f"{blocks}/", workers=0, device="cpu", precision="fp32")
     found = predict(config, context)
     return np.stack([read_ids(found.path, key) for key in found.manifest.summary["keys"]])
 
@@ -83,44 +70,44 @@ def timm_weights(tmp_path):
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "untrained", TIMM])
-def test_the_file_says_the_same_of_every_pixel_elsewhere(folder, tmp_path, backbone):
+def test_the_file_says_the_same_of_every_pixel_elsewhere(blocks, tmp_path, backbone):
     here, there = space(tmp_path, "here"), space(tmp_path, "there")
     weights = timm_weights(tmp_path) if backbone == TIMM else None
     position = 0.5 if backbone == "tiny" else 0.0
-    model = trained(features_of(folder, here, backbone=backbone, weights=weights, position=position), here)
-    expected = label_maps(folder, here, model.id)
+    model = trained(features_of(blocks, here, backbone=backbone, weights=weights, position=position), here)
+    expected = label_maps(blocks, here, model.id)
     file = export(ExportConfig(out=tmp_path / "out" / "model.safetensors"), model.id, here)
     if weights is not None:
         weights.unlink()
-    assert np.array_equal(label_maps(folder, there, str(file)), expected)
-    assert label_maps(folder, there, str(file)).max() > 0
+    assert np.array_equal(label_maps(blocks, there, str(file)), expected)
+    assert label_maps(blocks, there, str(file)).max() > 0
     unpacked = take_model(str(file), there)
     assert len(list(there.workspace.artifacts("model"))) == 1  # unpacked once
     named = name_classes(ClassesConfig(model=unpacked.id), {"0": "wall"}, there)
     again = export(ExportConfig(out=tmp_path / "again.safetensors"), named.id, there)
-    assert np.array_equal(label_maps(folder, space(tmp_path, "third"), str(again)), expected)
+    assert np.array_equal(label_maps(blocks, space(tmp_path, "third"), str(again)), expected)
     assert not there.workspace.verify(unpacked)
 
 
-def test_codes_of_a_file_carry_its_backbone_on(folder, tmp_path):
+def test_codes_of_a_file_carry_its_backbone_on(blocks, tmp_path):
     here, there = space(tmp_path, "here"), space(tmp_path, "there")
     weights = timm_weights(tmp_path)
-    features = features_of(folder, here, backbone=TIMM, weights=weights)
+    features = features_of(blocks, here, backbone=TIMM, weights=weights)
     neighbours = graph(GraphConfig(features=features.id, neighbors=2), here)
     config = TrainConfig(method="stego", features=features.id, graph=neighbours.id, classes=3)
     stego = train(config, here, options=StegoTrain(steps=3, batch=4, codes=8))
     file = export(ExportConfig(out=tmp_path / "stego.safetensors"), stego.id, here)
     weights.unlink()
     codes = extract(
-        ExtractConfig(dataset=f"{folder}/", size=96, workers=0, precision="fp32"), there, model=str(file)
+        ExtractConfig(dataset=f"{blocks}/", size=96, workers=0, precision="fp32"), there, model=str(file)
     )
     assert FeatureSet(codes).dim == 8
-    label_maps(folder, there, trained(codes, there).id)
+    label_maps(blocks, there, trained(codes, there).id)
 
 
-def test_what_is_no_export_is_refused_by_name(folder, tmp_path):
+def test_what_is_no_export_is_refused_by_name(blocks, tmp_path):
     context = space(tmp_path, "here")
-    model = trained(features_of(folder, context, backbone="untrained"), context)
+    model = trained(features_of(blocks, context, backbone="untrained"), context)
     file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
     with pytest.raises(UsageError, match="exists"):
         export(ExportConfig(out=file), model.id, context)
@@ -153,9 +140,9 @@ def test_what_is_no_export_is_refused_by_name(folder, tmp_path):
         ({"name": "../../outside-00000000"}, None),
     ],
 )
-def test_a_header_that_was_tampered_with_does_no_harm(folder, tmp_path, change, message):
+def test_a_header_that_was_tampered_with_does_no_harm(blocks, tmp_path, change, message):
     context = space(tmp_path, "here")
-    model = trained(features_of(folder, context, backbone="untrained"), context)
+    model = trained(features_of(blocks, context, backbone="untrained"), context)
     file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
     tensors = load_file(file)
     content = file.read_bytes()
@@ -173,10 +160,10 @@ def test_a_header_that_was_tampered_with_does_no_harm(folder, tmp_path, change, 
     assert len(list(context.workspace.artifacts("model"))) == 1  # nothing of it was unpacked
 
 
-def test_a_file_does_not_become_the_last_model(folder, tmp_path):
+def test_a_file_does_not_become_the_last_model(blocks, tmp_path):
     context = space(tmp_path, "here")
     first, second = (
-        trained(features_of(folder, context, backbone=name), context) for name in ("untrained", "tiny")
+        trained(features_of(blocks, context, backbone=name), context) for name in ("untrained", "tiny")
     )
     file = export(ExportConfig(out=tmp_path / "first.safetensors"), first.id, context)
     take_model(str(file), context)
@@ -198,9 +185,9 @@ def test_two_files_are_two_rows_of_a_comparison(tmp_path):
     assert [(row.backbone, len(row.seeds)) for row in rows] == [("untrained", 1)] * 2
 
 
-def test_the_command_prints_the_file(folder, tmp_path):
+def test_the_command_prints_the_file(blocks, tmp_path):
     context = space(tmp_path, "here")
-    trained(features_of(folder, context, backbone="untrained"), context)
+    trained(features_of(blocks, context, backbone="untrained"), context)
     call = ["export", "--out", str(tmp_path / "a.safetensors"), "--workspace", str(context.workspace.root)]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output

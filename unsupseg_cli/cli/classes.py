@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,9 @@ classes = typer.Typer(
 )
 app.add_typer(classes, name="classes", rich_help_panel="Pipeline")
 
+_command = partial(
+    stage_command, classes, ClassesConfig, settings=False, panel="Commands", without=("explain_",)
+)
 _PICTURES = {".png", ".jpg", ".jpeg"}
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
 _GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
@@ -54,12 +58,12 @@ def show(
         from unsupseg_cli.stages.model_files import take_model
         from unsupseg_cli.stages.models import read_model
 
+        if sheet is not None and sheet.suffix.lower() not in _PICTURES:
+            raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
         context = Context(space, TerminalReporter())
         artifact = take_model(model, context)
         file, _ = read_model(artifact)
-        if sheet is not None and sheet.suffix.lower() not in _PICTURES:
-            raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
         if sheet is not None:
             picture = class_sheet(artifact, file, context, predictions)
             try:
@@ -90,15 +94,7 @@ def _table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-@stage_command(
-    classes,
-    ClassesConfig,
-    name="name",
-    settings=False,
-    extra={"pairs": (_PAIRS, ...)},
-    panel="Commands",
-    without=("explain_",),
-)
+@_command(name="name", extra={"pairs": (_PAIRS, ...)})
 def name(call: Call) -> None:
     """Name classes: unsupseg classes name 3=road "class 5=sky"."""
     from unsupseg_cli.stages.classes import name_classes
@@ -106,15 +102,7 @@ def name(call: Call) -> None:
     call.done(name_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
 
 
-@stage_command(
-    classes,
-    ClassesConfig,
-    name="color",
-    settings=False,
-    extra={"pairs": (_PAIRS, ...)},
-    panel="Commands",
-    without=("explain_",),
-)
+@_command(name="color", extra={"pairs": (_PAIRS, ...)})
 def color(call: Call) -> None:
     """Color classes: unsupseg classes color road=#804080 sky=70,130,180 3=sienna."""
     from unsupseg_cli.stages.classes import color_classes
@@ -122,15 +110,7 @@ def color(call: Call) -> None:
     call.done(color_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
 
 
-@stage_command(
-    classes,
-    ClassesConfig,
-    name="merge",
-    settings=False,
-    extra={"groups": (_GROUPS, ...)},
-    panel="Commands",
-    without=("explain_",),
-)
+@_command(name="merge", extra={"groups": (_GROUPS, ...)})
 def merge(call: Call) -> None:
     """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""
     from unsupseg_cli.stages.classes import merge_classes
