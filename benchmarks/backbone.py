@@ -6,7 +6,8 @@ A ROW is ``colour+position`` (mean colour and place of 8x8 pixels, the place 1.5
 ``untrained:ARCH`` (an architecture of `pretrain` with random weights), a backbone name, a folder of a `backbone`
 artifact, or ``NAME=FILE`` (a backbone's weights).
 A backbone's row that ends in ``+position`` is given the place too, as by `extract --position`.
-Both are fitted on every EVERY-th image of the training split; clusters are matched on the scored split.
+Both are fitted on every EVERY-th image of the training split; clusters are matched on the scored split. With
+``--split train``, the images half-way between those are scored (for choices on more cameras than val shows).
 """
 
 from __future__ import annotations
@@ -82,6 +83,10 @@ def main() -> None:
     )
     assert train.space is not None
     given, scored = some_labelled(train)[:: options.every], some_labelled(test)
+    if options.split == "train":
+        if options.every < 2:
+            parser.error("--split train needs --every of 2 or more: what is fitted on is not scored")
+        scored = scored[options.every // 2 :: options.every]
     print(
         f"{options.dataset}, fitted on {len(given)} images of train, scored on {len(scored)} of {options.split}\n"
     )

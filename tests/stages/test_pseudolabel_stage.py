@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -125,6 +126,21 @@ def test_images_that_changed_since_are_refused(features, folder, context):
     assert (
         label(context, crf=False).manifest.summary["views"] == 6
     )  # needs no images, only lacks the pictures
+
+
+def test_images_are_found_from_any_folder_and_after_a_move(folder, context, monkeypatch, tmp_path):
+    config = ExtractConfig(dataset="photos/", size=48, workers=0, device="cpu", precision="fp32")
+    monkeypatch.chdir(tmp_path)
+    extract(config, context)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert label(context, gain=9.0).manifest.summary["views"] == 6
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UnsupsegError, match=r"moved.*extract.*--force"):
+        label(context, gain=8.0)
+    config = config.model_copy(update={"dataset": f"{tmp_path}/moved/"})
+    extract(config, replace(context, force=True))
+    assert label(context, gain=8.0).manifest.summary["views"] == 6
 
 
 def test_a_view_without_a_mask_is_counted_and_listed(features, context):

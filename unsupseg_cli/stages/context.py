@@ -105,7 +105,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
     return DataSource(
         dataset=dataset.name,
         split=dataset.split,
-        root=str(dataset.root),
+        root=str(dataset.root.absolute()),  # found again from any folder
         fingerprint=_fingerprint(((item.key, item.image) for item in dataset.items), context),
         count=len(dataset.items),
     )

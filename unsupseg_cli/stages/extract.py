@@ -282,7 +282,7 @@ def extract_recipe(
         weights=weights,
         execution={
             "device": str(device),
-            "weights": str(config.weights or ""),
+            "weights": str(config.weights.absolute()) if config.weights else "",
             "batch_size": config.batch_size or _default_batch(device),
             "store": config.store,
         },

@@ -196,7 +196,7 @@ class _Planner:
         return DataSource(
             dataset=dataset.name,
             split=dataset.split,
-            root=str(dataset.root),
+            root=str(dataset.root.absolute()),
             fingerprint=_UNKNOWN,
             count=len(dataset.items),
         )

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
@@ -20,7 +20,7 @@ class ViewImages:
     """What the views of some features show, read from the images of their data set.
 
     Raises:
-        UnsupsegError: the images are not those that the features were extracted from.
+        UnsupsegError: the images are gone, or are not those that the features were extracted from.
     """
 
     def __init__(self, features: FeatureSet, context: Context, workers: int | None = None) -> None:
@@ -28,7 +28,13 @@ class ViewImages:
         data = manifest.data
         assert data is not None
         again = same_images(data)
-        dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
+        try:
+            dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
+        except UsageError as error:
+            raise UnsupsegError(
+                f"{error} If the images were moved, run `extract` on them with --force, so that '{manifest.id}' knows "
+                "where they are."
+            ) from None
         if describe_images(dataset, context).fingerprint != data.fingerprint:
             raise UnsupsegError(
                 f"The images in '{data.root}' are not those of the features '{manifest.id}': some were changed, added "
