@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError, did_you_mean
@@ -14,6 +15,12 @@ class Options(Config):
     size: int = setting(320, ge=1)
     name: str = setting("a")
     device: str = execution("cpu")
+
+
+class Nameless(Options):
+    @model_validator(mode="after")
+    def _refuse(self):
+        raise ValueError("--size 0 wants a NAME")
 
 
 def test_streams_stay_as_they_are():
@@ -63,3 +70,5 @@ def test_what_does_not_fit_is_named_with_its_layer():
         build_config(Options, {"command line": {}, "file": {"size": 0}})
     with pytest.raises(UsageError, match=r"'sise' \(file\); did you mean 'size'"):
         build_config(Options, {"file": {"sise": 1}})
+    with pytest.raises(UsageError, match=r"^The options do not go together: --size 0 wants a NAME\.$"):
+        build_config(Nameless, {"file": {"size": 2}})

@@ -3,9 +3,12 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -27,7 +30,7 @@ from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
-from unsupseg_cli.stages.classes import name_classes
+from unsupseg_cli.stages.classes import merge_classes, name_classes
 from unsupseg_cli.stages.compare import compare
 from unsupseg_cli.stages.config import ClassesConfig, ExportConfig, GraphConfig
 from unsupseg_cli.stages.export import export
@@ -111,8 +114,6 @@ def test_what_is_no_export_is_refused_by_name(blocks, tmp_path):
     file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
     with pytest.raises(UsageError, match="exists"):
         export(ExportConfig(out=file), model.id, context)
-    with pytest.raises(UsageError, match=r"\.safetensors"):
-        export(ExportConfig(out=tmp_path / "model.pt"), model.id, context)
     with pytest.raises(UsageError, match="does not exist"):
         take_model(str(tmp_path / "none.safetensors"), context)
     with pytest.raises(UsageError, match="no model of `unsupseg export`"):
@@ -183,6 +184,62 @@ def test_two_files_are_two_rows_of_a_comparison(tmp_path):
         )
     rows = compare(scores).rows
     assert [(row.backbone, len(row.seeds)) for row in rows] == [("untrained", 1)] * 2
+
+
+@pytest.mark.parametrize("backbone", ["tiny", TIMM])
+def test_an_onnx_file_says_what_predict_says(blocks, tmp_path, backbone):
+    context = space(tmp_path, "here")
+    weights = timm_weights(tmp_path) if backbone == TIMM else None
+    position = 0.5 if backbone == "tiny" else 0.0
+    features = features_of(blocks, context, backbone=backbone, weights=weights, position=position)
+    model = merge_classes(ClassesConfig(model=trained(features, context).id), [["2", "0"]], context)
+    expected = label_maps(blocks, context, model.id)
+    file = export(ExportConfig(out=tmp_path / "new" / "model.onnx", frame=(72, 96)), model.id, context)
+    session = onnxruntime.InferenceSession(file)
+    for path, labels in zip(sorted(blocks.iterdir()), expected, strict=True):
+        frame = np.asarray(Image.open(path))[None]
+        found, log_probs = session.run(["labels", "log_probs"], {"frame": frame})
+        assert found.shape == (1, 72, 96)
+        assert np.mean(found[0] == labels) > 0.995  # pictures are resized in float, not in 8 bits
+        assert log_probs.shape[1] == 3
+        np.testing.assert_allclose(np.exp(log_probs).sum(1), 1, atol=1e-5)
+    assert len(np.unique(expected)) == 3
+    about = session.get_modelmeta().custom_metadata_map
+    assert [entry["name"] for entry in json.loads(about["classes"])] == ["class 1", "class 2", "class 3"]
+    assert about["model"] == model.id
+
+
+def test_an_onnx_file_of_codes_and_of_another_size(blocks, tmp_path):
+    context = space(tmp_path, "here")
+    features = features_of(blocks, context, backbone="tiny")
+    neighbours = graph(GraphConfig(features=features.id, neighbors=2), context)
+    config = TrainConfig(method="stego", features=features.id, graph=neighbours.id, classes=3)
+    model = train(config, context, options=StegoTrain(steps=3, batch=4, codes=8))
+    file = export(ExportConfig(out=tmp_path / "model.onnx", frame=(72, 96), size=64), model.id, context)
+    frame = np.asarray(Image.open(blocks / "0.png"))[None]
+    labels, log_probs = onnxruntime.InferenceSession(file).run(None, {"frame": frame})
+    assert log_probs.shape == (1, 3, 8, 11)
+    config = PredictConfig(model=model.id, dataset=f"{blocks}/", size=64, workers=0, precision="fp32")
+    found = predict(config, context)
+    assert np.mean(read_ids(found.path, "0.png") == labels[0]) > 0.995
+    with pytest.raises(UsageError, match="smaller --size"):
+        export(ExportConfig(out=tmp_path / "large.onnx", frame=(1000, 1000), size=0), model.id, context)
+    assert not (tmp_path / "large.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "model.bin"}, r"\.safetensors or \.onnx"),
+        ({"out": "model.onnx"}, "--frame"),
+        ({"out": "model.onnx", "frame": "720"}, "HEIGHTxWIDTH"),
+        ({"out": "model.onnx", "frame": "0x720"}, "HEIGHTxWIDTH"),
+        ({"out": "model.safetensors", "frame": "72x96"}, r"\.onnx"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        ExportConfig(**options)
 
 
 def test_the_command_prints_the_file(blocks, tmp_path):

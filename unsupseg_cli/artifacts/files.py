@@ -18,19 +18,26 @@ from filelock import FileLock, Timeout
 from unsupseg_cli.core.errors import UnsupsegError
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield another name to write to, which becomes ``path`` at the end: a reader never sees a part of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)  # mkstemp's 0600 would hide it from a group
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new content, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gives a name, and 0600 would hide it from a group
-        os.replace(name, path)  # noqa: PTH105
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any) -> None:

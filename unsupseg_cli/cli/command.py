@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import string
 import traceback
 import types
 import typing
@@ -231,5 +232,6 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
     if typing.get_origin(first) is tuple:
-        return "A,B,..."
+        items = typing.get_args(first)
+        return "A,B,..." if Ellipsis in items else ",".join(string.ascii_uppercase[: len(items)])
     return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")

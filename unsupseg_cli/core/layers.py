@@ -30,8 +30,11 @@ def build_config(cls: type[ConfigT], layers: Mapping[str, dict[str, Any]], prefi
         return cls(**merged)
     except ValidationError as error:
         first = error.errors()[0]
-        key = str(first["loc"][0]) if first["loc"] else ""
-        reason = str(first["msg"]).removeprefix("Value error, ").lower()
+        text = str(first["msg"]).removeprefix("Value error, ")
+        reason = text[:1].lower() + text[1:]
+        if not first["loc"]:
+            raise UsageError(f"The options do not go together: {reason}.") from None
+        key = str(first["loc"][0])
         raise UsageError(
             f"{prefix}{key.replace('_', '-') if prefix == '--' else key} '{first['input']}' "
             f"({origin.get(key, 'default')}) does not fit: {reason}."

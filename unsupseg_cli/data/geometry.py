@@ -134,6 +134,20 @@ class Geometry(Config):
         array = np.asarray(shown)
         return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
 
+    def weights(self, view: View, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return `render` of a view of the whole image (height, width) as two matrices, (h, height) and (w, width).
+
+        Per channel: columns first, rounded to whole values, then rows, rounded again.
+        """
+        return self._axis_weights(height, view.height), self._axis_weights(width, view.width)
+
+    def _axis_weights(self, length: int, target: int) -> NDArray[np.float32]:
+        impulses = np.eye(length, dtype=np.float32)
+        if self.filter == "nearest":
+            return impulses[_index(np.arange(0.5, target) * (length / target), length)]
+        filtered = Image.fromarray(impulses).resize((target, length), _RESAMPLING[self.filter])
+        return np.ascontiguousarray(np.asarray(filtered).T)
+
     def render_label(self, label: NDArray[np.int16], view: View) -> NDArray[np.int16]:
         """Return what a view shows of a label map (H, W), by nearest neighbour: (height, width) int16."""
         return _gather(label, view)

@@ -49,6 +49,10 @@ class Segmenter(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.class_of = None if class_of is None else torch.tensor(class_of)
+        self._outputs_of = [
+            [output for output, one in enumerate(class_of or ()) if one == number]
+            for number in range(max(class_of or (), default=-1) + 1)
+        ]
         self.feature_heads = nn.ModuleList(build_head(head) for head in feature_heads)
         self.class_head = build_head(class_head)
         own = {name: value.float() for name, value in tensors.items()}
@@ -155,8 +159,7 @@ class Segmenter(nn.Module):
         """
         if self.class_of is None:
             return log_probs
-        groups = [log_probs[self.class_of == one].amax(0) for one in range(int(self.class_of.max()) + 1)]
-        return torch.stack(groups).log_softmax(0)
+        return torch.stack([log_probs[group].amax(0) for group in self._outputs_of]).log_softmax(0)
 
 
 def _within(box: Box, part: Box) -> Box:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +47,10 @@ class FileHeader(BaseModel):
 def write_model_file(
     path: Path, header: FileHeader, heads: dict[str, Tensor], backbone: dict[str, Tensor]
 ) -> None:
-    """Write the file under another name first, so that a reader never sees a part of it."""
+    """Write the one file of a model and its backbone, as `take_model` reads it."""
     tensors = {_HEADS_PREFIX + name: value.contiguous() for name, value in heads.items()}
     tensors |= {_BACKBONE_PREFIX + name: value.contiguous() for name, value in backbone.items()}
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        save_file(tensors, partial, metadata={_METADATA: header.model_dump_json()})
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_file(tensors, path, metadata={_METADATA: header.model_dump_json()})
 
 
 def take_model(reference: str | None, context: Context) -> Artifact:
