@@ -17,8 +17,8 @@ $(STAMP): pyproject.toml constraints.txt
 		{ echo "unsupseg needs Python 3.11 or newer; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "Python has no venv module: on Debian, apt-get install python3-venv"; exit 1; }
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,onnx,crf]' || \
-		$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,onnx]'
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,crf]' || \
+		$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install

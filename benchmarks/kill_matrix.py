@@ -40,6 +40,7 @@ STAGES = (
     "train-kmeans",
     "train-primaps",
     "train-stego",
+    "classes",
     "predict",
     "refine",
     "eval",
@@ -100,6 +101,7 @@ def command(stage: str, images: Path, made: dict[str, str]) -> list[str]:
                 *small,
             ),
         ],
+        "classes": ["classes", "merge", "0,1", "--model", made.get("train-kmeans", "")],
         "predict": [
             *(
                 "predict",

@@ -70,5 +70,7 @@ def test_what_does_not_fit_is_named_with_its_layer():
         build_config(Options, {"command line": {}, "file": {"size": 0}})
     with pytest.raises(UsageError, match=r"'sise' \(file\); did you mean 'size'"):
         build_config(Options, {"file": {"sise": 1}})
-    with pytest.raises(UsageError, match=r"^The options do not go together: --size 0 wants a NAME\.$"):
+    with pytest.raises(
+        UsageError, match=r"^The options \(file\) do not go together: --size 0 wants a NAME\.$"
+    ):
         build_config(Nameless, {"file": {"size": 2}})

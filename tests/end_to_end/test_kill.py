@@ -21,6 +21,7 @@ STAGES = (
     "train-kmeans",
     "train-primaps",
     "train-stego",
+    "classes",
     "predict",
     "refine",
     "eval",

@@ -21,7 +21,7 @@ _MODEL = Annotated[
     app, ExportConfig, name="export", settings=False, extra={"model": (_MODEL, None)}, without=("explain_",)
 )
 def export(call: Call) -> None:
-    """A model -> one file with its backbone; elsewhere: predict --model FILE."""
+    """A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
     from unsupseg_cli.stages.export import export as run
 
     path = str(run(call.config, call.extra["model"], call.context()))

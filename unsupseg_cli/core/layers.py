@@ -33,11 +33,14 @@ def build_config(cls: type[ConfigT], layers: Mapping[str, dict[str, Any]], prefi
         text = str(first["msg"]).removeprefix("Value error, ")
         reason = text[:1].lower() + text[1:]
         if not first["loc"]:
-            raise UsageError(f"The options do not go together: {reason}.") from None
+            sources = " and ".join(source for source, values in layers.items() if values)
+            raise UsageError(f"The options ({sources}) do not go together: {reason}.") from None
         key = str(first["loc"][0])
+        option = f"{prefix}{key.replace('_', '-') if prefix == '--' else key}"
+        if first["type"] == "missing":
+            raise UsageError(f"{option} is required.") from None
         raise UsageError(
-            f"{prefix}{key.replace('_', '-') if prefix == '--' else key} '{first['input']}' "
-            f"({origin.get(key, 'default')}) does not fit: {reason}."
+            f"{option} '{first['input']}' ({origin.get(key, 'default')}) does not fit: {reason}."
         ) from None
 
 

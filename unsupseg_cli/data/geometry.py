@@ -146,7 +146,7 @@ class Geometry(Config):
         if self.filter == "nearest":
             return impulses[_index(np.arange(0.5, target) * (length / target), length)]
         filtered = Image.fromarray(impulses).resize((target, length), _RESAMPLING[self.filter])
-        return np.ascontiguousarray(np.asarray(filtered).T)
+        return np.asarray(filtered).T.copy()
 
     def render_label(self, label: NDArray[np.int16], view: View) -> NDArray[np.int16]:
         """Return what a view shows of a label map (H, W), by nearest neighbour: (height, width) int16."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.crf.config import CRFConfig
@@ -151,7 +151,7 @@ class ExportConfig(Config):
     out: Path = execution(
         ..., "The file to write: NAME.safetensors for `--model`, or NAME.onnx for other programs."
     )
-    frame: tuple[int, int] | None = execution(
+    frame: tuple[PositiveInt, PositiveInt] | None = execution(
         None, "Height and width of the images that an .onnx file takes, such as 720x1280."
     )
     size: int | None = execution(
@@ -172,9 +172,9 @@ class ExportConfig(Config):
         if not isinstance(value, str):
             return value
         sides = value.lower().replace("x", ",").split(",")
-        if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        if len(sides) != 2:
             raise ValueError("expected HEIGHTxWIDTH in pixels, such as 720x1280")
-        return tuple(map(int, sides))
+        return tuple(side.strip() for side in sides)
 
     @model_validator(mode="after")
     def _kind_of_file(self) -> ExportConfig:

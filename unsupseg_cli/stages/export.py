@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
@@ -13,13 +16,13 @@ from unsupseg_cli.stages.config import ExportConfig
 from unsupseg_cli.stages.context import Context
 from unsupseg_cli.stages.model_files import FileHeader, take_model, write_model_file
 from unsupseg_cli.stages.models import OpenModel, open_model, read_model
-from unsupseg_cli.stages.onnx_file import write_onnx
+from unsupseg_cli.stages.onnx_file import onnx_program
 
 
 def export(config: ExportConfig, model: str | None = None, context: Context | None = None) -> Path:
     """Write a model, its backbone and its classes into one file; return its path.
 
-    `take_model` reads a ``.safetensors`` file; `write_onnx` describes an ``.onnx`` file.
+    `take_model` reads a ``.safetensors`` file; `onnx_program` describes an ``.onnx`` file.
 
     Raises:
         UsageError: the file exists and ``context.force`` is not set, or it cannot be written.
@@ -33,22 +36,25 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
         raise UsageError(f"'{out}' exists; give another --out, or --force to replace it.")
     artifact = take_model(model, context)
     opened = open_model(artifact, context, torch.device("cpu"), weights=config.weights, precision="fp32")
+    save = _save_onnx(opened, config) if config.frame else _save_model(artifact, opened)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(out) as partial:
-            if config.frame is not None:
-                write_onnx(partial, opened, config.frame, config.size)
-            else:
-                _write_model(partial, artifact, opened)
-    except OSError as error:
-        raise UsageError(
-            f"'{out}' cannot be written ({error.strerror or error}); give another --out."
-        ) from None
+        with whole_file(out) as unfinished:
+            save(unfinished)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"'{out}' cannot be written ({reason}); give another --out.") from None
     context.reporter.info(f"'{artifact.id}' with its backbone: {out.stat().st_size / 1e6:.1f} MB")
     return out
 
 
-def _write_model(path: Path, artifact: Artifact, opened: OpenModel) -> None:
+def _save_onnx(opened: OpenModel, config: ExportConfig) -> Callable[[Path], None]:
+    assert config.frame is not None
+    program = onnx_program(opened, config.frame, config.size)
+    return lambda path: program.save(path)
+
+
+def _save_model(artifact: Artifact, opened: OpenModel) -> Callable[[Path], None]:
     backbone = opened.segmenter.backbone
     weights = backbone.model.state_dict() if backbone.name != "untrained" else {}
     if backbone.meta is not None:  # stored as float16, as `save_backbone` does
@@ -60,4 +66,4 @@ def _write_model(path: Path, artifact: Artifact, opened: OpenModel) -> None:
         model=opened.file,
         backbone=None if backbone.meta is None else dict(backbone.meta),
     )
-    write_model_file(path, header, read_model(artifact)[1], weights)
+    return partial(write_model_file, header=header, heads=read_model(artifact)[1], backbone=weights)

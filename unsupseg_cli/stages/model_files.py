@@ -61,6 +61,10 @@ def take_model(reference: str | None, context: Context) -> Artifact:
     Raises:
         UnsupsegError: the file is no such export, is damaged, or was written by a newer version.
     """
+    if reference is not None and reference.endswith(".onnx"):
+        raise UsageError(
+            f"'{reference}' is for other programs; `export --out NAME{SUFFIX}` writes a model for this one."
+        )
     if reference is None or not reference.endswith(SUFFIX):
         return context.take("model", reference)
     path = Path(reference)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,26 +18,36 @@ from unsupseg_cli.stages.models import OpenModel
 from unsupseg_cli.stages.predict import predict_geometry
 from unsupseg_cli.stages.segment import TOKEN_BUDGET
 
+_ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second file
 
-def write_onnx(path: Path, opened: OpenModel, frame: tuple[int, int], size: int | None) -> None:
-    """Write the graph of a model for frames (height, width); ``size`` is that of `predict`.
+
+def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) -> Any:
+    """Return the graph of a model for frames (height, width), ready to be saved; ``size`` is that of `predict`.
 
     Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32 and ``log_probs`` (1, K, h, w) on the
-    token grid. The file's metadata holds the classes (names and colours, JSON), the model's id and whether labels
-    were used.
+    token grid. The metadata holds the classes (names and colours, JSON), the model's id and whether labels were used.
 
     Raises:
-        UsageError: the packages of the extra ``onnx`` are missing, or the frame would have to be tiled.
+        UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, or the
+            frame would have to be tiled.
     """
-    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+    if any(find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise UsageError(
-            f"An .onnx file needs the package {' and '.join(missing)}: pip install 'unsupseg[onnx]'."
+            "An .onnx file needs the packages onnx and onnxscript: pip install 'unsupseg[onnx]'."
         )
     graph = _frame_segmenter(opened, frame, size)
+    if (needed := sum(one.nbytes for one in graph.parameters())) > _ONE_FILE:
+        raise UsageError(
+            f"The weights of '{opened.segmenter.backbone.name}' take {needed / 2**30:.1f} GiB, and an .onnx file holds "
+            f"{_ONE_FILE / 2**30} GiB; export NAME.safetensors, or train on a smaller backbone."
+        )
     example = torch.zeros(1, *frame, 3, dtype=torch.uint8)
-    graph(example)  # position embeddings are interpolated, and kept, in the first pass
+    graph(
+        example
+    )  # else what the first pass keeps (position embeddings) would be the exporter's fake tensors
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's own exporter
+        logging.getLogger("onnxscript").setLevel(logging.ERROR)
         program: Any = torch.onnx.export(
             graph,
             (example,),
@@ -46,12 +56,14 @@ def write_onnx(path: Path, opened: OpenModel, frame: tuple[int, int], size: int 
             output_names=["labels", "log_probs"],
             verbose=False,
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # lines of the source, with the folders of this machine
     program.model.metadata_props.update(
         classes=json.dumps([entry.model_dump(mode="json") for entry in opened.file.classes]),
         model=opened.artifact.id,
         used_labels=json.dumps(opened.artifact.manifest.used_labels),
     )
-    program.save(path)
+    return program
 
 
 def _frame_segmenter(opened: OpenModel, frame: tuple[int, int], size: int | None) -> FrameSegmenter:
