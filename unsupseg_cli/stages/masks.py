@@ -84,6 +84,12 @@ class MaskWriter:
         empty = [self._features.views["key"][view] for view, some in enumerate(rows) if not some]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
+        per_view = len(table) / len(rows)
+        if len(rows) > 1 and per_view < _FEW_MASKS:
+            self._draft.warnings.append(
+                f"nearly every view is a single mask ({per_view:.2f} per view): look at sheet.png; masks that "
+                "separate nothing teach nothing"
+            )
         figures: Counter[str] = Counter()
         for note in notes:
             figures.update(note["figures"])
@@ -91,7 +97,7 @@ class MaskWriter:
             **figures,
             "views": len(rows),
             "masks": len(table),
-            "masks_per_view": len(table) / len(rows),
+            "masks_per_view": per_view,
             "empty": empty,
         }
 
@@ -140,6 +146,7 @@ def draw_masks(folder: Path, features: FeatureSet, count: int, context: Context)
     grid(rows, ["image", "masks"] * (len(rows[0]) // 2), cell=240).save(folder / "sheet.png")
 
 
+_FEW_MASKS = 1.5  # per view
 _SHEET_COLUMNS = 6  # pictures in a row: three views
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig
 from unsupseg_cli.methods.primaps.pseudolabel import Proposals, Pseudolabeller, principal_direction, propose
+from unsupseg_cli.training.tokens import MemorySource
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_proposals import clustered, reference_proposals, smooth_random
@@ -94,6 +96,24 @@ def test_constant_features_are_one_mask() -> None:
     assert len(found) == 1
     assert bool(found.covers.all())
     assert (found.log_probs.argmax(0) == 1).all()
+
+
+def test_tokens_that_are_all_alike_are_compared_less_their_mean() -> None:
+    """A large mean makes every cosine pass the threshold: without centring each image is one mask."""
+    features = clustered(3, side=16, channels=64, clusters=4, noise=0.1, seed=3)
+    alike = [view + 3 * torch.ones(64) for view in features]
+    flat = torch.ones(16, 16, 64) + 1e-4 * torch.randn(16, 16, 64)
+
+    def masks(tokens: list[Tensor], center: str) -> list[int]:
+        labeller = Pseudolabeller(PseudolabelConfig(crf=False, center=center), 4, seed=0)
+        labeller.fit(MemorySource(tokens), Silent())
+        return [len(one.area) for one in labeller.label(tokens, None)]
+
+    assert masks([*alike, flat], "none") == [1, 1, 1, 1]
+    found = masks([*alike, flat], "auto")
+    assert min(found[:3]) >= 3
+    assert found[3] == 1
+    assert masks(list(features), "auto") == masks(list(features), "none")
 
 
 def test_zero_features_have_no_mask() -> None:

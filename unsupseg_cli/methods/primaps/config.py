@@ -19,6 +19,12 @@ class PseudolabelConfig(Config):
         le=1,
         source=f"{_CODE}: README, threshold 0.4",
     )
+    center: Literal["auto", "none", "image"] = setting(
+        "auto",
+        "Tokens are compared as they are (none) or less the mean of their image; auto: image where two random tokens "
+        "of the collection are as alike as the threshold asks, so that every image would be one mask.",
+        source=f"ours (docs/results.md); {_CODE}: none",
+    )
     coverage: float = setting(
         0.95,
         "Stop once this share of an image's cells is covered.",

@@ -13,15 +13,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig
-from unsupseg_cli.training.tokens import TokenSource
+from unsupseg_cli.training.tokens import TokenSource, sample_tokens
 
 Stop = Literal["coverage", "stall", "cap"]
 
+_SAMPLE = 50_000  # tokens that tell how alike two are
+_FLAT = 0.01  # an image whose tokens differ from their mean by less than this share is one surface
 LANCZOS_STEPS = 32
 LANCZOS_RESTARTS = 6
 LANCZOS_TOLERANCE = 1e-4
@@ -126,19 +129,27 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> l
 
 
 class Pseudolabeller:
-    """Principal mask proposals of every view; they need no fit over the collection and have no classes yet."""
+    """Principal mask proposals of every view; they have no classes yet."""
 
     def __init__(self, config: PseudolabelConfig, classes: int, seed: int) -> None:
-        self.config = config
+        self.config, self.seed = config, seed
         self.needs_images = config.crf
+        self.center = config.center
         self.stopped: Counter[str] = Counter()
 
     def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
-        """Nothing is learnt; each view stands for itself."""
-        return {"threshold": self.config.threshold}
+        """Choose how tokens are centred, by the mean cosine of two random tokens of the collection."""
+        sample = sample_tokens(source, _SAMPLE, seeds.stream(self.seed, "primaps", "sample"))
+        alike = float(F.normalize(sample, dim=-1).mean(0).square().sum())
+        if self.center == "auto":
+            self.center = "image" if alike >= self.config.threshold else "none"
+        reporter.info(f"two random tokens have a cosine of {alike:.2f} on average: center = {self.center}")
+        return {"threshold": self.config.threshold, "mean_cosine": alike, "center": self.center}
 
     def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
         """Return the masks of some views (h, w, C): refined, at the size of their images, or on the token grid."""
+        if self.center == "image":
+            tokens = [_less_mean(view) for view in tokens]
         found = propose(tokens, self.config)
         self.stopped.update(one.stop for one in found)
         scores = [one.log_probs for one in found]
@@ -170,6 +181,12 @@ class Pseudolabeller:
         counts = {f"stopped_by_{reason}": self.stopped[reason] for reason in ("coverage", "stall", "cap")}
         self.stopped.clear()
         return counts
+
+
+def _less_mean(view: Tensor) -> Tensor:
+    """Return the tokens (h, w, C) less their mean; a flat image, which is nothing but its mean, stays as it is."""
+    rest = view - view.mean((0, 1))
+    return rest if float(rest.norm()) > _FLAT * float(view.norm()) else view
 
 
 def principal_direction(covariance: Tensor) -> Tensor:
