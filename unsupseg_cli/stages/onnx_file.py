@@ -42,9 +42,8 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
             f"{_ONE_FILE / 2**30} GiB; export NAME.safetensors, or train on a smaller backbone."
         )
     example = torch.zeros(1, *frame, 3, dtype=torch.uint8)
-    graph(
-        example
-    )  # else what the first pass keeps (position embeddings) would be the exporter's fake tensors
+    # What the first pass keeps (position embeddings) would else be the exporter's fake tensors.
+    graph(example)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's own exporter
         logging.getLogger("onnxscript").setLevel(logging.ERROR)

@@ -13,17 +13,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig
-from unsupseg_cli.training.tokens import TokenSource, sample_tokens
+from unsupseg_cli.training.tokens import TokenSource
 
 Stop = Literal["coverage", "stall", "cap"]
 
-_SAMPLE = 50_000  # tokens that tell how alike two are
+_VIEWS = 256  # that tell how alike two tokens are
 _FLAT = 0.01  # an image whose tokens differ from their mean by less than this share is one surface
 LANCZOS_STEPS = 32
 LANCZOS_RESTARTS = 6
@@ -132,15 +131,18 @@ class Pseudolabeller:
     """Principal mask proposals of every view; they have no classes yet."""
 
     def __init__(self, config: PseudolabelConfig, classes: int, seed: int) -> None:
-        self.config, self.seed = config, seed
+        self.config = config
         self.needs_images = config.crf
         self.center = config.center
         self.stopped: Counter[str] = Counter()
 
     def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
         """Choose how tokens are centred, by the mean cosine of two random tokens of the collection."""
-        sample = sample_tokens(source, _SAMPLE, seeds.stream(self.seed, "primaps", "sample"))
-        alike = float(F.normalize(sample, dim=-1).mean(0).square().sum())
+        views = np.unique(np.linspace(0, len(source.grids) - 1, _VIEWS).round().astype(int)).tolist()
+        units = [
+            F.normalize(tokens, dim=-1).mean((0, 1)) for view in views for tokens in source.tokens([view])
+        ]
+        alike = float(torch.stack(units).mean(0).square().sum())
         if self.center == "auto":
             self.center = "image" if alike >= self.config.threshold else "none"
         reporter.info(f"two random tokens have a cosine of {alike:.2f} on average: center = {self.center}")
