@@ -218,7 +218,7 @@ class Driver:
 def serve() -> None:
     """Answer the jobs of a `Driver`: one line of JSON in, one out."""
     from unsupseg_cli.cli.main import main
-    from unsupseg_cli.stages import run as _  # noqa: F401 - loads every stage and its libraries
+    from unsupseg_cli.pipeline import run as _  # noqa: F401 - loads every stage and its libraries
 
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line), main)), flush=True)

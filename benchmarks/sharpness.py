@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.images import Context
+from unsupseg_cli.contents.model import OpenModel, open_model
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.truth import read_truth
+from unsupseg_cli.inference.segment import segment_items
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import match
 from unsupseg_cli.metrics.scores import score
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
-from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.models import OpenModel, open_model
-from unsupseg_cli.stages.segment import segment_items
-from unsupseg_cli.stages.truth import read_truth
 
 CONFIDENCES = (0.2, 0.5)
 SHOWN = 4

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unsupseg_cli.contents.images import Context
     from unsupseg_cli.stages.config import (
         EvalConfig,
         ExtractConfig,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
         PseudolabelConfig,
         TrainConfig,
     )
-    from unsupseg_cli.stages.context import Context
     from unsupseg_cli.stages.evaluate import evaluate
     from unsupseg_cli.stages.extract import extract
     from unsupseg_cli.stages.predict import predict

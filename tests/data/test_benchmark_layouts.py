@@ -14,9 +14,9 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.datasets import open_dataset, space_of
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.labels import VOID, named_space
+from unsupseg_cli.data.potsdam import prepare_potsdam, split_of
+from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.metrics.confusion import Confusion
-from unsupseg_cli.stages.potsdam import prepare_potsdam, split_of
-from unsupseg_cli.stages.truth import read_truth
 
 # The classes of the first two stripes of the first labelled image, followed by hand through the published tables.
 FIRST = {

@@ -17,9 +17,9 @@ import torch
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts import workspace as workspace_module
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import Backbone
-from unsupseg_cli.stages.features import FeatureSet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and signals")
 

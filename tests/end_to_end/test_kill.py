@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.stages.features import FeatureSet
+from unsupseg_cli.contents.features import FeatureSet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 

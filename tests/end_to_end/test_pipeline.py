@@ -28,9 +28,9 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
-from unsupseg_cli.stages.features import FeatureSet
 
 COLORS = np.array([[30, 120, 220], [60, 160, 60], [120, 110, 100], [220, 60, 40]], np.uint8)
 SMALL = ["--size", "64", "--workers", "0", "--backbone", "untrained"]

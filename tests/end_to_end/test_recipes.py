@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from unsupseg_cli.cli.main import app
-from unsupseg_cli.stages.recipes import bundled, load_recipe, resolve
+from unsupseg_cli.pipeline.recipe import resolve
+from unsupseg_cli.pipeline.recipe_file import bundled, load_recipe
 
 FEW = (
     "kmeans-cocostuff27-dino_vits8",

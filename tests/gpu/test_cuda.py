@@ -18,6 +18,8 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.masks import LabelMaps
 from unsupseg_cli.crf import CRFConfig
 from unsupseg_cli.crf.meanfield import refine
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
@@ -25,9 +27,7 @@ from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
 from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
 from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.stages.config import GraphConfig
-from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import graph, read_neighbours
-from unsupseg_cli.stages.masks import LabelMaps
 from unsupseg_cli.stages.predict import read_ids
 from unsupseg_cli.stages.pretrain import pretrain
 

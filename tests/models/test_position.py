@@ -8,9 +8,9 @@ from PIL import Image
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.inference.segment import segment_items
 from unsupseg_cli.models.backbone import load_backbone
 from unsupseg_cli.models.segmenter import Segmenter
-from unsupseg_cli.stages.segment import segment_items
 
 WEIGHT = 0.5
 

@@ -21,6 +21,7 @@ from unsupseg_cli import (
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig as Primaps
@@ -33,7 +34,6 @@ from unsupseg_cli.stages.classes import (
     name_classes,
 )
 from unsupseg_cli.stages.config import ClassesConfig, RefineConfig
-from unsupseg_cli.stages.models import read_model
 from unsupseg_cli.stages.predict import read_ids
 from unsupseg_cli.stages.refine import refine
 

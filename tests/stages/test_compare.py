@@ -11,8 +11,8 @@ from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Recipe, Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.stages.compare import compare
-from unsupseg_cli.stages.protocols import get_protocol
+from unsupseg_cli.metrics.protocols import get_protocol
+from unsupseg_cli.pipeline.compare import compare
 
 TRAIN = DataSource(dataset="camvid", split="train", fingerprint="t", count=9)
 VAL = DataSource(dataset="camvid", split="val", fingerprint="v", count=4)

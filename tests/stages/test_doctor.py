@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Recipe, Workspace
 from unsupseg_cli.cli.main import app
-from unsupseg_cli.stages.doctor import examine
+from unsupseg_cli.diagnosis.doctor import examine
 
 
 @pytest.fixture(autouse=True)
@@ -67,9 +67,9 @@ def test_weights_are_found_where_they_may_lie(tmp_path):
 
 
 def test_what_is_wrong_gets_one_line_of_advice(tmp_path, monkeypatch):
-    monkeypatch.setattr("unsupseg_cli.stages.doctor._LITTLE_MEMORY", 2**60)
-    monkeypatch.setattr("unsupseg_cli.stages.doctor._LITTLE_DISK", 2**60)
-    monkeypatch.setattr("unsupseg_cli.stages.doctor.shutil.which", lambda name: f"/bin/{name}")
+    monkeypatch.setattr("unsupseg_cli.diagnosis.doctor._LITTLE_MEMORY", 2**60)
+    monkeypatch.setattr("unsupseg_cli.diagnosis.doctor._LITTLE_DISK", 2**60)
+    monkeypatch.setattr("unsupseg_cli.diagnosis.doctor.shutil.which", lambda name: f"/bin/{name}")
     (tmp_path / "w" / "features" / ".partial-0123").mkdir(parents=True)
     found = looked(tmp_path / "w", device="cpu")
     assert "--batch-size" in found["memory", "memory"].advice

@@ -28,18 +28,17 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.inference.export import export
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
 from unsupseg_cli.models.backbones import ALIASES
-from unsupseg_cli.stages import onnx_file
+from unsupseg_cli.pipeline.compare import compare
 from unsupseg_cli.stages.classes import merge_classes, name_classes
-from unsupseg_cli.stages.compare import compare
 from unsupseg_cli.stages.config import ClassesConfig, ExportConfig, GraphConfig
-from unsupseg_cli.stages.export import export
-from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import graph
-from unsupseg_cli.stages.model_files import take_model
 from unsupseg_cli.stages.predict import read_ids
 
 TIMM = "timm:vit_tiny_patch16_224"

@@ -12,10 +12,10 @@ from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
 from unsupseg_cli.stages.extract import extract_shard
-from unsupseg_cli.stages.features import FeatureSet
 
 IMAGES = 150  # three blocks of 64 views
 

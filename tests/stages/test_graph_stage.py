@@ -5,9 +5,9 @@ from PIL import Image
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.stages.config import GraphConfig
-from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import graph, read_neighbours
 
 

@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_pseudolabels
+from unsupseg_cli.contents.network import live_source
+from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.primaps.config import PseudolabelConfig as Primaps
 from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
 from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
 from unsupseg_cli.stages.config import GraphConfig, RefineConfig
-from unsupseg_cli.stages.features import FeatureSet
 from unsupseg_cli.stages.graph import graph
-from unsupseg_cli.stages.live import live_source
-from unsupseg_cli.stages.masks import LabelMaps, SoftMasks, read_pseudolabels
 from unsupseg_cli.stages.refine_masks import refine_masks
-from unsupseg_cli.stages.views import ViewImages
 
 CPU = torch.device("cpu")
 HALVES = ((200, 60, 40), (30, 90, 210))
@@ -162,7 +162,7 @@ def test_masks_of_other_features_are_refused(features, folder, context):
 def test_finished_blocks_are_not_labelled_again(features, context, monkeypatch):
     from unsupseg_cli.methods.primaps import pseudolabel as module
 
-    monkeypatch.setattr("unsupseg_cli.stages.masks.views_per_block", lambda *given: 2)
+    monkeypatch.setattr("unsupseg_cli.contents.masks.views_per_block", lambda *given: 2)
     whole = label(context)
     digests = {name: output.sha256 for name, output in whole.manifest.outputs.items()}
     calls = []

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.images import Context
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.pipeline.pace import extrapolate, probe
+from unsupseg_cli.pipeline.plan import plan
+from unsupseg_cli.pipeline.recipe import resolve
+from unsupseg_cli.pipeline.recipe_file import bundled, load_recipe
+from unsupseg_cli.pipeline.run import outcomes, run
 from unsupseg_cli.stages.config import RunConfig
-from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.pace import extrapolate, probe
-from unsupseg_cli.stages.plan import plan
-from unsupseg_cli.stages.recipes import bundled, load_recipe, resolve
-from unsupseg_cli.stages.run import outcomes, run
 
 RECIPE = """
 name = "small"
@@ -300,7 +301,7 @@ def test_the_dry_run_knows_the_artifacts_and_their_sizes_and_writes_nothing(
     assert sum(one.bytes for one in again) == 0
 
     # Everything gone but the first artifact: the keys of the rest are foretold without loading weights.
-    monkeypatch.setattr("unsupseg_cli.stages.backbones.load_backbone", None)
+    monkeypatch.setattr("unsupseg_cli.contents.backbone.load_backbone", None)
     for kind in ("pseudolabels", "model", "evaluation"):
         shutil.rmtree(tmp_path / "w" / kind)
     foretold = plan(steps, context)
@@ -410,7 +411,7 @@ def test_a_run_that_stopped_goes_on(tmp_path, recipe, monkeypatch):
         raise UnsupsegError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("unsupseg_cli.stages.run.train", stop)
+        patch.setattr("unsupseg_cli.pipeline.run.train", stop)
         with pytest.raises(UnsupsegError, match="stopped here"):
             run(steps, context)
     begun = {one.id: one.manifest.started for one in context.workspace.artifacts()}

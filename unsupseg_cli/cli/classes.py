@@ -53,10 +53,10 @@ def show(
 
     def action() -> None:
         from unsupseg_cli.artifacts.workspace import Workspace
+        from unsupseg_cli.contents.images import Context
+        from unsupseg_cli.contents.model import read_model
+        from unsupseg_cli.contents.model_file import take_model
         from unsupseg_cli.stages.classes import class_sheet, classes_record
-        from unsupseg_cli.stages.context import Context
-        from unsupseg_cli.stages.model_files import take_model
-        from unsupseg_cli.stages.models import read_model
 
         if sheet is not None and sheet.suffix.lower() not in _PICTURES:
             raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")

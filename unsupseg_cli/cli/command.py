@@ -44,7 +44,7 @@ class Call:
     def context(self) -> Any:
         """Return the stages' context (imports torch)."""
         from unsupseg_cli.artifacts.workspace import Workspace
-        from unsupseg_cli.stages.context import Context
+        from unsupseg_cli.contents.images import Context
 
         return Context(Workspace(self.workspace), self.reporter, self.force)
 

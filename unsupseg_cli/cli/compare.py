@@ -19,7 +19,7 @@ from unsupseg_cli.cli.settings import find_settings, find_workspace
 from unsupseg_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from unsupseg_cli.stages.compare import Comparison, Row
+    from unsupseg_cli.pipeline.compare import Comparison, Row
 
 _COLUMNS = ("accuracy", "miou", "miou_gt", "miou_all")
 _TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
@@ -40,7 +40,7 @@ def compare(
     def action() -> None:
         if as_json + as_csv + as_markdown > 1:
             raise UsageError("--json, --csv and --markdown exclude each other; give one.")
-        from unsupseg_cli.stages.compare import compare as run
+        from unsupseg_cli.pipeline.compare import compare as run
 
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
         found = run([space.get(one, "evaluation") for one in evaluations])

@@ -65,7 +65,7 @@ def check(
     """Read every image and label once: counts, sizes, label histogram, the first broken files."""
 
     def action() -> None:
-        from unsupseg_cli.stages.check import check_dataset
+        from unsupseg_cli.diagnosis.check import check_dataset
 
         dataset = open_dataset(name, root=root, split=split, labels=labels, class_file=class_file)
         console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -101,7 +101,7 @@ def prepare(
     def action() -> None:
         if name != "potsdam3":
             raise UsageError(f"'{name}' needs no preparation: give its download as --root.")
-        from unsupseg_cli.stages.potsdam import prepare_potsdam
+        from unsupseg_cli.data.potsdam import prepare_potsdam
 
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         counts = prepare_potsdam(

@@ -29,7 +29,7 @@ def doctor(
     """Versions, device, memory, disk, CRF engines and weights, with advice for what is wrong."""
 
     def action() -> None:
-        from unsupseg_cli.stages.doctor import examine
+        from unsupseg_cli.diagnosis.doctor import examine
 
         settings = find_settings(Path.cwd())
         found = examine(find_workspace(workspace, settings), device, _named_weights(settings))

@@ -22,7 +22,7 @@ _MODEL = Annotated[
 )
 def export(call: Call) -> None:
     """A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
-    from unsupseg_cli.stages.export import export as run
+    from unsupseg_cli.inference.export import export as run
 
     path = str(run(call.config, call.extra["model"], call.context()))
     result(json.dumps({"path": path}) if call.json else path)

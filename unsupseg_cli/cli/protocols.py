@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unsupseg_cli.cli.app import app
-from unsupseg_cli.stages.protocols import PROTOCOLS
+from unsupseg_cli.metrics.protocols import PROTOCOLS
 
 
 @app.command("protocols", rich_help_panel="Look up")

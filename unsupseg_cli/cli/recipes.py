@@ -13,7 +13,7 @@ from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.run import percent
-from unsupseg_cli.stages.recipes import RecipeFile, bundled, load_recipe
+from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled, load_recipe
 
 recipes = typer.Typer(help="Published settings, each one file for `unsupseg run`.", no_args_is_help=True)
 app.add_typer(recipes, name="recipes", rich_help_panel="Look up")

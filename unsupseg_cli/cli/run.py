@@ -17,8 +17,9 @@ from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import find_settings, parse_assignments
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import explain
+from unsupseg_cli.pipeline.recipe import Step, resolve, select
+from unsupseg_cli.pipeline.recipe_file import Published, RecipeFile, load_recipe
 from unsupseg_cli.stages.config import RunConfig
-from unsupseg_cli.stages.recipes import Published, RecipeFile, Step, load_recipe, resolve, select
 
 _RECIPE = Annotated[
     str, typer.Argument(help="Name of a bundled recipe (`unsupseg recipes list`), or a file ending in .toml.")
@@ -74,8 +75,8 @@ def run(call: Call) -> None:
         _dry_run(call, steps, first)
         return
     context = call.context()
-    from unsupseg_cli.stages.run import outcomes
-    from unsupseg_cli.stages.run import run as run_steps
+    from unsupseg_cli.pipeline.run import outcomes
+    from unsupseg_cli.pipeline.run import run as run_steps
 
     made = run_steps(steps, context, first=first)
     found = outcomes(steps, made, recipe.published)
@@ -107,8 +108,8 @@ def _explain(console: Console, steps: Sequence[Step]) -> None:
 
 def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
     context = call.context()
-    from unsupseg_cli.stages.pace import probe
-    from unsupseg_cli.stages.plan import free_bytes, plan
+    from unsupseg_cli.pipeline.pace import probe
+    from unsupseg_cli.pipeline.plan import free_bytes, plan
 
     probed = probe(steps, context) if call.extra["probe"] else []
     planned = plan(steps, context, first=first, probed=probed)

@@ -14,15 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID
-from unsupseg_cli.report.overlay import blend
-from unsupseg_cli.report.sheet import grid
-from unsupseg_cli.stages.config import ClassesConfig
-from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.model_files import take_model
-from unsupseg_cli.stages.models import (
+from unsupseg_cli.contents.images import Context
+from unsupseg_cli.contents.model import (
     BACKBONE,
     ModelFile,
     class_index,
@@ -30,6 +23,13 @@ from unsupseg_cli.stages.models import (
     read_model,
     write_model,
 )
+from unsupseg_cli.contents.model_file import take_model
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.report.overlay import blend
+from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.stages.config import ClassesConfig
 from unsupseg_cli.stages.predict import predicted_images, read_ids
 
 STAGE_VERSION = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.images import Context
 from unsupseg_cli.methods.kmeans import config as kmeans
 from unsupseg_cli.stages.config import (
     DemoConfig,
@@ -12,7 +13,6 @@ from unsupseg_cli.stages.config import (
     PseudolabelConfig,
     TrainConfig,
 )
-from unsupseg_cli.stages.context import Context
 from unsupseg_cli.stages.evaluate import evaluate
 from unsupseg_cli.stages.extract import extract
 from unsupseg_cli.stages.predict import predict

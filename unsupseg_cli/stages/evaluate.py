@@ -14,21 +14,7 @@ from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.crf.config import CRFConfig
-from unsupseg_cli.data.datasets import Dataset
-from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.labels import LabelSpace
-from unsupseg_cli.metrics.confusion import Confusion
-from unsupseg_cli.metrics.matching import MatchingRule, match
-from unsupseg_cli.metrics.per_image import PerImage
-from unsupseg_cli.metrics.scores import Scores, score
-from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
-from unsupseg_cli.report.sheet import Sample, sheet
-from unsupseg_cli.stages.config import EvalConfig
-from unsupseg_cli.stages.context import (
+from unsupseg_cli.contents.images import (
     Context,
     describe_images,
     label_fingerprint,
@@ -37,14 +23,28 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
-from unsupseg_cli.stages.linear_probe import fit_probe
-from unsupseg_cli.stages.model_files import take_model
-from unsupseg_cli.stages.models import OpenModel, open_model
+from unsupseg_cli.contents.model import OpenModel, open_model
+from unsupseg_cli.contents.model_file import take_model
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.crf.config import CRFConfig
+from unsupseg_cli.data.datasets import Dataset
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.labels import LabelSpace
+from unsupseg_cli.data.truth import read_truth
+from unsupseg_cli.diagnosis.linear_probe import fit_probe
+from unsupseg_cli.inference.segment import Segmented, segment_items
+from unsupseg_cli.metrics.confusion import Confusion
+from unsupseg_cli.metrics.matching import MatchingRule, match
+from unsupseg_cli.metrics.per_image import PerImage
+from unsupseg_cli.metrics.protocols import Protocol, get_protocol
+from unsupseg_cli.metrics.scores import Scores, score
+from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
+from unsupseg_cli.report.sheet import Sample, sheet
+from unsupseg_cli.stages.config import EvalConfig
 from unsupseg_cli.stages.predict import read_ids
-from unsupseg_cli.stages.protocols import Protocol, get_protocol
 from unsupseg_cli.stages.refine import chunks, refine_labels
-from unsupseg_cli.stages.segment import Segmented, segment_items
-from unsupseg_cli.stages.truth import read_truth
 
 STAGE_VERSION = 3
 SCORES, ASSIGNMENT = "scores.json", "assignment.json"

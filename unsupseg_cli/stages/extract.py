@@ -22,6 +22,18 @@ from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.backbone import open_backbone
+from unsupseg_cli.contents.features import VIEWS
+from unsupseg_cli.contents.images import (
+    Context,
+    describe_images,
+    open_data,
+    remember_weights,
+    resolve_device,
+    resolve_workers,
+)
+from unsupseg_cli.contents.model import open_model
+from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import Dataset
@@ -31,19 +43,7 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import fitting_batch, with_backoff
-from unsupseg_cli.stages.backbones import open_backbone
 from unsupseg_cli.stages.config import WHOLE_VIEWS, ExtractConfig
-from unsupseg_cli.stages.context import (
-    Context,
-    describe_images,
-    open_data,
-    remember_weights,
-    resolve_device,
-    resolve_workers,
-)
-from unsupseg_cli.stages.features import VIEWS
-from unsupseg_cli.stages.model_files import take_model
-from unsupseg_cli.stages.models import open_model
 from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from unsupseg_cli.artifacts.arrays import RowReader, write_array
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
 from unsupseg_cli.clustering.neighbours import nearest_neighbours, resolve_engine
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import Context, resolve_device
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.stages.config import GraphConfig
-from unsupseg_cli.stages.context import Context, resolve_device
-from unsupseg_cli.stages.features import FeatureSet
 
 STAGE_VERSION = 1
 NEIGHBOURS, SIMILARITY = "neighbors", "similarity"

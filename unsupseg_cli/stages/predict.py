@@ -18,15 +18,7 @@ from unsupseg_cli.artifacts.arrays import write_array
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.datasets import Dataset, open_dataset
-from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID
-from unsupseg_cli.report.overlay import blend, legend
-from unsupseg_cli.report.palette import paletted
-from unsupseg_cli.stages.config import PredictConfig
-from unsupseg_cli.stages.context import (
+from unsupseg_cli.contents.images import (
     Context,
     describe_images,
     open_data,
@@ -35,9 +27,17 @@ from unsupseg_cli.stages.context import (
     resolve_workers,
     same_images,
 )
-from unsupseg_cli.stages.model_files import take_model
-from unsupseg_cli.stages.models import OpenModel, class_index, open_model
-from unsupseg_cli.stages.segment import Segmented, segment_items
+from unsupseg_cli.contents.model import OpenModel, class_index, open_model
+from unsupseg_cli.contents.model_file import take_model
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.data.datasets import Dataset, open_dataset
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.inference.segment import Segmented, segment_items
+from unsupseg_cli.report.overlay import blend, legend
+from unsupseg_cli.report.palette import paletted
+from unsupseg_cli.stages.config import PredictConfig
 
 STAGE_VERSION = 1
 CLASSES = "classes.json"

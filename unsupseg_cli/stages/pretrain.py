@@ -18,10 +18,13 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.backbone import load_frozen
+from unsupseg_cli.contents.images import Context, describe_images, open_paths, resolve_device
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.images import UnreadableImage, read_image
+from unsupseg_cli.diagnosis.patch_probe import PatchScores, probe_patches, some_labelled
 from unsupseg_cli.models.backbone import save_backbone
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import Health, warnings
@@ -29,9 +32,6 @@ from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import tokens
 from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, fabric_precision
 from unsupseg_cli.report.plots import progress_figure, save
-from unsupseg_cli.stages.backbones import load_frozen
-from unsupseg_cli.stages.context import Context, describe_images, open_paths, resolve_device
-from unsupseg_cli.stages.patch_probe import PatchScores, probe_patches, some_labelled
 from unsupseg_cli.training.launch import launch
 
 STAGE_VERSION = 1

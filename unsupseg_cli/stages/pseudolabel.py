@@ -7,15 +7,15 @@ from typing import Any
 from safetensors.torch import save_file
 
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import Context, resolve_device
+from unsupseg_cli.contents.masks import STATE, MaskWriter, draw_masks
+from unsupseg_cli.contents.spaces import default_classes
+from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.stages.config import PseudolabelConfig
-from unsupseg_cli.stages.context import Context, resolve_device
-from unsupseg_cli.stages.features import FeatureSet
-from unsupseg_cli.stages.masks import STATE, MaskWriter, draw_masks
-from unsupseg_cli.stages.spaces import default_classes
-from unsupseg_cli.stages.views import ViewImages
 from unsupseg_cli.training.tokens import DeviceSource
 
 STAGE_VERSION = 4

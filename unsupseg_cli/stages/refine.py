@@ -14,11 +14,11 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.images import Context, resolve_device, resolve_workers
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf import CRFConfig, refine_batch
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers
 from unsupseg_cli.stages.predict import (
     CLASSES,
     named_images,

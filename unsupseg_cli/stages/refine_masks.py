@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import Context, resolve_device, resolve_workers
+from unsupseg_cli.contents.masks import MASKS, STATE, LabelMaps, MaskWriter, SoftMasks, draw_masks
+from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.context import Context, resolve_device, resolve_workers
-from unsupseg_cli.stages.features import FeatureSet
-from unsupseg_cli.stages.masks import MASKS, STATE, LabelMaps, MaskWriter, SoftMasks, draw_masks
 from unsupseg_cli.stages.refine import STAGE_VERSION, refine_labels, trusted
-from unsupseg_cli.stages.views import ViewImages
 
 
 def refine_masks(config: RefineConfig, context: Context | None = None) -> Artifact:

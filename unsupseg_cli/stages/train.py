@@ -11,21 +11,21 @@ import torch
 from lightning_fabric import Fabric
 
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.backbone import TOKEN_FIELDS
+from unsupseg_cli.contents.features import FeatureSet, stored_geometry
+from unsupseg_cli.contents.images import Context, resolve_device
+from unsupseg_cli.contents.masks import read_pseudolabels
+from unsupseg_cli.contents.model import BackboneRef, ClassEntry, ModelFile, read_model, write_model
+from unsupseg_cli.contents.network import live_source
+from unsupseg_cli.contents.spaces import default_classes
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import TrainedHead
 from unsupseg_cli.methods.registry import Method, get_method
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.plots import progress_figure, save
-from unsupseg_cli.stages.backbones import TOKEN_FIELDS
 from unsupseg_cli.stages.config import TrainConfig
-from unsupseg_cli.stages.context import Context, resolve_device
-from unsupseg_cli.stages.features import FeatureSet, stored_geometry
 from unsupseg_cli.stages.graph import read_neighbours
-from unsupseg_cli.stages.live import live_source
-from unsupseg_cli.stages.masks import read_pseudolabels
-from unsupseg_cli.stages.models import BackboneRef, ClassEntry, ModelFile, read_model, write_model
-from unsupseg_cli.stages.spaces import default_classes
 from unsupseg_cli.training.loop import Plan, Record, fit
 
 STAGE_VERSION = 1

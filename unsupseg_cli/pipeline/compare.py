@@ -10,7 +10,7 @@ from typing import Any
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.stages.lineage import flat, lineage, without
+from unsupseg_cli.pipeline.lineage import flat, lineage, without
 
 SCORES = ("accuracy", "miou", "miou_gt", "miou_all")
 

@@ -21,9 +21,9 @@ from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
+from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.scores import Scores, score
-from unsupseg_cli.stages.truth import read_truth
 
 Encode = Callable[[NDArray[np.uint8]], Tensor]
 """An image (H, W, 3) uint8, sides whole patches -> tokens (h, w, C)."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.stages.context import Context
+from unsupseg_cli.contents.images import Context
+from unsupseg_cli.pipeline.recipe import Step, select
+from unsupseg_cli.pipeline.recipe_file import Published
 from unsupseg_cli.stages.evaluate import evaluate
 from unsupseg_cli.stages.extract import extract
 from unsupseg_cli.stages.graph import graph
 from unsupseg_cli.stages.predict import predict
 from unsupseg_cli.stages.pseudolabel import pseudolabel
-from unsupseg_cli.stages.recipes import Published, Step, select
 from unsupseg_cli.stages.refine import refine
 from unsupseg_cli.stages.refine_masks import refine_masks
 from unsupseg_cli.stages.train import train

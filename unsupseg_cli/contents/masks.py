@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from unsupseg_cli.artifacts.arrays import RaggedWriter, RowReader, write_array
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, views_per_block
 from unsupseg_cli.artifacts.workspace import Artifact, Draft
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import Context
+from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.interface import Masks, PseudolabelSet
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.sheet import grid
-from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.features import FeatureSet
-from unsupseg_cli.stages.views import ViewImages
 
 MASKS, STATE, LABELS, SOFT = "masks.parquet", "state.safetensors", "labels", "soft"
 

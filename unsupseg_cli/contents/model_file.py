@@ -15,13 +15,13 @@ from torch import Tensor
 from unsupseg_cli.artifacts.canonical import digest_file
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
+from unsupseg_cli.contents.images import Context
+from unsupseg_cli.contents.model import BACKBONE, TIMM_WEIGHTS, ModelFile, write_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.registry import import_heads
 from unsupseg_cli.models.backbone import JSON_NAME, TENSORS_NAME
 from unsupseg_cli.models.heads import build_head
-from unsupseg_cli.stages.context import Context
-from unsupseg_cli.stages.models import BACKBONE, TIMM_WEIGHTS, ModelFile, write_model
 
 STAGE_VERSION = 1
 FORMAT = 1

@@ -12,7 +12,7 @@ from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.stages.truth import read_truth
+from unsupseg_cli.data.truth import read_truth
 
 
 @dataclass

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
+from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.inference.segment import TOKEN_BUDGET
 from unsupseg_cli.models.frames import FrameSegmenter
 from unsupseg_cli.stages.config import PredictConfig
-from unsupseg_cli.stages.models import OpenModel
 from unsupseg_cli.stages.predict import predict_geometry
-from unsupseg_cli.stages.segment import TOKEN_BUDGET
 
 _ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second file
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.images import REMEMBERED, Context
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.stages.context import REMEMBERED, Context
-from unsupseg_cli.stages.recipes import Step
-from unsupseg_cli.stages.run import run
+from unsupseg_cli.pipeline.recipe import Step
+from unsupseg_cli.pipeline.run import run
 
 # Images and optimiser steps. The first run warms up, the others tell fixed from growing cost.
 _SIZES = (2, 4, 12)

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
+from unsupseg_cli.contents.images import Context
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.registry import import_heads
 from unsupseg_cli.models.segmenter import Segmenter
-from unsupseg_cli.stages.backbones import TOKEN_FIELDS, load_frozen
-from unsupseg_cli.stages.context import Context
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
 BACKBONE, TIMM_WEIGHTS = "backbone", "weights.safetensors"

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
+from unsupseg_cli.contents.images import Context
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import Backbone, load_backbone, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, default_backbone
 from unsupseg_cli.stages.config import ExtractConfig
-from unsupseg_cli.stages.context import Context
 
 TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position")
 """Options of `extract` that decide what a backbone's tokens are, and that a model keeps."""

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from unsupseg_cli.contents.features import FeatureSet, stored_geometry
+from unsupseg_cli.contents.images import Context, describe_images, resolve_workers, same_images
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.stages.context import Context, describe_images, resolve_workers, same_images
-from unsupseg_cli.stages.features import FeatureSet, stored_geometry
 
 
 class ViewImages:

@@ -21,32 +21,32 @@ from unsupseg_cli.artifacts.arrays import has_array
 from unsupseg_cli.artifacts.grids import GridReader, array_bytes
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Recipe
-from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.datasets import Dataset
-from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.methods.registry import get_method
-from unsupseg_cli.models.backbone import backbone_row, resolve_precision
-from unsupseg_cli.models.backbones import ALIASES, TINY, default_backbone
-from unsupseg_cli.stages.config import ExtractConfig
-from unsupseg_cli.stages.context import (
+from unsupseg_cli.contents.features import stored_geometry
+from unsupseg_cli.contents.images import (
     Context,
     describe_images,
     open_data,
     remembered_weights,
     resolve_device,
 )
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.datasets import Dataset
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.methods.registry import get_method
+from unsupseg_cli.models.backbone import backbone_row, resolve_precision
+from unsupseg_cli.models.backbones import ALIASES, TINY, default_backbone
+from unsupseg_cli.pipeline.lineage import flat, lineage
+from unsupseg_cli.pipeline.pace import extrapolate
+from unsupseg_cli.pipeline.recipe import Step
+from unsupseg_cli.pipeline.run import with_force
+from unsupseg_cli.stages.config import ExtractConfig
 from unsupseg_cli.stages.evaluate import evaluate_dataset, evaluate_recipe
 from unsupseg_cli.stages.extract import GRID_DTYPES, extract_recipe, plan_views, view_geometry
-from unsupseg_cli.stages.features import stored_geometry
 from unsupseg_cli.stages.graph import graph_recipe
-from unsupseg_cli.stages.lineage import flat, lineage
-from unsupseg_cli.stages.pace import extrapolate
 from unsupseg_cli.stages.predict import predict_dataset, predict_geometry, predict_recipe
 from unsupseg_cli.stages.pseudolabel import pseudolabel_recipe
-from unsupseg_cli.stages.recipes import Step
 from unsupseg_cli.stages.refine import refine_recipe
 from unsupseg_cli.stages.refine_masks import refine_masks_recipe
-from unsupseg_cli.stages.run import with_force
 from unsupseg_cli.stages.train import train_recipe
 
 _HEAD_DIM = 64  # channels of an attention head: the same in every ViT of `backbones list`

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.clustering.linear import fit_linear_probe
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import Context, same_images
+from unsupseg_cli.contents.model import ModelFile, OpenModel, read_model
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import Dataset, open_dataset
@@ -19,12 +22,9 @@ from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import VOID, LabelSpace
+from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.stages.config import EvalConfig
-from unsupseg_cli.stages.context import Context, same_images
-from unsupseg_cli.stages.features import FeatureSet
-from unsupseg_cli.stages.models import ModelFile, OpenModel, read_model
-from unsupseg_cli.stages.truth import read_truth
 
 _BATCH = 8
 _STRIDE = 4  # labels are compared at a quarter of the view's resolution, finer than any patch

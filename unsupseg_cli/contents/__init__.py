@@ -1,0 +1,1 @@
+"""What artifacts of each kind hold: reading and writing them."""

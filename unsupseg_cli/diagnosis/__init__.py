@@ -1,0 +1,1 @@
+"""What helps to judge data, features and the machine."""

@@ -1,0 +1,1 @@
+"""Networks run over images: features, segmentations, graphs for other programs."""
