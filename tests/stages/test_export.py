@@ -233,7 +233,7 @@ def test_an_onnx_file_of_codes_and_of_another_size(blocks, tmp_path, monkeypatch
     with pytest.raises(UsageError, match="smaller --size"):
         export(ExportConfig(out=tmp_path / "new" / "a.onnx", frame=(1000, 1000), size=0), model.id, context)
     assert not (tmp_path / "new").exists()
-    monkeypatch.setattr(onnx_file, "_ONE_FILE", 10**6)
+    monkeypatch.setattr(onnx_program, "_ONE_FILE", 10**6)
     with pytest.raises(UsageError, match=r"weights of 'tiny'.*safetensors"):
         export(ExportConfig(out=tmp_path / "a.onnx", frame=(72, 96)), model.id, context)
 
