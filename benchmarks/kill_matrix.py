@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib
 import json
 import os
+import pkgutil
 import random
 import resource
 import shutil
@@ -85,7 +87,7 @@ def command(stage: str, images: Path, made: dict[str, str]) -> list[str]:
         ],
         "train-primaps": [
             *("train", "--pseudolabels", made.get("pseudolabel-primaps", "")),
-            *("--set", "epochs=40", "--set", "init_epochs=5", "--set", "batch=2", "--set", "init_restarts=1"),
+            *("--set", "epochs=40", "--set", "batch=2", "--set", "init_restarts=1"),
         ],
         "train-stego": [
             *("train", "--method", "stego", "--features", made.get("extract", "")),
@@ -217,9 +219,11 @@ class Driver:
 
 def serve() -> None:
     """Answer the jobs of a `Driver`: one line of JSON in, one out."""
+    import unsupseg_cli
     from unsupseg_cli.cli.main import main
-    from unsupseg_cli.pipeline import run as _  # noqa: F401 - loads every stage and its libraries
 
+    for module in pkgutil.walk_packages(unsupseg_cli.__path__, "unsupseg_cli."):
+        importlib.import_module(module.name)  # the libraries too: a child loads nothing
     for line in sys.stdin:
         print(json.dumps(_fork(json.loads(line), main)), flush=True)
 

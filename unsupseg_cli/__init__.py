@@ -5,54 +5,45 @@ The stages are functions that take the same configuration classes as the command
     from unsupseg_cli import Context, ExtractConfig, extract
 
     features = extract(ExtractConfig(dataset="photos"), Context())
+
+Every file of the folder ``stages`` gives its stage, under the name of the file, and its configuration class; what is
+named here is imported when it is used.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from unsupseg_cli.contents.images import Context
-    from unsupseg_cli.stages.config import (
-        EvalConfig,
-        ExtractConfig,
-        PredictConfig,
-        PseudolabelConfig,
-        TrainConfig,
-    )
-    from unsupseg_cli.stages.evaluate import evaluate
-    from unsupseg_cli.stages.extract import extract
-    from unsupseg_cli.stages.predict import predict
-    from unsupseg_cli.stages.pseudolabel import pseudolabel
-    from unsupseg_cli.stages.train import train
-
-__all__ = [
-    "Context",
-    "EvalConfig",
-    "ExtractConfig",
-    "PredictConfig",
-    "PseudolabelConfig",
-    "TrainConfig",
-    "evaluate",
-    "extract",
-    "predict",
-    "pseudolabel",
-    "train",
-]
-
-_HOME = {
-    "Context": "context",
-    "evaluate": "evaluate",
-    "extract": "extract",
-    "predict": "predict",
-    "pseudolabel": "pseudolabel",
-    "train": "train",
-}
+__all__ = ["Context", "Workspace", "stages"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a stage only when it is used, so that the command line starts quickly."""
-    if name not in __all__:
-        raise AttributeError(f"module 'unsupseg_cli' has no attribute '{name}'")
-    return getattr(import_module(f"unsupseg_cli.stages.{_HOME.get(name, 'config')}"), name)
+    """Import a stage or a configuration when it is used, so that the command line starts quickly."""
+    if name.startswith("_"):
+        raise AttributeError(name)
+    if name == "Context":
+        from unsupseg_cli.artifacts.context import Context
+
+        return Context
+    if name == "Workspace":
+        from unsupseg_cli.artifacts.workspace import Workspace
+
+        return Workspace
+    from unsupseg_cli.pipeline.table import entries, get_stage
+
+    for command, entry in entries().items():
+        if entry.module == name:
+            return get_stage(command)
+    for command in entries() if name.endswith("Config") else ():
+        stage = get_stage(command)
+        if stage.config.__name__ == name:
+            return stage.config
+    raise AttributeError(f"module 'unsupseg_cli' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    """Return what can be imported from here."""
+    from unsupseg_cli.pipeline.table import entries, stages
+
+    configs = [stage.config.__name__ for stage in stages().values()]
+    return sorted([*__all__, *(entry.module for entry in entries().values()), *configs])

@@ -8,18 +8,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
-from unsupseg_cli.artifacts.canonical import digest_file, digest_json
+from unsupseg_cli.artifacts.canonical import digest_file
+from unsupseg_cli.artifacts.draft import SHARED, Draft, SharedWork
 from unsupseg_cli.artifacts.environment import describe_environment, peak_memory_bytes
 from unsupseg_cli.artifacts.files import disk_errors, exclusive, sync_folder, write_atomic, write_json
+from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
-    DataSource,
     Input,
     Manifest,
     OlderFormatError,
@@ -28,20 +29,9 @@ from unsupseg_cli.artifacts.manifest import (
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 
-KINDS = (
-    "features",
-    "graph",
-    "regions",
-    "pseudolabels",
-    "model",
-    "predictions",
-    "evaluation",
-    "backbone",
-)
 CURRENT = "current.json"
 _PARTIAL = ".partial"
 _RETIRED = f"{_PARTIAL}-retired"
-_SHARED = "shared"
 _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
@@ -70,92 +60,6 @@ class Artifact:
         return next((item for item in self.manifest.inputs if item.role == role), None)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what an artifact contains: its key is the digest of this."""
-
-    kind: str
-    stage: str
-    stage_version: int
-    slug: str
-    config: dict[str, Any]
-    inputs: list[Input] = field(default_factory=list)
-    data: DataSource | None = None
-    weights: str = ""
-    execution: dict[str, Any] = field(default_factory=dict)
-    used_labels: bool = False
-    label_fingerprint: str = ""
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the canonical JSON of what decides the result."""
-        return digest_json(
-            {
-                "stage": self.stage,
-                "version": self.stage_version,
-                "config": self.config,
-                "inputs": [[item.role, item.key] for item in self.inputs],
-                "images": self.data.fingerprint if self.data else "",
-                "labels": self.label_fingerprint,
-                "weights": self.weights,
-            }
-        )
-
-    @property
-    def id(self) -> str:
-        """The artifact's name."""
-        return f"{self.slug}-{self.key[:8]}"
-
-
-class Draft:
-    """An artifact while it is being written, under a temporary name that survives a kill.
-
-    What has a hidden name, and the folders ``done`` and ``checkpoint``, are scratch: they stay as long as the
-    draft does and are not published.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.warnings: list[str] = []
-        self.deterministic = True
-        (folder / "done").mkdir(parents=True, exist_ok=True)
-
-    @staticmethod
-    def is_shared(folder: Path) -> bool:
-        """Tell whether several processes write the draft in a folder (`Workspace.produce_shard`)."""
-        return (folder / "done" / f"{_SHARED}.json").exists()
-
-    def is_done(self, part: str) -> bool:
-        """Tell whether a part was finished by this or an earlier, interrupted call."""
-        return (self.folder / "done" / f"{part}.json").exists()
-
-    def finish(self, part: str, note: Any = None) -> None:
-        """Mark a part as finished; its files must be on disk already."""
-        write_json(self.folder / "done" / f"{part}.json", note)
-
-    def note(self, part: str) -> Any:
-        """Return what `finish` was told about a part."""
-        return json.loads((self.folder / "done" / f"{part}.json").read_text(encoding="utf-8"))
-
-    def clear(self) -> None:
-        """Remove everything: the work begins again."""
-        shutil.rmtree(self.folder)
-        (self.folder / "done").mkdir(parents=True)
-
-
-class SharedWork(Protocol):
-    """Work that several processes do at once, each its own parts of one draft."""
-
-    def write(self) -> None:
-        """Make this process's parts that are not finished yet."""
-
-    def missing(self) -> int:
-        """Return how many parts, of all processes, are not finished yet."""
-
-    def close(self) -> dict[str, Any]:
-        """Join the parts when none is missing; return the summary for the manifest."""
-
-
 class Workspace:
     """A folder of artifacts: ``<root>/<kind>/<id>/``."""
 
@@ -166,23 +70,28 @@ class Workspace:
 
     def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
         """Yield the published artifacts, oldest first within a kind; damaged ones are left out."""
-        for one in KINDS if kind is None else (kind,):
-            found = []
-            for folder in sorted((self.root / one).glob("*")):
+        for name in self.kinds() if kind is None else (kind,):
+            artifacts = []
+            for folder in sorted((self.root / name).glob("*")):
                 if not (folder / MANIFEST).exists():
                     continue
                 if folder.name.startswith(".") and not self._is_stranded(folder):
                     continue
                 try:
-                    found.append(Artifact(folder, read_manifest(folder)))
+                    artifacts.append(Artifact(folder, read_manifest(folder)))
                 except UnsupsegError:
                     continue
-            yield from sorted(found, key=lambda item: (item.manifest.started, item.id))
+            yield from sorted(artifacts, key=lambda item: (item.manifest.started, item.id))
+
+    def kinds(self) -> list[str]:
+        """Return the kinds of artifacts that there are, or were begun: a folder each."""
+        folders = self.root.iterdir() if self.root.is_dir() else ()
+        return sorted(path.name for path in folders if path.is_dir() and not path.name.startswith("."))
 
     def damaged(self) -> list[str]:
         """Return why each published folder that is no longer an artifact cannot be read."""
         problems = []
-        for folder in (path for kind in KINDS for path in sorted((self.root / kind).glob("[!.]*"))):
+        for folder in (path for kind in self.kinds() for path in sorted((self.root / kind).glob("[!.]*"))):
             try:
                 read_manifest(folder)
             except UnsupsegError as error:
@@ -235,17 +144,18 @@ class Workspace:
         """Return the artifact of a kind that was last written or reused (for a split, where one is given).
 
         Raises:
-            UsageError: there is none yet; the message names the command that makes one.
+            UsageError: there is none yet.
         """
-        splits = self._read_current().get(kind, {})
-        name = splits.get(split) if split is not None else splits.get("*last*")
-        if name is None:
+        artifact = self.find_current(kind, split)
+        if artifact is None:
             of = f" of split '{split}'" if split else ""
-            raise UsageError(
-                f"No {kind}{of} in the workspace '{self.root}' yet; run `unsupseg {_MAKERS[kind]}` first, or "
-                f"name one with --{kind}."
-            )
-        return self.get(name, kind)
+            raise UsageError(f"No {kind}{of} in the workspace '{self.root}' yet.")
+        return artifact
+
+    def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
+        """Return what `current` does, or None."""
+        name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
+        return None if name is None else self.get(name, kind)
 
     def children(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that were made from this one."""
@@ -256,14 +166,14 @@ class Workspace:
 
     def produce(
         self,
-        recipe: Recipe,
+        identity: Identity,
         work: Callable[[Draft], dict[str, Any]],
         *,
         force: bool = False,
         wait: float = 3600.0,
         current: bool = True,
     ) -> tuple[Artifact, bool]:
-        """Return the artifact of a recipe, made by ``work`` unless it is there; and whether it was reused.
+        """Return the artifact of a identity, made by ``work`` unless it is there; and whether it was reused.
 
         ``work`` fills the draft's folder and returns the summary for the manifest. When the process is
         killed the draft stays, and the next call with the same key goes on with it. With ``force`` the old
@@ -274,30 +184,30 @@ class Workspace:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
                 seconds.
         """
-        if not force and (found := self._whole(recipe)):
+        if not force and (found := self._whole(identity)):
             return self._take(found, current), True
-        self._make_folders(recipe.kind)
-        what = f"The artifact '{recipe.id}'"
-        with disk_errors(self.root), exclusive(self._lock(recipe), what, wait):
-            for shard in self.root.glob(f"{_LOCKS}/{self._lock(recipe).stem}-shard-*.lock"):
+        self._make_folders(identity.kind)
+        what = f"The artifact '{identity.id}'"
+        with disk_errors(self.root), exclusive(self._lock(identity), what, wait):
+            for shard in self.root.glob(f"{_LOCKS}/{self._lock(identity).stem}-shard-*.lock"):
                 with exclusive(shard, what, wait):  # processes that write a part of this artifact
                     pass
-            self._restore(recipe)
-            if not force and (found := self._whole(recipe)):
+            self._restore(identity)
+            if not force and (found := self._whole(identity)):
                 return self._take(found, current), True
-            draft = self._draft(recipe)
+            draft = self._draft(identity)
             if not _is_complete(draft):
                 clock = _Clock()
-                self._complete(recipe, draft, work(draft), clock)
+                self._complete(identity, draft, work(draft), clock)
             artifact = self._publish(draft)
         return self._take(artifact, current), False
 
-    def has(self, recipe: Recipe) -> bool:
-        """Tell whether the artifact of a recipe is there and, by a look at its files' sizes, whole."""
-        return self._whole(recipe) is not None
+    def has(self, identity: Identity) -> bool:
+        """Tell whether the artifact of an identity is there and, by a look at its files' sizes, whole."""
+        return self._whole(identity) is not None
 
     def produce_shard(
-        self, recipe: Recipe, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
+        self, identity: Identity, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
     ) -> tuple[Artifact | None, bool]:
         """Make one process's share of an artifact; the process that finishes last publishes it.
 
@@ -311,36 +221,36 @@ class Workspace:
         Raises:
             UnsupsegError: another process writes this share, or the whole artifact.
         """
-        if found := self._whole(recipe):
+        if found := self._whole(identity):
             return self._take(found), True
-        self._make_folders(recipe.kind)
-        lock, what, clock = self._lock(recipe), f"The artifact '{recipe.id}'", _Clock()
+        self._make_folders(identity.kind)
+        lock, what, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
         own = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
         with disk_errors(self.root), ExitStack() as stack:
             with exclusive(lock, what, wait):
-                self._restore(recipe)
-                if found := self._whole(recipe):
+                self._restore(identity)
+                if found := self._whole(identity):
                     return self._take(found), True
-                stack.enter_context(exclusive(own, f"Shard {shard} of '{recipe.id}'", wait=0))
-                draft = self._draft(recipe)
+                stack.enter_context(exclusive(own, f"Shard {shard} of '{identity.id}'", wait=0))
+                draft = self._draft(identity)
                 job = None if _is_complete(draft) else start(draft)
-                draft.finish(_SHARED)
+                draft.finish(SHARED)
             if job is not None:
                 job.write()
         with disk_errors(self.root), exclusive(lock, what, wait):
-            if found := self._whole(recipe):
+            if found := self._whole(identity):
                 return self._take(found), False
             if job is not None and not _is_complete(draft):
                 if job.missing():
                     return None, False
-                self._complete(recipe, draft, job.close(), clock)
+                self._complete(identity, draft, job.close(), clock)
             artifact = self._publish(draft)
         return self._take(artifact), False
 
-    def _whole(self, recipe: Recipe) -> Artifact | None:
-        """Return the published artifact of a recipe, unless it is known to be damaged or too old to be read."""
+    def _whole(self, identity: Identity) -> Artifact | None:
+        """Return the published artifact of a identity, unless it is known to be damaged or too old to be read."""
         try:
-            found = self.find_key(recipe.kind, recipe.key)
+            found = self.find_key(identity.kind, identity.key)
         except OlderFormatError:
             return None
         if found is None or (found.path / _DAMAGED).exists() or found.path.name.startswith("."):
@@ -354,32 +264,32 @@ class Workspace:
                 self._set_current(artifact)
         return artifact
 
-    def _lock(self, recipe: Recipe) -> Path:
-        return self.root / _LOCKS / f"{recipe.kind}-{recipe.key[:16]}.lock"
+    def _lock(self, identity: Identity) -> Path:
+        return self.root / _LOCKS / f"{identity.kind}-{identity.key[:16]}.lock"
 
-    def _draft(self, recipe: Recipe) -> Draft:
-        return Draft(self.root / recipe.kind / f"{_PARTIAL}-{recipe.key[:16]}")
+    def _draft(self, identity: Identity) -> Draft:
+        return Draft(self.root / identity.kind / f"{_PARTIAL}-{identity.key[:16]}")
 
-    def _complete(self, recipe: Recipe, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
+    def _complete(self, identity: Identity, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
         """Write the manifest: from then on only the rename is missing, whatever happens."""
         (draft.folder / HDF5).unlink(missing_ok=True)  # of a call that was killed here
         outputs = _outputs(draft.folder)
         digest = Manifest.digest_of(outputs)
-        if recipe.execution.get("store") == "hdf5":
+        if identity.execution.get("store") == "hdf5":
             packed = [path.name for path in pack_hdf5(draft.folder)]
             outputs = {name: one for name, one in outputs.items() if name.split("/")[0] not in packed}
             outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
         sync_folder(draft.folder)
         manifest = Manifest(
-            kind=recipe.kind,
-            id=recipe.id,
-            stage=recipe.stage,
-            stage_version=recipe.stage_version,
-            key=recipe.key,
-            config=recipe.config,
-            execution=recipe.execution,
-            inputs=recipe.inputs,
-            data=recipe.data,
+            kind=identity.kind,
+            id=identity.id,
+            stage=identity.stage,
+            stage_version=identity.stage_version,
+            key=identity.key,
+            config=identity.config,
+            execution=identity.execution,
+            inputs=identity.inputs,
+            data=identity.data,
             environment=describe_environment(),
             started=clock.started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock.ticks, 3),
@@ -389,7 +299,7 @@ class Workspace:
             summary=summary,
             warnings=draft.warnings,
             deterministic=draft.deterministic,
-            used_labels=recipe.used_labels,
+            used_labels=identity.used_labels,
         )
         write_atomic(draft.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 
@@ -425,9 +335,9 @@ class Workspace:
         except UnsupsegError:
             return False
 
-    def _restore(self, recipe: Recipe) -> None:
+    def _restore(self, identity: Identity) -> None:
         """Give a stranded artifact its name back; the caller holds the artifact's lock."""
-        retired = self._retired(recipe.kind, recipe.key)
+        retired = self._retired(identity.kind, identity.key)
         if self._is_stranded(retired):
             retired.rename(retired.with_name(read_manifest(retired).id))
 
@@ -550,15 +460,3 @@ def _is_free(lock: Path) -> bool:
             return True
     except UnsupsegError:
         return False
-
-
-_MAKERS = {
-    "features": "extract",
-    "graph": "graph",
-    "regions": "extract --regions",
-    "pseudolabels": "pseudolabel",
-    "model": "train",
-    "predictions": "predict",
-    "evaluation": "eval",
-    "backbone": "pretrain",
-}

@@ -1,4 +1,4 @@
-"""``unsupseg backbones list | show``."""
+"""backbones: The frozen feature extractors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.models.backbones import ALIASES
 
-backbones = typer.Typer(help="The frozen feature extractors.", no_args_is_help=True)
-app.add_typer(backbones, name="backbones", rich_help_panel="Look up")
+app = typer.Typer(help="The frozen feature extractors.", no_args_is_help=True)
 
 
-@backbones.command("list")
+@app.command("list")
 def list_backbones() -> None:
     """List the backbones by name; `timm:NAME` takes any ViT of timm."""
     table = Table("name", "patch", "dim", "what it is", box=None)
@@ -26,7 +24,7 @@ def list_backbones() -> None:
     Console(highlight=False, soft_wrap=True).print(table)
 
 
-@backbones.command("show")
+@app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A backbone's name.")]) -> None:
     """Show one backbone: architecture, weights, licence."""
 

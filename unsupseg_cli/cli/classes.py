@@ -1,4 +1,4 @@
-"""``unsupseg classes show | name | color | merge``."""
+"""classes: Look at the classes of a model, name, color or merge them: the result is a new model."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from unsupseg_cli.cli.app import app
-from unsupseg_cli.cli.command import Call, run_guarded, stage_command
+from unsupseg_cli.cli.command import Invocation, run_guarded, stage_command
 from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.settings import find_settings, find_workspace
+from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.stages.config import ClassesConfig
+from unsupseg_cli.pipeline.stage import perform
+from unsupseg_cli.stages.classes import STAGE, ClassesConfig
 
-classes = typer.Typer(
+app = typer.Typer(
     help="Look at the classes of a model, name, color or merge them: the result is a new model, the weights stay.",
     no_args_is_help=True,
 )
-app.add_typer(classes, name="classes", rich_help_panel="Pipeline")
 
-_command = partial(
-    stage_command, classes, ClassesConfig, settings=False, panel="Commands", without=("explain_",)
-)
+
+class _ModelConfig(Config):
+    model: str | None = execution(None, ClassesConfig.model_fields["model"].description or "")
+
+
+_command = partial(stage_command, app, _ModelConfig, settings=False, without=("explain_",))
 _PICTURES = {".png", ".jpg", ".jpeg"}
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
 _GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
 
 
-@classes.command("show")
+@app.command("show")
 def show(
     model: Annotated[
         str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
@@ -52,17 +55,18 @@ def show(
     """Print number, name and color of each class, and which clusters it is made of."""
 
     def action() -> None:
+        from unsupseg_cli.artifacts.context import Context
         from unsupseg_cli.artifacts.workspace import Workspace
-        from unsupseg_cli.contents.images import Context
+        from unsupseg_cli.contents.class_sheet import class_sheet
         from unsupseg_cli.contents.model import read_model
-        from unsupseg_cli.contents.model_file import take_model
-        from unsupseg_cli.stages.classes import class_sheet, classes_record
+        from unsupseg_cli.contents.model_classes import classes_record
+        from unsupseg_cli.pipeline.inputs import take_artifact
 
         if sheet is not None and sheet.suffix.lower() not in _PICTURES:
             raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
         context = Context(space, TerminalReporter())
-        artifact = take_model(model, context)
+        artifact = take_artifact("model", model, context)
         file, _ = read_model(artifact)
         if sheet is not None:
             picture = class_sheet(artifact, file, context, predictions)
@@ -72,60 +76,61 @@ def show(
             except OSError as error:
                 raise UsageError(f"'{sheet}' cannot be written ({error.strerror or error}).") from None
             context.reporter.info(f"the picture is '{sheet}'")
-        found = classes_record(file)
+        records = classes_record(file)
         if as_json:
-            result(json.dumps({"model": artifact.id, "classes": found}, indent=1))
+            result(json.dumps({"model": artifact.id, "classes": records}, indent=1))
         else:
-            print_table(_table(found))
+            print_table(_table(records))
 
     run_guarded(action, verbose=False)
 
 
-def _table(found: list[dict[str, Any]]) -> Table:
+def _table(records: list[dict[str, Any]]) -> Table:
     table = Table("number", "name", "color", "clusters", box=None)
-    for one in found:
-        code = "#{:02x}{:02x}{:02x}".format(*one["color"])
+    for record in records:
+        code = "#{:02x}{:02x}{:02x}".format(*record["color"])
         table.add_row(
-            str(one["number"]),
-            Text(one["name"]),
+            str(record["number"]),
+            Text(record["name"]),
             Text.assemble(("  ", f"on {code}"), f" {code}"),
-            ", ".join(map(str, one["outputs"])),
+            ", ".join(map(str, record["outputs"])),
         )
     return table
 
 
 @_command(name="name", extra={"pairs": (_PAIRS, ...)})
-def name(call: Call) -> None:
+def name(invocation: Invocation) -> None:
     """Name classes: unsupseg classes name 3=road "class 5=sky"."""
-    from unsupseg_cli.stages.classes import name_classes
-
-    call.done(name_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
+    _change(invocation, names=_pairs(invocation.extra["pairs"]))
 
 
 @_command(name="color", extra={"pairs": (_PAIRS, ...)})
-def color(call: Call) -> None:
+def color(invocation: Invocation) -> None:
     """Color classes: unsupseg classes color road=#804080 sky=70,130,180 3=sienna."""
-    from unsupseg_cli.stages.classes import color_classes
-
-    call.done(color_classes(call.config, _pairs(call.extra["pairs"]), call.context()))
+    _change(invocation, colors=_pairs(invocation.extra["pairs"]))
 
 
 @_command(name="merge", extra={"groups": (_GROUPS, ...)})
-def merge(call: Call) -> None:
+def merge(invocation: Invocation) -> None:
     """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""
-    from unsupseg_cli.stages.classes import merge_classes
+    groups = [
+        tuple(reference.strip() for reference in group.split(",")) for group in invocation.extra["groups"]
+    ]
+    _change(invocation, merge=tuple(groups))
 
-    groups = [[one.strip() for one in group.split(",")] for group in call.extra["groups"]]
-    call.done(merge_classes(call.config, groups, call.context()))
+
+def _change(invocation: Invocation, **changes: Any) -> None:
+    config = ClassesConfig(model=invocation.config.model, **changes)
+    invocation.done(perform(STAGE, config, invocation.context()))
 
 
 def _pairs(arguments: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    pairs: dict[str, str] = {}
     for argument in arguments:
         reference, equals, value = argument.partition("=")
         if not equals:
             raise UsageError(f"'{argument}' is not of the form CLASS=VALUE, such as 3=road.")
-        if reference.strip() in found:
+        if reference.strip() in pairs:
             raise UsageError(f"The class '{reference.strip()}' is given twice.")
-        found[reference.strip()] = value.strip()
-    return found
+        pairs[reference.strip()] = value.strip()
+    return pairs

@@ -20,19 +20,22 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 from unsupseg_cli.cli.console import TerminalReporter, result
-from unsupseg_cli.cli.settings import find_settings, find_workspace, parse_assignments
+from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.layers import build_config, explain
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
 _err = Console(stderr=True, highlight=False)
 
 
 @dataclass
-class Call:
+class Invocation:
     """One call of a command, parsed."""
 
+    command: str
     config: Any
+    settings: Settings
     workspace: Path
     reporter: TerminalReporter
     force: bool
@@ -42,15 +45,23 @@ class Call:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def context(self) -> Any:
-        """Return the stages' context (imports torch)."""
+        """Return the stages' context."""
+        from unsupseg_cli.artifacts.context import Context
         from unsupseg_cli.artifacts.workspace import Workspace
-        from unsupseg_cli.contents.images import Context
 
         return Context(Workspace(self.workspace), self.reporter, self.force)
 
-    def method_options(self, cls: type[Config]) -> Config:
-        """Return the method's own configuration from ``--set``."""
-        return build_config(cls, {"--set": self.assignments}, prefix="--set ")
+    def method_options(self, method: Method, part: Part) -> MethodOptions:
+        """Return the options of a method: from ``--set``, then from ``unsupseg.toml``."""
+        place = str(self.settings.path or "unsupseg.toml")
+        layers = {
+            "--set": self.assignments,
+            place: self.settings.for_method(self.command, method.name, part.name),
+        }
+        options = build_config(part.options, layers, prefix="--set ", shared=(place,), stage=self.config)
+        if self.explain:
+            print_origins(explain(options, layers), prefix="set.")
+        return options
 
     def done(self, artifact: Any) -> None:
         """Print the one line of stdout: the artifact's path, or with --json its manifest."""
@@ -92,9 +103,10 @@ class MethodCommand(TyperCommand):
         super().format_help(ctx, formatter)
         arguments = self._arguments
         if "--method" in arguments[:-1]:
-            from unsupseg_cli.cli.methods import method_table
+            from unsupseg_cli.cli.tables import method_tables
 
-            Console().print(method_table(arguments[arguments.index("--method") + 1], str(self.name)))
+            for table in method_tables(arguments[arguments.index("--method") + 1], str(self.name)):
+                Console().print(table)
 
 
 def stage_command(
@@ -105,16 +117,15 @@ def stage_command(
     methods: bool = False,
     settings: bool = True,
     extra: dict[str, Any] | None = None,
-    panel: str = "Pipeline",
     without: Collection[str] = (),
-) -> Callable[[Callable[[Call], None]], Callable[[Call], None]]:
-    """Register a function of a `Call` as a command with one option per field of ``config``.
+) -> Callable[[Callable[[Invocation], None]], Callable[[Invocation], None]]:
+    """Register a function of an `Invocation` as a command with one option per field of ``config``.
 
-    Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function. ``panel`` is the heading
-    that the help lists it under, ``without`` names common options that say nothing here.
+    Without ``settings`` the ``unsupseg.toml`` and --explain are left to the function. ``without`` names common
+    options that say nothing here.
     """
 
-    def register(function: Callable[[Call], None]) -> Callable[[Call], None]:
+    def register(function: Callable[[Invocation], None]) -> Callable[[Invocation], None]:
         def command(**values: Any) -> None:
             run_guarded(
                 lambda: function(_parse(name, config, values, extra or {}, settings)), values["verbose"]
@@ -133,7 +144,7 @@ def stage_command(
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         command.__doc__ = function.__doc__
-        app.command(name, cls=MethodCommand if methods else None, rich_help_panel=panel)(command)
+        app.command(name, cls=MethodCommand if methods else None)(command)
         return function
 
     return register
@@ -164,18 +175,25 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
         raise typer.Exit(1) from None
 
 
+def print_origins(rows: list[tuple[str, str, str]], prefix: str = "") -> None:
+    """Print options with their value and where it came from."""
+    for option, value, source in rows:
+        _err.print(f"{prefix}{option} = {value} ({source})", markup=False, soft_wrap=True)
+
+
 def _parse(
     name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any], with_settings: bool
-) -> Call:
+) -> Invocation:
     settings = find_settings(Path.cwd())
-    given = {k: _split(cls, k, v) for k, v in values.items() if k in cls.model_fields and v is not None}
-    layers = {"command line": given}
+    given = {k: _split(cls, k, v) for k, v in values.items() if k in cls.model_fields and v not in (None, [])}
+    layers, file = {"command line": given}, str(settings.path or "unsupseg.toml")
     if with_settings:
-        file = str(settings.path or "unsupseg.toml")
         layers[file] = settings.for_command(name, set(cls.model_fields))
-    config = build_config(cls, layers)
-    call = Call(
+    config = build_config(cls, layers, shared=(file,))
+    invocation = Invocation(
+        command=name,
         config=config,
+        settings=settings,
         workspace=find_workspace(values["workspace"], settings),
         reporter=TerminalReporter(values["quiet"]),
         force=values["force"],
@@ -185,15 +203,14 @@ def _parse(
         extra={key: values[key] for key in extra},
     )
     if values.get("explain_") and with_settings:
-        for option, value, source in explain(config, layers):
-            _err.print(f"{option} = {value} ({source})", markup=False, soft_wrap=True)
-    return call
+        print_origins(explain(config, layers))
+    return invocation
 
 
 def _split(cls: type[Config], name: str, value: Any) -> Any:
     """Split the text ``a,b`` of a field that takes several values."""
     several = typing.get_origin(cls.model_fields[name].annotation) is tuple
-    return [part.strip() for part in value.split(",")] if several else value
+    return [part.strip() for part in value.split(",")] if several and isinstance(value, str) else value
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -201,21 +218,32 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _option(config: type[Config], name: str) -> inspect.Parameter:
-    """Return the option of one field: text that pydantic parses, or a flag."""
+    """Return the option of one field: text that pydantic parses, or a flag; paths may be repeated."""
     info = config.model_fields[name]
-    flag = name.replace("_", "-")
+    flag = f"--{name.replace('_', '-')}"
     is_flag = info.annotation is bool or info.annotation == (bool | None)
+    kind: Any = bool if is_flag else str
+    if info.annotation == tuple[Path, ...]:
+        kind = list[str]
+    if config.note(name, "argument"):
+        argument = typer.Argument(
+            help=info.description, metavar=_metavar(info.annotation), show_default=False
+        )
+        return _parameter(name, Annotated[kind | None, argument], None)
+    names = [f"{flag}/--no-{flag[2:]}" if is_flag else flag]
+    if short := config.note(name, "short"):
+        names.append(str(short))
     option = typer.Option(
-        f"--{flag}/--no-{flag}" if is_flag else f"--{flag}",
+        *names,
         help=f"{info.description} {_default_text(info.default)}".strip(),
         metavar=None if is_flag else _metavar(info.annotation),
         show_default=False,
     )
-    return _parameter(name, Annotated[(bool if is_flag else str) | None, option], None)
+    return _parameter(name, Annotated[kind | None, option], None)
 
 
 def _default_text(default: Any) -> str:
-    if default is None or default is False:
+    if default is None or default is False or default == ():
         return ""
     if default is PydanticUndefined:
         return "(required)"
@@ -227,10 +255,12 @@ def _metavar(annotation: Any) -> str:
     """Return what stands for the value in the help: the choices of a Literal, else the type."""
     options = [annotation]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        options = [one for one in typing.get_args(annotation) if one is not type(None)]
+        options = [option for option in typing.get_args(annotation) if option is not type(None)]
     first = options[0]
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
+    if first == tuple[Path, ...]:
+        return "PATH"
     if typing.get_origin(first) is tuple:
         items = typing.get_args(first)
         return "A,B,..." if Ellipsis in items else ",".join(string.ascii_uppercase[: len(items)])

@@ -1,4 +1,4 @@
-"""``unsupseg compare``: a table over evaluations."""
+"""compare: Evaluations side by side, mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 from rich.table import Table
 
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import find_settings, find_workspace
@@ -25,7 +24,10 @@ _COLUMNS = ("accuracy", "miou", "miou_gt", "miou_all")
 _TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
 
 
-@app.command("compare", rich_help_panel="Workspace")
+app = typer.Typer()
+
+
+@app.command("compare")
 def compare(
     evaluations: Annotated[list[str], typer.Argument(help="Ids or paths of evaluations.")],
     workspace: Annotated[

@@ -1,4 +1,4 @@
-"""``unsupseg datasets list | show | check``."""
+"""datasets: The labelled sets whose official layout is known."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.datasets import open_dataset, space_of
 from unsupseg_cli.data.layouts import LAYOUTS
 
-datasets = typer.Typer(help="The data sets whose layout is known.", no_args_is_help=True)
-app.add_typer(datasets, name="datasets", rich_help_panel="Look up")
+app = typer.Typer(help="The data sets whose layout is known.", no_args_is_help=True)
 
 
-@datasets.command("list")
+@app.command("list")
 def list_datasets() -> None:
     """List the known data sets."""
     table = Table("name", "splits", "protocol", "what it is", box=None)
@@ -30,7 +28,7 @@ def list_datasets() -> None:
     Console(highlight=False, soft_wrap=True).print(table)
 
 
-@datasets.command("show")
+@app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
     """Show layout, licence and classes of a data set."""
 
@@ -54,7 +52,7 @@ def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> Non
     run_guarded(action, verbose=False)
 
 
-@datasets.command("check")
+@app.command("check")
 def check(
     name: Annotated[str, typer.Argument(help="A data set's name, or a folder.")],
     root: Annotated[Path | None, typer.Option("--root", help="Where it lies.", show_default=False)] = None,
@@ -90,7 +88,7 @@ def check(
     run_guarded(action, verbose=False)
 
 
-@datasets.command("prepare")
+@app.command("prepare")
 def prepare(
     name: Annotated[str, typer.Argument(help="potsdam3: the one set whose official files need cutting.")],
     root: Annotated[Path, typer.Option("--root", help="Where the official download lies.")],

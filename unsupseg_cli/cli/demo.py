@@ -1,21 +1,28 @@
-"""``unsupseg demo``: the whole chain on the bundled scenes."""
+"""demo: The whole chain on the bundled scenes: offline, a few minutes on two cores."""
 
 from __future__ import annotations
 
-from unsupseg_cli.cli.app import app
-from unsupseg_cli.cli.command import Call, stage_command
-from unsupseg_cli.cli.evaluate import score_table
-from unsupseg_cli.stages.config import DemoConfig
+import typer
+
+from unsupseg_cli.cli.command import Invocation, stage_command
+from unsupseg_cli.cli.tables import score_table
+from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
+from unsupseg_cli.pipeline.recipe import resolve
+from unsupseg_cli.pipeline.recipe_file import load_recipe
+
+RECIPE = "scenes-kmeans"
+app = typer.Typer()
 
 
-@stage_command(app, DemoConfig, name="demo")
-def demo(call: Call) -> None:
-    """The whole chain on the bundled scenes: offline, a few minutes on two cores."""
-    context = call.context()
-    from unsupseg_cli.stages.demo import demo as run
+@stage_command(app, DemoConfig, name="demo", settings=False, without=("explain_",))
+def demo(invocation: Invocation) -> None:
+    """The whole chain on the bundled scenes: offline, a few minutes on two cores. It is the recipe scenes-kmeans."""
+    context = invocation.context()
+    from unsupseg_cli.pipeline.run import run
 
-    artifact = run(call.config, context)
-    console = call.reporter.console
+    steps = resolve(load_recipe(RECIPE), RunConfig(**invocation.config.model_dump()))
+    artifact = run(steps, context)[steps[-1].id]
+    console = invocation.reporter.console
     console.print(score_table(artifact.manifest.summary))
     console.print(f"look at {artifact.path / 'sheet.png'}", soft_wrap=True)
-    call.done(artifact)
+    invocation.done(artifact)

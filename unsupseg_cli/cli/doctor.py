@@ -1,4 +1,4 @@
-"""``unsupseg doctor``: what this machine has and lacks."""
+"""doctor: What this machine has and lacks, with advice for what is wrong."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
 from unsupseg_cli.core.errors import UnsupsegError
 
+app = typer.Typer()
 
-@app.command("doctor", rich_help_panel="Look up")
+
+@app.command("doctor")
 def doctor(
     workspace: Annotated[
         Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)

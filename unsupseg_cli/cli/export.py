@@ -1,4 +1,4 @@
-"""``unsupseg export``."""
+"""export: A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from unsupseg_cli.cli.app import app
-from unsupseg_cli.cli.command import Call, stage_command
+from unsupseg_cli.cli.command import Invocation, stage_command
 from unsupseg_cli.cli.console import result
-from unsupseg_cli.stages.config import ExportConfig
+from unsupseg_cli.inference.export_options import ExportConfig
 
+app = typer.Typer()
 _MODEL = Annotated[
     str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
 ]
@@ -20,9 +20,9 @@ _MODEL = Annotated[
 @stage_command(
     app, ExportConfig, name="export", settings=False, extra={"model": (_MODEL, None)}, without=("explain_",)
 )
-def export(call: Call) -> None:
+def export(invocation: Invocation) -> None:
     """A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
     from unsupseg_cli.inference.export import export as run
 
-    path = str(run(call.config, call.extra["model"], call.context()))
-    result(json.dumps({"path": path}) if call.json else path)
+    path = str(run(invocation.config, invocation.extra["model"], invocation.context()))
+    result(json.dumps({"path": path}) if invocation.json else path)

@@ -1,38 +1,20 @@
-"""The entry point of the ``unsupseg`` command."""
+"""The entry point of the ``unsupseg`` command: a table of commands, each imported when it is called."""
 
 from __future__ import annotations
 
 import signal
+from functools import cache
+from importlib import import_module
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from unsupseg_cli.cli import (  # noqa: F401 - each import registers its command
-    artifacts,
-    backbones,
-    classes,
-    compare,
-    datasets,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    extract,
-    graph,
-    methods,
-    predict,
-    pretrain,
-    protocols,
-    pseudolabel,
-    recipes,
-    refine,
-    run,
-    train,
-)
-from unsupseg_cli.cli.app import app
+from unsupseg_cli.core.headlines import headlines
 
-_PIPELINE = (
+_ORDER = [
     "demo",
     "run",
     "extract",
@@ -42,11 +24,85 @@ _PIPELINE = (
     "predict",
     "refine",
     "eval",
+    "classes",
     "export",
     "pretrain",
-)
-app.registered_commands.sort(
-    key=lambda one: _PIPELINE.index(one.name) if one.name in _PIPELINE else len(_PIPELINE)
+]
+_PANELS = {
+    "Workspace": ("list", "show", "compare", "verify", "gc"),
+    "Look up": ("methods", "recipes", "datasets", "protocols", "backbones", "doctor"),
+}
+
+
+@cache
+def commands() -> dict[str, tuple[str, str]]:
+    """Return the commands: by name, the module and what the help says of it.
+
+    A file of ``stages``, or of this folder, that begins with the line ``NAME: what it does`` is a command; one of
+    this folder stands in front of a stage of the same name.
+    """
+    package = Path(__file__).parents[1]
+    known = {
+        name: (f"unsupseg_cli.{room}.{line.module}", line.summary)
+        for room in ("stages", "cli")
+        for name, line in headlines(package / room).items()
+    }
+    return {name: known[name] for name in sorted(known, key=_place)}
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
+
+
+class _Commands(TyperGroup):
+    """The commands, of which the help reads one line each."""
+
+    _listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names."""
+        return list(commands())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and return a command; for the help of all commands, only its line."""
+        if cmd_name not in commands():
+            return None
+        module, summary = commands()[cmd_name]
+        if self._listing:
+            line = TyperCommand(cmd_name, help=f"{summary}.")
+            line.rich_help_panel = next(
+                (panel for panel, names in _PANELS.items() if cmd_name in names), "Pipeline"
+            )
+            return line
+        if ".stages." in module:
+            from unsupseg_cli.cli.stage import stage_app
+
+            command = typer.main.get_command(stage_app(cmd_name))
+        else:
+            command = typer.main.get_command(import_module(module).app)
+        command.name = cmd_name
+        return command
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help of all commands."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
+
+app = typer.Typer(
+    name="unsupseg",
+    cls=_Commands,
+    help="Discover the classes of your images and segment them, without labels.\n\n"
+    "Every command reads artifacts, writes one artifact and prints its path. An input that is not named is "
+    "the last one written. Start with: unsupseg demo",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 

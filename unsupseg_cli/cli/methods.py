@@ -1,66 +1,51 @@
-"""``unsupseg methods list | show``."""
+"""methods: The systems that this tool unites, and those of installed plug-ins."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.core.config import Config
-from unsupseg_cli.methods.registry import METHODS, get_method
+from unsupseg_cli.cli.console import TerminalReporter
+from unsupseg_cli.cli.tables import method_tables
+from unsupseg_cli.methods.declaration import Method
+from unsupseg_cli.methods.registry import broken_plugins, get_method, usable_methods
 
-methods = typer.Typer(help="The systems this tool unites.", no_args_is_help=True)
-app.add_typer(methods, name="methods", rich_help_panel="Look up")
+app = typer.Typer(help="The systems this tool unites.", no_args_is_help=True)
 
 
-@methods.command("list")
+@app.command("list")
 def list_methods() -> None:
     """List the methods."""
-    table = Table("method", "what it does", "commands", "paper", box=None)
-    for method in METHODS.values():
-        commands = [
-            name for name, has in (("pseudolabel", method.pseudolabels), ("train", method.trains)) if has
-        ]
-        table.add_row(method.name, method.summary, ", ".join(commands), method.paper)
+    table = Table("method", "what it does", "commands", "paper", "package", box=None)
+    for method in usable_methods():
+        table.add_row(method.name, method.summary, ", ".join(_commands(method)), method.paper, method.package)
     Console(highlight=False, soft_wrap=True).print(table)
+    for problem in broken_plugins():
+        TerminalReporter().warn(problem)
 
 
-@methods.command("show")
+@app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A method's name.")]) -> None:
     """Show the options of a method with default, bounds and source."""
 
     def action() -> None:
         method = get_method(name)
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"[bold]{method.name}[/bold]: {method.summary} ({method.paper})")
-        for command, has in (("pseudolabel", method.pseudolabels), ("train", method.trains)):
-            if has:
-                console.print(method_table(name, command))
+        console.print(f"[bold]{method.name}[/bold]: {method.summary} ({method.paper or method.package})")
+        for command in dict.fromkeys(text.split()[0] for text in _commands(method)):
+            for table in method_tables(name, command):
+                console.print(table)
 
     run_guarded(action, verbose=False)
 
 
-def method_table(name: str, command: str) -> Table:
-    """Return the options that ``--set`` takes for a method under a command."""
-    method = get_method(name)
-    config: type[Config] = method.train_config() if command == "train" else method.pseudolabel_config()
-    table = Table(
-        "--set", "default", "bounds", "meaning", "source", title=f"{command} --method {name}", box=None
-    )
-    table.title_justify = "left"
-    for key, field in config.model_fields.items():
-        extra = field.json_schema_extra
-        source = str(extra.get("source", "")) if isinstance(extra, dict) else ""
-        table.add_row(key, str(field.default), _bounds(field.metadata), field.description or "", source)
-    return table
-
-
-def _bounds(metadata: list[Any]) -> str:
-    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
-    return " ".join(
-        f"{sign}{getattr(one, name)}" for one in metadata for name, sign in signs if hasattr(one, name)
-    )
+def _commands(method: Method) -> list[str]:
+    """Return the commands that a method takes part in, with the names of its labellers where it has several."""
+    labellers = [
+        f"pseudolabel --part {part.name}" if part.name else "pseudolabel" for part in method.labellers
+    ]
+    return [*labellers, *(["train"] if method.trainer else [])]

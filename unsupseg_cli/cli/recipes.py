@@ -1,4 +1,4 @@
-"""``unsupseg recipes list | show``."""
+"""recipes: Published settings, each one file for `unsupseg run`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from unsupseg_cli.cli.app import app
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.run import percent
 from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled, load_recipe
 
-recipes = typer.Typer(help="Published settings, each one file for `unsupseg run`.", no_args_is_help=True)
-app.add_typer(recipes, name="recipes", rich_help_panel="Look up")
+app = typer.Typer(help="Published settings, each one file for `unsupseg run`.", no_args_is_help=True)
 
 
-@recipes.command("list")
+@app.command("list")
 def list_recipes(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")] = False,
 ) -> None:
@@ -50,7 +48,7 @@ def _row(recipe: RecipeFile) -> dict[str, Any]:
     }
 
 
-@recipes.command("show")
+@app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A recipe's name or file.")]) -> None:
     """Print a recipe as it is written: copy it, change it, and give its path to `unsupseg run`."""
 

@@ -1,26 +1,24 @@
-"""``unsupseg run``: all stages of a recipe."""
+"""run: All stages of a recipe; what is there is reused, a stopped run goes on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from unsupseg_cli.cli.app import app
-from unsupseg_cli.cli.command import Call, stage_command
+from unsupseg_cli.cli.command import Invocation, print_origins, stage_command
 from unsupseg_cli.cli.console import print_table, result
-from unsupseg_cli.cli.settings import find_settings, parse_assignments
+from unsupseg_cli.cli.settings import parse_assignments
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import explain
+from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.recipe import Step, resolve, select
 from unsupseg_cli.pipeline.recipe_file import Published, RecipeFile, load_recipe
-from unsupseg_cli.stages.config import RunConfig
 
+app = typer.Typer()
 _RECIPE = Annotated[
     str, typer.Argument(help="Name of a bundled recipe (`unsupseg recipes list`), or a file ending in .toml.")
 ]
@@ -57,41 +55,41 @@ _FROM = Annotated[
         "from_": (_FROM, None),
     },
 )
-def run(call: Call) -> None:
+def run(invocation: Invocation) -> None:
     """All stages of a recipe; what is there is reused, a stopped run goes on."""
-    recipe = load_recipe(call.extra["recipe"])
-    settings = find_settings(Path.cwd())
-    assignments = parse_assignments(call.extra["set_"] or [])
-    steps = resolve(recipe, call.config, assignments, settings.for_command)
-    first: str | None = call.extra["from_"]
+    recipe = load_recipe(invocation.extra["recipe"])
+    settings = invocation.settings
+    assignments = parse_assignments(invocation.extra["set_"] or [])
+    steps = resolve(recipe, invocation.config, assignments, settings.for_command, settings.for_method)
+    first: str | None = invocation.extra["from_"]
     if first is not None:
         select(steps, first)
-    console = call.reporter.console
-    if call.explain:
-        _explain(console, steps)
-    if call.extra["probe"] and not call.extra["dry_run"]:
+    console = invocation.reporter.console
+    if invocation.explain:
+        _explain(steps)
+    if invocation.extra["probe"] and not invocation.extra["dry_run"]:
         raise UsageError("--probe tells how long a run may take: it goes with --dry-run.")
-    if call.extra["dry_run"]:
-        _dry_run(call, steps, first)
+    if invocation.extra["dry_run"]:
+        _dry_run(invocation, steps, first)
         return
-    context = call.context()
+    context = invocation.context()
     from unsupseg_cli.pipeline.run import outcomes
     from unsupseg_cli.pipeline.run import run as run_steps
 
     made = run_steps(steps, context, first=first)
-    found = outcomes(steps, made, recipe.published)
-    if found:
-        console.print(_outcome_table(recipe, found))
+    scored = outcomes(steps, made, recipe.published)
+    if scored:
+        console.print(_outcome_table(recipe, scored))
         for name in ("source", "retrained"):
             if text := getattr(recipe.published, name):
                 console.print(f"{name}: {text}", style="dim", markup=False, soft_wrap=True)
-        if found[0].changed:
-            changed = ", ".join(f"{key} = {value}" for key, value in found[0].changed.items())
-            call.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")
-    call.done(made[steps[-1].id])
+        if scored[0].changed:
+            changed = ", ".join(f"{key} = {value}" for key, value in scored[0].changed.items())
+            invocation.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")
+    invocation.done(made[steps[-1].id])
 
 
-def _explain(console: Console, steps: Sequence[Step]) -> None:
+def _explain(steps: Sequence[Step]) -> None:
     """Print where each option of each stage came from."""
     for step in steps:
         rows = explain(step.config, step.layers)
@@ -102,19 +100,18 @@ def _explain(console: Console, steps: Sequence[Step]) -> None:
                 (f"set.{name}", value, source)
                 for name, value, source in explain(step.options, step.method_layers)
             ]
-        for option, value, source in rows:
-            console.print(f"{step.id}.{option} = {value} ({source})", markup=False, soft_wrap=True)
+        print_origins(rows, prefix=f"{step.id}.")
 
 
-def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
-    context = call.context()
+def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -> None:
+    context = invocation.context()
     from unsupseg_cli.pipeline.pace import probe
     from unsupseg_cli.pipeline.plan import free_bytes, plan
 
-    probed = probe(steps, context) if call.extra["probe"] else []
+    probed = probe(steps, context) if invocation.extra["probe"] else []
     planned = plan(steps, context, first=first, probed=probed)
-    free, needed = free_bytes(call.workspace), sum(one.bytes for one in planned)
-    if call.json:
+    free, needed = free_bytes(invocation.workspace), sum(one.bytes for one in planned)
+    if invocation.json:
         stages = [one.to_json() for one in planned]
         result(json.dumps({"stages": stages, "bytes": needed, "free_bytes": free}, indent=1))
         return
@@ -129,18 +126,18 @@ def _dry_run(call: Call, steps: Sequence[Step], first: str | None) -> None:
     spent = (
         _time(known) if None not in times else f"{_time(known)} and what is unknown" if known else "unknown"
     )
-    call.reporter.info(
+    invocation.reporter.info(
         f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
-        f"free in '{call.workspace}'; time: {spent}"
+        f"free in '{invocation.workspace}'; time: {spent}"
     )
     if 1.05 * needed > free:
-        call.reporter.warn("the disk is too small: free some space, or give another --workspace")
+        invocation.reporter.warn("the disk is too small: free some space, or give another --workspace")
 
 
-def _outcome_table(recipe: RecipeFile, found: Sequence[Any]) -> Table:
+def _outcome_table(recipe: RecipeFile, scored: Sequence[Any]) -> Table:
     """Return the scores of a run, and the published ones below them."""
     table = Table("", "accuracy %", "mIoU %", title=recipe.name, title_justify="left", box=None)
-    for one in found:
+    for one in scored:
         name = f"{one.stage}{' with CRF' if one.crf else ''}"
         table.add_row(name, f"{one.accuracy:.2f}", f"{one.miou:.2f}")
         if one.published is not None:

@@ -8,31 +8,85 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.artifacts.context import DEFAULT_WORKSPACE
+from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.methods.registry import method_names
+from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
+from unsupseg_cli.pipeline.table import entries, stages
 
 SETTINGS = "unsupseg.toml"
-DEFAULT_WORKSPACE = "unsupseg-workspace"
+_PATHS = {"root", "labels", "class_file", "weights"}
+_SET = "set"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The content of the nearest ``unsupseg.toml``: top-level values and one table per command."""
+    """The content of the nearest ``unsupseg.toml``: top-level values and one table per command.
+
+    In the table of `pseudolabel` or `train`, a table with a method's name (and in it one with a part's) holds options
+    of that method, and ``set`` those of whichever method is used.
+    """
 
     path: Path | None
     values: dict[str, Any]
 
     def for_command(self, command: str, fields: set[str]) -> dict[str, Any]:
-        """Return the values that apply to a command: the top-level ones it knows, then its own table."""
+        """Return the values that apply to a command: the top-level ones it knows, then its own table.
+
+        Raises:
+            UsageError: a table or a value of the file is of no command.
+        """
+        self._check()
         shared = {k: v for k, v in self.values.items() if not isinstance(v, dict) and k in fields}
-        own = self.values.get(command, {})
-        if not isinstance(own, dict):
+        own = {
+            key.replace("-", "_"): value
+            for key, value in self._table(command).items()
+            if not isinstance(value, dict)
+        }
+        return {key: self._anchor(key, value) for key, value in {**shared, **own}.items()}
+
+    def for_method(self, command: str, method: str, part: str = "") -> dict[str, Any]:
+        """Return the values that apply to the options of a method: ``set``, its table, and in it that of its part."""
+        table = self._table(command)
+        layers = [table.get(_SET, {}), table.get(method, {})]
+        layers.append(layers[1].get(part, {}) if part else {})
+        return {
+            key.replace("-", "_"): value
+            for layer in layers
+            for key, value in layer.items()
+            if not isinstance(value, dict)
+        }
+
+    def _table(self, command: str) -> dict[str, Any]:
+        table = self.values.get(command, {})
+        if not isinstance(table, dict):
             raise UsageError(f"[{command}] in '{self.path}' must be a table of options.")
-        values = {**shared, **{key.replace("-", "_"): value for key, value in own.items()}}
-        return {key: self._anchor(key, value) for key, value in values.items()}
+        return table
+
+    def _check(self) -> None:
+        """Raise UsageError for what no command reads: a typing mistake would else stay without effect."""
+        table_of_stages = stages()
+        known = {"workspace"}.union(*(stage.config.model_fields for stage in table_of_stages.values()))
+        known |= RunConfig.model_fields.keys() | DemoConfig.model_fields.keys()
+        for key, value in self.values.items():
+            if isinstance(value, dict) and key not in entries():
+                raise UsageError(f"Unknown table [{key}] in '{self.path}'{did_you_mean(key, entries())}")
+            if not isinstance(value, dict) and key.replace("-", "_") not in known | set(entries()):
+                raise UsageError(f"Unknown option '{key}' in '{self.path}'{did_you_mean(key, known)}")
+        for command, stage in table_of_stages.items():
+            for key, value in self._table(command).items():
+                if not isinstance(value, dict):
+                    continue
+                names = [_SET, *method_names()] if stage.uses else []
+                if key not in names:
+                    raise UsageError(
+                        f"Unknown table [{command}.{key}] in '{self.path}'"
+                        f"{did_you_mean(key, names) if names else '; this command has no method.'}"
+                    )
 
     def _anchor(self, key: str, value: Any) -> Any:
         """Read paths relative to the file they are written in."""
-        if key in {"root", "labels", "class_file", "weights"} and isinstance(value, str) and self.path:
+        if key in _PATHS and isinstance(value, str) and self.path:
             return str(self.path.parent / value)
         return value
 

@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unsupseg_cli.contents.images import Context
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.identity import UNKNOWN
+from unsupseg_cli.contents.images import remembered_weights
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import Backbone, load_backbone, resolve_precision
-from unsupseg_cli.models.backbones import ALIASES, default_backbone
-from unsupseg_cli.stages.config import ExtractConfig
+from unsupseg_cli.models.backbone import Backbone, backbone_row, load_backbone, resolve_precision
+from unsupseg_cli.models.backbones import ALIASES, TINY
 
 TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position")
 """Options of `extract` that decide what a backbone's tokens are, and that a model keeps."""
 
 
-def open_backbone(config: ExtractConfig, context: Context, device: torch.device) -> Backbone:
-    """Return the frozen backbone of an `extract` call, ready on its device."""
-    name = default_backbone() if config.backbone == "auto" else config.backbone
-    return load_frozen(
-        name,
-        config.weights,
-        {name: getattr(config, name) for name in TOKEN_FIELDS},
-        context,
-        device,
-        config.precision,
-    )
+@dataclass(frozen=True)
+class BackboneInfo:
+    """What a key and a dry run need of a backbone: the digest of its weights, the channels ``dim`` of a token."""
+
+    name: str
+    digest: str
+    patch_size: int
+    dim: int
+
+
+def known_backbone(name: str, weights: Path | None, context: Context) -> BackboneInfo:
+    """Describe a backbone without loading its weights; their digest may be `UNKNOWN`."""
+    folder = weights if weights and weights.is_dir() else None
+    if name not in ALIASES and not name.startswith("timm:") and weights is None:
+        folder = context.workspace.get(name, "backbone").path
+    if folder is not None:
+        meta = _read_meta(folder / "backbone.json")
+        return BackboneInfo(
+            name, str(meta["digest"]), int(meta["patch_size"]), int(meta["arch"]["embed_dim"])
+        )
+    row = backbone_row(name)
+    if name == "tiny":
+        digest = str(_read_meta(TINY.with_suffix(".json"))["digest"])
+    else:
+        digest = _used_weights(name, weights, context)
+    return BackboneInfo(name, digest, row.patch_size, row.dim)
+
+
+def _used_weights(name: str, file: Path | None, context: Context) -> str:
+    """Return the digest that weights had when features were made with them in this workspace."""
+    if file is not None:
+        return remembered_weights(name, file, context) or UNKNOWN
+    for artifact in reversed(list(context.workspace.artifacts("features"))):
+        m = artifact.manifest  # of the hub: its file of a name does not change
+        if m.stage == "extract" and m.config["backbone"] == name and not m.execution.get("weights"):
+            return str(m.summary["weights_digest"])
+    return UNKNOWN
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
 
 
 def load_frozen(
@@ -46,7 +80,7 @@ def load_frozen(
     """
     if name not in ALIASES and not name.startswith("timm:") and weights is None:
         ids = [artifact.id for artifact in context.workspace.artifacts("backbone")]
-        if any(one == name or one.endswith(f"-{name}") for one in ids):
+        if any(artifact_id == name or artifact_id.endswith(f"-{name}") for artifact_id in ids):
             weights = context.workspace.get(name, "backbone").path
     backbone = load_backbone(name, weights, **fields)
     if digest is not None and backbone.weights_digest != digest:

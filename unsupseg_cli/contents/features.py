@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -15,8 +17,12 @@ from unsupseg_cli.artifacts.arrays import RowReader, has_array
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.geometry import View
+from unsupseg_cli.data.items import Item
 
 VIEWS = "views.parquet"
+# Tokens keep 11 bits in float16, far finer than what clustering resolves; descriptors are few and stay exact.
+GRID_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
 
 
 def stored_geometry(config: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +41,16 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.views["key"])
 
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Height and width of each view in pixels, (N, 2)."""
+        return np.stack([self.views["height"], self.views["width"]], axis=1).astype(np.int64)
+
+    def share_of_same_image(self, neighbours: NDArray[np.int32]) -> float:
+        """Return the share of neighbours (N, k) that are views of the same image."""
+        keys = np.array(self.views["key"])
+        return float((keys[neighbours] == keys[:, None]).mean())
+
     def has(self, name: str) -> bool:
         """Tell whether an array was kept."""
         return has_array(self.artifact.path / name)
@@ -42,18 +58,19 @@ class FeatureSet:
     @property
     def patch(self) -> GridReader:
         """The patch tokens; raises UsageError where they were not kept."""
-        self._require("patch")
+        self.require("patch")
         if not hasattr(self, "_patch"):
             self._patch = GridReader(self.artifact.path, "patch")
         return self._patch
 
     def rows(self, name: str) -> NDArray[np.float32]:
         """Return all rows of ``cls`` or ``pooled``, (N, C) float32."""
-        self._require(name)
+        self.require(name)
         reader = RowReader(self.artifact.path / name)
         return reader.rows(0, len(reader)).astype(np.float32)
 
-    def _require(self, name: str) -> None:
+    def require(self, name: str) -> None:
+        """Raise UsageError where an array was not kept; the message says how to extract it."""
         if not self.has(name):
             kept = ", ".join(self.artifact.manifest.config["keep"])
             raise UsageError(
@@ -76,3 +93,32 @@ class FeatureSet:
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the tokens of some views, each (h, w, C) float32."""
         return [torch.from_numpy(view.astype(np.float32)) for view in self.patch.take(views)]
+
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of some views as float32: (h, w, C) of a grid, (C,) of ``cls`` and ``pooled``."""
+        self.require(name)
+        if name in GRID_DTYPES:
+            rows = GridReader(self.artifact.path, name).take(views)
+        else:
+            rows = list(RowReader(self.artifact.path / name).take(list(views)))
+        return [torch.from_numpy(np.asarray(row).astype(np.float32)) for row in rows]
+
+
+def foreseen_grids(features: Artifact) -> NDArray[np.int64]:
+    """Return the token grid of each view, (N, 2), of features that are there or that a dry run promises."""
+    promised = features.manifest.summary.get("grids")
+    grids: NDArray[np.int64] = FeatureSet(features).grids if promised is None else promised
+    return grids
+
+
+def write_views(folder: Path, items: Sequence[Item], views: Sequence[tuple[int, View]]) -> None:
+    """Write the table of views: one row per row of the arrays."""
+    columns = {
+        "key": [items[item].key for item, _ in views],
+        "crop": [view.crop for _, view in views],
+        "box": [list(map(float, view.box)) for _, view in views],
+        "height": [view.height for _, view in views],
+        "width": [view.width for _, view in views],
+        "flip": [view.flip for _, view in views],
+    }
+    pq.write_table(pa.table(columns), folder / VIEWS)

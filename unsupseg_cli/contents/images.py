@@ -1,66 +1,23 @@
-"""What every stage gets: the workspace, a reporter, and the images behind a configuration."""
+"""The images behind a configuration: opening them, and telling whether they are the same."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unsupseg_cli.artifacts.canonical import digest_json
-from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.context import DIGESTS, ROOTS, WEIGHTS, Context
+from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.manifest import DataSource
-from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.progress import Reporter, Silent
-from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset
+from unsupseg_cli.core.options import DataConfig
+from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
 from unsupseg_cli.data.images import content_digest
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.stages.config import DataConfig
-
-DEFAULT_WORKSPACE = Path("unsupseg-workspace")
-_ROOTS = "roots.json"
-_DIGESTS = "digests.json"
-_WEIGHTS = "weights.json"
-REMEMBERED = (_ROOTS, _DIGESTS, _WEIGHTS)
-
-
-@dataclass
-class Context:
-    """Where a stage works and whom it tells.
-
-    ``read_only`` writes nothing there, not even what is remembered; of a data set only ``most_images`` are taken,
-    evenly spread.
-    """
-
-    workspace: Workspace = field(default_factory=lambda: Workspace(DEFAULT_WORKSPACE))
-    reporter: Reporter = field(default_factory=Silent)
-    force: bool = False
-    read_only: bool = False
-    most_images: int | None = None
-
-    def say(self, artifact: Artifact, reused: bool) -> Artifact:
-        """Tell that an artifact was written or reused, and return it."""
-        m = artifact.manifest
-        how = "reused" if reused else f"written in {m.seconds:.1f} s"
-        self.reporter.info(f"{m.kind} '{m.id}' {how}")
-        if m.used_labels:
-            self.reporter.warn(f"'{m.id}' used labels: it is a diagnosis, not an unsupervised result")
-        for warning in m.warnings:
-            self.reporter.warn(warning)
-        return artifact
-
-    def take(self, kind: str, reference: str | None, split: str | None = None) -> Artifact:
-        """Return a named artifact, or the current one, and say which was taken."""
-        if reference is not None:
-            return self.workspace.get(reference, kind)
-        artifact = self.workspace.current(kind, split)
-        self.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
-        return artifact
+from unsupseg_cli.data.labels import LabelSpace
 
 
 def open_data(config: DataConfig, context: Context, default_split: str | None = None) -> Dataset:
@@ -74,8 +31,7 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
             "No images were named: give --dataset with a folder of images or a name "
             f'({", ".join(dataset_names())}), or write `dataset = "..."` into an unsupseg.toml.'
         )
-    roots_file = context.workspace.root / _ROOTS
-    roots = _read_json(roots_file)
+    roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
     given: dict[str, Any] = {"root": root, "labels": config.labels, "class_file": config.class_file}
     try:
@@ -85,8 +41,7 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
             raise
         dataset = open_dataset(config.dataset, **given)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
-        roots[config.dataset] = str(config.root.resolve())
-        _write_cache(roots_file, roots, context)
+        context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
     count = len(dataset.items)
     if context.most_images is not None and context.most_images < count:
         chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
@@ -111,6 +66,16 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
     )
 
 
+def identify_images(dataset: Dataset, context: Context) -> DataSource:
+    """Describe images; in a dry run they are read for their digest only if an artifact of as many images is there."""
+    count = len(dataset.items)
+    sources = (artifact.manifest.data for artifact in context.workspace.artifacts())
+    if not context.read_only or any(source and source.count == count for source in sources):
+        return describe_images(dataset, context)
+    root = str(dataset.root.absolute())
+    return DataSource(dataset=dataset.name, split=dataset.split, root=root, fingerprint=UNKNOWN, count=count)
+
+
 def label_fingerprint(items: Iterable[Item], context: Context) -> str:
     """Return the content fingerprint of the label files; only evaluation and diagnosis call this."""
     return _fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
@@ -118,16 +83,15 @@ def label_fingerprint(items: Iterable[Item], context: Context) -> str:
 
 def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
     """Remember the digest of the weights in a file, so that a dry run need not load them."""
-    path = context.workspace.root / _WEIGHTS
-    known, entry = _read_json(path), [*_stamp(file), digest]
+    known, entry = context.remembered(WEIGHTS), [*_stamp(file), digest]
     name = f"{backbone} {file.resolve()}"
     if known.get(name) != entry:
-        _write_cache(path, {**known, name: entry}, context)
+        context.remember(WEIGHTS, {**known, name: entry})
 
 
 def remembered_weights(backbone: str, file: Path, context: Context) -> str | None:
     """Return the digest that the weights in a file had, unless the file changed since or was never used."""
-    entry = _read_json(context.workspace.root / _WEIGHTS).get(f"{backbone} {file.resolve()}")
+    entry = context.remembered(WEIGHTS).get(f"{backbone} {file.resolve()}")
     return str(entry[2]) if entry and file.exists() and entry[:2] == _stamp(file) else None
 
 
@@ -145,10 +109,8 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
     for path in paths:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
-        found = (
-            open_dataset(f"{path}/", split="all").items if path.is_dir() else (Item(path.name, path, None),)
-        )
-        for item in found:
+        whole = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
+        for item in whole or (Item(path.name, path, None),):
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:
@@ -162,8 +124,7 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
 
 
 def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
-    cache_file = context.workspace.root / _DIGESTS
-    cache = _read_json(cache_file)
+    cache = context.remembered(DIGESTS)
     pairs, known = [], len(cache)
     for key, path in files:
         try:
@@ -179,7 +140,7 @@ def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
             known = -1
         pairs.append([key, entry[2]])
     if known != len(cache):
-        _write_cache(cache_file, cache, context)
+        context.remember(DIGESTS, cache)
     return digest_json(sorted(pairs))
 
 
@@ -190,43 +151,17 @@ def _content(path: Path) -> str:
         return "unreadable"  # the stage that reads the image skips and lists it
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def named_space(artifact: Artifact) -> LabelSpace | None:
+    """Return the label space of the named data set an artifact was made from, if it was a named one."""
+    data = artifact.manifest.data
+    return space_of(data.dataset) if data is not None and data.dataset in dataset_names() else None
 
 
-def _write_cache(path: Path, value: object, context: Context) -> None:
-    if context.read_only:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, value)
-    except OSError:
-        return  # a convenience: a read-only workspace fails where it matters, with its own message
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the torch device; ``auto`` takes CUDA, then MPS, then the CPU.
-
-    Raises:
-        UsageError: there is no such device on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device '{name}' is not usable here ({reason}); try --device auto.") from None
-    return device
-
-
-def resolve_workers(workers: int | None) -> int:
-    """Return the number of decoding processes: the cores, at most 8."""
-    return min(8, os.cpu_count() or 1) if workers is None else workers
+def default_classes(artifact: Artifact) -> int:
+    """Return the size of the label space; raises UsageError for a plain folder, which has none."""
+    space = named_space(artifact)
+    if space is None:
+        raise UsageError(
+            "The images are a plain folder, whose number of classes nobody knows: give --classes K (try 5 to 30)."
+        )
+    return len(space.names)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RaggedWriter, RowReader, write_array
-from unsupseg_cli.artifacts.grids import GridReader, GridWriter, views_per_block
-from unsupseg_cli.artifacts.workspace import Artifact, Draft
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, views_per_block
+from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import Context
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.interface import Masks, PseudolabelSet
+from unsupseg_cli.crf.trust import trusted
+from unsupseg_cli.methods.interface import Masks, MaskSet
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.sheet import grid
@@ -180,6 +185,48 @@ class SoftMasks(Sequence[Any]):
         return values.reshape(self._shapes[view])
 
 
-def read_pseudolabels(artifact: Artifact) -> PseudolabelSet:
-    """Open a `pseudolabels` artifact for training."""
-    return PseudolabelSet(LabelMaps(artifact), load_file(artifact.path / STATE))
+def read_masks(artifact: Artifact) -> MaskSet:
+    """Open a `pseudolabels` artifact as methods read it."""
+    return MaskSet(LabelMaps(artifact), load_file(artifact.path / STATE))
+
+
+def write_state(folder: Path, state: dict[str, Tensor]) -> None:
+    """Write the tensors that training may start from."""
+    save_file(state, folder / STATE)
+
+
+def label_bytes(sizes: NDArray[np.int64]) -> int:
+    """Return the bytes of the label maps of views of these sizes, (N, 2)."""
+    return array_bytes(sizes, (), np.int16)
+
+
+class MaskScores:
+    """The masks of some pseudo-labels by view, soft or trusted so far."""
+
+    def __init__(self, labels: Artifact, features: FeatureSet, confidence: float | None) -> None:
+        table = pq.read_table(labels.path / MASKS)
+        first = np.searchsorted(table["view"].to_numpy(), np.arange(len(features) + 1))
+        self._rows = [slice(start, stop) for start, stop in pairwise(first.tolist())]
+        self._score, self._group = table["score"].to_numpy(), table["class"].to_numpy()
+        self._confidence = confidence
+        if confidence is None:
+            self._soft = SoftMasks(labels, features.grids)
+        else:
+            self._labels = LabelMaps(labels)
+
+    def log_probs(self, view: int) -> Tensor:
+        """Return log-probabilities (M + 1, h, w): of no mask, and of each mask."""
+        if self._confidence is None:
+            return torch.from_numpy(self._soft[view])
+        count = self._rows[view].stop - self._rows[view].start
+        return trusted(self._labels[view].astype(np.int64) + 1, count + 1, self._confidence)
+
+    def kept(self, view: int, labels: NDArray[np.int16]) -> Masks:
+        """Return the masks that have pixels left in a new label map (H, W), numbered anew."""
+        rows = self._rows[view]
+        score, group = self._score[rows], self._group[rows]
+        area = np.bincount(labels[labels >= 0], minlength=len(score)).astype(np.int64)
+        kept = np.flatnonzero(area)
+        number = np.full(len(score) + 1, -1, np.int16)  # the last entry is that of label -1
+        number[kept] = np.arange(len(kept))
+        return Masks(number[labels], area[kept], score[kept].astype(np.float32), group[kept].astype(np.int64))

@@ -13,14 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
-from unsupseg_cli.contents.images import Context
+from unsupseg_cli.contents.features import stored_geometry
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.methods.registry import import_heads
+from unsupseg_cli.methods.interface import TrainedHead
+from unsupseg_cli.methods.registry import get_method, import_heads
 from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.report.palette import class_colors
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
 BACKBONE, TIMM_WEIGHTS = "backbone", "weights.safetensors"
@@ -103,6 +106,57 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
         ) from None
 
 
+def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifact, context: Context) -> None:
+    """Write the model that a training on some features gave: the heads of the features' own model come first."""
+    chain, tensors = list(head.feature_heads), dict(head.tensors)
+    config = features.manifest.config
+    backbone = BackboneRef(
+        name=config["backbone"],
+        weights_digest=features.manifest.summary["weights_digest"],
+        **{name: config[name] for name in TOKEN_FIELDS if name in config},  # older features lack some
+    )
+    base = features.input("model")
+    if base is not None:
+        below, below_tensors = read_model(context.workspace.get(base.id, "model"))
+        offset = len(below.feature_heads)
+        tensors = {_shift(name, offset): value for name, value in tensors.items()}
+        tensors |= {name: value for name, value in below_tensors.items() if name.startswith("feature_heads.")}
+        chain, backbone = [*below.feature_heads, *chain], below.backbone
+    colors = class_colors(int(head.class_head["classes"]))
+    file = ModelFile(
+        method=method,
+        backbone=backbone,
+        feature_heads=chain,
+        class_head=head.class_head,
+        geometry=stored_geometry(config),
+        classes=[
+            ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
+            for i, (r, g, b) in enumerate(colors)
+        ],
+    )
+    write_model(folder, file, tensors)
+
+
+def class_prototypes(model: Artifact) -> Tensor | None:
+    """Return the weight (K, C) of a model's class head, if it has one of this kind.
+
+    Of outputs that were merged into one class the mean direction is taken.
+    """
+    file, tensors = read_model(model)
+    weight = tensors.get("class_head.weight")
+    if weight is None or file.class_of is None:
+        return weight
+    unit, class_of = torch.nn.functional.normalize(weight, dim=-1), torch.tensor(file.class_of)
+    return torch.stack([unit[class_of == index].mean(0) for index in range(len(file.classes))])
+
+
+def _shift(name: str, offset: int) -> str:
+    if not name.startswith("feature_heads."):
+        return name
+    _, index, rest = name.split(".", 2)
+    return f"feature_heads.{int(index) + offset}.{rest}"
+
+
 def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
     """Return the number of the class that a name or a number means.
 
@@ -151,6 +205,45 @@ def open_model(
     import_heads(str(head["type"]) for head in file.feature_heads)
     segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors, file.class_of).to(device)
     return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
+
+
+def features_of(model: Artifact, context: Context) -> Artifact:
+    """Return the features that a model was trained on.
+
+    Raises:
+        UsageError: the model came from a file, or its features are gone.
+    """
+    used = model.input("features")
+    if used is None:
+        raise UsageError(f"The model '{model.id}' came from a file, without the features it was trained on.")
+    features = context.workspace.find_key("features", used.key)
+    if features is None:
+        raise UsageError(
+            f"The features '{used.id}' of the model '{model.id}' are gone; run their `extract` again."
+        )
+    return features
+
+
+def code_channels(model: Artifact, context: Context) -> int:
+    """Return the channels of a model's codes; of one that a dry run promises, what its method says."""
+    if (model.path / _JSON).exists():
+        return int(read_model(model)[0].class_head["dim"])
+    config = model.manifest.config
+    dim = int(features_of(model, context).manifest.summary["dim"])
+    return get_method(config["method"]).require_trainer().options(**config["options"]).channels(dim)
+
+
+def model_geometry(model: Artifact, context: Context) -> Geometry:
+    """Return the geometry that a model was trained with; of one that a dry run promises, that of its features."""
+    if (model.path / _JSON).exists():
+        return Geometry(**read_model(model)[0].geometry)
+    return Geometry(**stored_geometry(features_of(model, context).manifest.config))
+
+
+def class_count(model: Artifact) -> int:
+    """Return the number of classes of a model, or what a promised one was told."""
+    m = model.manifest
+    return int({**m.config, **m.summary}["classes"])
 
 
 def own_weights(artifact: Artifact) -> Path | None:

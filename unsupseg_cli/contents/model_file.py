@@ -13,9 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unsupseg_cli.artifacts.canonical import digest_file
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.contents.images import Context
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import BACKBONE, TIMM_WEIGHTS, ModelFile, write_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.geometry import Geometry
@@ -73,7 +75,7 @@ def take_model(reference: str | None, context: Context) -> Artifact:
     header, tensors = _read(path)
     file = header.model
     digest = digest_file(path)
-    recipe = Recipe(
+    identity = Identity(
         kind="model",
         stage="export",
         stage_version=STAGE_VERSION,
@@ -100,7 +102,7 @@ def take_model(reference: str | None, context: Context) -> Artifact:
                 write_json(folder / JSON_NAME, header.backbone)
         return {"method": file.method, "classes": len(file.classes)}
 
-    result, reused = context.workspace.produce(recipe, work, current=False)
+    result, reused = context.workspace.produce(identity, work, current=False)
     return context.say(result, reused)
 
 

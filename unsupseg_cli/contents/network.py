@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import Context
 from unsupseg_cli.contents.model import open_model
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.models.backbone import Backbone

@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.features import FeatureSet, stored_geometry
-from unsupseg_cli.contents.images import Context, describe_images, resolve_workers, same_images
+from unsupseg_cli.contents.images import describe_images, same_images
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.loader import resolve_workers
 
 
 class ViewImages:
@@ -42,13 +44,13 @@ class ViewImages:
             )
         self._paths = {item.key: item.image for item in dataset.items}
         self._geometry = Geometry(**stored_geometry(manifest.config))
-        self._views = features.views
+        self._features, self._views = features, features.views
         self._workers = max(1, resolve_workers(workers))
 
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Height and width of each view, (N, 2)."""
-        return np.stack([self._views["height"], self._views["width"]], axis=1).astype(np.int64)
+        return self._features.sizes
 
     def __call__(self, views: Sequence[int]) -> list[NDArray[np.uint8]]:
         """Return what some views show, each (H, W, 3) uint8."""

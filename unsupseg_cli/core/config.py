@@ -11,18 +11,26 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
-def setting(default: Any = ..., help: str = "", *, source: str = "", **bounds: Any) -> Any:
+def setting(
+    default: Any = ..., help: str = "", *, source: str = "", length: bool = False, **bounds: Any
+) -> Any:
     """Declare a result field: part of the artifact's key.
 
-    ``source`` names the paper section the value comes from; ``bounds`` are pydantic's (ge, le, ...).
+    ``source`` names the paper section the value comes from; ``length`` says that the field only decides how long
+    the work takes, in proportion (steps, epochs); ``bounds`` are pydantic's (ge, le, ...).
     """
-    extra: dict[str, JsonValue] = {"execution": False, "source": source}
+    extra: dict[str, JsonValue] = {"execution": False, "source": source, "length": length}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
-def execution(default: Any = ..., help: str = "", **bounds: Any) -> Any:
-    """Declare an execution field: how the work is done, never what comes out."""
-    extra: dict[str, JsonValue] = {"execution": True, "source": ""}
+def execution(
+    default: Any = ..., help: str = "", *, argument: bool = False, short: str = "", **bounds: Any
+) -> Any:
+    """Declare an execution field: how the work is done, never what comes out.
+
+    An ``argument`` is given to the command by its place instead of by a name; ``short`` is a short name beside it.
+    """
+    extra: dict[str, JsonValue] = {"execution": True, "source": "", "argument": argument, "short": short}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -34,13 +42,36 @@ class Config(BaseModel):
     @classmethod
     def execution_fields(cls) -> set[str]:
         """Return the names of the fields that do not enter the key."""
-        names = set()
-        for name, field in cls.model_fields.items():
-            extra = field.json_schema_extra
-            if isinstance(extra, dict) and extra.get("execution"):
-                names.add(name)
-        return names
+        return cls.marked("execution")
+
+    @classmethod
+    def marked(cls, mark: str) -> set[str]:
+        """Return the names of the fields that carry a mark: ``execution``, ``length`` or ``argument``."""
+        return {name for name in cls.model_fields if cls.note(name, mark)}
+
+    @classmethod
+    def note(cls, name: str, mark: str) -> Any:
+        """Return what a field was declared with: its ``source``, or one of the marks."""
+        extra = cls.model_fields[name].json_schema_extra
+        return extra.get(mark) if isinstance(extra, dict) else None
 
     def result(self) -> dict[str, Any]:
         """Return the result fields as plain JSON values."""
         return self.model_dump(mode="json", exclude=self.execution_fields())
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the fields that the other values leave without effect, each with the reason.
+
+        ``stage`` is the configuration of the command where this one holds the options of a method. A value other than
+        the default is then refused, so that nothing is asked for in vain and no key holds what is not read.
+        """
+        return {}
+
+    def ineffective(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the fields that are set, to something else than the default, without effect; and the reasons."""
+        reasons = self.unread(stage)
+        return {
+            name: reason
+            for name, reason in reasons.items()
+            if getattr(self, name) != type(self).model_fields[name].get_default()
+        }

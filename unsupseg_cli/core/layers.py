@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -11,21 +11,75 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+Layers = Mapping[str, dict[str, Any]]
+"""Values by name, by the place that they come from; the first place wins."""
 
 
-def build_config(cls: type[ConfigT], layers: Mapping[str, dict[str, Any]], prefix: str = "--") -> ConfigT:
+def build_config(
+    cls: type[ConfigT],
+    layers: Layers,
+    prefix: str = "--",
+    *,
+    shared: Collection[str] = (),
+    stage: Config | None = None,
+) -> ConfigT:
     """Build a configuration from layers, the first of which wins.
 
+    Args:
+        cls: the configuration.
+        layers: values by the place that they come from.
+        prefix: of an option's name in messages.
+        shared: places whose values are meant for many calls: what this call does not read is left out of them.
+        stage: the configuration of the command, where ``cls`` holds the options of a method.
+
     Raises:
-        UsageError: a name is unknown (with a suggestion) or a value does not fit.
+        UsageError: a name is unknown (with a suggestion), a value does not fit, or a value has no effect.
     """
+    config = _validated(cls, layers, prefix)
+    unread = {name: reason for name, reason in config.ineffective(stage).items() if name in _origins(layers)}
+    for name, reason in unread.items():
+        if (origin := _origins(layers)[name]) not in shared:
+            raise UsageError(f"{option_name(name, prefix)} ({origin}) has no effect: {reason}. Leave it out.")
+    if not unread:
+        return config
+    read = {
+        place: {name: value for name, value in values.items() if place not in shared or name not in unread}
+        for place, values in layers.items()
+    }
+    return _validated(cls, read, prefix)
+
+
+def require_effect(config: Config, stage: Config | None = None, prefix: str = "--") -> None:
+    """Raise UsageError for a value that has no effect beside the others."""
+    for name, reason in config.ineffective(stage).items():
+        raise UsageError(f"{option_name(name, prefix)} has no effect: {reason}. Leave it out.")
+
+
+def option_name(name: str, prefix: str) -> str:
+    """Return a field as its option is written."""
+    return f"{prefix}{name.replace('_', '-') if prefix == '--' else name}"
+
+
+def explain(config: Config, layers: Layers) -> list[tuple[str, str, str]]:
+    """Return (option, value, where it came from) of every field."""
+    origins = _origins(layers)
+    return [
+        (name, str(getattr(config, name)), origins.get(name, "default")) for name in type(config).model_fields
+    ]
+
+
+def _origins(layers: Layers) -> dict[str, str]:
+    """Return the place that each value comes from."""
+    return {name: place for place, values in reversed(list(layers.items())) for name in values}
+
+
+def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
     merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for source, values in reversed(list(layers.items())):
-        for key, value in values.items():
-            if key not in cls.model_fields:
-                raise UsageError(f"Unknown option '{key}' ({source}){did_you_mean(key, cls.model_fields)}")
-            merged[key], origin[key] = value, source
+    for place, values in reversed(list(layers.items())):
+        for name, value in values.items():
+            if name not in cls.model_fields:
+                raise UsageError(f"Unknown option '{name}' ({place}){did_you_mean(name, cls.model_fields)}")
+            merged[name] = value
     try:
         return cls(**merged)
     except ValidationError as error:
@@ -33,21 +87,12 @@ def build_config(cls: type[ConfigT], layers: Mapping[str, dict[str, Any]], prefi
         text = str(first["msg"]).removeprefix("Value error, ")
         reason = text[:1].lower() + text[1:]
         if not first["loc"]:
-            sources = " and ".join(source for source, values in layers.items() if values)
-            raise UsageError(f"The options ({sources}) do not go together: {reason}.") from None
-        key = str(first["loc"][0])
-        option = f"{prefix}{key.replace('_', '-') if prefix == '--' else key}"
+            places = " and ".join(place for place, values in layers.items() if values)
+            raise UsageError(f"The options ({places}) do not go together: {reason}.") from None
+        name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise UsageError(f"{option} is required.") from None
+            raise UsageError(f"{option_name(name, prefix)} is required.") from None
+        place = _origins(layers).get(name, "default")
         raise UsageError(
-            f"{option} '{first['input']}' ({origin.get(key, 'default')}) does not fit: {reason}."
+            f"{option_name(name, prefix)} '{first['input']}' ({place}) does not fit: {reason}."
         ) from None
-
-
-def explain(config: Config, layers: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """Return (option, value, where it came from) of every field."""
-    rows = []
-    for name in type(config).model_fields:
-        source = next((layer for layer, values in layers.items() if name in values), "default")
-        rows.append((name, str(getattr(config, name)), source))
-    return rows

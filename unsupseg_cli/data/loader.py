@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,3 +99,8 @@ def _calm(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
+
+
+def resolve_workers(workers: int | None) -> int:
+    """Return the number of decoding processes: the cores, at most 8."""
+    return min(8, os.cpu_count() or 1) if workers is None else workers

@@ -87,7 +87,7 @@ def _versions() -> Iterator[Finding]:
 def _device(name: str) -> Iterator[Finding]:
     import torch
 
-    from unsupseg_cli.contents.images import resolve_device
+    from unsupseg_cli.models.device import resolve_device
     from unsupseg_cli.models.backbone import resolve_precision
 
     try:

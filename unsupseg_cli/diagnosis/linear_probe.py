@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.clustering.linear import fit_linear_probe
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import Context, same_images
+from unsupseg_cli.contents.images import same_images
 from unsupseg_cli.contents.model import ModelFile, OpenModel, read_model
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -24,14 +26,21 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import VOID, LabelSpace
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.models.segmenter import Segmenter
-from unsupseg_cli.stages.config import EvalConfig
 
 _BATCH = 8
 _STRIDE = 4  # labels are compared at a quarter of the view's resolution, finer than any patch
 
 
 def fit_probe(
-    model: OpenModel, scored: Dataset, space: LabelSpace, config: EvalConfig, context: Context
+    model: OpenModel,
+    scored: Dataset,
+    space: LabelSpace,
+    context: Context,
+    *,
+    labels: Path | None,
+    class_file: Path | None,
+    steps: int,
+    seed: int,
 ) -> OpenModel:
     """Return the model with its class head replaced by a linear one fitted on the training split's labels.
 
@@ -39,7 +48,7 @@ def fit_probe(
         UsageError: the features the model was trained on are gone, or their images have no labels, or the
             split to be scored is the training split itself.
     """
-    features, train = _training_data(model.artifact, scored, config, context)
+    features, train = _training_data(model.artifact, scored, labels, class_file, context)
     geometry = Geometry(**model.file.geometry)
     items = {item.key: item for item in train.items if item.label is not None}
     views = [view for view, key in enumerate(features.views["key"]) if key in items]
@@ -48,7 +57,7 @@ def fit_probe(
             f"No training image of '{train.root}' has a label, so no linear probe can be fitted."
         )
     context.reporter.info(f"linear probe: {len(views)} labelled views of split '{train.split}'")
-    labels = [
+    targets = [
         _view_labels(features, view, items[features.views["key"][view]], geometry, space)
         for view in context.reporter.track(views, "read labels", total=len(views))
     ]
@@ -58,7 +67,7 @@ def fit_probe(
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         nonlocal passes
         order = torch.randperm(
-            len(views), generator=torch.Generator().manual_seed(seeds.stream(config.seed, "probe", passes))
+            len(views), generator=torch.Generator().manual_seed(seeds.stream(seed, "probe", passes))
         ).tolist()
         passes += 1
         for start in range(0, len(order), _BATCH):
@@ -68,17 +77,15 @@ def fit_probe(
                     codes = tokens
                     for head in heads:
                         codes = head(codes)
-                yield codes.clone(), labels[index][None]
+                yield codes.clone(), targets[index][None]
 
     dim = int(model.segmenter.head.weight.shape[1])
-    probe = fit_linear_probe(
-        batches, len(space.names), dim, steps=config.probe_steps, seed=seeds.stream(config.seed, "probe")
-    )
+    probe = fit_linear_probe(batches, len(space.names), dim, steps=steps, seed=seeds.stream(seed, "probe"))
     return _with_head(model, probe.weight, probe.bias)
 
 
 def _training_data(
-    model: Artifact, scored: Dataset, config: EvalConfig, context: Context
+    model: Artifact, scored: Dataset, labels: Path | None, class_file: Path | None, context: Context
 ) -> tuple[FeatureSet, Dataset]:
     used = model.input("features")
     if used is None:
@@ -102,8 +109,8 @@ def _training_data(
         again["dataset"],
         root=again["root"],
         split=data.split,
-        labels=config.labels,
-        class_file=config.class_file,
+        labels=labels,
+        class_file=class_file,
     )
     return FeatureSet(found), train
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import Context
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
 from unsupseg_cli.contents.model_file import FileHeader, take_model, write_model_file
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.inference.export_options import ExportConfig
 from unsupseg_cli.inference.onnx_program import onnx_program
-from unsupseg_cli.stages.config import ExportConfig
 
 
 def export(config: ExportConfig, model: str | None = None, context: Context | None = None) -> Path:

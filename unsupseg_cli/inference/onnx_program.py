@@ -13,10 +13,8 @@ import torch
 from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.inference.segment import TOKEN_BUDGET
+from unsupseg_cli.inference.segment import TOKEN_BUDGET, whole_images
 from unsupseg_cli.models.frames import FrameSegmenter
-from unsupseg_cli.stages.config import PredictConfig
-from unsupseg_cli.stages.predict import predict_geometry
 
 _ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second file
 
@@ -66,7 +64,7 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
 
 
 def _frame_segmenter(opened: OpenModel, frame: tuple[int, int], size: int | None) -> FrameSegmenter:
-    geometry: Geometry = predict_geometry(PredictConfig(size=size), opened.geometry)
+    geometry: Geometry = whole_images(opened.geometry, size)
     patch = opened.segmenter.backbone.patch_size
     (view,) = geometry.views(*frame, patch)
     tokens = (view.height // patch) * (view.width // patch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,14 @@ from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
+from unsupseg_cli.models.backbone import Box
+from unsupseg_cli.models.memory import with_backoff
 from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
 
 # More tokens than this in one forward pass cost quadratic memory in attention: about 1400 px at patch 16.
 TOKEN_BUDGET = 8192
 DEFAULT_TILE = 1024
+_GPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,12 @@ class Segmented:
         return self.segmenter.log_probs(self.scores, height, width)
 
 
+def whole_images(trained: Geometry, size: int | None) -> Geometry:
+    """Return the geometry of whole images, at the size a model was trained with unless one is given (0: their own)."""
+    own = trained.size if size is None else (size or None)
+    return Geometry(kind="native", size=own, filter=trained.filter)
+
+
 def segment_items(
     segmenter: Segmenter,
     items: Sequence[Item],
@@ -64,6 +74,7 @@ def segment_items(
     *,
     flip: bool,
     workers: int,
+    batch: int | None = None,
     tile: int | None = None,
     overlap: float = 0.25,
     strict: bool = False,
@@ -72,10 +83,13 @@ def segment_items(
 ) -> Iterator[Segmented]:
     """Segment the one view of every image, in order; unreadable ones go to ``skipped``.
 
-    Images are tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
+    Images of one size that follow each other go through the network together, ``batch`` of them at most. Images are
+    tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
     """
     patch = segmenter.backbone.patch_size
+    most = batch or default_batch(segmenter)
     loaded = load_views(items, geometry, patch, workers=workers)
+    waiting: list[_View] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
             if strict:
@@ -83,15 +97,64 @@ def segment_items(
             if skipped is not None:
                 skipped[item.key] = result.message
             continue
-        view, image = result.views[0]
-        height, width = image_size(item.image)
-        left, top, right, bottom = view.box
-        box = (left / width, top / height, right / width, bottom / height)
-        tokens = (image.shape[0] // patch) * (image.shape[1] // patch)
-        if tile is not None or tokens > TOKEN_BUDGET:
-            codes = None
-            scores = segmenter.score_tiled(image, tile or DEFAULT_TILE, overlap, flip, box)
+        view = _View(item, *result.views[0])
+        tokens = (view.image.shape[0] // patch) * (view.image.shape[1] // patch)
+        large = tile is not None or tokens > TOKEN_BUDGET
+        if waiting and (large or len(waiting) == most or not view.goes_with(waiting[0])):
+            yield from _together(segmenter, waiting, flip)
+            waiting = []
+        if large:
+            scores = segmenter.score_tiled(view.image, tile or DEFAULT_TILE, overlap, flip, view.box)
+            yield view.segmented(scores, segmenter, None)
         else:
-            codes = segmenter.codes(image[None], flip, box)
-            scores = segmenter.score_codes(codes)[0]
-        yield Segmented(item, height, width, view, image, scores, segmenter, codes)
+            waiting.append(view)
+    yield from _together(segmenter, waiting, flip)
+
+
+def default_batch(segmenter: Segmenter) -> int:
+    """Return the most images at a time where none is asked for: on a CPU more than one brings nothing."""
+    return 1 if next(segmenter.class_head.parameters()).device.type == "cpu" else _GPU_BATCH
+
+
+@dataclass(frozen=True)
+class _View:
+    """The view of an image that waits for others of its size."""
+
+    item: Item
+    view: View
+    image: NDArray[np.uint8]
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image itself."""
+        return image_size(self.item.image)
+
+    @property
+    def box(self) -> Box:
+        """The part of the image that the view shows, in shares of its sides."""
+        left, top, right, bottom = self.view.box
+        height, width = self.size
+        return left / width, top / height, right / width, bottom / height
+
+    def goes_with(self, other: _View) -> bool:
+        """Tell whether two views can go through the network together."""
+        return self.image.shape == other.image.shape and self.box == other.box
+
+    def segmented(self, scores: ScoreMap, segmenter: Segmenter, codes: Tensor | None) -> Segmented:
+        """Return the result."""
+        return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter, codes)
+
+
+def _together(segmenter: Segmenter, views: Sequence[_View], flip: bool) -> Iterator[Segmented]:
+    """Segment views of one size; where memory does not hold them all, in smaller parts."""
+
+    def run(part: Sequence[_View]) -> list[Segmented]:
+        codes = segmenter.codes(np.stack([view.image for view in part]), flip, part[0].box)
+        scores = segmenter.score_codes(codes)
+        return [
+            view.segmented(scores[index], segmenter, codes[index : index + 1])
+            for index, view in enumerate(part)
+        ]
+
+    if views:
+        yield from with_backoff(run, views, len(views))

@@ -1,1 +1,1 @@
-"""One folder per system: pure torch and numpy, no disk, no terminal."""
+"""The systems that this tool unites: a folder each, which the others do not import."""

@@ -1,16 +1,20 @@
-"""What a method offers to the stages."""
+"""What the parts of a method are: a labeller gives masks, a trainer ends in a model's heads."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.progress import Reporter, Silent
+from unsupseg_cli.training.live import Images, LiveSource
 from unsupseg_cli.training.loop import Task
 from unsupseg_cli.training.tokens import TokenSource
 
@@ -31,31 +35,116 @@ class Masks:
     soft: NDArray[np.float16] | None = None
 
 
-class Pseudolabeller(Protocol):
-    """Features -> masks, computed where the tokens lie."""
-
-    needs_images: bool
-    """Whether `label` reads the images; its labels then have their size, else that of the token grid."""
-
-    def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
-        """Learn what spans the whole collection (cluster centres, say); return figures for the manifest."""
-
-    def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
-        """Return the masks of some views; tokens (h, w, C), images uint8 (H, W, 3) where they are needed."""
-
-    def figures(self) -> dict[str, Any]:
-        """Return what was counted since the last call, for the manifest; counts of blocks are added."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors that training may start from, on the CPU."""
-
-
 @dataclass(frozen=True)
-class PseudolabelSet:
-    """Pseudo-labels as training reads them: masks by view and the labeller's state."""
+class MaskSet:
+    """Pseudo-labels as a method reads them: label maps by view, and the state of the labeller that made them."""
 
     labels: Sequence[NDArray[np.int16]]
     state: dict[str, Tensor]
+
+
+class Inputs:
+    """What a part is given: what it declared in its `Needs`. Reading anything else raises UnsupsegError.
+
+    Args:
+        features: the declared arrays of each view, on ``device``.
+        device: where to compute.
+        reporter: is told about the progress.
+        given: the rest of what was declared, by the names of the properties; None where it is optional and not there.
+    """
+
+    def __init__(
+        self,
+        features: TokenSource,
+        *,
+        device: torch.device | None = None,
+        reporter: Reporter | None = None,
+        **given: Any,
+    ) -> None:
+        self.features, self.device = features, device or torch.device("cpu")
+        self.reporter, self._given = reporter or Silent(), given
+
+    def _declared(self, name: str) -> Any:
+        if name not in self._given:
+            raise UnsupsegError(
+                f"A method reads '{name}' without having declared it (declared: {', '.join(self._given) or 'nothing'}):"
+                " name it in the `Needs` of the part."
+            )
+        return self._given[name]
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return int(self._declared("classes"))
+
+    @property
+    def seed(self) -> int:
+        """Seed of every random choice."""
+        return int(self._declared("seed"))
+
+    @property
+    def images(self) -> Images:
+        """What some views show, each uint8 (H, W, 3)."""
+        images: Images = self._declared("images")
+        return images
+
+    @property
+    def masks(self) -> MaskSet | None:
+        """The pseudo-labels of the views."""
+        masks: MaskSet | None = self._declared("pseudolabels")
+        return masks
+
+    @property
+    def graph(self) -> NDArray[np.int32] | None:
+        """The nearest views of each view, (N, k)."""
+        graph: NDArray[np.int32] | None = self._declared("graph")
+        return graph
+
+    @property
+    def regions(self) -> TokenSource | None:
+        """Features of regions of the images."""
+        regions: TokenSource | None = self._declared("regions")
+        return regions
+
+    @property
+    def network(self) -> LiveSource | None:
+        """The frozen network that made the features; None on stored tokens."""
+        network: LiveSource | None = self._declared("network")
+        return network
+
+    @property
+    def model(self) -> Tensor | None:
+        """The class prototypes (K, C) of a model: of the one named, or of the one whose codes the features are."""
+        model: Tensor | None = self._declared("model")
+        return model
+
+
+class Labeller(ABC):
+    """Features -> masks, computed where the tokens lie.
+
+    Args:
+        options: of the part.
+        inputs: what it declared to need.
+    """
+
+    def __init__(self, options: Any, inputs: Inputs) -> None:
+        self.options, self.inputs = options, inputs
+
+    def fit(self) -> dict[str, Any]:
+        """Learn what spans the whole collection (cluster centres, say); return figures for the manifest."""
+        return {}
+
+    @abstractmethod
+    def label(self, views: Sequence[int]) -> list[Masks]:
+        """Return the masks of some views: of the images' size where the part needs images, else of the token grid's."""
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was counted since the last call, for the manifest; counts of blocks are added."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a trainer may start from, on the CPU."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -72,11 +161,15 @@ class TrainedHead:
     warnings: list[str] = field(default_factory=list)
 
 
-class HeadTask(Task, Protocol):
+class Trainer(Task, ABC):
     """A training task that ends in heads; ``steps`` and ``batch`` (views) say how long it trains."""
 
     steps: int
     batch: int
 
+    def __init__(self, options: Any, inputs: Inputs) -> None:
+        self.options, self.inputs = options, inputs
+
+    @abstractmethod
     def finish(self) -> TrainedHead:
         """Choose the result by unsupervised criteria and return it."""

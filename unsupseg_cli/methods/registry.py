@@ -1,102 +1,105 @@
-"""The methods by name; nothing of a method is imported before it is asked for."""
+"""The methods by name: the bundled ones, and those of installed packages (entry points ``unsupseg.methods``).
+
+Nothing of a method is imported before it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib import import_module
-from typing import Any
+from importlib.metadata import EntryPoint, entry_points
 
-from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.methods.declaration import Method, check_method
 
-
-@dataclass(frozen=True)
-class Method:
-    """One system: where its parts are found and what its training needs.
-
-    ``graph`` says that training reads neighbours, ``live`` that it can have the backbone in the loop, and
-    ``continues`` that it can start from the class head of the model that made the features; ``heads`` are the
-    types of feature head that the method's module ``network`` registers.
-    """
-
-    name: str
-    summary: str
-    paper: str
-    package: str
-    pseudolabels: bool = True
-    trains: bool = True
-    graph: bool = False
-    continues: bool = False
-    live: bool = False
-    heads: tuple[str, ...] = ()
-
-    def pseudolabel_config(self) -> Any:
-        """Return the configuration class of ``pseudolabel --method``; raises UsageError without one."""
-        if not self.pseudolabels:
-            raise UsageError(f"Method '{self.name}' makes no pseudo-labels; its first command is `train`.")
-        return import_module(f"{self.package}.config").PseudolabelConfig
-
-    def train_config(self) -> Any:
-        """Return the configuration class of ``train --method``; raises UsageError without one."""
-        if not self.trains:
-            raise UsageError(f"Method '{self.name}' trains no head; its only command is `pseudolabel`.")
-        return import_module(f"{self.package}.config").TrainConfig
-
-    def pseudolabeller(self, config: Any, classes: int, seed: int) -> Any:
-        """Return a `Pseudolabeller`."""
-        return import_module(f"{self.package}.pseudolabel").Pseudolabeller(config, classes, seed)
-
-    def task(self, config: Any, **given: Any) -> Any:
-        """Return a `HeadTask`; ``given`` is source, pseudolabels, classes, seed and device.
-
-        A method with ``graph`` is also given ``neighbours``, (N, k) int32: rows of the source's views; one with
-        ``live`` may be given ``live``, a `LiveSource` of the same views; one with
-        ``continues`` is given ``head``, (K, C): the weight of that class head, or None.
-        """
-        return import_module(f"{self.package}.train").Task(config, **given)
-
-
-METHODS = {
-    method.name: method
-    for method in (
-        Method(
-            name="kmeans",
-            summary="Spherical k-means on frozen patch features: the baseline of every paper",
-            paper="the 'baseline' rows of STEGO and PriMaPs-EM",
-            package="unsupseg_cli.methods.kmeans",
-        ),
-        Method(
-            name="primaps",
-            summary="Principal mask proposals per image, then EM over class prototypes",
-            paper="PriMaPs-EM, Hahn et al., TMLR 2024",
-            package="unsupseg_cli.methods.primaps",
-            live=True,
-            continues=True,
-        ),
-        Method(
-            name="stego",
-            summary="A head that distils feature correspondences within and between images",
-            paper="STEGO, Hamilton et al., ICLR 2022",
-            package="unsupseg_cli.methods.stego",
-            pseudolabels=False,
-            graph=True,
-            live=True,
-            heads=("stego",),
-        ),
-    )
+GROUP = "unsupseg.methods"
+BUNDLED = {
+    "kmeans": "unsupseg_cli.methods.kmeans",
+    "primaps": "unsupseg_cli.methods.primaps",
+    "stego": "unsupseg_cli.methods.stego",
 }
+"""The package of each method, whose ``METHOD`` is its declaration."""
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, the bundled ones first."""
+    return [*BUNDLED, *sorted(_plugins().keys() - BUNDLED.keys())]
 
 
 def get_method(name: str) -> Method:
-    """Return a method; raises UsageError with a suggestion for an unknown name."""
-    if name not in METHODS:
-        raise UsageError(f"Unknown method '{name}'{did_you_mean(name, METHODS)}")
-    return METHODS[name]
+    """Return a method.
+
+    Raises:
+        UsageError: there is none of this name; the message has a suggestion.
+        UnsupsegError: it comes from a package that cannot be imported, or that declares no method.
+    """
+    if name in BUNDLED:
+        method: Method = import_module(BUNDLED[name]).METHOD
+        return method
+    if name not in _plugins():
+        raise UsageError(f"Unknown method '{name}'{did_you_mean(name, method_names())}")
+    entry, *others = _plugins()[name]
+    if others:
+        packages = " and ".join(_package(one) for one in (entry, *others))
+        raise UnsupsegError(f"The method '{name}' comes from {packages}: uninstall all but one of them.")
+    try:
+        method = check_method(entry.load(), name)
+    except Exception as error:  # a foreign package may fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UnsupsegError(
+            f"The method '{name}' of the package {_package(entry)} cannot be used ({entry.value}: {reason}); mend the "
+            f"package, or uninstall it."
+        ) from error
+    return method.of_package(*_distribution(entry))
+
+
+def usable_methods() -> Iterator[Method]:
+    """Yield every method that can be imported."""
+    for name in method_names():
+        try:
+            yield get_method(name)
+        except UnsupsegError:
+            continue
+
+
+def broken_plugins() -> list[str]:
+    """Return why each plug-in that cannot be used cannot, and which ones a bundled method hides."""
+    problems = []
+    for name, entries in _plugins().items():
+        if name in BUNDLED:
+            packages = " and ".join(map(_package, entries))
+            problems.append(
+                f"The method '{name}' of {packages} is hidden by the bundled method of this name."
+            )
+            continue
+        try:
+            get_method(name)
+        except UnsupsegError as error:
+            problems.append(str(error))
+    return problems
 
 
 def import_heads(types: Iterable[str]) -> None:
     """Import the modules that register these types of head, so that a model with them can be built."""
     for kind in types:
-        for method in METHODS.values():
+        for method in usable_methods():
             if kind in method.heads:
-                import_module(f"{method.package}.network")
+                method.import_head(kind)
+
+
+@cache
+def _plugins() -> dict[str, list[EntryPoint]]:
+    """Return the entry points of installed packages by the name of their method."""
+    plugins: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=GROUP):
+        plugins.setdefault(entry.name, []).append(entry)
+    return plugins
+
+
+def _distribution(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown package", "?")
+
+
+def _package(entry: EntryPoint) -> str:
+    return " ".join(_distribution(entry))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from unsupseg_cli.artifacts.context import REMEMBERED, Context
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.contents.images import REMEMBERED, Context
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.pipeline.recipe import Step
 from unsupseg_cli.pipeline.run import run
@@ -50,10 +50,11 @@ def extrapolate(points: Sequence[tuple[float, float]], work: float) -> float:
 
 
 def _short(step: Step, size: int) -> Step:
-    """Return the step with few optimiser steps, without pictures."""
+    """Return the step with few optimiser steps and epochs, without pictures."""
     config, options = step.config, step.options
     if "sheet" in type(config).model_fields:
         config = config.model_copy(update={"sheet": 0})
-    if options is not None and "steps" in type(options).model_fields:
-        options = options.model_copy(update={"steps": size})
+    if options is not None:
+        fewer = {name: min(size, getattr(options, name)) for name in type(options).marked("length")}
+        options = options.model_copy(update=fewer)
     return replace(step, config=config, options=options)

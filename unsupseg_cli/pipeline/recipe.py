@@ -9,20 +9,28 @@ from typing import Any, TypeVar
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.layers import build_config
-from unsupseg_cli.methods.registry import Method, get_method
-from unsupseg_cli.pipeline.recipe_file import COMMANDS, RecipeFile, StageTable
-from unsupseg_cli.stages.config import PseudolabelConfig, RunConfig
+from unsupseg_cli.core.ports import Port
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
+from unsupseg_cli.methods.registry import get_method
+from unsupseg_cli.pipeline.options import RunConfig
+from unsupseg_cli.pipeline.recipe_file import RecipeFile, StageTable
+from unsupseg_cli.pipeline.stage import Stage, check_reads, ports_of
+from unsupseg_cli.pipeline.table import get_stage, makers
 
 COMMAND_LINE = "command line"
+EVERY_STAGE = "command line, for all stages"
+SETTINGS = "unsupseg.toml"
 T = TypeVar("T")
 
 Defaults = Callable[[str, set[str]], dict[str, Any]]
 """The values that an ``unsupseg.toml`` has for the fields of a command."""
+MethodDefaults = Callable[[str, str, str], dict[str, Any]]
+"""The values that an ``unsupseg.toml`` has for the options of a method, by command, method and part."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage ready to run: options of the command and of the method, and which earlier stage each input is.
+    """A stage ready to run: options of the command and of the method, and which earlier step each input is.
 
     ``layers`` and ``method_layers`` tell where each value came from, the winning layer first.
     """
@@ -30,35 +38,39 @@ class Step:
     id: str
     command: str
     config: Any
-    options: Config | None
+    options: MethodOptions | None
     inputs: Mapping[str, str]
     layers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     method_layers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def stage(self) -> Stage:
+        """The stage of the command."""
+        return get_stage(self.command)
+
+    @property
     def makes(self) -> str:
         """The kind of its artifact."""
-        if self.command == "refine" and "pseudolabels" in self.inputs:
-            return "pseudolabels"
-        return COMMANDS[self.command].makes
+        return self.stage.kind(self.inputs)
 
     @property
     def overridden(self) -> dict[str, Any]:
         """The values of the command line that make it another setting than the recipe's; another seed does not."""
         ignored = type(self.config).execution_fields() - {"dataset", "split"} | {"seed"}
-        found = {k: v for k, v in _changed(self.config, self.layers).items() if k not in ignored}
-        return found if self.options is None else found | _changed(self.options, self.method_layers)
+        changed = {k: v for k, v in _changed(self.config, self.layers).items() if k not in ignored}
+        return changed if self.options is None else changed | _changed(self.options, self.method_layers)
 
 
 def _changed(config: Config, layers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the values that the command line has other than the layers below it, or the default."""
-    found = {}
-    for name in layers.get(COMMAND_LINE, {}):
-        below = [values[name] for layer, values in layers.items() if layer != COMMAND_LINE and name in values]
+    own = (COMMAND_LINE, EVERY_STAGE)
+    changed = {}
+    for name in {name for place in own for name in layers.get(place, {})}:
+        below = [values[name] for place, values in layers.items() if place not in own and name in values]
         before = below[0] if below else type(config).model_fields[name].default
         if str(before) != str(getattr(config, name)):
-            found[name] = getattr(config, name)
-    return found
+            changed[name] = getattr(config, name)
+    return changed
 
 
 @dataclass
@@ -78,31 +90,33 @@ def resolve(
     given: RunConfig | None = None,
     assignments: Mapping[str, Any] | None = None,
     defaults: Defaults | None = None,
+    method_defaults: MethodDefaults | None = None,
 ) -> list[Step]:
     """Return the steps of a recipe with every option settled and checked, as the commands would check it.
 
     Args:
         recipe: the recipe.
-        given: values for every stage that knows them; they win over the recipe.
+        given: values for every stage that reads them; they win over the recipe.
         assignments: ``STAGE.key`` to value, for an option of a stage or of its method; STAGE is an id, or a command
             for all its stages.
-        defaults: gives the values of an ``unsupseg.toml``; the recipe wins over them.
+        defaults: gives the values of an ``unsupseg.toml`` for a command; the recipe wins over them.
+        method_defaults: those for a method.
 
     Raises:
-        UsageError: an option, an input or a method is unknown or does not fit; the message names the stage.
+        UsageError: an option, an input or a method is unknown, does not fit or has no effect; the message names the
+            stage.
     """
-    everywhere = {key: value for key, value in (given or RunConfig()) if value is not None}
+    resolver = _Resolver(recipe, given or RunConfig(), defaults, method_defaults)
     wanted = [_assignment(recipe, name, value) for name, value in (assignments or {}).items()]
-    steps: list[Step] = []
-    for stage in recipe.stages:
-        mine = [one for one in wanted if stage.id in one.stages]
-        steps.append(_resolve(recipe, stage, steps, everywhere, mine, defaults))
-    for one in wanted:
-        if not one.taken:
+    for table in recipe.stages:
+        resolver.add(table, [assignment for assignment in wanted if table.id in assignment.stages])
+    for assignment in wanted:
+        if not assignment.taken:
             raise UsageError(
-                f"Unknown option '{one.key}' of stage '{one.target}' (--set){did_you_mean(one.key, one.known)}"
+                f"Unknown option '{assignment.key}' of stage '{assignment.target}' (--set)"
+                f"{did_you_mean(assignment.key, assignment.known)}"
             )
-    return steps
+    return resolver.steps
 
 
 def select(steps: Sequence[Step], name: str) -> Step:
@@ -126,46 +140,167 @@ def _assignment(recipe: RecipeFile, name: str, value: Any) -> _Assignment:
     return _Assignment(target, key.replace("-", "_"), value, stages)
 
 
-def _resolve(
-    recipe: RecipeFile,
-    stage: StageTable,
-    earlier: Sequence[Step],
-    everywhere: Mapping[str, Any],
-    assignments: Sequence[_Assignment],
-    defaults: Defaults | None,
-) -> Step:
-    command = COMMANDS[stage.command]
-    fields = set(command.config.model_fields)
-    written = dict(stage.options)
-    named = {role: str(written.pop(role)) for role in command.reads if role in written}
-    method = _method(stage, {**written, **{one.key: one.value for one in assignments}}, named, earlier)
-    if method is not None:
-        written.setdefault("method", method.name)
-    inputs = _inputs(stage, method, named, earlier)
-    options_class: type[Config] | None = None
-    if method is not None:
-        make = method.pseudolabel_config if stage.command == "pseudolabel" else method.train_config
-        options_class = _placed(stage, make)
-    method_fields = set(options_class.model_fields) if options_class else set()
-    line, method_line = _share(assignments, fields - set(command.reads), method_fields)
-    line = {**{key: value for key, value in everywhere.items() if key in fields}, **line}
-    layers = {COMMAND_LINE: line, stage.place: written}
-    layers[f"'{recipe.path}', [data]"] = _fitting(recipe.data, fields, line.get("dataset"), None)
-    if defaults is not None:
-        decided = {key: value for layer in reversed(list(layers.values())) for key, value in layer.items()}
-        backbones = [one.config.backbone for one in earlier if one.command == "extract"]
-        backbone = decided.get("backbone", backbones[0] if backbones else None)
-        found = defaults(stage.command, fields | {"dataset", "backbone"})
-        own = fields - set(command.reads)
-        layers["unsupseg.toml"] = _fitting(found, own, decided.get("dataset"), backbone)
-    config = build_config(command.config, layers, prefix=f"{stage.id}.")
-    method_layers = {COMMAND_LINE: method_line, f"{stage.place}, set": stage.set}
-    options = build_config(options_class, method_layers, prefix=f"{stage.id}.set.") if options_class else None
-    if stage.set and options_class is None:
-        raise UsageError(
-            f"{stage.place}: `{stage.command}` has no method, so that 'set' has no meaning here."
+class _Resolver:
+    """The steps settled so far, and what each next one is settled with."""
+
+    def __init__(
+        self,
+        recipe: RecipeFile,
+        given: RunConfig,
+        defaults: Defaults | None,
+        method_defaults: MethodDefaults | None,
+    ) -> None:
+        self.recipe = recipe
+        self.everywhere = {key: value for key, value in given if value is not None}
+        self.defaults, self.method_defaults = defaults, method_defaults
+        self.steps: list[Step] = []
+
+    def add(self, table: StageTable, assignments: Sequence[_Assignment]) -> None:
+        """Settle one more stage."""
+        stage = get_stage(table.command)
+        written = dict(table.options)
+        named = {role: str(written.pop(role)) for role in stage.roles if role in written}
+        line = {assignment.key: assignment.value for assignment in assignments}
+        method = self._method(stage, table, {**written, **line}, named)
+        part = None
+        if method is not None:
+            written.setdefault("method", method.name)
+            part = _placed(table, lambda: _part(stage, method, {**written, **line}))
+        method_fields = set(part.options.model_fields) if part else set()
+        own, of_method = _share(
+            assignments, set(stage.config.model_fields) - stage.roles.keys(), method_fields
         )
-    return Step(stage.id, stage.command, config, options, inputs, layers, method_layers)
+        options, method_layers = self._options(table, method, part, of_method)
+        inputs = self._inputs(table, stage, options, named)
+        layers = self._layers(stage, table, own, written, inputs)
+        config = build_config(
+            stage.config, layers, prefix=f"{table.id}.", shared=(EVERY_STAGE, SETTINGS, _data(self.recipe))
+        )
+        if part is not None:
+            options = build_config(
+                part.options, method_layers, prefix=f"{table.id}.set.", shared=(SETTINGS,), stage=config
+            )
+            _placed(table, lambda: check_reads(stage, config, method, options))
+        elif table.set:
+            raise UsageError(
+                f"{table.place}: `{table.command}` has no method, so that 'set' has no meaning here."
+            )
+        del layers[_WIRED]
+        self.steps.append(Step(table.id, table.command, config, options, inputs, layers, method_layers))
+
+    def _method(
+        self, stage: Stage, table: StageTable, values: Mapping[str, Any], named: Mapping[str, str]
+    ) -> Method | None:
+        """Return the method of a stage: the one written, else that of the pseudo-labels it trains on."""
+        if not stage.uses:
+            return None
+        name = values.get("method", stage.config.model_fields["method"].default)
+        if name is None:
+            labels = [step for step in self.steps if step.makes == "pseudolabels"]
+            chosen = [step for step in labels if step.id == named.get("pseudolabels", step.id)]
+            if not chosen:
+                raise UsageError(f"{table.place}: give a method, or a `pseudolabel` stage before it.")
+            name = _unrefined(chosen[-1], self.steps).config.method
+        return _placed(table, lambda: get_method(str(name)))
+
+    def _options(
+        self, table: StageTable, method: Method | None, part: Part | None, line: dict[str, Any]
+    ) -> tuple[MethodOptions | None, dict[str, dict[str, Any]]]:
+        """Return the options of the part of a method, and the layers they come from."""
+        if method is None or part is None:
+            return None, {}
+        layers = {COMMAND_LINE: line, f"{table.place}, set": table.set}
+        if self.method_defaults is not None:
+            layers[SETTINGS] = self.method_defaults(table.command, method.name, part.name)
+        return build_config(part.options, layers, prefix=f"{table.id}.set.", shared=(SETTINGS,)), layers
+
+    def _layers(
+        self,
+        stage: Stage,
+        table: StageTable,
+        line: dict[str, Any],
+        written: dict[str, Any],
+        inputs: Mapping[str, str],
+    ) -> dict[str, dict[str, Any]]:
+        """Return the values of a stage's own options by the place they come from, the winning one first."""
+        fields = set(stage.config.model_fields)
+        everywhere = {key: value for key, value in self.everywhere.items() if key in fields}
+        layers = {COMMAND_LINE: line, EVERY_STAGE: everywhere, table.place: written}
+        chosen = {**everywhere, **line}.get("dataset")
+        layers[_data(self.recipe)] = _fitting(self.recipe.data, fields, chosen, None)
+        if self.defaults is not None:
+            decided = {
+                key: value for layer in reversed(list(layers.values())) for key, value in layer.items()
+            }
+            backbones = [step.config.backbone for step in self.steps if step.command == "extract"]
+            backbone = decided.get("backbone", backbones[0] if backbones else None)
+            values = self.defaults(table.command, fields | {"dataset", "backbone"})
+            layers[SETTINGS] = _fitting(values, fields - stage.roles.keys(), decided.get("dataset"), backbone)
+        if stage.uses == "trainer" and "pseudolabels" in inputs:
+            labels = _unrefined(select(self.steps, inputs["pseudolabels"]), self.steps)
+            if labels.config.classes is not None:
+                layers[f"stage {labels.id}"] = {"classes": labels.config.classes}
+        layers[_WIRED] = dict(inputs)
+        return layers
+
+    def _inputs(
+        self, table: StageTable, stage: Stage, options: MethodOptions | None, named: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Return the earlier step that each input comes from: the one named, else the last that fits."""
+        ports = ports_of(stage, options)
+        unread = named.keys() - {port.role for port in ports}
+        if unread:
+            role = sorted(unread)[0]
+            raise UsageError(f"{table.place}: its method reads no {role}; leave it out.")
+        wired = {role: self._named(table, role, stage.roles[role], name) for role, name in named.items()}
+        order = {"pseudolabels": 0, "features": 1}
+        for port in sorted(ports, key=lambda port: order.get(port.role, len(order))):
+            alternatives = [other.role for other in ports if port.choice and other.choice == port.choice]
+            if port.role in wired or (
+                alternatives and (wired.keys() & alternatives or alternatives[0] != port.role)
+            ):
+                continue
+            source = self._last(port, wired)
+            if source is not None:
+                wired[port.role] = source
+            elif not port.optional:
+                commands = " or ".join(f"`{name}`" for name in makers(port.kind))
+                raise UsageError(f"{table.place} reads {port.kind}, but no stage before it is {commands}.")
+        return wired
+
+    def _last(self, port: Port, wired: Mapping[str, str]) -> str | None:
+        """Return the last step that fills a port, and fits what is wired already."""
+        steps = [step for step in self.steps if step.makes == port.kind]
+        if port.role == "features" and "pseudolabels" in wired:
+            return _unrefined(select(self.steps, wired["pseudolabels"]), self.steps).inputs["features"]
+        if port.optional:
+            if not port.method or "features" in wired or not steps:
+                return None
+            last = steps[-1]
+            return last.id if _unrefined(last, self.steps).config.method == port.method else None
+        if "features" in wired:
+            same = [step for step in steps if step.inputs.get("features") == wired["features"]]
+            steps = same or steps
+        return steps[-1].id if steps else None
+
+    def _named(self, table: StageTable, role: str, kind: str, name: str) -> str:
+        earlier = [step.id for step in self.steps if step.makes == kind]
+        if name not in earlier:
+            raise UsageError(
+                f"{table.place}: {role} = '{name}' is no earlier stage that makes {kind}{did_you_mean(name, earlier)}"
+            )
+        return name
+
+
+_WIRED = "the stages before"
+
+
+def _data(recipe: RecipeFile) -> str:
+    return f"'{recipe.path}', [data]"
+
+
+def _part(stage: Stage, method: Method, values: Mapping[str, Any]) -> Part:
+    return method.labeller(values.get("part")) if stage.uses == "labeller" else method.require_trainer()
 
 
 def _share(
@@ -174,13 +309,13 @@ def _share(
     """Share out the assignments of a stage: its own options, and those of its method."""
     own: dict[str, Any] = {}
     method: dict[str, Any] = {}
-    for one in assignments:
-        one.known |= fields | method_fields
-        if one.key in fields:
-            own[one.key] = one.value
-        elif one.key in method_fields:
-            method[one.key] = one.value
-        one.taken |= one.key in fields | method_fields
+    for assignment in assignments:
+        assignment.known |= fields | method_fields
+        if assignment.key in fields:
+            own[assignment.key] = assignment.value
+        elif assignment.key in method_fields:
+            method[assignment.key] = assignment.value
+        assignment.taken |= assignment.key in fields | method_fields
     return own, method
 
 
@@ -194,67 +329,12 @@ def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone
     return {key: value for key, value in values.items() if key in fields - dropped}
 
 
-def _method(
-    stage: StageTable, values: Mapping[str, Any], named: Mapping[str, str], earlier: Sequence[Step]
-) -> Method | None:
-    """Return the method of a stage: the one written, else that of the pseudo-labels it trains on."""
-    name = values.get("method")
-    if stage.command == "pseudolabel":
-        name = name or PseudolabelConfig().method
-    elif stage.command == "train" and name is None:
-        labels = [one for one in earlier if one.makes == "pseudolabels"]
-        chosen = [one for one in labels if one.id == named.get("pseudolabels", one.id)]
-        if not chosen:
-            raise UsageError(f"{stage.place}: give a method, or a `pseudolabel` stage before it.")
-        name = _unrefined(chosen[-1], earlier).config.method
-    elif stage.command != "train":
-        return None
-    return _placed(stage, lambda: get_method(str(name)))
-
-
-def _placed(stage: StageTable, action: Callable[[], T]) -> T:
+def _placed(table: StageTable, action: Callable[[], T]) -> T:
     """Call something and say in its error which stage was meant."""
     try:
         return action()
     except UsageError as error:
-        raise UsageError(f"{stage.place}: {error}") from None
-
-
-def _inputs(
-    stage: StageTable, method: Method | None, named: Mapping[str, str], earlier: Sequence[Step]
-) -> dict[str, str]:
-    """Return the earlier stage that each input comes from: the one named, else the last one of its kind."""
-    reads = COMMANDS[stage.command].reads
-    found = {role: _named(stage, role, reads[role], name, earlier) for role, name in named.items()}
-
-    def last(role: str) -> None:
-        if role in found:
-            return
-        made = [one.id for one in earlier if one.makes == reads[role]]
-        if not made:
-            makers = [name for name, one in COMMANDS.items() if one.makes == reads[role]]
-            raise UsageError(f"{stage.place} reads {reads[role]}, but no stage before it is `{makers[0]}`.")
-        found[role] = made[-1]
-
-    if stage.command == "train":
-        assert method is not None
-        labelled = method.pseudolabels and any(one.makes == "pseudolabels" for one in earlier)
-        if "pseudolabels" in found or (labelled and "features" not in found):
-            last("pseudolabels")
-            labels = _unrefined(select(earlier, found["pseudolabels"]), earlier)
-            found.setdefault("features", labels.inputs["features"])
-        last("features")
-        if method.graph:
-            last("graph")
-    elif stage.command == "eval":
-        if "predictions" not in found:
-            last("model")
-    elif stage.command == "refine":
-        if "pseudolabels" not in found:
-            last("predictions")
-    elif stage.command != "extract":
-        last(next(iter(reads)))
-    return found
+        raise UsageError(f"{table.place}: {error}") from None
 
 
 def _unrefined(labels: Step, earlier: Sequence[Step]) -> Step:
@@ -262,12 +342,3 @@ def _unrefined(labels: Step, earlier: Sequence[Step]) -> Step:
     while labels.command == "refine":
         labels = select(earlier, labels.inputs["pseudolabels"])
     return labels
-
-
-def _named(stage: StageTable, role: str, kind: str, name: str, earlier: Sequence[Step]) -> str:
-    makers = [one.id for one in earlier if one.makes == kind]
-    if name not in makers:
-        raise UsageError(
-            f"{stage.place}: {role} = '{name}' is no earlier stage that makes {kind}{did_you_mean(name, makers)}"
-        )
-    return name

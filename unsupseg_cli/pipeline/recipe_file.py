@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,46 +13,10 @@ from pydantic import Field
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.layers import build_config
-from unsupseg_cli.stages.config import (
-    DataConfig,
-    EvalConfig,
-    ExtractConfig,
-    GraphConfig,
-    PredictConfig,
-    PseudolabelConfig,
-    RefineConfig,
-    TrainConfig,
-)
+from unsupseg_cli.core.options import DataConfig
+from unsupseg_cli.pipeline.table import entries
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command as a stage of a recipe: its options, what it makes, and the kind of each input by its name."""
-
-    config: type[Config]
-    makes: str
-    reads: Mapping[str, str]
-
-
-COMMANDS = {
-    "extract": Command(ExtractConfig, "features", {"model": "model"}),
-    "graph": Command(GraphConfig, "graph", {"features": "features"}),
-    "pseudolabel": Command(PseudolabelConfig, "pseudolabels", {"features": "features"}),
-    "train": Command(
-        TrainConfig, "model", {"features": "features", "pseudolabels": "pseudolabels", "graph": "graph"}
-    ),
-    "predict": Command(PredictConfig, "predictions", {"model": "model"}),
-    "refine": Command(
-        RefineConfig, "predictions", {"predictions": "predictions", "pseudolabels": "pseudolabels"}
-    ),
-    "eval": Command(
-        EvalConfig,
-        "evaluation",
-        {"model": "model", "predictions": "predictions", "assignment": "evaluation"},
-    ),
-}
 
 
 class Published(Config):
@@ -157,9 +120,9 @@ def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
     for number, table in enumerate(tables, 1):
         options = {key.replace("-", "_"): value for key, value in table.items()}
         command = str(options.pop("command", ""))
-        if command not in COMMANDS:
+        if command not in entries():
             raise UsageError(
-                f"'{path}', stage {number}: unknown command '{command}'{did_you_mean(command, COMMANDS)}"
+                f"'{path}', stage {number}: unknown command '{command}'{did_you_mean(command, entries())}"
             )
         repeated = sum(stage.command == command for stage in found)
         name = str(options.pop("id", f"{command}-{repeated + 1}" if repeated else command))

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import Context
 from unsupseg_cli.pipeline.recipe import Step, select
 from unsupseg_cli.pipeline.recipe_file import Published
-from unsupseg_cli.stages.evaluate import evaluate
-from unsupseg_cli.stages.extract import extract
-from unsupseg_cli.stages.graph import graph
-from unsupseg_cli.stages.predict import predict
-from unsupseg_cli.stages.pseudolabel import pseudolabel
-from unsupseg_cli.stages.refine import refine
-from unsupseg_cli.stages.refine_masks import refine_masks
-from unsupseg_cli.stages.train import train
-
-_PLAIN: dict[str, Callable[[Any, Context], Artifact]] = {
-    "graph": graph,
-    "predict": predict,
-    "refine": refine,
-    "eval": evaluate,
-}
+from unsupseg_cli.pipeline.stage import perform
 
 
 def run(
@@ -45,7 +31,12 @@ def run(
     for number, (step, forced) in enumerate(with_force(steps, context.force, first), 1):
         name = step.command if step.id == step.command else f"{step.command} ({step.id})"
         context.reporter.info(f"stage {number} of {len(steps)}: {name}")
-        made[step.id] = _run_step(step, made, replace(context, force=forced))
+        inputs = {role: made[source] for role, source in step.inputs.items()}
+        artifact = perform(
+            step.stage, step.config, replace(context, force=forced), options=step.options, inputs=inputs
+        )
+        assert artifact is not None
+        made[step.id] = artifact
     return made
 
 
@@ -53,25 +44,11 @@ def with_force(steps: Sequence[Step], force: bool, first: str | None) -> list[tu
     """Return each step and whether it is to be made again."""
     if first is not None:
         select(steps, first)
-    found = []
+    marked = []
     for step in steps:
         force = force or step.id == first
-        found.append((step, force))
-    return found
-
-
-def _run_step(step: Step, made: Mapping[str, Artifact], context: Context) -> Artifact:
-    inputs = {role: made[source].id for role, source in step.inputs.items()}
-    if step.command == "extract":
-        return extract(step.config, context, model=inputs.get("model"))
-    config = step.config.model_copy(update=inputs)
-    if step.makes == "pseudolabels" and step.command == "refine":
-        return refine_masks(config, context)
-    if step.command == "pseudolabel":
-        return pseudolabel(config, context, options=step.options)
-    if step.command == "train":
-        return train(config, context, options=step.options)
-    return _PLAIN[step.command](config, context)
+        marked.append((step, force))
+    return marked
 
 
 @dataclass(frozen=True)
@@ -96,10 +73,10 @@ def outcomes(steps: Sequence[Step], made: Mapping[str, Artifact], published: Pub
     evaluations = [step for step in steps if step.command == "eval"]
     compared = published.evaluation or (evaluations[-1].id if evaluations else "")
     changed = {f"{step.id}.{key}": value for step in steps for key, value in step.overridden.items()}
-    found = []
+    scored = []
     for step in evaluations:
         summary = made[step.id].manifest.summary
-        found.append(
+        scored.append(
             Outcome(
                 stage=step.id,
                 artifact=made[step.id],
@@ -110,4 +87,4 @@ def outcomes(steps: Sequence[Step], made: Mapping[str, Artifact], published: Pub
                 changed=changed,
             )
         )
-    return found
+    return scored

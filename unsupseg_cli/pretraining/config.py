@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -45,9 +46,24 @@ def architecture(name: str) -> Architecture:
     return dict(ARCHITECTURES[name])
 
 
+_OBJECTIVES = {
+    "contrastive": ("head_dim", "temperature"),
+    "dino": (
+        "prototypes",
+        "bottleneck",
+        "student_temperature",
+        "teacher_temperature",
+        "centering",
+        "center_momentum",
+    ),
+}
+_CLUSTERS = ("cluster_from", "clusters", "cluster_temperature", "cluster_target_temperature")
+
+
 class PretrainConfig(Config):
     """Settings of ``pretrain``. The defaults made the bundled weights (docs/tiny.md)."""
 
+    images: tuple[Path, ...] = execution((), "folder of images; repeat it for more folders")
     arch: str = setting("vit_tiny_conv8", "encoder to train")
     objective: Literal["contrastive", "dino"] = setting("contrastive", "what the encoder learns from")
     start: str | None = setting(
@@ -153,6 +169,24 @@ class PretrainConfig(Config):
     def images_per_step(self) -> int:
         """Images that one step sees: on all devices, in all forward passes."""
         return self.batch * self.accumulate * self.devices
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of the other objective, and of what is left out."""
+        unread: dict[str, str] = {}
+        for objective, names in _OBJECTIVES.items():
+            if objective != self.objective:
+                unread |= dict.fromkeys(names, f"it is read with --objective {objective}")
+        if self.centering != "mean":
+            unread["center_momentum"] = "it is read with --centering mean"
+        if not self.local_crops:
+            unread |= dict.fromkeys(("local_size", "local_scale"), "there are no --local-crops")
+        if not self.cluster_weight:
+            unread |= dict.fromkeys(_CLUSTERS, "--cluster-weight is 0")
+        if self.hours is not None:
+            unread["steps"] = "--hours says how long to train"
+        if self.probe is None:
+            unread["probe_root"] = "there is no --probe"
+        return unread
 
     @model_validator(mode="after")
     def _check(self) -> PretrainConfig:

@@ -1,100 +1,101 @@
-"""graph: features -> the nearest views of every view."""
+"""graph: Features -> the nearest neighbours of every view.
+
+Rows are views: with several crops per image, crops of the same image may be neighbours, as in STEGO.
+"""
 
 from __future__ import annotations
 
-import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.ports import FEATURES
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 
-from unsupseg_cli.artifacts.arrays import RowReader, write_array
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.clustering.neighbours import nearest_neighbours, resolve_engine
-from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import Context, resolve_device
-from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.stages.config import GraphConfig
-
-STAGE_VERSION = 1
-NEIGHBOURS, SIMILARITY = "neighbors", "similarity"
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.draft import Draft
 
 
-def graph(config: GraphConfig, context: Context | None = None) -> Artifact:
-    """Find the nearest views of every view by the cosine of their pooled features.
+class GraphConfig(Config):
+    """Find the nearest neighbours of every view."""
 
-    Rows are views: with several crops per image, crops of the same image may be neighbours, as in STEGO.
-    """
-    context = context or Context()
-    device = resolve_device(config.device)
-    artifact = context.take("features", config.features)
-    features = FeatureSet(artifact)
-    recipe = graph_recipe(config, artifact, device)
-    engine = recipe.config["engine"]
-
-    def work(draft: Draft) -> dict[str, Any]:
-        draft.deterministic = device.type == "cpu"
-        found = nearest_neighbours(
-            features.rows("pooled"),
-            config.neighbors,
-            engine=engine,
-            device=device,
-            reporter=context.reporter,
-        )
-        views, neighbors = found.indices.shape
-        if neighbors < config.neighbors:
-            draft.warnings.append(
-                f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not "
-                f"{config.neighbors}"
-            )
-        for name, values in ((NEIGHBOURS, found.indices), (SIMILARITY, found.similarity)):
-            shutil.rmtree(draft.folder / name, ignore_errors=True)  # of a call that was killed here
-            write_array(draft.folder / name, values)
-        names = np.array(features.views["key"])
-        return {
-            "views": views,
-            "neighbors": neighbors,
-            "engine": engine,
-            "nearest_similarity": float(found.similarity[:, 0].astype(np.float64).mean()),
-            "same_image": float((names[found.indices] == names[:, None]).mean()),
-        }
-
-    result, reused = context.workspace.produce(recipe, work, force=context.force)
-    return context.say(result, reused)
-
-
-def graph_recipe(config: GraphConfig, features: Artifact, device: torch.device) -> Recipe:
-    """Return what decides the graph of some features."""
-    data = features.manifest.data
-    return Recipe(
-        kind="graph",
-        stage="graph",
-        stage_version=STAGE_VERSION,
-        slug=f"{f'{data.dataset}-{data.split}' if data else 'images'}-knn{config.neighbors}",
-        config={
-            **config.result(),
-            "engine": resolve_engine(config.engine, features.manifest.summary["views"]),
-        },
-        inputs=[features.as_input("features")],
-        data=data,
-        execution={"device": str(device)},
-        used_labels=features.manifest.used_labels,
+    device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    features: str | None = execution(None, "Features artifact; default: the last one.")
+    neighbors: int = setting(
+        30, "Neighbours of a view, itself left out.", ge=1, le=10_000, source="STEGO, precompute_knns.py: 30"
+    )
+    engine: Literal["auto", "exact", "faiss"] = setting(
+        "auto", "exact, or faiss for large collections; auto: faiss beyond 100,000 views."
     )
 
 
-def read_neighbours(artifact: Artifact, features: Artifact) -> NDArray[np.int32]:
-    """Return the neighbours (N, k) of a graph for the views of some features.
+def identify(call: Call) -> Identity:
+    """Return what decides the graph of some features."""
+    from unsupseg_cli.clustering.neighbours import resolve_engine
+    from unsupseg_cli.models.device import resolve_device
 
-    Raises:
-        UsageError: the graph was made from other features; the message says which.
-    """
-    used = artifact.input("features")
-    if used is None or used.key != features.manifest.key:
-        made = f"'{used.id}' (key {used.key[:12]})" if used else "no features"
-        raise UsageError(
-            f"The graph '{artifact.id}' was made from {made}, but training reads '{features.id}' (key "
-            f"{features.manifest.key[:12]}); run `unsupseg graph --features {features.id}`."
+    m = call.input("features").manifest
+    source = f"{m.data.dataset}-{m.data.split}" if m.data else "images"
+    engine = resolve_engine(call.config.engine, m.summary["views"])
+    return Identity(
+        kind="graph",
+        stage="graph",
+        stage_version=STAGE.version,
+        slug=f"{source}-knn{call.config.neighbors}",
+        config={**call.config.result(), "engine": engine},
+        inputs=call.described(),
+        data=m.data,
+        execution={"device": str(resolve_device(call.config.device))},
+        used_labels=call.used_labels,
+    )
+
+
+def work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Find the neighbours by the cosine of pooled features."""
+    from unsupseg_cli.clustering.neighbours import nearest_neighbours
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.contents.graph import write_graph
+    from unsupseg_cli.models.device import resolve_device
+
+    device, wanted = resolve_device(call.config.device), call.config.neighbors
+    draft.deterministic = device.type == "cpu"
+    features = FeatureSet(call.input("features"))
+    graph = nearest_neighbours(
+        features.rows("pooled"),
+        wanted,
+        engine=call.config.engine,
+        device=device,
+        reporter=call.context.reporter,
+    )
+    views, neighbors = graph.indices.shape
+    if neighbors < wanted:
+        draft.warnings.append(
+            f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not {wanted}"
         )
-    reader = RowReader(artifact.path / NEIGHBOURS)
-    return reader.rows(0, len(reader)).astype(np.int32, copy=False)
+    write_graph(draft.folder, graph)
+    return {
+        "views": views,
+        "neighbors": neighbors,
+        "engine": graph.engine,
+        "nearest_similarity": float(graph.similarity[:, 0].astype("float64").mean()),
+        "same_image": features.share_of_same_image(graph.indices),
+    }
+
+
+def foresee(call: Call) -> Foreseen:
+    """Return the bytes of the two arrays."""
+    views = int(call.input("features").manifest.summary["views"])
+    pair = 4 + 2  # int32 and float16
+    return Foreseen(bytes=views * min(call.config.neighbors, views - 1) * pair)
+
+
+STAGE = Stage(
+    name="graph",
+    config=GraphConfig,
+    makes="graph",
+    version=1,
+    identify=identify,
+    work=work,
+    ports=(FEATURES,),
+    foresee=foresee,
+)

@@ -1,278 +1,189 @@
-"""predict: a model and images -> label maps at original size, and pictures of them."""
+"""predict: A model and images -> label maps and pictures."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
+from unsupseg_cli.core.ports import MODEL
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
-from unsupseg_cli.artifacts.arrays import write_array
-from unsupseg_cli.artifacts.files import write_json
-from unsupseg_cli.artifacts.manifest import DataSource, Manifest
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.contents.images import (
-    Context,
-    describe_images,
-    open_data,
-    open_paths,
-    resolve_device,
-    resolve_workers,
-    same_images,
-)
-from unsupseg_cli.contents.model import OpenModel, class_index, open_model
-from unsupseg_cli.contents.model_file import take_model
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.datasets import Dataset, open_dataset
-from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID
-from unsupseg_cli.inference.segment import Segmented, segment_items
-from unsupseg_cli.report.overlay import blend, legend
-from unsupseg_cli.report.palette import paletted
-from unsupseg_cli.stages.config import PredictConfig
-
-STAGE_VERSION = 1
-CLASSES = "classes.json"
-_NAMED = "images"
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.model import OpenModel
+    from unsupseg_cli.data.datasets import Dataset
+    from unsupseg_cli.data.geometry import Geometry
 
 
-def predict(
-    config: PredictConfig,
-    context: Context | None = None,
-    *,
-    images: Sequence[Path] = (),
-    out: Path | None = None,
-) -> Artifact:
-    """Segment every image whole, at its original size; with ``out`` the files are also copied there.
+class PredictConfig(DataConfig, BatchConfig):
+    """Segment images with a model: whole image, original size, any aspect ratio."""
 
-    ``images`` are files or folders to take instead of a data set.
+    images: tuple[Path, ...] = execution(
+        (), "Images or folders; or name a data set with --dataset.", argument=True
+    )
+    model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
+    out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
+    weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
+    size: int | None = setting(
+        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0
+    )
+    flip: bool = setting(False, "Average the image with its mirror image.")
+    tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
+    overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
+    keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
+    overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
+    only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
+    precision: Precision = setting("auto", "Arithmetic of the backbone.")
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of a data set where images are named."""
+        if not self.images:
+            return {}
+        return dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
+
+
+def identify(call: Call) -> Identity:
+    """Return what decides the predictions; where images were named, the manifest remembers which."""
+    from unsupseg_cli.contents.images import identify_images
+    from unsupseg_cli.contents.predictions import NAMED
+    from unsupseg_cli.models.backbone import resolve_precision
+    from unsupseg_cli.models.device import resolve_device
+
+    config, model, device = call.config, call.input("model"), resolve_device(call.config.device)
+    data = identify_images(_dataset(call), call.context)
+    if not call.context.read_only:
+        _only(call)  # a class that is not there is said before any work
+    named = {NAMED: [str(Path.cwd() / path) for path in config.images]} if config.images else {}
+    return Identity(
+        kind="predictions",
+        stage="predict",
+        stage_version=STAGE.version,
+        slug=f"{data.dataset}-{data.split}-{model.manifest.config['method']}",
+        config={
+            **config.result(),
+            "size": _geometry(call).size,
+            "precision": resolve_precision(config.precision, device),
+        },
+        inputs=call.described(),
+        data=data,
+        execution={"device": str(device), **named},
+        used_labels=call.used_labels,
+    )
+
+
+def work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Segment every image whole, at its original size; each finished image survives a kill.
 
     The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
     ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; with ``keep=scores``
     also log-probabilities at the working resolution.
     """
-    context = context or Context()
-    device = resolve_device(config.device)
-    artifact = take_model(config.model, context)
-    dataset = open_paths(images) if images else predict_dataset(config, artifact, context)
-    model = open_model(artifact, context, device, weights=config.weights, precision=config.precision)
-    only = None if config.only is None else class_index(config.only, model.file.classes)
-    geometry = predict_geometry(config, model.geometry)
-    precision = model.segmenter.backbone.precision
-    data = describe_images(dataset, context)
-    recipe = predict_recipe(config, data, artifact, geometry, precision, device, images)
+    from unsupseg_cli.contents.predictions import PredictionWriter
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.segment import segment_items
+    from unsupseg_cli.models.device import resolve_device
 
-    def work(draft: Draft) -> dict[str, Any]:
-        draft.deterministic = device.type == "cpu"
-        return _predict(draft, config, context, model, dataset, geometry, only)
-
-    result, reused = context.workspace.produce(recipe, work, force=context.force)
-    if out is not None:
-        _copy_pictures(result, out)
-    return context.say(result, reused)
-
-
-def predict_dataset(config: PredictConfig, model: Artifact, context: Context) -> Dataset:
-    """Return the images of a call: those of the model's own data set where none are named."""
-    config = _with_dataset(config, model)
-    return open_data(config, context, default_split=_default_split(config, model))
-
-
-def predict_geometry(config: PredictConfig, trained: Geometry) -> Geometry:
-    """Return the geometry of a call: whole images, at the size the model was trained with unless one is given."""
-    size = trained.size if config.size is None else (config.size or None)
-    return Geometry(kind="native", size=size, filter=trained.filter)
-
-
-def predict_recipe(
-    config: PredictConfig,
-    data: DataSource,
-    model: Artifact,
-    geometry: Geometry,
-    precision: str,
-    device: torch.device,
-    images: Sequence[Path] = (),
-) -> Recipe:
-    """Return what decides the predictions of a model; where ``images`` were named, they are remembered."""
-    return Recipe(
-        kind="predictions",
-        stage="predict",
-        stage_version=STAGE_VERSION,
-        slug=f"{data.dataset}-{data.split}-{model.manifest.config['method']}",
-        config={**config.result(), "size": geometry.size, "precision": precision},
-        inputs=[model.as_input("model")],
-        data=data,
-        execution={
-            "device": str(device),
-            **({_NAMED: [str(Path.cwd() / one) for one in images]} if images else {}),
-        },
-        used_labels=model.manifest.used_labels,
-    )
-
-
-def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
-    """Return the image file of each key of predictions.
-
-    Raises:
-        UsageError: the images are gone or are others by now.
-    """
-    m = predictions.manifest
-    assert m.data is not None
-    again = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
-    try:
-        dataset = _predicted_dataset(m)
-    except UsageError as error:
-        raise UsageError(f"{error} {again}") from None
-    keys = set(m.summary["keys"])
-    dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
-    if describe_images(dataset, context).fingerprint != m.data.fingerprint:
-        raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {again}")
-    return {item.key: item.image for item in dataset.items}
-
-
-def named_images(predictions: Manifest) -> dict[str, list[str]]:
-    """Return the files and folders that were given to `predict` one by one, under the name they are kept by."""
-    return {_NAMED: predictions.execution[_NAMED]} if _NAMED in predictions.execution else {}
-
-
-def _predicted_dataset(predictions: Manifest) -> Dataset:
-    if named := named_images(predictions):
-        return open_paths([Path(one) for one in named[_NAMED]])
-    assert predictions.data is not None
-    again = same_images(predictions.data)
-    return open_dataset(again["dataset"], root=again["root"], split=predictions.data.split)
-
-
-def _with_dataset(config: PredictConfig, model: Artifact) -> PredictConfig:
-    """Take the data set of the model where none is named."""
-    data = model.manifest.data
-    if config.dataset is not None or data is None:
-        return config
-    return config.model_copy(update=same_images(data))
-
-
-def _default_split(config: PredictConfig, model: Artifact) -> str | None:
-    """Predict on the validation split of the model's own data set, unless another split is named."""
-    data = model.manifest.data
-    return "val" if data and data.split == "train" else None
-
-
-def _predict(
-    draft: Draft,
-    config: PredictConfig,
-    context: Context,
-    model: OpenModel,
-    dataset: Dataset,
-    geometry: Geometry,
-    only: int | None,
-) -> dict[str, Any]:
-    skipped: dict[str, str] = {}
-    colors = np.array([entry.color for entry in model.file.classes], np.uint8)
-    names = [entry.name for entry in model.file.classes]
-    write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in model.file.classes])
-    write = picture_writer(draft.folder, draft.folder, only, config.overlay)
-    todo = [item for item in dataset.items if not draft.is_done(_part(item.key))]
-    for item in dataset.items:
-        if draft.is_done(_part(item.key)) and (reason := draft.note(_part(item.key))):
-            skipped[item.key] = reason
+    config, model, dataset = call.config, _model(call), _dataset(call)
+    draft.deterministic = resolve_device(config.device).type == "cpu"
+    writer = PredictionWriter(draft, model.file.classes, dataset, _only(call), config.overlay)
     segmented = segment_items(
         model.segmenter,
-        todo,
-        geometry,
-        context.reporter,
+        writer.todo(),
+        _geometry(call),
+        call.context.reporter,
         flip=config.flip,
         workers=resolve_workers(config.workers),
+        batch=config.batch_size,
         tile=config.tile,
         overlap=config.overlap,
         strict=config.strict,
-        skipped=skipped,
+        skipped=writer.skipped,
         description="predict",
     )
-    for one in segmented:
-        labels = one.labels(one.height, one.width)
-        write_ids(draft.folder, one.item.key, labels)
-        if config.keep == "scores":
-            write_array(draft.folder / "scores" / one.item.key, _scores(one))
-        write(one.item.key, read_image(one.item.image), labels)
-        draft.finish(_part(one.item.key))
-    done = len(dataset.items) - len(skipped)
-    if not done:
-        reason = next(iter(skipped.values()), "there are none")
-        raise UnsupsegError(f"No image of '{dataset.root}' is readable; the first reason: {reason}")
-    if skipped:
-        draft.warnings.append(f"{len(skipped)} unreadable images were skipped; the manifest lists them")
-    legend(names, colors).save(draft.folder / "legend.png")
-    return {"images": done, "classes": len(names), "skipped": skipped, "keys": [i.key for i in dataset.items]}
+    for image in segmented:
+        scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
+        writer.write(image.item, image.labels(image.height, image.width), scores)
+    return writer.close()
 
 
-def _part(key: str) -> str:
-    return "image-" + key.replace("/", "%2F")
+def foresee(call: Call) -> Foreseen:
+    """Return the bytes of the log-probabilities, where they are kept."""
+    from unsupseg_cli.contents.model import class_count, features_of
+    from unsupseg_cli.inference.extraction import lay_out_views
+
+    config, model = call.config, call.input("model")
+    if config.keep != "scores":
+        return Foreseen()
+    patch = features_of(model, call.context).manifest.summary["patch_size"]
+    views = lay_out_views(_dataset(call), _geometry(call), patch, config.strict).views
+    pixels = sum(view.height * view.width for _, view in views)
+    return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
 
 
-def _scores(one: Segmented) -> NDArray[np.float16]:
-    log_probs = one.log_probs(one.view.height, one.view.width)
-    return log_probs.numpy().astype(np.float16)
+def finish(call: Call, predictions: Artifact) -> None:
+    """Copy the readable files into the folder of the user, where one is named."""
+    from unsupseg_cli.contents.predictions import copy_pictures
+
+    if call.config.out is not None:
+        copy_pictures(predictions, call.config.out)
 
 
-def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
-    """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
-    path = folder / "ids" / f"{key}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if labels.max(initial=0) < 255:
-        image = Image.fromarray(np.where(labels == VOID, 255, labels).astype(np.uint8))
-    else:
-        image = Image.fromarray(np.where(labels == VOID, 65535, labels).astype(np.uint16))
-    image.save(path)
+@once
+def _dataset(call: Call) -> Dataset:
+    """Return the images of a call: those named, else those of the model's own data set."""
+    from unsupseg_cli.contents.images import open_data, open_paths, same_images
+
+    config, data = call.config, call.input("model").manifest.data
+    if config.images:
+        return open_paths(config.images)
+    if config.dataset is None and data is not None:
+        config = config.model_copy(update=same_images(data))
+    return open_data(config, call.context, default_split="val" if data and data.split == "train" else None)
 
 
-def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
-    """Read what `write_ids` wrote, (H, W) with VOID = -1."""
-    with Image.open(folder / "ids" / f"{key}.png") as image:
-        raw = np.array(image)
-    void = 255 if raw.dtype == np.uint8 else 65535
-    return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
+def _geometry(call: Call) -> Geometry:
+    from unsupseg_cli.contents.model import model_geometry
+    from unsupseg_cli.inference.segment import whole_images
+
+    return whole_images(model_geometry(call.input("model"), call.context), call.config.size)
 
 
-PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
+@once
+def _model(call: Call) -> OpenModel:
+    from unsupseg_cli.contents.model import open_model
+    from unsupseg_cli.models.device import resolve_device
+
+    config = call.config
+    return open_model(
+        call.input("model"),
+        call.context,
+        resolve_device(config.device),
+        weights=config.weights,
+        precision=config.precision,
+    )
 
 
-def picture_writer(
-    source: Path, target: Path, only: int | None = None, overlays: bool | None = None
-) -> PictureWriter:
-    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures to ``target``.
+@once
+def _only(call: Call) -> int | None:
+    """Return the number of the class that the pictures show alone."""
+    from unsupseg_cli.contents.model import class_index, read_model
 
-    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
-    """
-    entries = json.loads((source / CLASSES).read_text(encoding="utf-8"))
-    colors = np.array([entry["color"] for entry in entries], np.uint8)
-    with_overlay = (source / "overlay").exists() if overlays is None else overlays
-
-    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> None:
-        shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
-        path = target / "color" / f"{key}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        paletted(shown, colors).save(path)
-        if with_overlay:
-            picture = target / "overlay" / f"{key}.jpg"
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
-
-    return write
+    only = call.config.only
+    return None if only is None else class_index(only, read_model(call.input("model"))[0].classes)
 
 
-def _copy_pictures(artifact: Artifact, out: Path) -> None:
-    """Copy the readable files of predictions into a folder of the user's."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("ids", "color", "overlay"):
-        if (artifact.path / name).exists():
-            shutil.copytree(artifact.path / name, out / name, dirs_exist_ok=True)
-    for name in ("legend.png", CLASSES):
-        shutil.copy2(artifact.path / name, out / name)
+STAGE = Stage(
+    name="predict",
+    config=PredictConfig,
+    makes="predictions",
+    version=1,
+    identify=identify,
+    work=work,
+    ports=(MODEL,),
+    foresee=foresee,
+    finish=finish,
+)

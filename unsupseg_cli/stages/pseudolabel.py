@@ -1,77 +1,147 @@
-"""pseudolabel: features (and images) -> pseudo-masks by a method."""
+"""pseudolabel: Features -> pseudo-masks."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from safetensors.torch import save_file
-
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import Context, resolve_device
-from unsupseg_cli.contents.masks import STATE, MaskWriter, draw_masks
-from unsupseg_cli.contents.spaces import default_classes
-from unsupseg_cli.contents.views import ViewImages
-from unsupseg_cli.core.config import Config
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.registry import get_method
-from unsupseg_cli.stages.config import PseudolabelConfig
-from unsupseg_cli.training.tokens import DeviceSource
+from unsupseg_cli.core.options import DeviceConfig
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
-STAGE_VERSION = 4
-
-
-def pseudolabel(
-    config: PseudolabelConfig, context: Context | None = None, *, options: Config | None = None
-) -> Artifact:
-    """Make pseudo-masks of every view; ``options`` is the method's own configuration."""
-    context = context or Context()
-    method = get_method(config.method)
-    options = options or method.pseudolabel_config()()
-    artifact = context.take("features", config.features)
-    features = FeatureSet(artifact)
-    classes = config.classes or default_classes(artifact)
-    cells = int(features.grids.prod(1).sum())
-    if classes > cells:
-        raise UsageError(
-            f"--classes {classes} is more than the {cells} patches of the features '{artifact.id}'; ask for fewer."
-        )
-    recipe = pseudolabel_recipe(config, artifact, options)
-
-    def work(draft: Draft) -> dict[str, Any]:
-        device = resolve_device(config.device)
-        draft.deterministic = device.type == "cpu"
-        source = DeviceSource(features, device)
-        labeller = method.pseudolabeller(options, classes, config.seed)
-        images = ViewImages(features, context, config.workers) if labeller.needs_images else None
-        figures = labeller.fit(source, context.reporter)
-        save_file(labeller.state(), draft.folder / STATE)
-        writer = MaskWriter(
-            draft, features, images.sizes if images else features.grids, config.keep == "soft"
-        )
-        for block, views in writer.todo(context):
-            masks = labeller.label(source.tokens(views), images(views) if images else None)
-            writer.write(block, views, masks, labeller.figures())
-        summary = writer.close()
-        draw_masks(draft.folder, features, config.sheet, context)
-        return {**figures, **summary}
-
-    result, reused = context.workspace.produce(recipe, work, force=context.force)
-    return context.say(result, reused)
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
 
 
-def pseudolabel_recipe(config: PseudolabelConfig, features: Artifact, options: Config) -> Recipe:
-    """Return what decides the pseudo-labels of some features."""
-    m = features.manifest
-    classes = config.classes or default_classes(features)
-    return Recipe(
+class PseudolabelConfig(DeviceConfig):
+    """Make pseudo-masks from features, by a method."""
+
+    features: str | None = execution(None, "Features artifact; default: the last one.")
+    graph: str | None = execution(None, "Graph artifact, for a method that reads one; default: the last one.")
+    regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
+    pseudolabels: str | None = execution(None, "Earlier pseudo-labels, for a method that reads them.")
+    model: str | None = execution(None, "Model artifact, for a method that reads one.")
+    method: str = setting("kmeans", "Method (`unsupseg methods list`).")
+    part: str | None = setting(None, "Part of a method that has several.")
+    classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
+    keep: Literal["labels", "soft"] = setting("labels", "`soft` also stores soft masks, for `refine`.")
+    sheet: int = execution(12, "Views on the picture sheet.", ge=0)
+    seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+
+def identify(call: Call) -> Identity:
+    """Return what decides the pseudo-labels: the options, and of classes and seed what the method reads."""
+    from unsupseg_cli.models.device import resolve_device
+
+    config, data = call.config, call.input("features").manifest.data
+    assert call.method is not None
+    assert call.options is not None
+    told = _told(call)
+    return Identity(
         kind="pseudolabels",
         stage="pseudolabel",
-        stage_version=STAGE_VERSION,
-        slug=f"{m.data.dataset if m.data else 'images'}-{config.method}{classes}",
-        config={**config.result(), "classes": classes, "options": options.result()},
-        inputs=[features.as_input("features")],
+        stage_version=STAGE.version,
+        slug=f"{data.dataset if data else 'images'}-{config.method}{told.get('classes', '')}",
+        config={
+            "method": config.method,
+            "method_version": call.method.version,
+            "part": call.part.name,
+            "keep": config.keep,
+            "options": call.options.result(),
+            **told,
+        },
+        inputs=call.described(),
+        data=data,
         execution={"device": str(resolve_device(config.device))},
-        data=m.data,
-        used_labels=m.used_labels,
+        used_labels=call.used_labels,
     )
+
+
+@once
+def _told(call: Call) -> dict[str, Any]:
+    """Return the number of classes and the seed, as far as the method reads them."""
+    from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.contents.images import default_classes
+
+    told: dict[str, Any] = {}
+    features = call.input("features")
+    if "classes" in call.needs.identity:
+        told["classes"] = call.config.classes or default_classes(features)
+        cells = int(foreseen_grids(features).prod(1).sum())
+        if told["classes"] > cells:
+            raise UsageError(
+                f"--classes {told['classes']} is more than the {cells} patches of the features '{features.id}'; ask "
+                "for fewer."
+            )
+    if "seed" in call.needs.identity:
+        told["seed"] = call.config.seed
+    return told
+
+
+def work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Fit the labeller, then label block by block; finished blocks survive a kill."""
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.contents.masks import MaskWriter, draw_masks, write_state
+    from unsupseg_cli.contents.method_inputs import open_inputs
+    from unsupseg_cli.models.device import resolve_device
+
+    config, needs, device = call.config, call.needs, resolve_device(call.config.device)
+    draft.deterministic = device.type == "cpu"
+    features = FeatureSet(call.input("features"))
+    inputs = open_inputs(call.inputs, needs, call.context, device, workers=config.workers, **_told(call))
+    labeller = call.part.load()(call.options, inputs)
+    figures = labeller.fit()
+    write_state(draft.folder, labeller.state())
+    sizes = features.sizes if needs.images else features.grids
+    writer = MaskWriter(draft, features, sizes, config.keep == "soft")
+    for block, views in writer.todo(call.context):
+        writer.write(block, views, labeller.label(views), labeller.figures())
+    summary = writer.close()
+    draw_masks(draft.folder, features, config.sheet, call.context)
+    return {**figures, **summary}
+
+
+def finish(call: Call, labels: Artifact) -> None:
+    """Say which options the method did not read, and remember the number of classes for `train`."""
+    from unsupseg_cli.artifacts.context import ASKED
+
+    config, context = call.config, call.context
+    unread = [
+        name
+        for name in ("classes", "seed")
+        if name not in call.needs.identity
+        and getattr(config, name) != PseudolabelConfig.model_fields[name].default
+    ]
+    if not unread:
+        return
+    options = " and ".join(f"--{name}" for name in unread)
+    context.reporter.info(f"method '{config.method}' reads no {options} here: '{labels.id}' serves them all")
+    if "classes" in unread:
+        asked = {**context.remembered(ASKED), labels.id: {"classes": config.classes}}
+        context.remember(ASKED, asked)
+        context.reporter.info(f"`train` on it makes {config.classes} classes, unless told otherwise")
+
+
+def foresee(call: Call) -> Foreseen:
+    """Return the bytes of the label maps, by cell or by pixel."""
+    from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.contents.masks import label_bytes
+
+    features = call.input("features")
+    scale = int(features.manifest.summary["patch_size"]) if call.needs.images else 1
+    return Foreseen(bytes=label_bytes(foreseen_grids(features) * scale))
+
+
+STAGE = Stage(
+    name="pseudolabel",
+    config=PseudolabelConfig,
+    makes="pseudolabels",
+    version=5,
+    identify=identify,
+    work=work,
+    uses="labeller",
+    foresee=foresee,
+    finish=finish,
+)

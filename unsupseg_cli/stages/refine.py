@@ -1,145 +1,198 @@
-"""refine: predictions with scores -> predictions refined by a dense CRF."""
+"""refine: Predictions or pseudo-labels -> the same, refined by a dense CRF."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.ports import Port
+from unsupseg_cli.crf.config import CRFConfig
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 
-from unsupseg_cli.artifacts.arrays import RowReader
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.contents.images import Context, resolve_device, resolve_workers
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.crf import CRFConfig, refine_batch
-from unsupseg_cli.data.images import read_image
-from unsupseg_cli.stages.config import RefineConfig
-from unsupseg_cli.stages.predict import (
-    CLASSES,
-    named_images,
-    picture_writer,
-    predicted_images,
-    read_ids,
-    write_ids,
-)
-
-STAGE_VERSION = 3
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
 
 
-def refine(config: RefineConfig, context: Context | None = None) -> Artifact:
-    """Refine label maps with the image they belong to.
+class RefineConfig(CRFConfig):
+    """Refine predictions, or soft pseudo-labels, with a dense CRF."""
 
-    Raises:
-        UsageError: the predictions have no scores and no ``label_confidence`` is given.
-    """
-    context = context or Context()
-    predictions = context.take("predictions", config.predictions)
-    scored = has_scores(predictions)
-    if not scored and config.label_confidence is None:
+    predictions: str | None = execution(None, "Predictions with --keep scores; default: the last ones.")
+    pseudolabels: str | None = execution(None, "Refine these pseudo-labels (--keep soft) instead.")
+    label_confidence: float | None = setting(
+        None, "Take hard labels, each with this probability.", gt=0, lt=1
+    )
+    workers: int | None = execution(None, "Images at a time; default: the cores, at most 8.", ge=0)
+    device: str = execution("cpu", "cpu, or a GPU for the engines torch and exact (not measured there yet).")
+    sheet: int = execution(12, "Views on the picture sheet of pseudo-labels.", ge=0)
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of pseudo-labels where predictions are refined."""
+        return {} if self.pseudolabels is not None else {"sheet": "predictions have no sheet"}
+
+    def crf(self) -> CRFConfig:
+        """Return the CRF's own options, with the engine settled."""
+        fields = {name: getattr(self, name) for name in CRFConfig.model_fields}
+        return CRFConfig(**fields).resolved()
+
+
+def identify(call: Call) -> Identity:
+    """Return what decides the refined artifact, of predictions or of pseudo-labels."""
+    config, refined = call.config, _refined(call)
+    m, soft = refined.manifest, _is_soft(refined)
+    if soft and config.label_confidence is not None:
         raise UsageError(
-            f"The predictions '{predictions.id}' are hard labels; a CRF needs soft scores. Predict again with "
-            "--keep scores, or say how far to trust the labels with --label-confidence 0.9."
+            f"'{refined.id}' keeps soft scores, so that --label-confidence has no effect; leave it out."
         )
-    crf = config.crf()
-    recipe = refine_recipe(config, predictions)
+    if not soft and config.label_confidence is None:
+        raise UsageError(_HARD[m.kind].format(id=refined.id))
+    decided: dict[str, Any] = {**config.crf().result(), "label_confidence": config.label_confidence}
+    inputs = call.described()
+    if m.kind == "pseudolabels":
+        decided = {**m.config, "crf": config.crf().result(), "label_confidence": config.label_confidence}
+        inputs.append(_features(call).as_input("features"))
+        execution = {}
+    else:
+        from unsupseg_cli.contents.predictions import named_images
 
-    def work(draft: Draft) -> dict[str, Any]:
-        summary = predictions.manifest.summary
-        files = predicted_images(predictions, context)
-        todo = [
-            key for key in summary["keys"] if key not in summary["skipped"] and not draft.is_done(_part(key))
-        ]
-        workers, device = resolve_workers(config.workers), resolve_device(config.device)
-        tracked = context.reporter.track(todo, "refine", total=len(todo))
-        write = picture_writer(predictions.path, draft.folder)
-        for keys in chunks(tracked, workers):
-            images = [read_image(files[key]) for key in keys]
-            scores = [_scores(predictions, key, config.label_confidence, summary["classes"]) for key in keys]
-            for key, image, labels in zip(
-                keys, images, refine_labels(scores, images, crf, workers, device), strict=True
-            ):
-                write_ids(draft.folder, key, labels)
-                write(key, image, labels)
-                draft.finish(_part(key))
-        for name in ("legend.png", CLASSES):
-            shutil.copy2(predictions.path / name, draft.folder / name)
-        return {name: summary[name] for name in ("images", "classes", "skipped", "keys")}
-
-    result, reused = context.workspace.produce(recipe, work, force=context.force)
-    return context.say(result, reused)
-
-
-def refine_recipe(config: RefineConfig, predictions: Artifact) -> Recipe:
-    """Return what decides the refined predictions."""
-    confidence = None if has_scores(predictions) else config.label_confidence
-    return Recipe(
-        kind="predictions",
+        execution = {"device": config.device, **named_images(m)}
+    return Identity(
+        kind=m.kind,
         stage="refine",
-        stage_version=STAGE_VERSION,
-        slug=f"{predictions.id.rsplit('-', 1)[0]}-crf",
-        config={**config.crf().result(), "label_confidence": confidence},
-        inputs=[predictions.as_input("predictions")],
-        data=predictions.manifest.data,
-        execution={"device": config.device, **named_images(predictions.manifest)},
-        used_labels=predictions.manifest.used_labels,
+        stage_version=STAGE.version,
+        slug=f"{refined.id.rsplit('-', 1)[0]}-crf",
+        config=decided,
+        inputs=inputs,
+        data=m.data,
+        execution=execution,
+        used_labels=call.used_labels,
     )
 
 
-def has_scores(predictions: Artifact) -> bool:
-    """Tell whether predictions keep soft scores beside their labels."""
-    return bool(predictions.manifest.config.get("keep") == "scores")
+def work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Refine label maps, or the masks of every view, with the pixels they belong to."""
+    if _refined(call).manifest.kind == "predictions":
+        return _refine_predictions(call, draft)
+    return _refine_masks(call, draft)
 
 
-def refine_labels(
-    log_probs: list[Tensor],
-    images: list[NDArray[np.uint8]],
-    config: CRFConfig,
-    workers: int,
-    device: torch.device | None = None,
-) -> list[NDArray[np.int16]]:
-    """Return the classes (H, W) of images (H, W, 3) after the CRF, from log-probabilities (K, h, w) float16."""
-    scores = [one.to(device).float() for one in log_probs]
-    refined = refine_batch(scores, images, config, max(1, workers))
-    return [one.argmax(0).to(torch.int16).numpy() for one in refined]
+def foresee(call: Call) -> Foreseen:
+    """Return the bytes of the label maps of refined pseudo-labels, which have the views' size."""
+    if _refined(call).manifest.kind == "predictions":
+        return Foreseen()
+    from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.contents.masks import label_bytes
+
+    features = _features(call)
+    return Foreseen(
+        bytes=label_bytes(foreseen_grids(features) * int(features.manifest.summary["patch_size"]))
+    )
 
 
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of up to ``size`` items (at least one)."""
-    iterator = iter(items)
-    while part := list(islice(iterator, max(1, size))):
-        yield part
+def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
+    from unsupseg_cli.contents.predictions import (
+        CLASSES,
+        ScoreReader,
+        image_part,
+        picture_writer,
+        predicted_images,
+        write_ids,
+    )
+    from unsupseg_cli.data.images import read_image
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.refinement import chunks, refine_labels
+    from unsupseg_cli.models.device import resolve_device
+
+    config, predictions = call.config, _refined(call)
+    summary, files = predictions.manifest.summary, predicted_images(predictions, call.context)
+    workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
+    scores = ScoreReader(predictions, config.label_confidence)
+    keys = [key for key in summary["keys"] if key not in summary["skipped"]]
+    todo = [key for key in keys if not draft.is_done(image_part(key))]
+    tracked = call.context.reporter.track(todo, "refine", total=len(todo))
+    write = picture_writer(predictions.path, draft.folder)
+    for part in chunks(tracked, workers):
+        images = [read_image(files[key]) for key in part]
+        refined = refine_labels([scores(key) for key in part], images, crf, workers, device)
+        for key, image, labels in zip(part, images, refined, strict=True):
+            write_ids(draft.folder, key, labels)
+            write(key, image, labels)
+            draft.finish(image_part(key))
+    for name in ("legend.png", CLASSES):
+        shutil.copy2(predictions.path / name, draft.folder / name)
+    return {name: summary[name] for name in ("images", "classes", "skipped", "keys")}
 
 
-def _part(key: str) -> str:
-    return "image-" + key.replace("/", "%2F")
+def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter, draw_masks
+    from unsupseg_cli.contents.views import ViewImages
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.refinement import refine_labels
+    from unsupseg_cli.models.device import resolve_device
+
+    config, labels = call.config, _refined(call)
+    features = FeatureSet(_features(call))
+    images = ViewImages(features, call.context, config.workers)
+    masks = MaskScores(labels, features, config.label_confidence)
+    workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
+    writer = MaskWriter(draft, features, images.sizes, soft=False)
+    shutil.copy2(labels.path / STATE, draft.folder / STATE)
+    for block, views in writer.todo(call.context, "refine"):
+        scores = [masks.log_probs(view) for view in views]
+        refined = refine_labels(scores, images(views), crf, workers, device)
+        kept = [masks.kept(view, label - 1) for view, label in zip(views, refined, strict=True)]
+        writer.write(block, views, kept, {})
+    summary = writer.close()
+    draw_masks(draft.folder, features, config.sheet, call.context)
+    return summary
 
 
-def _scores(predictions: Artifact, key: str, confidence: float | None, classes: int) -> Tensor:
-    """Return log-probabilities (K, h, w): the stored ones, or those of labels trusted so far."""
-    folder = predictions.path / "scores" / key
-    if folder.exists():
-        reader = RowReader(folder)
-        if len(reader) != classes:
-            raise UnsupsegError(
-                f"The scores of '{key}' in '{predictions.id}' have {len(reader)} classes, expected {classes}; run "
-                f"`unsupseg verify {predictions.id}` and predict again."
-            )
-        return torch.from_numpy(reader.rows(0, len(reader)))
-    assert confidence is not None
-    return trusted(read_ids(predictions.path, key).astype(np.int64), classes, confidence)
+def _refined(call: Call) -> Artifact:
+    """Return what is refined."""
+    (artifact,) = call.inputs.values()
+    return artifact
 
 
-def trusted(labels: NDArray[np.int64], classes: int, confidence: float) -> Tensor:
-    """Return log-probabilities (K, h, w) of labels (h, w) that are right with this probability; -1 is unknown."""
-    known = torch.from_numpy(labels)
-    rest = (1 - confidence) / max(1, classes - 1)
-    probability = torch.full((classes, *known.shape), rest)
-    probability.scatter_(0, known.clamp_min(0)[None], confidence)
-    probability[:, known < 0] = 1 / classes
-    return (probability / probability.sum(0)).log()
+def _features(call: Call) -> Artifact:
+    """Return the features of pseudo-labels; raises UsageError where they are gone."""
+    labels = _refined(call)
+    used = labels.input("features")
+    features = call.context.workspace.find_key("features", used.key) if used else None
+    if features is None:
+        raise UsageError(
+            f"The features of the pseudo-labels '{labels.id}' are gone; run their `extract` again."
+        )
+    return features
+
+
+def _is_soft(artifact: Artifact) -> bool:
+    """Tell whether predictions or pseudo-labels keep soft scores; refined ones do not."""
+    m = artifact.manifest
+    wanted = {"predictions": ("predict", "scores"), "pseudolabels": ("pseudolabel", "soft")}
+    return (m.stage, m.config.get("keep")) == wanted[m.kind]
+
+
+_HARD = {
+    "predictions": "The predictions '{id}' are hard labels; a CRF needs soft scores. Predict again with --keep scores, "
+    "or say how far to trust the labels with --label-confidence 0.9.",
+    "pseudolabels": "The pseudo-labels '{id}' are hard masks; a CRF needs soft ones. Make them again with --keep soft, "
+    "or say how far to trust them with --label-confidence 0.9.",
+}
+
+STAGE = Stage(
+    name="refine",
+    config=RefineConfig,
+    makes="",
+    version=3,
+    identify=identify,
+    work=work,
+    ports=(
+        Port("predictions", "predictions", choice="refined"),
+        Port("pseudolabels", "pseudolabels", choice="refined"),
+    ),
+    foresee=foresee,
+)

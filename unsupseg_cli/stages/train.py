@@ -1,277 +1,170 @@
-"""train: features (and pseudo-labels) -> a model."""
+"""train: Features and pseudo-labels -> a model.
+
+The last state is the result; nothing is selected by labels.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from lightning_fabric import Fabric
-
-from unsupseg_cli.artifacts.workspace import Artifact, Draft, Recipe
-from unsupseg_cli.contents.backbone import TOKEN_FIELDS
-from unsupseg_cli.contents.features import FeatureSet, stored_geometry
-from unsupseg_cli.contents.images import Context, resolve_device
-from unsupseg_cli.contents.masks import read_pseudolabels
-from unsupseg_cli.contents.model import BackboneRef, ClassEntry, ModelFile, read_model, write_model
-from unsupseg_cli.contents.network import live_source
-from unsupseg_cli.contents.spaces import default_classes
-from unsupseg_cli.core.config import Config
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.interface import TrainedHead
-from unsupseg_cli.methods.registry import Method, get_method
-from unsupseg_cli.report.palette import class_colors
-from unsupseg_cli.report.plots import progress_figure, save
-from unsupseg_cli.stages.config import TrainConfig
-from unsupseg_cli.stages.graph import read_neighbours
-from unsupseg_cli.training.loop import Plan, Record, fit
+from unsupseg_cli.core.options import DeviceConfig
+from unsupseg_cli.pipeline.stage import Call, Stage, once
 
-STAGE_VERSION = 1
-METRICS = "metrics.jsonl"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from unsupseg_cli.artifacts.context import Context
+    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.methods.interface import Trainer
+    from unsupseg_cli.training.loop import Schedule
 
 
-def train(config: TrainConfig, context: Context | None = None, *, options: Config | None = None) -> Artifact:
-    """Train a head by a method; ``options`` is the method's own configuration.
+class TrainConfig(DeviceConfig):
+    """Train a model by a method."""
 
-    The last state is the result; nothing is selected by labels.
-    """
-    context = context or Context()
-    device = resolve_device(config.device)
-    method = choose_method(config, context)
-    labels, features_artifact = _inputs(config, context, method)
-    graph = context.take("graph", config.graph) if method.graph else None
-    neighbours = read_neighbours(graph, features_artifact) if graph else None
-    name = method.name
-    if config.tokens == "live" and not method.live:
-        raise UsageError(f"Method '{name}' trains on stored tokens only; leave --tokens live out.")
-    options = options or method.train_config()()
-    features = FeatureSet(features_artifact)
-    recipe = train_recipe(config, name, features_artifact, labels, graph, options, device)
-    classes = recipe.config["classes"]
+    features: str | None = execution(None, "Features artifact; default: those of the pseudo-labels.")
+    pseudolabels: str | None = execution(None, "Pseudo-labels artifact; default: the last one.")
+    graph: str | None = execution(None, "Graph artifact, for a method that reads one; default: the last one.")
+    regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
+    model: str | None = execution(None, "Model artifact, for a method that starts from one.")
+    method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
+    classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
+    tokens: Literal["stored", "live"] = setting(
+        "stored",
+        "stored features (fast), or live: the frozen backbone in the loop, with the method's augmentation.",
+    )
+    seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+
+def identify(call: Call) -> Identity:
+    """Return what decides the model: the options, and of classes and seed what the method reads."""
+    from unsupseg_cli.models.device import resolve_device
+
+    config, data = call.config, call.input("features").manifest.data
+    assert call.method is not None
+    assert call.options is not None
+    told, name = _told(call), call.method.name
+    seed = f"-seed{told['seed']}" if "seed" in told else ""
+    return Identity(
+        kind="model",
+        stage="train",
+        stage_version=STAGE.version,
+        slug=f"{data.dataset if data else 'images'}-{name}{told.get('classes', '')}{seed}",
+        config={
+            "method": name,
+            "method_version": call.method.version,
+            "tokens": config.tokens,
+            "options": call.options.result(),
+            **told,
+        },
+        inputs=call.described(),
+        data=data,
+        execution={
+            "device": str(resolve_device(config.device)),
+            "work": call.options.work(data.count if data else 1),
+        },
+        used_labels=call.used_labels,
+    )
+
+
+@once
+def _told(call: Call) -> dict[str, Any]:
+    """Return the number of classes and the seed, as far as the method reads them."""
+    from unsupseg_cli.artifacts.context import ASKED
+    from unsupseg_cli.contents.images import default_classes
+
+    told: dict[str, Any] = {}
+    if "classes" in call.needs.identity:
+        features, labels = call.input("features"), call.inputs.get("pseudolabels")
+        asked = call.context.remembered(ASKED).get(labels.id, {}) if labels else {}
+        of_labels = {**asked, **labels.manifest.config}.get("classes") if labels else None
+        told["classes"] = call.config.classes or of_labels or default_classes(features)
+    if "seed" in call.needs.identity:
+        told["seed"] = call.config.seed
+    return told
+
+
+def work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Train to the end, with checkpoints, and write the model."""
+    import torch
+
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.contents.method_inputs import open_inputs
+    from unsupseg_cli.contents.model import write_trained
+    from unsupseg_cli.models.device import resolve_device
+    from unsupseg_cli.training.loop import Schedule
+
+    config, device, told = call.config, resolve_device(call.config.device), _told(call)
+    labels = call.inputs.get("pseudolabels")
     masks = labels.manifest.summary["masks"] if labels else None
     if labels and not masks:
         raise UsageError(f"The pseudo-labels '{labels.id}' hold no mask to train on; make others.")
-    live = config.tokens == "live"
-
-    def work(draft: Draft) -> dict[str, Any]:
-        draft.deterministic = device.type == "cpu"
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        task = method.task(
-            options,
-            source=features,
-            pseudolabels=read_pseudolabels(labels) if labels else None,
-            classes=classes,
-            seed=config.seed,
-            device=device,
-            **({"neighbours": neighbours} if graph else {}),
-            **({"head": _base_head(features_artifact, context)} if method.continues else {}),
-            **({"live": live_source(features, context, device, config.workers)} if live else {}),
-        )
-        _fit(task, config, features, draft, context, device)
-        head: TrainedHead = task.finish()
-        draft.warnings += head.warnings
-        if masks is not None and masks < classes:
-            draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
-        _write(draft.folder, name, head, features_artifact, context, classes)
-        return {"method": name, "classes": classes, **head.figures}
-
-    result, reused = context.workspace.produce(recipe, work, force=context.force)
-    return context.say(result, reused)
-
-
-def train_recipe(
-    config: TrainConfig,
-    method: str,
-    features: Artifact,
-    labels: Artifact | None,
-    graph: Artifact | None,
-    options: Config,
-    device: torch.device,
-) -> Recipe:
-    """Return what decides the model trained by a method."""
-    classes = config.classes or (labels.manifest.config["classes"] if labels else default_classes(features))
-    data = features.manifest.data
-    return Recipe(
-        kind="model",
-        stage="train",
-        stage_version=STAGE_VERSION,
-        slug=f"{data.dataset if data else 'images'}-{method}{classes}-seed{config.seed}",
-        config={**config.result(), "method": method, "classes": classes, "options": options.result()},
-        inputs=[
-            features.as_input("features"),
-            *([labels.as_input("pseudolabels")] if labels else []),
-            *([graph.as_input("graph")] if graph else []),
-        ],
-        data=data,
-        execution={"device": str(device)},
-        used_labels=features.manifest.used_labels or bool(labels and labels.manifest.used_labels),
+    draft.deterministic = device.type == "cpu"
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    inputs = open_inputs(
+        call.inputs,
+        call.needs,
+        call.context,
+        device,
+        workers=config.workers,
+        live=config.tokens == "live",
+        **told,
     )
-
-
-def choose_method(config: TrainConfig, context: Context) -> Method:
-    """Return the method of a call: the one named, else that of the pseudo-labels."""
-    if config.method is not None:
-        return get_method(config.method)
-    if config.pseudolabels is None and config.features is not None:
-        raise UsageError("--features alone does not say how to train: give --method or --pseudolabels.")
-    labels = (
-        context.workspace.get(config.pseudolabels, "pseudolabels")
-        if config.pseudolabels
-        else context.workspace.current("pseudolabels")
+    assert call.method is not None
+    trainer = call.part.load()(call.options, inputs)
+    views = len(FeatureSet(call.input("features")))
+    _fit(
+        trainer,
+        Schedule(trainer.steps, trainer.batch, views, told.get("seed", 0)),
+        draft,
+        device,
+        call.context,
     )
-    return get_method(labels.manifest.config["method"])
+    head = trainer.finish()
+    draft.warnings += head.warnings
+    classes = int(head.class_head["classes"])
+    if masks is not None and masks < classes:
+        draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
+    write_trained(draft.folder, call.method.name, head, call.input("features"), call.context)
+    return {"method": call.method.name, "classes": classes, **head.figures}
 
 
-def _inputs(config: TrainConfig, context: Context, method: Method) -> tuple[Artifact | None, Artifact]:
-    """Return pseudo-labels (None for a method without) and features that belong together."""
-    labels: Artifact | None = None
-    if not method.pseudolabels and config.pseudolabels is not None:
-        raise UsageError(f"Method '{method.name}' reads no pseudo-labels; leave --pseudolabels out.")
-    if not method.pseudolabels:
-        return None, context.take("features", config.features)
-    if config.pseudolabels is not None or config.features is None:
-        labels = context.take("pseudolabels", config.pseudolabels)
-    if labels is None:
-        return None, context.take("features", config.features)
-    used = labels.input("features")
-    assert used is not None
-    if config.features is not None:
-        given = context.workspace.get(config.features, "features")
-        if given.manifest.key != used.key:
-            raise UsageError(
-                f"The pseudo-labels '{labels.id}' were made from the features '{used.id}', not from '{given.id}'; "
-                "give the features that belong to them, or none."
-            )
-        return labels, given
-    found = context.workspace.find_key("features", used.key)
-    if found is None:
-        raise UsageError(
-            f"The features '{used.id}' of the pseudo-labels '{labels.id}' are gone; run their `extract` again."
-        )
-    return labels, found
+def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, device: torch.device, context: Context) -> None:
+    """Train on one device, going on from the checkpoint of the draft if there is one."""
+    from lightning_fabric import Fabric
 
+    from unsupseg_cli.report.plots import progress_figure, save
+    from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
+    from unsupseg_cli.training.loop import fit
 
-def _fit(
-    task: Any,
-    config: TrainConfig,
-    features: FeatureSet,
-    draft: Draft,
-    context: Context,
-    device: torch.device,
-) -> None:
-    devices = 1 if device.index is None or device.type == "cpu" else [device.index]
-    fabric = Fabric(accelerator=device.type, devices=devices)
-    plan = Plan(task.steps, task.batch, len(features), config.seed)
-    checkpoint = _DiskCheckpoint(draft.folder / "checkpoint")
-    metrics = draft.folder / METRICS
-    first = checkpoint.step()
-    records = [record for record in _read_records(metrics) if record["step"] < first]
-    metrics.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=1 if device.index is None or device.type == "cpu" else [device.index],
+    )
+    checkpoint = DiskCheckpoint(draft.folder)
+    first = int((checkpoint.load() or {"step": 0})["step"])
+    journal = Journal(draft.folder, first)
     if first:
         context.reporter.info(f"going on after step {first}")
 
-    def log(record: Record) -> None:
-        records.append(record)
-        with metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-
     def track(steps: range, done: int) -> Iterator[int]:
-        return context.reporter.track(steps, "train", total=plan.steps, done=done)
+        return context.reporter.track(steps, "train", total=schedule.steps, done=done)
 
-    fit(task, plan, fabric, checkpoint=checkpoint, log=log, track=track)
-    save(progress_figure(records), draft.folder / "progress.png")
-
-
-def _read_records(path: Path) -> list[Record]:
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue  # the last line of a killed run may be cut
-    return records
+    fit(trainer, schedule, fabric, checkpoint=checkpoint, log=journal.add, track=track)
+    save(progress_figure(journal.records), draft.folder / "progress.png")
 
 
-class _DiskCheckpoint:
-    """The loop's state in the draft's folder, replaced atomically, read without unpickling code."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "state.pt"
-        folder.mkdir(exist_ok=True)
-
-    def step(self) -> int:
-        """Return the step to go on from."""
-        state = self.load()
-        return int(state["step"]) if state else 0
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None."""
-        if not self._path.exists():
-            return None
-        state: dict[str, Any] = torch.load(self._path, weights_only=True)
-        return state
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the saved state."""
-        partial = self._path.with_suffix(".tmp")
-        torch.save(state, partial)
-        partial.replace(self._path)
-
-
-def _write(
-    folder: Path, method: str, head: TrainedHead, features: Artifact, context: Context, classes: int
-) -> None:
-    """Write the model: the heads of the features' own model come first in the chain."""
-    chain, tensors = list(head.feature_heads), dict(head.tensors)
-    config = features.manifest.config
-    backbone = BackboneRef(
-        name=config["backbone"],
-        weights_digest=features.manifest.summary["weights_digest"],
-        **{name: config[name] for name in TOKEN_FIELDS if name in config},  # older features lack some
-    )
-    base = features.input("model")
-    if base is not None:
-        below, below_tensors = read_model(context.workspace.get(base.id, "model"))
-        offset = len(below.feature_heads)
-        tensors = {_shift(name, offset): value for name, value in tensors.items()}
-        tensors |= {name: value for name, value in below_tensors.items() if name.startswith("feature_heads.")}
-        chain, backbone = [*below.feature_heads, *chain], below.backbone
-    file = ModelFile(
-        method=method,
-        backbone=backbone,
-        feature_heads=chain,
-        class_head=head.class_head,
-        geometry=stored_geometry(config),
-        classes=[
-            ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
-            for i, (r, g, b) in enumerate(class_colors(classes))
-        ],
-    )
-    write_model(folder, file, tensors)
-
-
-def _base_head(features: Artifact, context: Context) -> torch.Tensor | None:
-    """Return the weight (K, C) of the class head of the model that features are codes of.
-
-    Of outputs that were merged into one class the mean direction is taken.
-    """
-    base = features.input("model")
-    if base is None:
-        return None
-    file, tensors = read_model(context.workspace.get(base.id, "model"))
-    weight = tensors.get("class_head.weight")
-    if weight is None or file.class_of is None:
-        return weight
-    unit, class_of = torch.nn.functional.normalize(weight, dim=-1), torch.tensor(file.class_of)
-    return torch.stack([unit[class_of == one].mean(0) for one in range(len(file.classes))])
-
-
-def _shift(name: str, offset: int) -> str:
-    if not name.startswith("feature_heads."):
-        return name
-    _, index, rest = name.split(".", 2)
-    return f"feature_heads.{int(index) + offset}.{rest}"
+STAGE = Stage(
+    name="train",
+    config=TrainConfig,
+    makes="model",
+    version=2,
+    identify=identify,
+    work=work,
+    uses="trainer",
+)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.memory import with_backoff
 
 Images = Callable[[Sequence[int]], list[NDArray[np.uint8]]]
@@ -83,3 +84,7 @@ class LiveSource:
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the tokens of some views, each (h, w, C) float32."""
         return self.encode(self.pixels(views))
+
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Raise UnsupsegError: the network in the loop gives patch tokens."""
+        raise UnsupsegError(f"Live tokens have no array '{name}': read it from the stored features.")

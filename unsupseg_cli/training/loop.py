@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,23 +18,25 @@ from unsupseg_cli.core.errors import UnsupsegError
 Record = dict[str, float]
 
 
-class Task(Protocol):
-    """What the loop needs of a method."""
+class Task(ABC):
+    """What the loop trains."""
 
     module: nn.Module
 
+    @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:
         """Return the optimizer over the module's parameters."""
 
+    @abstractmethod
     def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
         """Return the scalar losses of a batch of views; ``loss`` is the one to minimise."""
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int) -> None:  # noqa: B027 - most tasks have nothing to do here
         """Do what follows an optimizer step, for example an EMA update."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How long to train and how often to report and to save."""
 
     steps: int
@@ -65,19 +68,19 @@ class NoCheckpoint:
         """Forget the state."""
 
 
-def batch_views(plan: Plan, step: int) -> list[int]:
+def batch_views(schedule: Schedule, step: int) -> list[int]:
     """Return the views of a step: a fresh permutation per epoch, the same in a resumed run."""
-    size = min(plan.batch, plan.views)
-    per_epoch = plan.views // size
+    size = min(schedule.batch, schedule.views)
+    per_epoch = schedule.views // size
     epoch, position = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(seeds.stream(plan.seed, "batches", epoch))
-    order = torch.randperm(plan.views, generator=generator)
+    generator = torch.Generator().manual_seed(seeds.stream(schedule.seed, "batches", epoch))
+    order = torch.randperm(schedule.views, generator=generator)
     return [int(view) for view in order[position * size : (position + 1) * size]]
 
 
 def fit(
     task: Task,
-    plan: Plan,
+    schedule: Schedule,
     fabric: Fabric,
     *,
     checkpoint: Checkpoint | None = None,
@@ -96,11 +99,11 @@ def fit(
         task.module.load_state_dict(state["module"])
         optimizer.load_state_dict(state["optimizer"])
         first = int(state["step"])
-    steps = range(first, plan.steps)
+    steps = range(first, schedule.steps)
     for step in track(steps, first) if track else steps:
-        torch.manual_seed(seeds.stream(plan.seed, "step", step))
+        torch.manual_seed(seeds.stream(schedule.seed, "step", step))
         module.train()
-        losses = task.losses(batch_views(plan, step), step)
+        losses = task.losses(batch_views(schedule, step), step)
         value = float(losses["loss"].detach())
         if not math.isfinite(value):
             raise UnsupsegError(
@@ -111,8 +114,8 @@ def fit(
         fabric.backward(losses["loss"])
         optimizer.step()
         task.after_step(step)
-        if log and (step % plan.log_every == 0 or step == plan.steps - 1):
+        if log and (step % schedule.log_every == 0 or step == schedule.steps - 1):
             log({"step": float(step), **{name: float(one.detach()) for name, one in losses.items()}})
-        if (step + 1) % plan.save_every == 0 and step + 1 < plan.steps:
+        if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
             saved = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save({**saved, "step": step + 1})

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from unsupseg_cli.core.errors import UnsupsegError
 
 
 class TokenSource(Protocol):
@@ -25,12 +27,23 @@ class TokenSource(Protocol):
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the tokens of some views, each (h, w, C) float32."""
 
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of some views: ``query``, ``key`` (h, w, C), ``attention`` (h, w, heads), ``cls`` (C,)."""
+
 
 class MemorySource:
-    """Tokens that lie in memory: for the Python API and tests."""
+    """Tokens that lie in memory: for the Python API and tests.
 
-    def __init__(self, tokens: Sequence[Tensor]) -> None:
+    Args:
+        tokens: of each view, (h, w, C).
+        arrays: other arrays by name, an entry for each view.
+    """
+
+    def __init__(
+        self, tokens: Sequence[Tensor], arrays: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> None:
         self._tokens = [view.float() for view in tokens]
+        self._arrays = dict(arrays or {})
 
     @property
     def dim(self) -> int:
@@ -46,12 +59,24 @@ class MemorySource:
         """Return the tokens of some views, each (h, w, C) float32."""
         return [self._tokens[view] for view in views]
 
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of some views."""
+        return [self._arrays[name][view] for view in views]
+
 
 class DeviceSource:
-    """The tokens of another source, moved to a device."""
+    """The declared arrays of another source, moved to a device.
 
-    def __init__(self, source: TokenSource, device: torch.device) -> None:
-        self._source, self._device = source, device
+    Args:
+        source: where the arrays lie.
+        device: where they go.
+        arrays: the ones that may be read.
+    """
+
+    def __init__(
+        self, source: TokenSource, device: torch.device, arrays: Collection[str] = ("patch",)
+    ) -> None:
+        self._source, self._device, self._arrays = source, device, arrays
 
     @property
     def dim(self) -> int:
@@ -65,7 +90,20 @@ class DeviceSource:
 
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the tokens of some views, each (h, w, C) float32 on the device."""
+        self._require("patch")
         return [view.to(self._device) for view in self._source.tokens(views)]
+
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of some views, on the device."""
+        self._require(name)
+        return [view.to(self._device) for view in self._source.array(name, views)]
+
+    def _require(self, name: str) -> None:
+        if name not in self._arrays:
+            raise UnsupsegError(
+                f"The array '{name}' of the features is read but not declared (declared: {', '.join(self._arrays)}): "
+                "name it in the `Needs` of the part."
+            )
 
 
 def flat_batches(source: TokenSource, views_per_batch: int = 32) -> Iterator[Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from unsupseg_cli.core.config import Config, setting
+from unsupseg_cli.core.config import setting
+from unsupseg_cli.core.ports import FEATURES, Port
+from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 
-class PseudolabelConfig(Config):
+class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method kmeans``."""
 
     restarts: int = setting(5, "Runs from different starts; the lowest inertia is kept.", ge=1, le=1000)
@@ -15,10 +17,10 @@ class PseudolabelConfig(Config):
     )
 
 
-class TrainConfig(Config):
+class TrainOptions(MethodOptions):
     """Options of ``train --method kmeans``."""
 
-    steps: int = setting(300, "Optimizer steps.", ge=1)
+    steps: int = setting(300, "Optimizer steps.", ge=1, length=True)
     batch: int = setting(16, "Images per step.", ge=1, source="STEGO, train_config.yml: batch_size 16")
     lr: float = setting(
         5e-3, "Adam's learning rate.", gt=0, source="STEGO, train_config.yml: cluster probe 5e-3"
@@ -28,3 +30,12 @@ class TrainConfig(Config):
     alpha: float = setting(
         2.0, "Sharpness of the class scores: logits = alpha * cosine.", gt=0, source="STEGO, eval: alpha 2"
     )
+
+    def needs(self) -> Needs:
+        """Return what training reads: tokens, and the centres of its own pseudo-labels as one of the starts."""
+        own = Port("pseudolabels", "pseudolabels", optional=True, method="kmeans")
+        return Needs(reads=(FEATURES, own))
+
+    def work(self, images: int) -> float:
+        """Return the images that all steps look at."""
+        return float(self.steps * min(images, self.batch))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from unsupseg_cli.clustering.spherical import kmeans_plus_plus
 from unsupseg_cli.core import seeds
-from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
-from unsupseg_cli.methods.kmeans.config import TrainConfig
-from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
+from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
+from unsupseg_cli.methods.kmeans.config import TrainOptions
+from unsupseg_cli.training.tokens import flat_batches, sample_tokens
 
 
 class Prototypes(nn.Module):
@@ -28,49 +28,42 @@ class Prototypes(nn.Module):
         return -cosine.amax(-1).mean(-1)
 
 
-class Task:
+class KMeansTrainer(Trainer):
     """Training of the k-means baseline (STEGO's cluster probe on the frozen features)."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        source: TokenSource,
-        pseudolabels: PseudolabelSet | None,
-        classes: int,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.config, self.source, self.device = config, source, device
-        self.steps, self.batch = config.steps, config.batch
-        sample = F.normalize(sample_tokens(source, config.sample, seeds.stream(seed, "starts")), dim=-1)
+    options: TrainOptions
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self.steps, self.batch = options.steps, options.batch
+        sample = sample_tokens(inputs.features, options.sample, seeds.stream(inputs.seed, "starts"))
+        unit = F.normalize(sample, dim=-1)
         starts = [
-            kmeans_plus_plus(sample, classes, seed=seeds.stream(seed, "start", restart))
-            for restart in range(config.restarts)
+            kmeans_plus_plus(unit, inputs.classes, seed=seeds.stream(inputs.seed, "start", restart))
+            for restart in range(options.restarts)
         ]
-        if pseudolabels is not None and len(pseudolabels.state.get("centroids", ())) == classes:
-            starts[0] = pseudolabels.state["centroids"].to(starts[0])
-        self.module: nn.Module = Prototypes(torch.stack(starts))
+        centroids = inputs.masks.state.get("centroids") if inputs.masks else None
+        if centroids is not None and len(centroids) == inputs.classes:
+            starts[0] = centroids.to(starts[0])
+        self.module: nn.Module = Prototypes(torch.stack(starts)).to(inputs.device)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam with the probe's learning rate; the sets do not influence each other."""
-        return torch.optim.Adam(self.module.parameters(), lr=self.config.lr)
+        return torch.optim.Adam(self.module.parameters(), lr=self.options.lr)
 
     def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
         """Return the summed loss of all sets and the best one's."""
-        tokens = torch.cat([view.reshape(-1, self.source.dim) for view in self.source.tokens(views)])
-        each = self._prototypes.losses(F.normalize(tokens.to(self.device), dim=-1))
+        features = self.inputs.features
+        tokens = torch.cat([view.reshape(-1, features.dim) for view in features.tokens(views)])
+        each = self._prototypes.losses(F.normalize(tokens, dim=-1))
         return {"loss": each.sum(), "best": each.min(), "worst": each.max()}
-
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
 
     @torch.no_grad()
     def finish(self) -> TrainedHead:
         """Keep the set with the lowest loss over all tokens."""
-        total, count = torch.zeros(self.config.restarts, dtype=torch.float64), 0
-        for tokens in flat_batches(self.source):
-            unit = F.normalize(tokens.to(self.device), dim=-1)
+        total, count = torch.zeros(self.options.restarts, dtype=torch.float64), 0
+        for tokens in flat_batches(self.inputs.features):
+            unit = F.normalize(tokens, dim=-1)
             total += self._prototypes.losses(unit).double().cpu() * len(tokens)
             count += len(tokens)
         losses = (total / count).tolist()
@@ -78,7 +71,7 @@ class Task:
         weight = F.normalize(self._prototypes.weight[best], dim=-1).detach().cpu().clone()
         figures: dict[str, Any] = {"losses": losses, "best_restart": best}
         classes, dim = weight.shape
-        head = {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.config.alpha}
+        head = {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.options.alpha}
         return TrainedHead(head, {"class_head.weight": weight}, figures=figures)
 
     @property

@@ -11,3 +11,16 @@
    photometrically augmented image, with a focal weight per class.
 5. The momentum prototypes follow the running ones as a moving average and are the result.
 """
+
+from __future__ import annotations
+
+from unsupseg_cli.methods.declaration import Method, Part
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions, TrainOptions
+
+METHOD = Method(
+    name="primaps",
+    summary="Principal mask proposals per image, then EM over class prototypes",
+    paper="PriMaPs-EM, Hahn et al., TMLR 2024",
+    labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.primaps.pseudolabel:PrimapsLabeller"),),
+    trainer=Part(TrainOptions, "unsupseg_cli.methods.primaps.train:PrimapsTrainer"),
+)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
+from unsupseg_cli.core.ports import FEATURES, MODEL, PSEUDOLABELS
+from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 _CODE = "PriMaPs, published code"
+_AUGMENTATION = (
+    "mirror",
+    "blur_kernel",
+    "blur_sigma_min",
+    "blur_sigma_max",
+    "color_choice",
+    "jitter",
+    "jitter_probability",
+    "grey_probability",
+)
 
 
-class PseudolabelConfig(Config):
+class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method primaps``."""
 
     threshold: float = setting(
@@ -50,8 +63,12 @@ class PseudolabelConfig(Config):
     )
     crf: bool = setting(True, "Refine the masks with a dense CRF.", source=f"{_CODE}: dense_crf")
 
+    def needs(self) -> Needs:
+        """Return what the proposals read: tokens, and images for the CRF; neither classes nor chance."""
+        return Needs(images=self.crf, identity=())
 
-class TrainConfig(Config):
+
+class TrainOptions(MethodOptions):
     """Options of ``train --method primaps``."""
 
     init: Literal["pca", "kmeans", "model"] = setting(
@@ -69,7 +86,7 @@ class TrainConfig(Config):
     init_sample: int = setting(50_000, "Tokens that spherical k-means starts from.", ge=1, source="ours")
     init_restarts: int = setting(8, "Starts of spherical k-means.", ge=1, le=1000, source="ours")
     epochs: int = setting(
-        10, "Epochs of EM.", ge=1, source=f"ours (docs/results.md); {_CODE}: 50, best by labels"
+        10, "Epochs of EM.", ge=1, length=True, source=f"ours (docs/results.md); {_CODE}: 50, best by labels"
     )
     batch: int = setting(32, "Images per step.", ge=1, source=f"{_CODE}: train.py")
     lr: float = setting(5e-3, "Adam's learning rate.", gt=0, source=f"{_CODE}: train.py")
@@ -112,3 +129,26 @@ class TrainConfig(Config):
     grey_probability: float = setting(
         0.1, "Probability of grey in its branch.", ge=0, le=1, source=f"{_CODE}"
     )
+
+    def needs(self) -> Needs:
+        """Return what EM reads: tokens and masks; the prototypes of the model under the features to start from."""
+        model = (replace(MODEL, optional=True),) if self.init == "model" else ()
+        return Needs(reads=(FEATURES, PSEUDOLABELS, *model), network="optional")
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of other starts, and those of augmentation on stored tokens."""
+        starts = {
+            "init_batches": ("pca",), "init_epochs": ("pca",), "init_sample": ("kmeans",), "init_restarts": ("kmeans",)
+        }  # fmt: skip
+        unread = {
+            name: f"it is read with init={wanted[0]}, and init is {self.init}"
+            for name, wanted in starts.items()
+            if self.init not in wanted
+        }
+        if getattr(stage, "tokens", "live") == "stored":
+            unread |= dict.fromkeys(_AUGMENTATION, "images are changed with --tokens live only")
+        return unread
+
+    def work(self, images: int) -> float:
+        """Return the images that all epochs look at."""
+        return float(images * self.epochs)

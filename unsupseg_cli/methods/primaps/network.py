@@ -13,7 +13,7 @@ import unsupseg_cli.models.torchvision_ops  # noqa: F401  (before torchvision)
 from torchvision.transforms.v2 import functional as TF  # isort: skip
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.primaps.config import TrainConfig
+from unsupseg_cli.methods.primaps.config import TrainOptions
 
 
 class PrototypeHead(nn.Module):
@@ -85,7 +85,7 @@ def principal_prototypes(batches: Iterable[Tensor], count: int) -> Tensor:
     return oriented.float()
 
 
-def photometric(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+def photometric(images: Tensor, config: TrainOptions, generator: torch.Generator) -> Tensor:
     """Blur every image, then jitter its colours or make it grey by chance.
 
     The published code augments after the ImageNet normalisation, where the colour operations clamp to [0, 1]

@@ -10,15 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf import refine_batch
-from unsupseg_cli.methods.interface import Masks
-from unsupseg_cli.methods.primaps.config import PseudolabelConfig
-from unsupseg_cli.training.tokens import TokenSource
+from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 
 Stop = Literal["coverage", "stall", "cap"]
 
@@ -58,7 +55,7 @@ class Proposals:
         return len(self.masks)
 
 
-def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> list[Proposals]:
+def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> list[Proposals]:
     """Find the masks of a batch of images.
 
     Args:
@@ -127,41 +124,42 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelConfig) -> l
     return _finish(found, stops, grids, config, cells.device)
 
 
-class Pseudolabeller:
+class PrimapsLabeller(Labeller):
     """Principal mask proposals of every view; they have no classes yet."""
 
-    def __init__(self, config: PseudolabelConfig, classes: int, seed: int) -> None:
-        self.config = config
-        self.needs_images = config.crf
-        self.center = config.center
+    options: PseudolabelOptions
+
+    def __init__(self, options: PseudolabelOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self.center = options.center
         self.stopped: Counter[str] = Counter()
 
-    def fit(self, source: TokenSource, reporter: Reporter) -> dict[str, Any]:
+    def fit(self) -> dict[str, Any]:
         """Choose how tokens are centred, by the mean cosine of two random tokens of the collection."""
-        views = np.unique(np.linspace(0, len(source.grids) - 1, _VIEWS).round().astype(int)).tolist()
+        features = self.inputs.features
+        views = np.unique(np.linspace(0, len(features.grids) - 1, _VIEWS).round().astype(int)).tolist()
         units = [
-            F.normalize(tokens, dim=-1).mean((0, 1)) for view in views for tokens in source.tokens([view])
+            F.normalize(tokens, dim=-1).mean((0, 1)) for view in views for tokens in features.tokens([view])
         ]
         alike = float(torch.stack(units).mean(0).square().sum())
         if self.center == "auto":
-            self.center = "image" if alike >= self.config.threshold else "none"
-        reporter.info(f"two random tokens have a cosine of {alike:.2f} on average: center = {self.center}")
-        return {"threshold": self.config.threshold, "mean_cosine": alike, "center": self.center}
+            self.center = "image" if alike >= self.options.threshold else "none"
+        self.inputs.reporter.info(
+            f"two random tokens have a cosine of {alike:.2f} on average: center = {self.center}"
+        )
+        return {"threshold": self.options.threshold, "mean_cosine": alike, "center": self.center}
 
-    def label(self, tokens: Sequence[Tensor], images: Sequence[NDArray[np.uint8]] | None) -> list[Masks]:
-        """Return the masks of some views (h, w, C): refined, at the size of their images, or on the token grid."""
+    def label(self, views: Sequence[int]) -> list[Masks]:
+        """Return the masks of some views: refined, at the size of their images, or on the token grid."""
+        tokens = self.inputs.features.tokens(views)
         if self.center == "image":
             tokens = [_less_mean(view) for view in tokens]
-        found = propose(tokens, self.config)
-        self.stopped.update(one.stop for one in found)
-        scores = [one.log_probs for one in found]
-        if self.config.crf:
-            if images is None:
-                raise UnsupsegError(
-                    "The CRF needs the images of the views; turn it off with --set crf=false."
-                )
-            scores = refine_batch(scores, images)
-        return [self._masks(one, score) for one, score in zip(found, scores, strict=True)]
+        proposals = propose(tokens, self.options)
+        self.stopped.update(proposal.stop for proposal in proposals)
+        scores = [proposal.log_probs for proposal in proposals]
+        if self.options.crf:
+            scores = refine_batch(scores, self.inputs.images(views))
+        return [self._masks(proposal, score) for proposal, score in zip(proposals, scores, strict=True)]
 
     @staticmethod
     def _masks(found: Proposals, scores: Tensor) -> Masks:
@@ -173,10 +171,6 @@ class Pseudolabeller:
         score = found.scores.cpu().numpy()[kept].astype(np.float32)
         soft = found.log_probs[[0, *(kept + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
         return Masks(number[labels], area[kept], score, np.full(len(kept), -1), soft)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return nothing: masks are all there is."""
-        return {}
 
     def figures(self) -> dict[str, Any]:
         """Return how many views stopped for which reason; ``cap`` is the bound on masks."""
@@ -258,7 +252,7 @@ def _finish(
     found: list[list[tuple[Tensor, float, int]]],
     stops: list[Stop],
     grids: Sequence[tuple[int, ...]],
-    config: PseudolabelConfig,
+    config: PseudolabelOptions,
     device: torch.device,
 ) -> list[Proposals]:
     """Smooth the masks, add the background and turn them into log-probabilities."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
-from unsupseg_cli.methods.primaps.config import TrainConfig
+from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
+from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
     ema_decay,
@@ -23,10 +23,10 @@ from unsupseg_cli.methods.primaps.network import (
 )
 from unsupseg_cli.methods.primaps.objective import cosine_kmeans_loss, focal_loss, mode_assignment
 from unsupseg_cli.training.live import LiveSource
-from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import flat_batches, sample_tokens
 
 
-def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: TrainConfig) -> Tensor:
+def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: TrainOptions) -> Tensor:
     """Return the first prototypes (K, C): principal directions, moved by cosine k-means with Adam.
 
     Args:
@@ -55,7 +55,7 @@ class PrimapsEM(nn.Module):
         config: resolution, focal exponent and moving average.
     """
 
-    def __init__(self, prototypes: Tensor, config: TrainConfig) -> None:
+    def __init__(self, prototypes: Tensor, config: TrainOptions) -> None:
         super().__init__()
         self.config = config
         self.running = PrototypeHead(prototypes)
@@ -101,71 +101,57 @@ class PrimapsEM(nn.Module):
         return head.matrix().detach().clone()
 
 
-class Task:
+class PrimapsTrainer(Trainer):
     """PriMaPs-EM.
 
-    On stored tokens the M-step sees the same features as the E-step. With a live source, the paper's, images
-    are mirrored by chance and the M-step sees photometrically augmented ones.
+    On stored tokens the M-step sees the same features as the E-step. With the network in the loop, as in the paper,
+    images are mirrored by chance and the M-step sees photometrically augmented ones.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        source: TokenSource,
-        pseudolabels: PseudolabelSet | None,
-        classes: int,
-        seed: int,
-        device: torch.device,
-        live: LiveSource | None = None,
-        head: Tensor | None = None,
-    ) -> None:
-        if pseudolabels is None:
-            raise UsageError("PriMaPs-EM needs masks: run `unsupseg pseudolabel --method primaps` first.")
-        self.config, self.source, self.device, self.live, self.seed = config, source, device, live, seed
-        self.labels = pseudolabels.labels
-        self.batch = min(config.batch, len(source.grids))
-        self.steps = config.epochs * (len(source.grids) // self.batch)
-        start = _first_prototypes(source, classes, config, seed, head)
-        self.em = PrimapsEM(start.to(device), config)
+    options: TrainOptions
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        assert inputs.masks is not None
+        self.labels = inputs.masks.labels
+        views = len(inputs.features.grids)
+        self.batch = min(options.batch, views)
+        self.steps = options.epochs * (views // self.batch)
+        self.em = PrimapsEM(_first_prototypes(options, inputs).to(inputs.device), options)
         self.module: nn.Module = self.em
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam over the running prototypes."""
-        return torch.optim.Adam(self.em.running.parameters(), lr=self.config.lr)
+        return torch.optim.Adam(self.em.running.parameters(), lr=self.options.lr)
 
     def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
         """Return the focal loss of some views; views of one grid are compared together."""
+        features, network = self.inputs.features, self.inputs.network
         groups: dict[tuple[int, ...], list[int]] = {}
         for view in views:
-            groups.setdefault(tuple(self.source.grids[view].tolist()), []).append(view)
-        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "augment", step))
+            groups.setdefault(tuple(features.grids[view].tolist()), []).append(view)
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "augment", step))
         parts = []
         for members in groups.values():
-            masks = [torch.from_numpy(self.labels[view]).to(self.device) for view in members]
-            if self.live is None:
-                clean = augmented = self.source.tokens(members)
+            masks = [torch.from_numpy(self.labels[view]).to(self.inputs.device) for view in members]
+            if network is None:
+                clean = augmented = features.tokens(members)
             else:
-                mirrored = [
-                    bool(one < self.config.mirror) for one in torch.rand(len(members), generator=draw)
-                ]
-                masks = [_mirror(one, flip) for one, flip in zip(masks, mirrored, strict=True)]
-                clean, augmented = self._live(self.live, members, mirrored, draw)
-            part = self.em.losses(
-                torch.stack(clean).to(self.device),
-                torch.stack(augmented).to(self.device),
-                torch.stack(masks),
-            )
+                chance = torch.rand(len(members), generator=draw).tolist()
+                mirrored = [value < self.options.mirror for value in chance]
+                masks = [_mirror(mask, flip) for mask, flip in zip(masks, mirrored, strict=True)]
+                clean, augmented = self._live(network, members, mirrored, draw)
+            part = self.em.losses(torch.stack(clean), torch.stack(augmented), torch.stack(masks))
             parts.append({name: value * len(members) / len(views) for name, value in part.items()})
         return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
     def _live(
-        self, live: LiveSource, views: list[int], mirrored: list[bool], draw: torch.Generator
+        self, network: LiveSource, views: list[int], mirrored: list[bool], draw: torch.Generator
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tokens of images and of their augmented versions, both mirrored or not."""
-        pixels = [_mirror(one, flip) for one, flip in zip(live.pixels(views), mirrored, strict=True)]
-        augmented = live.encode(pixels, lambda images: photometric(images, self.config, draw))
-        return live.encode(pixels), augmented
+        pixels = [_mirror(image, flip) for image, flip in zip(network.pixels(views), mirrored, strict=True)]
+        augmented = network.encode(pixels, lambda images: photometric(images, self.options, draw))
+        return network.encode(pixels), augmented
 
     def after_step(self, step: int) -> None:
         """Update the momentum prototypes."""
@@ -174,12 +160,12 @@ class Task:
     def finish(self) -> TrainedHead:
         """Return the momentum prototypes as a linear head, as sharp as ``alpha`` asks: no token changes its class."""
         weight = self.em.prototypes().cpu()
-        if self.config.alpha:
-            weight = weight * sharpening(flat_batches(self.source), weight, self.config.alpha)
+        if self.options.alpha:
+            weight = weight * sharpening(self._tokens(), weight, self.options.alpha)
         classes, dim = weight.shape
         tensors = {"class_head.weight": weight, "class_head.bias": torch.zeros(classes)}
         used = torch.zeros(classes, dtype=torch.long)
-        for tokens in flat_batches(self.source):
+        for tokens in self._tokens():
             used += torch.bincount((tokens @ weight.T).argmax(-1), minlength=classes)
         empty = int((used == 0).sum())
         warnings = (
@@ -187,6 +173,10 @@ class Task:
         )
         head = {"type": "linear", "classes": classes, "dim": dim}
         return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
+
+    def _tokens(self) -> Iterator[Tensor]:
+        """Yield all tokens on the CPU, where the result is made."""
+        return (tokens.cpu() for tokens in flat_batches(self.inputs.features))
 
 
 @torch.no_grad()
@@ -209,22 +199,25 @@ def sharpening(batches: Iterable[Tensor], weight: Tensor, alpha: float) -> float
     return alpha * cosines / logits if logits else 1.0
 
 
-def _first_prototypes(
-    source: TokenSource, classes: int, config: TrainConfig, seed: int, head: Tensor | None
-) -> Tensor:
-    if config.init == "model":
-        if head is None or head.shape != (classes, source.dim):
-            found = "none" if head is None else f"one of {len(head)} classes"
+def _first_prototypes(options: TrainOptions, inputs: Inputs) -> Tensor:
+    features, classes = inputs.features, inputs.classes
+    if options.init == "model":
+        model = inputs.model
+        if model is None or model.shape != (classes, features.dim):
+            base = "none" if model is None else f"one of {len(model)} classes"
             raise UsageError(
-                f"--set init=model needs features of a model of {classes} classes (extract --model), found {found}; "
+                f"--set init=model needs features of a model of {classes} classes (extract --model), found {base}; "
                 "leave it out."
             )
-        return head
-    if config.init == "pca":
-        return initialise(lambda: flat_batches(source, config.batch), classes, config)
-    sample = F.normalize(sample_tokens(source, config.init_sample, seeds.stream(seed, "starts")), dim=-1)
+        return model
+    if options.init == "pca":
+        return initialise(lambda: flat_batches(features, options.batch), classes, options)
+    sample = sample_tokens(features, options.init_sample, seeds.stream(inputs.seed, "starts"))
     return spherical_kmeans(
-        sample, classes, restarts=config.init_restarts, seed=seeds.stream(seed, "init")
+        F.normalize(sample, dim=-1),
+        classes,
+        restarts=options.init_restarts,
+        seed=seeds.stream(inputs.seed, "init"),
     ).centroids
 
 

@@ -10,3 +10,16 @@
 7. A cluster probe (section 3.3) learns K directions on the codes; it starts anew, several times, on the final
    codes, and the one with the lowest loss of its own is kept. The CRF of the paper is the stage `refine`.
 """
+
+from __future__ import annotations
+
+from unsupseg_cli.methods.declaration import Method, Part
+from unsupseg_cli.methods.stego.config import TrainOptions
+
+METHOD = Method(
+    name="stego",
+    summary="A head that distils feature correspondences within and between images",
+    paper="STEGO, Hamilton et al., ICLR 2022",
+    trainer=Part(TrainOptions, "unsupseg_cli.methods.stego.train:StegoTrainer"),
+    heads={"stego": "unsupseg_cli.methods.stego.network"},
+)

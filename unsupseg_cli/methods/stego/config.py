@@ -7,17 +7,19 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from unsupseg_cli.core.config import Config, setting
+from unsupseg_cli.core.config import setting
+from unsupseg_cli.core.ports import FEATURES, GRAPH
+from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 _YAML = "STEGO, train_config.yml"
 
 Three = tuple[float, float, float]
 
 
-class TrainConfig(Config):
+class TrainOptions(MethodOptions):
     """Options of ``train --method stego``; three numbers stand for pairs with itself, kNN and random images."""
 
-    steps: int = setting(5000, "Optimizer steps.", ge=1, source=f"{_YAML}: max_steps")
+    steps: int = setting(5000, "Optimizer steps.", ge=1, length=True, source=f"{_YAML}: max_steps")
     batch: int = setting(16, "Images per step.", ge=2, source=f"{_YAML}: batch_size")
     codes: int = setting(70, "Channels of a code.", ge=1, le=4096, source=f"{_YAML}: dim")
     lr: float = setting(5e-4, "Adam's learning rate of the head.", gt=0, source=f"{_YAML}: lr")
@@ -87,3 +89,15 @@ class TrainConfig(Config):
         if value != "auto" and max(map(abs, value)) > 1:
             raise ValueError("shifts are compared with cosines: expected numbers in [-1, 1]")
         return value
+
+    def needs(self) -> Needs:
+        """Return what training reads: tokens and neighbours."""
+        return Needs(reads=(FEATURES, GRAPH), network="optional")
+
+    def work(self, images: int) -> float:
+        """Return the images that all steps look at."""
+        return float(self.steps * min(images, self.batch))
+
+    def channels(self, dim: int) -> int:
+        """Return the channels of a code."""
+        return self.codes

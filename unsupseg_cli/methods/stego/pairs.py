@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unsupseg_cli.methods.stego.config import TrainConfig
+from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.objective import correspondence, derangement, sample, uniform_points
 
 KINDS = ("self", "knn", "rand")
@@ -27,7 +27,7 @@ class Pairs:
     orders: Sequence[Tensor]
 
     @classmethod
-    def draw(cls, images: int, config: TrainConfig, generator: torch.Generator) -> Pairs:
+    def draw(cls, images: int, config: TrainOptions, generator: torch.Generator) -> Pairs:
         """Draw points and derangements for some images."""
         count = config.feature_samples**2
         here = uniform_points(images, count, generator)

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.interface import PseudolabelSet, TrainedHead
+from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.kmeans.train import Prototypes
-from unsupseg_cli.methods.stego.config import TrainConfig
+from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import centre, correspondence_loss
 from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, by_grid
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
-from unsupseg_cli.training.live import LiveSource
 from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
@@ -31,8 +30,8 @@ _COLLAPSED = 0.95  # mean cosine between the codes of all tokens; opposite codes
 class CodeSource:
     """The codes of a head as a `TokenSource`."""
 
-    def __init__(self, source: TokenSource, head: StegoHead, codes: int, device: torch.device) -> None:
-        self._source, self._head, self._dim, self._device = source, head, codes, device
+    def __init__(self, source: TokenSource, head: StegoHead, codes: int) -> None:
+        self._source, self._head, self._dim = source, head, codes
 
     @property
     def dim(self) -> int:
@@ -48,29 +47,26 @@ class CodeSource:
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the codes of some views, each (h, w, D) float32 on the CPU."""
         tokens = self._source.tokens(views)
-        return by_grid(tokens, lambda maps, _: self._head(maps.to(self._device)).float().cpu())
+        return by_grid(tokens, lambda maps, _: self._head(maps).float().cpu())
+
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of the source."""
+        return self._source.array(name, views)
 
 
-class Task:
+class StegoTrainer(Trainer):
     """Training of STEGO.
 
     Raises:
-        UsageError: there is no graph, it does not fit the views, or there are too few views or classes.
+        UsageError: the graph does not fit the views, or there are too few views or classes.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        *,
-        source: TokenSource,
-        pseudolabels: PseudolabelSet | None,
-        classes: int,
-        seed: int,
-        device: torch.device,
-        neighbours: NDArray[np.int32] | None = None,
-        live: LiveSource | None = None,
-    ) -> None:
-        views = len(source.grids)
+    options: TrainOptions
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        features, classes = inputs.features, inputs.classes
+        views = len(features.grids)
         if classes < 2:
             raise UsageError(
                 "STEGO with one class would give it to every pixel; ask for --classes 2 or more."
@@ -79,42 +75,41 @@ class Task:
             raise UsageError(
                 f"STEGO compares images with each other and found {views}; extract more of them."
             )
-        tokens = min(config.sample, int(source.grids.prod(1).sum()))
+        tokens = min(options.sample, int(features.grids.prod(1).sum()))
         if classes > tokens:
             raise UsageError(
                 f"--classes {classes} is more than the {tokens} patches that classes are fitted on."
             )
-        self.neighbours, self.warnings = _usable(neighbours, views, config)
-        self.config, self.source, self.seed, self.device = config, source, seed, device
-        self.live = live or source
-        self.steps, self.batch = config.steps, min(config.batch, views)
+        self.neighbours, self.warnings = _usable(inputs.graph, views, options)
+        self.tokens = inputs.network or features
+        self.steps, self.batch = options.steps, min(options.batch, views)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeds.stream(seed, "stego"))
-            self.head = StegoHead(source.dim, config.codes, config.dropout)
-            self.probe = Prototypes(torch.randn(config.restarts, classes, config.codes))
-        self.module: nn.Module = nn.ModuleDict({"head": self.head, "probe": self.probe})
-        self.weights = dict(zip(KINDS, config.weights, strict=True))
+            torch.manual_seed(seeds.stream(inputs.seed, "stego"))
+            self.head = StegoHead(features.dim, options.codes, options.dropout)
+            self.probe = Prototypes(torch.randn(options.restarts, classes, options.codes))
+        self.module: nn.Module = nn.ModuleDict({"head": self.head, "probe": self.probe}).to(inputs.device)
+        self.weights = dict(zip(KINDS, options.weights, strict=True))
         measured = self._measure()
-        if config.shifts == "auto":
+        if options.shifts == "auto":
             self.shifts = automatic_shifts(measured, classes)
         else:
-            self.shifts = dict(zip(KINDS, config.shifts, strict=True))
+            self.shifts = dict(zip(KINDS, options.shifts, strict=True))
         self.attracted = attracted(measured, self.shifts)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; the head and the probe have their own learning rates."""
         return torch.optim.Adam(
             [
-                {"params": list(self.head.parameters()), "lr": self.config.lr},
-                {"params": list(self.probe.parameters()), "lr": self.config.probe_lr},
+                {"params": list(self.head.parameters()), "lr": self.options.lr},
+                {"params": list(self.probe.parameters()), "lr": self.options.probe_lr},
             ]
         )
 
     def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
         """Return the loss, its three terms, the mean code similarity of each, and the probe's loss."""
-        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "pairs", step))
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "pairs", step))
         tokens, near = self._load(views), self._load(self._positives(views, draw))
-        pairs = Pairs.draw(len(views), self.config, draw)
+        pairs = Pairs.draw(len(views), self.options, draw)
         codes = self._codes(tokens)
         compared = zip(
             self._features(pairs, tokens, near),
@@ -123,7 +118,7 @@ class Task:
         )
         terms: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         similarity: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-        clamps = {"zero_clamp": self.config.zero_clamp, "stabilize": self.config.stabilize}
+        clamps = {"zero_clamp": self.options.zero_clamp, "stabilize": self.options.stabilize}
         for (kind, wanted), (_, given) in compared:
             terms[kind].append(correspondence_loss(wanted, given, self.shifts[kind], **clamps))
             similarity[kind].append(given.detach().mean())
@@ -133,13 +128,10 @@ class Task:
         live = {f"similarity_{kind}": torch.stack(parts).mean() for kind, parts in similarity.items()}
         return {"loss": loss, **means, **live, "probe": probes.min()}
 
-    def after_step(self, step: int) -> None:
-        """Nothing follows a step."""
-
     def finish(self) -> TrainedHead:
         """Fit the cluster probe anew on the final codes, from several starts, and keep the lowest loss."""
         self.module.eval()
-        codes = CodeSource(self.source, self.head, self.config.codes, self.device)
+        codes = CodeSource(self.inputs.features, self.head, self.options.codes)
         trained = F.normalize(self.probe.weight, dim=-1).detach().cpu()
         refitted = self._refit(codes)
         losses, sizes, similarity = _judge(codes, torch.cat([refitted, trained]))
@@ -156,21 +148,20 @@ class Task:
             "class_shares": sizes[best],
         }
         weight = torch.cat([refitted, trained])[best].clone()
-        tensors = {f"feature_heads.0.{name}": value.detach().cpu() for name, value in self._named()}
+        tensors = {
+            f"feature_heads.0.{name}": value.detach().cpu() for name, value in self.head.state_dict().items()
+        }
         classes, dim = weight.shape
         return TrainedHead(
-            {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.config.alpha},
+            {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.options.alpha},
             {**tensors, "class_head.weight": weight},
-            feature_heads=[{"type": "stego", "dim": self.source.dim, "codes": dim}],
+            feature_heads=[{"type": "stego", "dim": self.inputs.features.dim, "codes": dim}],
             figures=figures,
             warnings=[*self.warnings, *_collapse(similarity, sizes[best], self.shifts)],
         )
 
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return list(self.head.state_dict().items())
-
     def _load(self, views: Sequence[int]) -> list[Tensor]:
-        return [one.to(self.device) for one in self.live.tokens(views)]
+        return self.tokens.tokens(views)
 
     def _codes(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         return by_grid(tokens, lambda maps, _: self.head(maps))
@@ -182,7 +173,7 @@ class Task:
         with torch.no_grad():
             first, second = (by_grid(one, lambda maps, _: self.head.drop(maps)) for one in (tokens, near))
             return [
-                (kind, centre(cosines) if self.config.pointwise else cosines)
+                (kind, centre(cosines) if self.options.pointwise else cosines)
                 for kind, cosines in pairs.correspondences(first, second)
             ]
 
@@ -194,20 +185,22 @@ class Task:
     def _measure(self) -> dict[str, Tensor]:
         """Return samples of the centred feature correspondences of the collection, without dropout."""
         self.head.eval()
-        draw = torch.Generator().manual_seed(seeds.stream(self.seed, "shifts"))
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "shifts"))
         found: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-        order = torch.randperm(len(self.source.grids), generator=draw).tolist()
+        order = torch.randperm(len(self.inputs.features.grids), generator=draw).tolist()
         for start in range(0, len(order) - self.batch + 1, self.batch)[:_MEASURED_BATCHES]:
             views = order[start : start + self.batch]
-            pairs = Pairs.draw(self.batch, self.config, draw)
-            tokens, near = (self.source.tokens(some) for some in (views, self._positives(views, draw)))
+            pairs = Pairs.draw(self.batch, self.options, draw)
+            tokens, near = (
+                self.inputs.features.tokens(members) for members in (views, self._positives(views, draw))
+            )
             for kind, cosines in self._features(pairs, tokens, near):
                 found[kind].append(cosines)
         return {kind: torch.stack(parts) for kind, parts in found.items()}
 
     def _refit(self, codes: CodeSource) -> Tensor:
         """Return the probes (R, K, D) of spherical k-means on a sample of the final codes, R starts."""
-        some = _unit(sample_tokens(codes, self.config.sample, seeds.stream(self.seed, "codes")))
+        some = _unit(sample_tokens(codes, self.options.sample, seeds.stream(self.inputs.seed, "codes")))
         if not bool(torch.isfinite(some).all()):
             raise UnsupsegError(
                 "The head gives codes that are not numbers; lower the learning rate (--set lr=)."
@@ -216,15 +209,15 @@ class Task:
         return torch.stack(
             [
                 spherical_kmeans(
-                    some, classes, restarts=1, seed=seeds.stream(self.seed, "refit", start)
+                    some, classes, restarts=1, seed=seeds.stream(self.inputs.seed, "refit", start)
                 ).centroids
-                for start in range(self.config.restarts)
+                for start in range(self.options.restarts)
             ]
         )
 
 
 def _usable(
-    neighbours: NDArray[np.int32] | None, views: int, config: TrainConfig
+    neighbours: NDArray[np.int32] | None, views: int, options: TrainOptions
 ) -> tuple[NDArray[np.int32], list[str]]:
     """Return the neighbours that positives are drawn from, and what is smaller than asked for."""
     if neighbours is None:
@@ -240,14 +233,14 @@ def _usable(
             "`unsupseg verify`, then `unsupseg graph --force`."
         )
     warnings = []
-    if views < config.batch:
-        warnings.append(f"a batch holds all {views} views: fewer than the {config.batch} asked for")
-    if neighbours.shape[1] < config.num_neighbors:
+    if views < options.batch:
+        warnings.append(f"a batch holds all {views} views: fewer than the {options.batch} asked for")
+    if neighbours.shape[1] < options.num_neighbors:
         warnings.append(
-            f"the graph holds {neighbours.shape[1]} neighbours of a view, fewer than the {config.num_neighbors} to "
+            f"the graph holds {neighbours.shape[1]} neighbours of a view, fewer than the {options.num_neighbors} to "
             "draw from; run `unsupseg graph` with more --neighbors"
         )
-    return neighbours[:, : config.num_neighbors], warnings
+    return neighbours[:, : options.num_neighbors], warnings
 
 
 def _unit(codes: Tensor) -> Tensor:

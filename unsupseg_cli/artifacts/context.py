@@ -1,0 +1,72 @@
+"""What every stage gets: the workspace, somebody to tell, and what the workspace remembers beside its artifacts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.core.progress import Reporter, Silent
+
+DEFAULT_WORKSPACE = "unsupseg-workspace"
+ROOTS = "roots.json"
+DIGESTS = "digests.json"
+WEIGHTS = "weights.json"
+ASKED = "asked.json"
+REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED)
+"""Files of what is remembered: where data sets lie, digests of files, and what was asked of an artifact in vain."""
+
+
+@dataclass
+class Context:
+    """Where a stage works and whom it tells.
+
+    ``read_only`` writes nothing there, not even what is remembered: the context of a dry run. Of a data set only
+    ``most_images`` are taken, evenly spread.
+    """
+
+    workspace: Workspace = field(default_factory=lambda: Workspace(Path(DEFAULT_WORKSPACE)))
+    reporter: Reporter = field(default_factory=Silent)
+    force: bool = False
+    read_only: bool = False
+    most_images: int | None = None
+
+    def say(self, artifact: Artifact, reused: bool) -> Artifact:
+        """Tell that an artifact was written or reused, and return it."""
+        m = artifact.manifest
+        how = "reused" if reused else f"written in {m.seconds:.1f} s"
+        self.reporter.info(f"{m.kind} '{m.id}' {how}")
+        if m.used_labels:
+            self.reporter.warn(f"'{m.id}' used labels: it is a diagnosis, not an unsupervised result")
+        for warning in m.warnings:
+            self.reporter.warn(warning)
+        return artifact
+
+    def take(self, kind: str, reference: str | None, split: str | None = None) -> Artifact:
+        """Return a named artifact, or the current one, and say which was taken."""
+        if reference is not None:
+            return self.workspace.get(reference, kind)
+        artifact = self.workspace.current(kind, split)
+        self.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
+        return artifact
+
+    def remembered(self, name: str) -> dict[str, Any]:
+        """Return what a file of the workspace remembers; it is a convenience, and may be missing or damaged."""
+        try:
+            value = json.loads((self.workspace.root / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def remember(self, name: str, values: dict[str, Any]) -> None:
+        """Keep values in a file of the workspace, in place of what it remembered."""
+        if self.read_only:
+            return
+        try:
+            self.workspace.root.mkdir(parents=True, exist_ok=True)
+            write_json(self.workspace.root / name, values)
+        except OSError:
+            return  # a read-only workspace fails where it matters, with its own message

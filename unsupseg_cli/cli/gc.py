@@ -1,0 +1,50 @@
+"""gc: Remove drafts of interrupted calls, and artifacts named with --remove."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated
+
+import typer
+
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.workspace import WorkspaceOption, err, open_workspace
+from unsupseg_cli.core.errors import UsageError
+
+app = typer.Typer()
+
+
+@app.command("gc")
+def collect(
+    workspace: WorkspaceOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared", help="Also drafts of --shard and --devices: other shares may be yet to come."
+        ),
+    ] = False,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", help="Also this artifact; repeat it.", show_default=False)
+    ] = None,
+) -> None:
+    """Remove drafts of interrupted calls, and artifacts named with --remove."""
+
+    def action() -> None:
+        space = open_workspace(workspace)
+        targets = space.leftovers(shared=shared)
+        for reference in remove or []:
+            artifact = space.get(reference)
+            if children := space.children(artifact):
+                raise UsageError(
+                    f"'{artifact.id}' is the input of {', '.join(child.id for child in children)}; remove these too."
+                )
+            targets.append(artifact.path)
+        for path in targets:
+            err.print(f"{'removed' if yes else 'would remove'} {path}", soft_wrap=True)
+            if yes:
+                shutil.rmtree(path)
+        if targets and not yes:
+            err.print("nothing was deleted: call again with --yes")
+
+    run_guarded(action, verbose=False)

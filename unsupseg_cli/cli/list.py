@@ -1,0 +1,50 @@
+"""list: List the artifacts of the workspace."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, missing_method, open_workspace
+
+app = typer.Typer()
+
+
+@app.command("list")
+def list_artifacts(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. features or model.")] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the artifacts of the workspace."""
+
+    def action() -> None:
+        artifacts = sorted(
+            open_workspace(workspace).artifacts(kind), key=lambda artifact: artifact.manifest.started
+        )
+        if as_json:
+            rows = [
+                json.loads(item.manifest.model_dump_json()) | {"path": str(item.path)} for item in artifacts
+            ]
+            result(json.dumps(rows, indent=1))
+            return
+        table = Table("kind", "id", "made", "seconds", "MB", "remarks", box=None)
+        for item in artifacts:
+            m = item.manifest
+            size = f"{_size(item) / 1e6:.1f}"
+            remarks = [*(["used labels"] if m.used_labels else []), missing_method(m)]
+            table.add_row(m.kind, m.id, m.started, f"{m.seconds:.1f}", size, "; ".join(filter(None, remarks)))
+        Console(highlight=False, soft_wrap=True).print(table)
+
+    run_guarded(action, verbose=False)
+
+
+def _size(artifact: Artifact) -> int:
+    return sum(output.bytes for output in artifact.manifest.outputs.values())

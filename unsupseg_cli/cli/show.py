@@ -1,0 +1,82 @@
+"""show: Show one artifact: what it is, what it was made from, what it found."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, missing_method, open_workspace
+from unsupseg_cli.core.errors import UsageError
+
+app = typer.Typer()
+
+
+@app.command("show")
+def show(
+    reference: Annotated[str, typer.Argument(help="Id, beginning of an id, or path.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print an evaluation's scores as CSV.")] = False,
+) -> None:
+    """Show one artifact: what it is, what it was made from, what it found."""
+
+    def action() -> None:
+        artifact = open_workspace(workspace).get(reference)
+        if as_csv:
+            result(_scores_csv(artifact).rstrip("\n"))
+        elif as_json:
+            result(artifact.manifest.model_dump_json(indent=1))
+        else:
+            _print_manifest(artifact)
+
+    run_guarded(action, verbose=False)
+
+
+def _scores_csv(artifact: Artifact) -> str:
+    if artifact.manifest.kind != "evaluation":
+        raise UsageError(
+            f"--csv prints the scores of an evaluation; '{artifact.id}' is '{artifact.manifest.kind}'."
+        )
+    summary = artifact.manifest.summary
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["name", "value"])
+    for key in ("accuracy", "miou", "miou_gt", "miou_all"):
+        writer.writerow([key, summary[key]])
+    for name, iou in zip(summary["class_names"], summary["iou"], strict=True):
+        writer.writerow([f"iou/{name}", "" if iou is None else iou])
+    return buffer.getvalue()
+
+
+def _print_manifest(artifact: Artifact) -> None:
+    m = artifact.manifest
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"[bold]{m.id}[/bold] ({m.kind}, format {m.format_version})\n{artifact.path}")
+    table = Table(box=None, show_header=False)
+    rows: dict[str, Any] = {
+        "key": m.key,
+        "digest": m.digest,
+        "made": f"{m.started}, {m.seconds:.1f} s, peak {m.peak_memory_bytes / 2**30:.2f} GiB",
+        "images": f"{m.data.dataset}/{m.data.split}, {m.data.count}" if m.data else "-",
+        "labels": "used" if m.used_labels else "not used",
+        "deterministic": "yes" if m.deterministic else "no (device kernels)",
+    }
+    rows |= {f"input {item.role}": item.id for item in m.inputs}
+    rows |= {f"config {key}": value for key, value in m.config.items()}
+    rows |= {
+        f"summary {key}": value for key, value in m.summary.items() if not isinstance(value, list | dict)
+    }
+    rows |= {f"warning {i + 1}": text for i, text in enumerate(m.warnings)}
+    if remark := missing_method(m):
+        rows["remark"] = remark
+    for key, value in rows.items():
+        table.add_row(key, str(value))
+    console.print(table)

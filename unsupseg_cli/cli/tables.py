@@ -1,0 +1,67 @@
+"""Tables on the terminal: the scores of an evaluation, the options of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.table import Table
+
+from unsupseg_cli.methods.declaration import Method, Part
+from unsupseg_cli.methods.registry import get_method
+
+
+def score_table(summary: dict[str, Any]) -> Table:
+    """Return the scores of an evaluation as a table: per class, then the means."""
+    protocol = summary["protocol"]
+    flip = (", flip" if protocol["flip"] else "") + (", CRF" if summary.get("crf") else "")
+    title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {summary['images']} images"
+    table = Table("class", "IoU %", "share of pixels %", title=title, title_justify="left", box=None)
+    pixels = summary["pixels"]
+    for name, iou, count in zip(summary["class_names"], summary["iou"], pixels, strict=True):
+        share = 100 * count / max(1, sum(pixels))
+        table.add_row(name, "absent" if iou is None else f"{100 * iou:.1f}", f"{share:.1f}")
+    table.add_section()
+    for name, key in (
+        ("mIoU", "miou"),
+        ("mIoU of classes in truth", "miou_gt"),
+        ("mIoU of all classes", "miou_all"),
+    ):
+        table.add_row(f"[bold]{name}[/bold]", f"[bold]{100 * summary[key]:.2f}[/bold]", "")
+    table.add_row("[bold]pixel accuracy[/bold]", f"[bold]{100 * summary['accuracy']:.2f}[/bold]", "")
+    if "linear_probe" in summary:
+        probe = summary["linear_probe"]
+        table.add_row("linear probe mIoU (supervised diagnosis)", f"{100 * probe['miou']:.2f}", "")
+    return table
+
+
+SUMMARIES: dict[str, Callable[[dict[str, Any]], Table]] = {"evaluation": score_table}
+"""What a command prints of the artifact that it made, by kind."""
+
+
+def method_tables(name: str, command: str) -> Iterator[Table]:
+    """Yield the options that ``--set`` takes for a method under a command, a table for each part."""
+    method = get_method(name)
+    parts = (method.require_trainer(),) if command == "train" else method.labellers
+    if not parts:
+        method.labeller()  # says that there is none
+    for part in parts:
+        yield _options_table(method, part, command)
+
+
+def _options_table(method: Method, part: Part, command: str) -> Table:
+    named = f" --part {part.name}" if part.name else ""
+    title = f"{command} --method {method.name}{named}{f': {part.summary}' if part.summary else ''}"
+    table = Table("--set", "default", "bounds", "meaning", "source", title=title, box=None)
+    table.title_justify = "left"
+    for key, field in part.options.model_fields.items():
+        source = str(part.options.note(key, "source") or "")
+        table.add_row(key, str(field.default), _bounds(field.metadata), field.description or "", source)
+    return table
+
+
+def _bounds(metadata: list[Any]) -> str:
+    signs = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+    return " ".join(
+        f"{sign}{getattr(bound, name)}" for bound in metadata for name, sign in signs if hasattr(bound, name)
+    )

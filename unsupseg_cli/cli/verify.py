@@ -1,0 +1,37 @@
+"""verify: Check files against their digests, and inputs against what they were."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.workspace import WorkspaceOption, err, missing_method, open_workspace
+from unsupseg_cli.core.errors import UnsupsegError
+
+app = typer.Typer()
+
+
+@app.command("verify")
+def verify(
+    references: Annotated[list[str] | None, typer.Argument(help="Ids; default: everything.")] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Check files against their digests, and inputs against what they were."""
+
+    def action() -> None:
+        space = open_workspace(workspace)
+        artifacts = [space.get(reference) for reference in references or ()] or list(space.artifacts())
+        problems = [problem for item in artifacts for problem in space.verify(item)]
+        problems += [] if references else space.damaged()
+        for problem in problems:
+            err.print(problem, soft_wrap=True)
+        if problems:
+            raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
+        for item in artifacts:
+            if remark := missing_method(item.manifest):
+                err.print(f"{item.id}: {remark}", soft_wrap=True)
+        err.print(f"{len(artifacts)} artifacts are whole")
+
+    run_guarded(action, verbose=False)

@@ -1,0 +1,95 @@
+"""A picture of where each class of a model lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.model import ModelFile
+from unsupseg_cli.contents.predictions import predicted_images, read_ids
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.report.overlay import blend
+from unsupseg_cli.report.sheet import grid
+
+_SHOWN = 4  # images of a class on the sheet
+
+
+def class_sheet(
+    model: Artifact, file: ModelFile, context: Context, predictions: str | None = None
+) -> Image.Image:
+    """Return a picture with a row for each class: where it lies in the images that show most of it.
+
+    Args:
+        model: the model artifact.
+        file: its chain.
+        context: whose workspace holds predictions of the model.
+        predictions: the ones to take; default: the newest.
+
+    Raises:
+        UsageError: there are no predictions of this model, or their images are gone.
+    """
+    shown = _predictions_of(model, context, predictions)
+    keys = [key for key in shown.manifest.summary["keys"] if key not in shown.manifest.summary["skipped"]]
+    classes = len(file.classes)
+    tracked = context.reporter.track(keys, "classes", total=len(keys))
+    shares = np.stack([_shares(read_ids(shown.path, key), classes) for key in tracked])
+    images = predicted_images(shown, context)
+    colors = np.array([entry.color for entry in file.classes], np.uint8)
+    rows, notes = [], []
+    for index, entry in enumerate(file.classes):
+        order = np.argsort(-shares[:, index], kind="stable")[:_SHOWN]
+        best = [keys[image] for image in order if shares[image, index] > 0]
+        rows.append([_highlighted(shown, images, key, index, colors) for key in best])
+        notes.append(f"{index}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
+    return grid(rows, labels=notes, title=f"{model.id}: where each class lies", cell=320)
+
+
+def _predictions_of(model: Artifact, context: Context, reference: str | None) -> Artifact:
+    """Return the predictions named, or the newest of a model; refined ones count too."""
+    if reference is not None:
+        candidates = [context.workspace.get(reference, "predictions")]
+    else:
+        candidates = sorted(
+            context.workspace.artifacts("predictions"), key=lambda artifact: artifact.manifest.started
+        )
+    own = [one for one in candidates if _predicted_by(one, context) == model.manifest.key]
+    if not own and reference is not None:
+        raise UsageError(f"The predictions '{candidates[0].id}' were not made by '{model.id}'.")
+    if not own:
+        raise UsageError(
+            f"There are no predictions of '{model.id}' to make a sheet of; run `unsupseg predict --model {model.id}`."
+        )
+    return own[-1]
+
+
+def _predicted_by(predictions: Artifact, context: Context) -> str | None:
+    """Return the key of the model that made predictions, before they were refined."""
+    if (used := predictions.input("model")) is not None:
+        return used.key
+    before = predictions.input("predictions")
+    earlier = context.workspace.find_key("predictions", before.key) if before else None
+    return _predicted_by(earlier, context) if earlier else None
+
+
+def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:
+    """Return the share of the pixels of a label map (H, W) that each class has, (K,)."""
+    counts: NDArray[np.float64] = np.bincount(labels[labels != VOID], minlength=classes) / labels.size
+    return counts
+
+
+def _highlighted(
+    predictions: Artifact, images: Mapping[str, Path], key: str, index: int, colors: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Return an image with one class lightly tinted and everything else gray."""
+    image, labels = read_image(images[key]), read_ids(predictions.path, key)
+    shown = labels == index
+    gray = image.mean(-1, keepdims=True).astype(np.uint8)
+    return blend(np.where(shown[..., None], image, gray), np.where(shown, index, VOID), colors, opacity=0.3)

@@ -1,0 +1,54 @@
+"""What an `evaluation` artifact holds: scores, the assignment of clusters to classes, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.labels import LabelSpace
+from unsupseg_cli.metrics.scores import Scores
+from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
+from unsupseg_cli.report.sheet import Sample, sheet
+
+SCORES, ASSIGNMENT = "scores.json", "assignment.json"
+
+
+def read_assignment(evaluation: Artifact, clusters: int) -> NDArray[np.int64]:
+    """Return the class of each cluster, (clusters,); raises UsageError where the evaluation had other clusters."""
+    value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
+    if len(value) != clusters:
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {clusters} here."
+        )
+    return np.array(value, np.int64)
+
+
+def write_tables(
+    folder: Path, matrix: Any, assignment: NDArray[np.int64], scores: Scores, space: LabelSpace
+) -> None:
+    """Write the assignment, the confusion matrix (clusters, classes) and pictures of both."""
+    write_json(folder / ASSIGNMENT, [int(value) for value in assignment])
+    with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["cluster", "matched to", *space.names])
+        for cluster, row in enumerate(np.asarray(matrix).tolist()):
+            target = int(assignment[cluster])
+            writer.writerow([cluster, space.names[target] if target >= 0 else "", *row])
+    names, colors = list(space.names), np.array(space.colors, np.uint8)
+    save(confusion_figure(scores.confusion, names), folder / "confusion.png")
+    save(iou_figure(scores.iou, names, mean=scores.miou, colors=colors), folder / "iou.png")
+
+
+def write_sheet(folder: Path, samples: Sequence[Sample], space: LabelSpace) -> None:
+    """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors."""
+    if samples:
+        save(sheet(samples, np.array(space.colors, np.uint8), list(space.names)), folder / "sheet.png")

@@ -1,0 +1,81 @@
+"""The inputs of a labeller or a trainer, opened from the artifacts of a call: as much as it declared to need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.graph import read_neighbours
+from unsupseg_cli.contents.masks import read_masks
+from unsupseg_cli.contents.model import class_prototypes
+from unsupseg_cli.contents.network import live_source
+from unsupseg_cli.contents.views import ViewImages
+from unsupseg_cli.methods.declaration import Needs
+from unsupseg_cli.methods.interface import Inputs
+from unsupseg_cli.training.tokens import DeviceSource
+
+
+def open_inputs(
+    artifacts: Mapping[str, Artifact],
+    needs: Needs,
+    context: Context,
+    device: torch.device,
+    *,
+    classes: int | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    live: bool = False,
+) -> Inputs:
+    """Open what a part declared to need.
+
+    Args:
+        artifacts: of the call, by role.
+        needs: of the part.
+        context: the workspace that they lie in.
+        device: where the arrays go, and where the network runs.
+        classes: number of classes K.
+        seed: of every random choice.
+        workers: processes that decode images.
+        live: whether the network is wanted where it is optional.
+
+    Raises:
+        UnsupsegError: an array was not kept, or images or weights are gone or are others by now.
+    """
+    features = FeatureSet(artifacts["features"])
+    for name in needs.arrays:
+        features.require(name)
+    roles = {port.role for port in needs.reads}
+    given: dict[str, Any] = {}
+    if "classes" in needs.identity:
+        given["classes"] = classes
+    if "seed" in needs.identity:
+        given["seed"] = seed
+    if needs.images:
+        given["images"] = ViewImages(features, context, workers)
+    if needs.network != "no":
+        wanted = live or needs.network == "always"
+        given["network"] = live_source(features, context, device, workers) if wanted else None
+    readers = {"pseudolabels": read_masks, "graph": read_neighbours, "regions": FeatureSet}
+    for role, read in readers.items():
+        if role in roles:
+            given[role] = read(artifacts[role]) if role in artifacts else None
+    if "model" in roles:
+        given["model"] = _prototypes(artifacts, features.artifact, context, device)
+    arrays = DeviceSource(features, device, needs.arrays)
+    return Inputs(arrays, device=device, reporter=context.reporter, **given)
+
+
+def _prototypes(
+    artifacts: Mapping[str, Artifact], features: Artifact, context: Context, device: torch.device
+) -> Tensor | None:
+    """Return the class prototypes of the model named, or of the one whose codes the features are."""
+    base = features.input("model")
+    model = artifacts.get("model") or (context.workspace.get(base.id, "model") if base else None)
+    weight = class_prototypes(model) if model else None
+    return None if weight is None else weight.to(device)

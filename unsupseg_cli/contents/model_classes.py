@@ -1,0 +1,107 @@
+"""The classes of a model: new names, new colours, several as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import ImageColor
+
+from unsupseg_cli.contents.model import ModelFile, class_index
+from unsupseg_cli.core.errors import UsageError
+
+
+def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
+    """Return a model whose classes, given by name or number, have new names.
+
+    Raises:
+        UsageError: there is no such class, or a name is empty, a number, taken, or holds ``=`` or a comma.
+    """
+    classes = list(file.classes)
+    for index, name in _by_index(file, names).items():
+        if not name or name != name.strip() or not name.isprintable() or set(name) & {",", "="}:
+            raise UsageError(f"'{name}' cannot be the name of a class: expected text without commas and '='.")
+        if name.isdecimal():
+            raise UsageError(
+                f"'{name}' cannot be the name of a class: numbers mean the class of that number."
+            )
+        classes[index] = classes[index].model_copy(update={"name": name})
+    taken = [entry.name for entry in classes]
+    if twice := next((name for name in taken if taken.count(name) > 1), None):
+        raise UsageError(f"Two classes would be called '{twice}'; merge them, or choose another name.")
+    return file.model_copy(update={"classes": classes})
+
+
+def recolor(file: ModelFile, colors: Mapping[str, str]) -> ModelFile:
+    """Return a model whose classes have new colours: ``#a0522d``, ``160,82,45`` or ``sienna``.
+
+    Raises:
+        UsageError: there is no such class or colour.
+    """
+    classes = list(file.classes)
+    for index, text in _by_index(file, colors).items():
+        classes[index] = classes[index].model_copy(update={"color": _color(text)})
+    return file.model_copy(update={"classes": classes})
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    try:
+        parts = [int(part) for part in text.split(",")] if "," in text else ImageColor.getrgb(text)[:3]
+    except ValueError:
+        parts = []
+    if len(parts) != 3 or not all(0 <= part <= 255 for part in parts):
+        raise UsageError(f"'{text}' is no colour: expected such as #a0522d, 160,82,45 or sienna.")
+    return parts[0], parts[1], parts[2]
+
+
+def _by_index(file: ModelFile, values: Mapping[str, str]) -> dict[int, str]:
+    """Return values by the number of their class."""
+    by_index: dict[int, str] = {}
+    for reference, value in values.items():
+        index = class_index(reference, file.classes)
+        if index in by_index:
+            raise UsageError(f"Class {index}, '{file.classes[index].name}', is given twice.")
+        by_index[index] = value
+    if not by_index:
+        raise UsageError("No class was given: expected CLASS=VALUE, such as 3=road.")
+    return by_index
+
+
+def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
+    """Return a model in which each group of classes is one: the first of the group, under its name and colour.
+
+    A pixel of one of them becomes a pixel of the merged class; no other pixel changes. The classes behind get lower
+    numbers and keep their names.
+
+    Raises:
+        UsageError: there is no such class, a group has fewer than two, or a class is in two groups.
+    """
+    into = list(range(len(file.classes)))
+    chosen = [[class_index(reference, file.classes) for reference in group] for group in groups]
+    every = [index for group in chosen for index in group]
+    if not chosen or any(len(group) < 2 for group in chosen):
+        raise UsageError("A group to merge has at least two classes, separated by commas, such as 3,5.")
+    twice = next((index for index in every if every.count(index) > 1), None)
+    if twice is not None:
+        raise UsageError(f"Class {twice}, '{file.classes[twice].name}', is given twice.")
+    for first, *others in chosen:
+        for index in others:
+            into[index] = first
+    kept = sorted(set(into))
+    outputs = file.class_of or list(range(len(file.classes)))
+    class_of = [kept.index(into[output]) for output in outputs]
+    return file.model_copy(update={"classes": [file.classes[index] for index in kept], "class_of": class_of})
+
+
+def classes_record(file: ModelFile) -> list[dict[str, Any]]:
+    """Return number, name, colour and the outputs of the class head that make up each class."""
+    outputs = file.class_of or list(range(len(file.classes)))
+    return [
+        {
+            "number": index,
+            "name": entry.name,
+            "color": list(entry.color),
+            "outputs": [output for output, number in enumerate(outputs) if number == index],
+        }
+        for index, entry in enumerate(file.classes)
+    ]

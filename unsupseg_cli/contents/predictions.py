@@ -1,0 +1,214 @@
+"""What a `predictions` artifact holds: label maps at original size, pictures, and scores where they are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from unsupseg_cli.artifacts.arrays import RowReader, write_array
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.manifest import Manifest
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.images import describe_images, open_paths, same_images
+from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.crf.trust import trusted
+from unsupseg_cli.data.datasets import Dataset, open_dataset
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.report.overlay import blend, legend
+from unsupseg_cli.report.palette import paletted
+
+CLASSES = "classes.json"
+NAMED = "images"
+
+
+class PredictionWriter:
+    """Writes the label map, the pictures and the scores of each image; a finished image survives a kill.
+
+    Args:
+        draft: of the artifact.
+        classes: of the model.
+        dataset: the images.
+        only: the one class that the pictures show; None shows all.
+        overlay: also write the classes over the image.
+    """
+
+    def __init__(
+        self, draft: Draft, classes: Sequence[ClassEntry], dataset: Dataset, only: int | None, overlay: bool
+    ) -> None:
+        self._draft, self._classes, self._dataset = draft, classes, dataset
+        self.skipped: dict[str, str] = {}
+        write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
+        self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
+
+    def todo(self) -> list[Item]:
+        """Return the images that are not finished yet; those that were unreadable before stay skipped."""
+        for item in self._dataset.items:
+            part = image_part(item.key)
+            if self._draft.is_done(part) and (reason := self._draft.note(part)):
+                self.skipped[item.key] = reason
+        return [item for item in self._dataset.items if not self._draft.is_done(image_part(item.key))]
+
+    def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
+        """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w)."""
+        write_ids(self._draft.folder, item.key, labels)
+        if log_probs is not None:
+            write_array(self._draft.folder / "scores" / item.key, log_probs.numpy().astype(np.float16))
+        self._picture(item.key, read_image(item.image), labels)
+        self._draft.finish(image_part(item.key))
+
+    def close(self) -> dict[str, Any]:
+        """Write the legend and return the summary; raises UnsupsegError if no image was readable."""
+        done = len(self._dataset.items) - len(self.skipped)
+        if not done:
+            reason = next(iter(self.skipped.values()), "there are none")
+            raise UnsupsegError(f"No image of '{self._dataset.root}' is readable; the first reason: {reason}")
+        if self.skipped:
+            self._draft.warnings.append(
+                f"{len(self.skipped)} unreadable images were skipped; the manifest lists them"
+            )
+        colors = np.array([entry.color for entry in self._classes], np.uint8)
+        legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")
+        return {
+            "images": done,
+            "classes": len(self._classes),
+            "skipped": self.skipped,
+            "keys": [item.key for item in self._dataset.items],
+        }
+
+
+def image_part(key: str) -> str:
+    """Return the name of the part of a draft that one image is."""
+    return "image-" + key.replace("/", "%2F")
+
+
+def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
+    """Return the image file of each key of predictions.
+
+    Raises:
+        UsageError: the images are gone or are others by now.
+    """
+    m = predictions.manifest
+    assert m.data is not None
+    again = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
+    try:
+        dataset = _predicted_dataset(m)
+    except UsageError as error:
+        raise UsageError(f"{error} {again}") from None
+    keys = set(m.summary["keys"])
+    dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
+    if describe_images(dataset, context).fingerprint != m.data.fingerprint:
+        raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {again}")
+    return {item.key: item.image for item in dataset.items}
+
+
+def named_images(predictions: Manifest) -> dict[str, list[str]]:
+    """Return the files and folders that were given to `predict` one by one, under the name they are kept by."""
+    return {NAMED: predictions.execution[NAMED]} if NAMED in predictions.execution else {}
+
+
+def _predicted_dataset(predictions: Manifest) -> Dataset:
+    if named := named_images(predictions):
+        return open_paths([Path(one) for one in named[NAMED]])
+    assert predictions.data is not None
+    again = same_images(predictions.data)
+    return open_dataset(again["dataset"], root=again["root"], split=predictions.data.split)
+
+
+def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
+    """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
+    path = folder / "ids" / f"{key}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if labels.max(initial=0) < 255:
+        image = Image.fromarray(np.where(labels == VOID, 255, labels).astype(np.uint8))
+    else:
+        image = Image.fromarray(np.where(labels == VOID, 65535, labels).astype(np.uint16))
+    image.save(path)
+
+
+def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
+    """Read what `write_ids` wrote, (H, W) with VOID = -1."""
+    with Image.open(folder / "ids" / f"{key}.png") as image:
+        raw = np.array(image)
+    void = 255 if raw.dtype == np.uint8 else 65535
+    return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
+
+
+PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
+
+
+def picture_writer(
+    source: Path, target: Path, only: int | None = None, overlays: bool | None = None
+) -> PictureWriter:
+    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures to ``target``.
+
+    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
+    """
+    entries = json.loads((source / CLASSES).read_text(encoding="utf-8"))
+    colors = np.array([entry["color"] for entry in entries], np.uint8)
+    with_overlay = (source / "overlay").exists() if overlays is None else overlays
+
+    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> None:
+        shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
+        path = target / "color" / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        paletted(shown, colors).save(path)
+        if with_overlay:
+            picture = target / "overlay" / f"{key}.jpg"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
+
+    return write
+
+
+def copy_pictures(predictions: Artifact, out: Path) -> None:
+    """Copy the readable files of predictions into a folder of the user's."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("ids", "color", "overlay"):
+        if (predictions.path / name).exists():
+            shutil.copytree(predictions.path / name, out / name, dirs_exist_ok=True)
+    for name in ("legend.png", CLASSES):
+        shutil.copy2(predictions.path / name, out / name)
+
+
+class ScoreReader:
+    """The scores of predictions by the image's key: those that were kept, or labels trusted so far.
+
+    Args:
+        predictions: the artifact.
+        confidence: probability that a hard label is right; None where scores were kept.
+    """
+
+    def __init__(self, predictions: Artifact, confidence: float | None) -> None:
+        self._predictions, self._confidence = predictions, confidence
+        self._classes = int(predictions.manifest.summary["classes"])
+
+    def __call__(self, key: str) -> Tensor:
+        """Return log-probabilities (K, h, w); raises UnsupsegError where they have another number of classes."""
+        predictions = self._predictions
+        folder = predictions.path / "scores" / key
+        if not folder.exists():
+            assert self._confidence is not None
+            labels = read_ids(predictions.path, key).astype(np.int64)
+            return trusted(labels, self._classes, self._confidence)
+        reader = RowReader(folder)
+        if len(reader) != self._classes:
+            raise UnsupsegError(
+                f"The scores of '{key}' in '{predictions.id}' have {len(reader)} classes, expected {self._classes}; "
+                f"run `unsupseg verify {predictions.id}` and predict again."
+            )
+        return torch.from_numpy(reader.rows(0, len(reader)))

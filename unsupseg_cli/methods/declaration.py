@@ -1,0 +1,143 @@
+"""What a method says of itself: its parts, their options, and what each of them reads. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal
+
+from unsupseg_cli.core.config import Config
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.ports import FEATURES, Port
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a part is given: nothing else reaches it, and nothing else enters the key of what it makes.
+
+    ``reads`` are the artifacts, ``arrays`` those of the features; ``images`` says whether it sees the pixels of the
+    views; ``network`` whether the frozen network that made the features runs in its loop (``optional``: where
+    ``--tokens live`` asks for it); ``identity`` which of the number of classes and the seed it is told.
+    """
+
+    reads: tuple[Port, ...] = (FEATURES,)
+    arrays: tuple[str, ...] = ("patch",)
+    images: bool = False
+    network: Literal["no", "optional", "always"] = "no"
+    identity: tuple[Literal["classes", "seed"], ...] = ("classes", "seed")
+
+
+class MethodOptions(Config):
+    """Base of the options of a labeller or a trainer: what ``--set`` takes."""
+
+    def needs(self) -> Needs:
+        """Return what the part reads with these options."""
+        return Needs()
+
+    def work(self, images: int) -> float:
+        """Return the amount of work that the time grows with: images, as often as they are looked at."""
+        return float(images)
+
+    def channels(self, dim: int) -> int:
+        """Return the channels of a trained model's codes, on features of ``dim`` channels."""
+        return dim
+
+
+@dataclass(frozen=True)
+class Part:
+    """A labeller or a trainer of a method.
+
+    ``target`` is the class that does the work, as ``module:Class``, imported when there is work. ``name`` tells the
+    labellers of a method apart where there are several (``pseudolabel --part NAME``).
+    """
+
+    options: type[MethodOptions]
+    target: str
+    name: str = ""
+    summary: str = ""
+
+    def load(self) -> Any:
+        """Import and return the class."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One system.
+
+    ``heads`` are the types of feature head that its models have, each with the module that registers it. ``version``
+    enters the keys of what the method makes: another one says that outputs changed. ``package`` is the distribution
+    that a method comes from, empty for the bundled ones.
+    """
+
+    name: str
+    summary: str
+    paper: str = ""
+    labellers: tuple[Part, ...] = ()
+    trainer: Part | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
+    version: str = "1"
+    package: str = ""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The labellers, then the trainer."""
+        return (*self.labellers, *((self.trainer,) if self.trainer else ()))
+
+    def labeller(self, name: str | None = None) -> Part:
+        """Return the labeller of a name, or the only one.
+
+        Raises:
+            UsageError: the method has none, none of this name, or several and no name is given.
+        """
+        if not self.labellers:
+            raise UsageError(f"Method '{self.name}' makes no pseudo-labels; its first command is `train`.")
+        names = [part.name for part in self.labellers]
+        if name is None and len(names) > 1:
+            raise UsageError(f"Method '{self.name}' has the parts {', '.join(names)}: name one with --part.")
+        if name is None:
+            return self.labellers[0]
+        for part in self.labellers:
+            if part.name == name:
+                return part
+        if names == [""]:
+            raise UsageError(f"Method '{self.name}' has one part without a name; leave --part {name} out.")
+        raise UsageError(f"Method '{self.name}' has no part '{name}'{did_you_mean(name, names)}")
+
+    def require_trainer(self) -> Part:
+        """Return the trainer; raises UsageError without one."""
+        if self.trainer is None:
+            raise UsageError(f"Method '{self.name}' trains no model; its only command is `pseudolabel`.")
+        return self.trainer
+
+    def import_head(self, kind: str) -> None:
+        """Import the module that registers a type of head."""
+        import_module(self.heads[kind])
+
+    def of_package(self, package: str, version: str) -> Method:
+        """Return the method as it comes from an installed package, whose version enters the keys too."""
+        return replace(self, package=package, version=f"{package} {version}, {self.version}")
+
+
+def check_method(method: Any, name: str) -> Method:
+    """Return what a plug-in gave for a name, if it is a method that can be used.
+
+    Raises:
+        UnsupsegError: it is something else; the message says what was expected.
+    """
+    if not isinstance(method, Method):
+        raise UnsupsegError(f"it is a {type(method).__name__}, expected a Method")
+    if method.name != name:
+        raise UnsupsegError(f"its method is called '{method.name}', expected '{name}', as the entry point is")
+    names = [part.name for part in method.labellers]
+    if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
+        raise UnsupsegError(f"its labellers need a name each, all different, found {_quoted(names)}")
+    if not method.labellers and method.trainer is None:
+        raise UnsupsegError("it has neither a labeller nor a trainer")
+    return method
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,162 @@
+"""Which artifacts a call reads: the ones named, else the last ones that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.model_file import take_model
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.ports import Port
+from unsupseg_cli.pipeline.table import makers
+
+_ORDER = {"pseudolabels": 0, "features": 1}  # what other inputs follow is taken first
+_NOUNS = {
+    "pseudolabels": ("the pseudo-labels", "were"),
+    "graph": ("the graph", "was"),
+    "regions": ("the regions", "were"),
+}
+"""What is made from features and belongs to them."""
+
+
+def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[str, Artifact]:
+    """Return the artifacts that a call reads, by role.
+
+    What is not named is the last one written or reused. Features, and what was made from features, belong together:
+    the features of pseudo-labels are those that they were made from, and a graph is one of the same features.
+
+    Raises:
+        UsageError: an artifact is not there, is gone, or does not belong to the others; two are named of which one is
+            read.
+    """
+    named = {port.role: getattr(config, port.role) for port in ports}
+    ports = [port for port in ports if not port.choice or port is _chosen(port.choice, ports, named)]
+    taken = {
+        port.role: _made_by(port, take_artifact(port.kind, named[port.role], context))
+        for port in ports
+        if named[port.role] is not None
+    }
+    for port in sorted(ports, key=lambda port: _ORDER.get(port.role, len(_ORDER))):
+        if port.role in taken:
+            continue
+        artifact = _unnamed(port, taken, context)
+        if artifact is not None:
+            taken[port.role] = artifact
+    if "features" in taken:
+        _belong_together(taken)
+    return taken
+
+
+def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: bool = False) -> Artifact:
+    """Return the artifact of a reference, by default the last one of its kind; a model may be a file of `export`.
+
+    Raises:
+        UsageError: there is none; the message names the command that makes one.
+    """
+    if reference is not None:
+        return take_model(reference, context) if kind == "model" else context.workspace.get(reference, kind)
+    artifact = context.workspace.find_current(kind)
+    if artifact is None:
+        commands = " or ".join(f"`unsupseg {name}`" for name in makers(kind))
+        raise UsageError(
+            f"No {kind} in the workspace '{context.workspace.root}' yet; run {commands or 'what makes it'} first, or "
+            f"name one with --{kind}."
+        )
+    if not quiet:
+        context.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
+    return artifact
+
+
+def _chosen(choice: str, ports: Sequence[Port], named: Mapping[str, str | None]) -> Port:
+    """Return the one port of a choice that is read: the one named, else the first."""
+    alternatives = [port for port in ports if port.choice == choice]
+    given = [port for port in alternatives if named[port.role] is not None]
+    if len(given) > 1:
+        raise UsageError(f"Give {' or '.join(f'--{port.role}' for port in given)}, not both.")
+    return (given or alternatives)[0]
+
+
+def _made_by(port: Port, artifact: Artifact) -> Artifact:
+    """Return a named artifact if it is of the method that the port reads."""
+    method = artifact.manifest.config.get("method")
+    if port.method and method != port.method:
+        raise UsageError(
+            f"'{artifact.id}' is of method '{method}', and only {port.role} of '{port.method}' are read here; leave "
+            f"--{port.role} out."
+        )
+    return artifact
+
+
+def _unnamed(port: Port, taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
+    """Return what is taken unasked in a role, if anything."""
+    features = taken.get("features")
+    if port.role == "features":
+        return _followed(taken, context) or take_artifact(port.kind, None, context)
+    if port.optional:
+        return _offered(port, features, context) if port.method else None
+    if features is None or port.role not in _NOUNS:
+        return take_artifact(port.kind, None, context)
+    artifact = _last_of(port.kind, features, context)
+    if artifact is None:
+        commands = " or ".join(f"`unsupseg {name} --features {features.id}`" for name in makers(port.kind))
+        raise UsageError(
+            f"No {port.kind} was made from the features '{features.id}' yet; run {commands or 'what makes it'} first."
+        )
+    context.reporter.info(f"taking {port.kind} '{artifact.id}' (the last one of these features)")
+    return artifact
+
+
+def _followed(taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
+    """Return the features that an artifact already taken was made from."""
+    for role, artifact in taken.items():
+        used = artifact.input("features") if role in _NOUNS else None
+        if used is None:
+            continue
+        features = context.workspace.find_key("features", used.key)
+        if features is None:
+            noun, _ = _NOUNS[role]
+            raise UsageError(
+                f"The features '{used.id}' of {noun} '{artifact.id}' are gone; run their `extract` again."
+            )
+        return features
+    return None
+
+
+def _offered(port: Port, features: Artifact | None, context: Context) -> Artifact | None:
+    """Return the last artifact of a kind if the method that the port reads made it, from these features."""
+    artifact = context.workspace.find_current(port.kind)
+    if artifact is None:
+        return None
+    fits = artifact.manifest.config.get("method") == port.method
+    used = artifact.input("features")
+    if not fits or (features is not None and (used is None or used.key != features.manifest.key)):
+        return None
+    context.reporter.info(f"taking {port.kind} '{artifact.id}' (the last one)")
+    return artifact
+
+
+def _last_of(kind: str, features: Artifact, context: Context) -> Artifact | None:
+    """Return the current artifact of a kind if it was made from these features, else the newest that was."""
+    current = context.workspace.find_current(kind)
+    every = sorted(context.workspace.artifacts(kind), key=lambda artifact: artifact.manifest.started)
+    for artifact in ([current] if current else []) + every[::-1]:
+        used = artifact.input("features")
+        if used is not None and used.key == features.manifest.key:
+            return artifact
+    return None
+
+
+def _belong_together(taken: Mapping[str, Artifact]) -> None:
+    """Raise UsageError for an artifact that was made from other features than those that are read."""
+    features = taken["features"]
+    for role, artifact in taken.items():
+        used = artifact.input("features") if role in _NOUNS else None
+        if used is not None and used.key != features.manifest.key:
+            noun, verb = _NOUNS[role]
+            raise UsageError(
+                f"{noun.capitalize()} '{artifact.id}' {verb} made from the features '{used.id}' (key {used.key[:12]}), "
+                f"not from '{features.id}' (key {features.manifest.key[:12]}); give what belongs together, or name "
+                "only one."
+            )

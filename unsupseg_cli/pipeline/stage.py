@@ -1,0 +1,239 @@
+"""A stage: what it reads, what decides the artifact that it makes, and how it makes it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from unsupseg_cli.core.config import Config
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.layers import require_effect
+from unsupseg_cli.core.ports import ROLES, Port
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part
+from unsupseg_cli.methods.registry import get_method
+
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.context import Context
+    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.identity import Identity
+    from unsupseg_cli.artifacts.manifest import Input
+    from unsupseg_cli.artifacts.workspace import Artifact
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a dry run knows of an artifact before it is made.
+
+    ``summary`` is as much of its summary as later stages need, ``bytes`` the size of its arrays.
+    """
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command that makes an artifact; each file of ``stages`` ends in one.
+
+    Args:
+        name: of the command.
+        config: its options; a field for each port names the artifact that is read there.
+        makes: the kind of its artifact; empty: the kind of the artifact that it reads.
+        version: another one says that the outputs changed: it enters the key.
+        identify: what decides the artifact. In a dry run the inputs may be promises, of which the manifest is known.
+        work: fills the draft's folder and returns the summary for the manifest.
+        ports: the artifacts that it reads.
+        uses: the part of a method that does the work, whose own ports and options come on top.
+        foresee: what is known before the work.
+        produce: makes or reuses the artifact where that is more than calling ``work``; None where others must finish.
+        finish: is called with the artifact, made or reused.
+    """
+
+    name: str
+    config: type[Config]
+    makes: str
+    version: int
+    identify: Callable[[Call], Identity]
+    work: Callable[[Call, Draft], dict[str, Any]]
+    ports: tuple[Port, ...] = ()
+    uses: Literal["", "labeller", "trainer"] = ""
+    foresee: Callable[[Call], Foreseen] = lambda call: Foreseen()
+    produce: Callable[[Call, Identity], tuple[Artifact | None, bool]] | None = None
+    finish: Callable[[Call, Artifact], None] | None = None
+
+    def __call__(
+        self, config: Config | None = None, context: Context | None = None, **given: Any
+    ) -> Artifact | None:
+        """Do what the command does, see `perform`."""
+        return perform(self, self.config() if config is None else config, context, **given)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Every role that an artifact may have here, with its kind."""
+        return dict(ROLES) if self.uses else {port.role: port.kind for port in self.ports}
+
+    def kind(self, roles: Iterable[str]) -> str:
+        """Return the kind of the artifact made from inputs in these roles."""
+        return self.makes or next(self.roles[role] for role in roles if role in self.roles)
+
+    def part(self, config: Any, method: Method) -> Part:
+        """Return the part of a method that does the work of a call."""
+        return method.labeller(config.part) if self.uses == "labeller" else method.require_trainer()
+
+
+@dataclass
+class Call:
+    """One call of a stage, with everything settled that its identity and its work need.
+
+    ``inputs`` are the artifacts by role; ``options`` those of the part of a ``method`` that does the work.
+    """
+
+    stage: Stage
+    config: Any
+    context: Context
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    method: Method | None = None
+    options: MethodOptions | None = None
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def part(self) -> Part:
+        """The part of the method."""
+        assert self.method is not None
+        return self.stage.part(self.config, self.method)
+
+    @property
+    def needs(self) -> Needs:
+        """What the part of the method reads."""
+        return Needs() if self.options is None else self.options.needs()
+
+    def input(self, role: str) -> Artifact:
+        """Return the artifact in a role that is always filled."""
+        return self.inputs[role]
+
+    def described(self) -> list[Input]:
+        """Return the inputs as the identity lists them."""
+        return [artifact.as_input(role) for role, artifact in self.inputs.items()]
+
+    @property
+    def used_labels(self) -> bool:
+        """Whether an input was made with labels."""
+        return any(artifact.manifest.used_labels for artifact in self.inputs.values())
+
+
+def once(function: Callable[[Call], T]) -> Callable[[Call], T]:
+    """Let a function of a call do its work once for each call."""
+
+    def remembered(call: Call) -> T:
+        if function not in call.memory:
+            call.memory[function] = function(call)
+        value: T = call.memory[function]
+        return value
+
+    return remembered
+
+
+def perform(
+    stage: Stage,
+    config: Config,
+    context: Context | None = None,
+    *,
+    options: MethodOptions | None = None,
+    inputs: Mapping[str, Artifact] | None = None,
+) -> Artifact | None:
+    """Make or reuse the artifact of a call, and say so.
+
+    Args:
+        stage: the command.
+        config: its options.
+        context: the workspace, and whom to tell; default: the workspace of this folder, silently.
+        options: of the method; default: its own.
+        inputs: the artifacts by role; default: those that the options name, else the last ones.
+
+    Returns:
+        the artifact, or None while other processes have a part of it to make.
+    """
+    from unsupseg_cli.artifacts.context import Context
+
+    call = settle(stage, config, context or Context(), options, inputs)
+    identity = stage.identify(call)
+    artifact, reused = stage.produce(call, identity) if stage.produce else produce(call, identity)
+    if artifact is None:
+        return None
+    if stage.finish:
+        stage.finish(call, artifact)
+    return call.context.say(artifact, reused)
+
+
+def produce(call: Call, identity: Identity) -> tuple[Artifact, bool]:
+    """Make the artifact of a call unless it is there; return it, and whether it was there."""
+    return call.context.workspace.produce(
+        identity, lambda draft: call.stage.work(call, draft), force=call.context.force
+    )
+
+
+def settle(
+    stage: Stage,
+    config: Any,
+    context: Context,
+    options: MethodOptions | None = None,
+    inputs: Mapping[str, Artifact] | None = None,
+) -> Call:
+    """Return the call: the method is chosen, options are checked against each other, inputs are taken.
+
+    Raises:
+        UsageError: an option has no effect, an input is missing or does not fit.
+    """
+    from unsupseg_cli.pipeline.inputs import take_inputs
+
+    require_effect(config)
+    method = None
+    if stage.uses:
+        method = choose_method(config, context)
+        part = stage.part(config, method)
+        options = part.options() if options is None else options
+        if not isinstance(options, part.options):
+            raise UsageError(
+                f"The options are {type(options).__name__}; method '{method.name}' expects {part.options.__name__}."
+            )
+    check_reads(stage, config, method, options)
+    ports = ports_of(stage, options)
+    if inputs is None:
+        inputs = take_inputs(ports, config, context)
+    ordered = {port.role: inputs[port.role] for port in ports if port.role in inputs}
+    return Call(stage, config, context, ordered, method, options)
+
+
+def choose_method(config: Any, context: Context) -> Method:
+    """Return the method of a call: the one named, else that of the pseudo-labels."""
+    if config.method is not None:
+        return get_method(config.method)
+    if config.pseudolabels is None and config.features is not None:
+        raise UsageError("--features alone does not say how to train: give --method or --pseudolabels.")
+    from unsupseg_cli.pipeline.inputs import take_artifact
+
+    labels = take_artifact("pseudolabels", config.pseudolabels, context, quiet=True)
+    return get_method(labels.manifest.config["method"])
+
+
+def ports_of(stage: Stage, options: MethodOptions | None) -> tuple[Port, ...]:
+    """Return what a call reads: what the stage says, and what the part of the method says with these options."""
+    return (*stage.ports, *(options.needs().reads if options is not None else ()))
+
+
+def check_reads(stage: Stage, config: Any, method: Method | None, options: MethodOptions | None) -> None:
+    """Raise UsageError where a call asks for what its method does not read."""
+    if method is None or options is None:
+        return
+    require_effect(options, config, prefix="--set ")
+    needs = options.needs()
+    read = {port.role for port in needs.reads}
+    for role in stage.roles.keys() - read:
+        if getattr(config, role) is not None:
+            noun = "pseudo-labels" if role == "pseudolabels" else role
+            raise UsageError(f"Method '{method.name}' reads no {noun}; leave --{role} out.")
+    if getattr(config, "tokens", "stored") == "live" and needs.network == "no":
+        raise UsageError(f"Method '{method.name}' trains on stored tokens only; leave --tokens live out.")
