@@ -68,19 +68,6 @@ class Confusion:
         index = predicted.astype(np.intp).ravel() * self.classes + truth.astype(np.intp, copy=False).ravel()
         self.matrix += np.bincount(index, minlength=self.matrix.size).reshape(self.matrix.shape)
 
-    def merge(self, other: Confusion) -> None:
-        """Add the counts of another confusion of the same shape (another worker's, another shard's).
-
-        Raises:
-            UsageError: the shapes differ.
-        """
-        if other.matrix.shape != self.matrix.shape:
-            raise UsageError(
-                f"Cannot merge a confusion of {other.matrix.shape} clusters x classes into one of "
-                f"{self.matrix.shape}: both need the same model and label space."
-            )
-        self.matrix += other.matrix
-
     def compute(
         self, rule: MatchingRule = "hungarian", assignment: NDArray[np.int64] | None = None
     ) -> Scores:

@@ -7,7 +7,6 @@ give. ``Student`` is encoder plus heads; its moving average is the teacher (and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -112,15 +111,6 @@ class Student(nn.Module):
             first, second = cosine.chunk(2)
             found.cluster = (first, second)
         return found
-
-
-class Loss(Protocol):
-    """A loss over projections; ``teacher`` is None where ``needs_teacher`` is False."""
-
-    needs_teacher: bool
-
-    def __call__(self, student: Projected, teacher: Projected | None) -> Losses:
-        """Return ``whole``, ``dense`` and their weighted sum ``loss``."""
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, group: Tensor | None = None) -> Tensor:

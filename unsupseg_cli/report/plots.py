@@ -147,37 +147,6 @@ def progress_figure(
     return figure
 
 
-def histogram_figure(
-    values: ArrayLike, *, label: str, title: str = "", bins: int = 60, log: bool = False
-) -> Figure:
-    """Return a histogram of the finite values, with their median.
-
-    Args:
-        values: any shape.
-        label: of the horizontal axis, with the unit.
-        title: printed on top.
-        bins: number of bars.
-        log: logarithmic counts.
-    """
-    data = np.asarray(values, np.float64).ravel()
-    data = data[np.isfinite(data)]
-    if not data.size:
-        raise UsageError(f"A histogram of '{label}' needs at least one finite value, got none.")
-    figure, axes = _figure(6.0, 3.4)
-    axes.hist(data, bins=bins, color=BLUE, log=log)
-    median = float(np.median(data))
-    axes.axvline(median, color=INK, linewidth=1, linestyle="--")
-    axes.annotate(
-        f"median {median:.3g}", (median, 1), (4, 2), xycoords=("data", "axes fraction"),
-        textcoords="offset points", fontsize=8, va="bottom",
-    )  # fmt: skip
-    axes.set_xlabel(label)
-    axes.set_ylabel("count")
-    _plain(axes)
-    _title(axes, title, pad=16)
-    return figure
-
-
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
