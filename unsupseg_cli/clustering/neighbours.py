@@ -104,8 +104,8 @@ def nearest_neighbours(
     if resolved == "exact" and device.type != "cpu":
         indices, similarity = _search_by_product(unit.to(device), k, block, reporter)
     else:
-        whole = resolved == "exact" or len(rows) <= _FLAT
-        indices, similarity = _search_faiss(unit, k, whole, block, reporter)
+        exhaustive = resolved == "exact" or len(rows) <= _FLAT
+        indices, similarity = _search_faiss(unit.cpu(), k, exhaustive, block, reporter)
     return Neighbours(indices.numpy(), similarity.half().numpy(), resolved)
 
 
@@ -117,12 +117,12 @@ def _search_by_product(unit: Tensor, k: int, block: int | None, reporter: Report
     starts = range(0, count, block)
     for start in reporter.track(starts, "graph", total=len(starts)):
         queries = torch.arange(start, min(start + block, count), device=unit.device)
-        chosen, values = _nearest(unit, queries, k)
+        chosen, values = _compare_with_all(unit, queries, k)
         indices[start : start + block], similarity[start : start + block] = chosen.int().cpu(), values.cpu()
     return indices, similarity
 
 
-def _nearest(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _compare_with_all(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return columns and values (n, k) of the rows numbered ``queries`` (n,) from their products with all rows."""
     cosine = unit[queries] @ unit.T
     cosine[torch.arange(len(queries), device=unit.device), queries] = -torch.inf
@@ -154,19 +154,19 @@ def _ordered(columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search_faiss(
-    unit: Tensor, k: int, whole: bool, block: int | None, reporter: Reporter
+    unit: Tensor, k: int, exhaustive: bool, block: int | None, reporter: Reporter
 ) -> tuple[Tensor, Tensor]:
-    """Return columns and values (N, k) of unit rows (N, C): of all rows if ``whole``, else of inverted lists.
+    """Return columns and values (N, k) of unit rows (N, C), found among all rows or in inverted lists.
 
-    Rows that faiss leaves open are searched by a product: those whose lists held too few others and, if ``whole``,
-    those where the next other equals the last of the k, since faiss takes any of the equal ones.
+    Rows that faiss leaves unsettled are compared with all others by a product: those whose lists held too few
+    and, in an exhaustive search, those where one more would be equally similar: faiss takes any of the equal ones.
     """
     import faiss
 
     rows = np.ascontiguousarray(unit.numpy())
     count, dim = rows.shape
     index: Any = faiss.IndexFlatIP(dim)
-    if not whole:
+    if not exhaustive:
         lists = int(_LISTS * count**0.5)
         index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.max_points_per_centroid = _POINTS_PER_LIST
@@ -179,19 +179,18 @@ def _search_faiss(
     block = block or _FAISS_BLOCK
     starts = range(0, count, block)
     for start in reporter.track(starts, "graph", total=len(starts)):
-        # Two more than k: the row itself, and the next other.
-        products, columns = map(
-            torch.from_numpy, index.search(rows[start : start + block], min(k + 2, count))
-        )
-        values = products.div_(_STEP).round_().mul_(_STEP)
-        queries = torch.arange(start, start + len(columns))
-        values[columns == queries[:, None]] = -torch.inf  # goes to the end
+        queries = torch.arange(start, min(start + block, count))
+        # Two more than k: the row itself, which goes to the end, and the one after the border.
+        products, numbers = index.search(rows[start : start + block], min(k + 2, count))
+        columns, values = torch.from_numpy(numbers), torch.from_numpy(products)
+        values = values.div(_STEP).round().mul(_STEP)
+        values[columns == queries[:, None]] = -torch.inf
         columns, values = _ordered(columns, values)
         chosen, best = columns[:, :k], values[:, :k]
-        open_ = (~torch.isfinite(best) | (chosen < 0)).any(1)
-        if whole and values.shape[1] > k:
-            open_ |= values[:, k - 1] == values[:, k]
-        for part in torch.split(open_.nonzero()[:, 0], _PART):
-            chosen[part], best[part] = _nearest(unit, queries[part], k)
+        unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
+        if exhaustive and values.shape[1] > k:
+            unsettled |= values[:, k - 1] == values[:, k]
+        for part in torch.split(unsettled.nonzero()[:, 0], _PART):
+            chosen[part], best[part] = _compare_with_all(unit, queries[part], k)
         indices[start : start + block], similarity[start : start + block] = chosen.int(), best
     return indices, similarity
