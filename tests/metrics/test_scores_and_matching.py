@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.metrics.confusion import VOID, Confusion
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import RULES, match
 from unsupseg_cli.metrics.per_image import PerImage
 from unsupseg_cli.metrics.scores import score

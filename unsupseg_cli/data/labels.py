@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import MATLAB_LABEL, opened, read_matlab, upright
 
-VOID = -1
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _SHOWN = 8  # wrong values named in an error

@@ -9,8 +9,6 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.metrics.matching import MatchingRule, match
 from unsupseg_cli.metrics.scores import Scores, score
 
-VOID = -1
-
 
 class Confusion:
     """Pixel counts by cluster and class, accumulated over images.

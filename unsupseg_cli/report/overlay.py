@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.confusion import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.palette import VOID_COLOR, check_labels
 
 WRONG_COLOR = (214, 60, 40)

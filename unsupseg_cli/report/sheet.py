@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.confusion import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.overlay import blend, colorize, error_map, fit_text, legend
 from unsupseg_cli.report.palette import UNMATCHED_COLOR, VOID_COLOR
 

@@ -25,8 +25,8 @@ from unsupseg_cli.contents.model import (
 )
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.stages.config import ClassesConfig

@@ -30,10 +30,10 @@ from unsupseg_cli.contents.images import (
 from unsupseg_cli.contents.model import OpenModel, class_index, open_model
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID
 from unsupseg_cli.inference.segment import Segmented, segment_items
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import paletted
