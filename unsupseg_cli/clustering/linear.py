@@ -107,18 +107,18 @@ class _Moments:
 
 def _labelled(batches: Batches, classes: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield ``steps`` batches with a labelled pixel; labels are int64, those outside [0, classes) `VOID`."""
-    given = 0
-    while given < steps:
-        before = given
+    count = 0
+    while count < steps:
+        before = count
         for features, labels in batches():
             labels = labels.long()
             labels = labels.where((labels >= 0) & (labels < classes), VOID)
-            if given < steps and bool((labels >= 0).any()):
-                given += 1
+            if count < steps and bool((labels >= 0).any()):
+                count += 1
                 yield features, labels
-            if given == steps:
+            if count == steps:
                 return
-        if given == before:
+        if count == before:
             raise UnsupsegError(
                 "The linear probe found no labelled pixel in the whole split: expected label ids from 0 to "
                 f"{classes - 1}; check the data set's label mapping."

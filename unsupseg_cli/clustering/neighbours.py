@@ -126,10 +126,10 @@ def _compare_with_all(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Te
     """Return columns and values (n, k) of the rows numbered ``queries`` (n,) from their products with all rows."""
     cosine = unit[queries] @ unit.T
     cosine[torch.arange(len(queries), device=unit.device), queries] = -torch.inf
-    return _top(cosine, k)
+    return _largest(cosine, k)
 
 
-def _top(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return columns and values (rows, k) of the largest entries; of equal ones the first columns.
 
     ``cosine`` is overwritten. `topk` takes any of the equal entries at the border of the k, so rows where the

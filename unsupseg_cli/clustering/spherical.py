@@ -212,8 +212,8 @@ def _directions(centres: Tensor) -> Tensor:
 
 def _distances(features: Tensor, indices: Tensor, chunk: int) -> Tensor:
     """Return 1 - cosine (N, m) between all unit points and the m points at ``indices``."""
-    others = features[indices.to(features.device)].T
-    return torch.cat([(1 - block @ others).clamp_min(0) for block in torch.split(features, chunk)])
+    columns = features[indices.to(features.device)].T
+    return torch.cat([(1 - block @ columns).clamp_min(0) for block in torch.split(features, chunk)])
 
 
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -77,8 +77,8 @@ class Confusion:
         return score(self.matrix, match(self.matrix, rule) if assignment is None else assignment)
 
 
-def _integers(values: ArrayLike, what: str) -> NDArray[np.integer]:
+def _integers(values: ArrayLike, name: str) -> NDArray[np.integer]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
-        raise UnsupsegError(f"A {what} must hold integers, found {array.dtype}.")
+        raise UnsupsegError(f"A {name} must hold integers, found {array.dtype}.")
     return array

@@ -103,7 +103,7 @@ def iou_figure(
     axes.set_ylim(len(values) - 0.4, -0.7)
     axes.set_xlim(0, 107)
     axes.set_xlabel("IoU in %")
-    _plain(axes)
+    _hide_frame(axes)
     _title(axes, title, pad=20)
     return figure
 
@@ -139,7 +139,7 @@ def progress_figure(
         axes.set_title(key, fontsize=10, loc="left", color=INK)
         axes.tick_params(labelsize=8)
         axes.set_xlabel(x, fontsize=8)
-        _plain(axes)
+        _hide_frame(axes)
     for axes in panels[len(series) :]:
         axes.set_visible(False)
     if title:
@@ -153,7 +153,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _plain(axes: Axes) -> None:
+def _hide_frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 

@@ -59,7 +59,7 @@ def sheet(
         row: list[Picture] = [
             sample.image,
             blend(sample.image, sample.prediction, colors),
-            colorize(sample.prediction, colors, none=UNMATCHED_COLOR),
+            colorize(sample.prediction, colors, void_color=UNMATCHED_COLOR),
         ]
         if labelled and sample.truth is not None:
             row += [
