@@ -28,7 +28,7 @@ _LISTS, _PROBES = 2, 64  # faiss: 2 sqrt(N) lists, of which 64 are searched; rec
 _POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default is 256
 _FLAT = 20_000  # rows up to which faiss searches everything
 _FAISS_BLOCK = 4096  # rows that faiss searches at a time
-_PART = 256  # rows that are sorted whole at a time
+_SORT_BLOCK = 256  # rows that are sorted whole at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,10 +93,10 @@ def nearest_neighbours(
         raise UsageError(f"A graph needs at least one neighbour, got {k}: raise --neighbors.")
     if len(rows) < 2:
         raise UsageError(f"A graph needs at least two images, found {len(rows)}; extract features of more.")
-    bad = int((~torch.isfinite(rows).all(1)).sum())
-    if bad:
+    invalid = int((~torch.isfinite(rows).all(1)).sum())
+    if invalid:
         raise UnsupsegError(
-            f"{bad} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
+            f"{invalid} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
             "--precision fp32, and check the backbone's weights."
         )
     unit, k, device = F.normalize(rows.float(), dim=1), min(k, len(rows) - 1), torch.device(device)
@@ -140,7 +140,7 @@ def _largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = columns[:, :k]
     if values.shape[1] > k:
         tied = (values[:, k - 1] == values[:, k]).nonzero()[:, 0]
-        for part in torch.split(tied, _PART):
+        for part in torch.split(tied, _SORT_BLOCK):
             chosen[part] = cosine[part].sort(dim=1, descending=True, stable=True).indices[:, :k]
     return _ordered(chosen, cosine.gather(1, chosen))
 
@@ -190,7 +190,7 @@ def _search_faiss(
         unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
         if exhaustive and values.shape[1] > k:
             unsettled |= values[:, k - 1] == values[:, k]
-        for part in torch.split(unsettled.nonzero()[:, 0], _PART):
+        for part in torch.split(unsettled.nonzero()[:, 0], _SORT_BLOCK):
             chosen[part], best[part] = _compare_with_all(unit, queries[part], k)
         indices[start : start + block], similarity[start : start + block] = chosen.int(), best
     return indices, similarity

@@ -249,9 +249,9 @@ def _check_points(features: Tensor, k: int) -> None:
 
 
 def _check_finite(features: Tensor) -> None:
-    bad = int((~torch.isfinite(features).all(1)).sum())
-    if bad:
+    invalid = int((~torch.isfinite(features).all(1)).sum())
+    if invalid:
         raise UnsupsegError(
-            f"{bad} of {len(features)} features hold NaN or infinity, which k-means cannot cluster: extract "
+            f"{invalid} of {len(features)} features hold NaN or infinity, which k-means cannot cluster: extract "
             "them again at a higher precision (--precision float32) and check the backbone's weights."
         )

@@ -99,11 +99,11 @@ class LabelSpace:
                 f'{reason}, or give every class its "color" in a JSON --class-file.'
             )
         colors = [_color_codes(np.array(color)).item() for color in self.colors]
-        twice = next((i for i, color in enumerate(colors) if color in colors[:i]), None)
-        if twice is not None:
+        repeated = next((i for i, color in enumerate(colors) if color in colors[:i]), None)
+        if repeated is not None:
             raise UsageError(
-                f"The label '{path}' is an RGB picture, but '{self.names[colors.index(colors[twice])]}' and "
-                f"'{self.names[twice]}' have the same colour {self.colors[twice]} in '{self.name}'."
+                f"The label '{path}' is an RGB picture, but '{self.names[colors.index(colors[repeated])]}' and "
+                f"'{self.names[repeated]}' have the same colour {self.colors[repeated]} in '{self.name}'."
             )
         codes = _color_codes(raw)
         classes = np.full(codes.shape, _UNKNOWN, np.int16)
@@ -170,8 +170,8 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
             if number in mapping:
                 raise ValueError(f"'{names[mapping[number]]}' and '{names[index]}' have the same id {number}")
             mapping[number] = index
-    empty = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
-    if clashes := sorted(empty & set(mapping)):
+    void_values = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
+    if clashes := sorted(void_values & set(mapping)):
         value = clashes[0]
         raise ValueError(f"the value {value} is void and the class '{names[mapping[value]]}' at once")
     return LabelSpace(
@@ -182,7 +182,7 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
             for index, entry in enumerate(entries)
         ),
         mapping=mapping,
-        void=frozenset(int(value) for value in empty),
+        void=frozenset(int(value) for value in void_values),
         kinds=tuple(str(entry.get("kind", "")) for entry in entries),
         by_color=all("color" in entry for entry in entries),
     )

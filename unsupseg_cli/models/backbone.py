@@ -301,11 +301,11 @@ def _create(row: BackboneRow, pretrained: bool) -> nn.Module:
 
 def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     file = f" (for example {row.file})" if row.file else ""
-    ways = (
+    remedies = (
         f"give the file with --weights FILE{file}, or run once on a machine with network and copy its HF_HOME"
     )
     if not row.tag:
-        raise UnsupsegError(f"The weights of '{name}' are on no hub: {ways.split(', or')[0]}.")
+        raise UnsupsegError(f"The weights of '{name}' are on no hub: {remedies.split(', or')[0]}.")
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
     try:
@@ -313,7 +313,7 @@ def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     except Exception as error:  # the hub's client raises errors of many libraries
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise UnsupsegError(
-            f"The weights of '{name}' cannot be had from the hub ({reason}): {ways}."
+            f"The weights of '{name}' cannot be had from the hub ({reason}): {remedies}."
         ) from None
 
 

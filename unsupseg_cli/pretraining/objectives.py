@@ -193,10 +193,10 @@ class DinoLoss(nn.Module):
         ]
         left, right = (side.flatten(0, 1) for side in student.dense)
         if len(left):
-            taught = self._targets(
+            dense_targets = self._targets(
                 torch.cat([side.flatten(0, 1) for side in teacher.dense]), self.dense_center
             )
-            first, second = taught.chunk(2)
+            first, second = dense_targets.chunk(2)
             dense = (self._cross_entropy(first, right) + self._cross_entropy(second, left)) / 2
         else:
             dense = left.sum() * 0

@@ -56,8 +56,8 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
     if progress < config.warmup:
         return config.learning_rate * max(progress / config.warmup, 0.01)
     rest = min((progress - config.warmup) / (1 - config.warmup), 1.0)
-    swing = 0.5 * (1 + math.cos(math.pi * rest))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
+    share = 0.5 * (1 + math.cos(math.pi * rest))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
 
 
 def fabric_precision(config: PretrainConfig) -> Precision:
@@ -196,8 +196,8 @@ class Pretrainer:
         generator: torch.Generator,
     ) -> Crops:
         config = self.config
-        looks = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
-        return make_crops(images, aspect, size, scale, generator, **looks)
+        augmentation = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
+        return make_crops(images, aspect, size, scale, generator, **augmentation)
 
     @torch.no_grad()
     def _require_finite(self, value: Tensor, name: str, before: list[Tensor]) -> None:
@@ -218,8 +218,8 @@ class Pretrainer:
         momentum = min(self.config.ema, (1 + self.step_number) / (10 + self.step_number))
         for mean, value in zip(self.teacher.parameters(), self._bare.parameters(), strict=True):
             mean.lerp_(value, 1 - momentum)
-        for kept, now in zip(self.teacher.buffers(), self._bare.buffers(), strict=True):
-            kept.copy_(now)
+        for old, new in zip(self.teacher.buffers(), self._bare.buffers(), strict=True):
+            old.copy_(new)
 
     @torch.no_grad()
     def probe(self, images: Tensor, aspect: Tensor) -> Health:

@@ -150,8 +150,8 @@ def corresponding_points(
     low = torch.maximum(a.box[:, :2], b.box[:, :2])
     high = torch.minimum(a.box[:, 2:], b.box[:, 2:])
     valid = (high > low).all(1)
-    where = torch.rand(len(low), count, 2, generator=generator)
-    point = low[:, None] + where * (high - low).clamp(min=0)[:, None]
+    fraction = torch.rand(len(low), count, 2, generator=generator)
+    point = low[:, None] + fraction * (high - low).clamp(min=0)[:, None]
     return _to_crop(a, point), _to_crop(b, point), valid
 
 
