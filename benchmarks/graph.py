@@ -1,4 +1,4 @@
-"""Nearest neighbours: time, peak memory and recall of the exact engine, faiss and a plain blocked product.
+"""Nearest neighbours: time, peak memory and recall of both engines and of a plain blocked product.
 
     python benchmarks/graph.py [--rows 20000,250000] [--share 1] [--neighbors 30] [--engines plain,exact,faiss]
 
@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+import faiss
 import numpy as np
 import torch
 
@@ -73,10 +74,7 @@ def peak() -> float:
 
 def measure(engine: str, rows: int, neighbors: int, threads: int, share: float, folder: str) -> None:
     torch.set_num_threads(threads)
-    if engine == "faiss":
-        import faiss
-
-        faiss.omp_set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
     values, part = descriptors(rows), Part(share)
     before, clock = peak(), time.perf_counter()
     if engine == "plain":

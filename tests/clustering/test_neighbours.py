@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -8,6 +9,7 @@ from hypothesis.extra import numpy as hnp
 from unsupseg_cli.clustering import neighbours
 from unsupseg_cli.clustering.neighbours import nearest_neighbours, resolve_engine
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
 
 
 def random_rows(count, dim=8, seed=0):
@@ -15,8 +17,8 @@ def random_rows(count, dim=8, seed=0):
 
 
 def by_hand(rows, k):
-    unit = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosine = unit @ unit.T
+    unit = rows.astype(np.float64) / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12)
+    cosine = (unit @ unit.T * 2**20).round() / 2**20
     np.fill_diagonal(cosine, -np.inf)
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
     return order, np.take_along_axis(cosine, order, 1)
@@ -56,6 +58,37 @@ def test_among_duplicates_the_lowest_index_comes_first_and_the_row_itself_never(
     found = nearest_neighbours(rows, 4, engine=engine)
     assert all(row not in columns for row, columns in enumerate(found.indices.tolist()))
     assert (found.similarity == 1).all()
+
+
+def copies():
+    """Seven directions, forty copies of each: a row and its equals fill any short list."""
+    return np.random.default_rng(2).permutation(np.repeat(random_rows(7, 16), 40, axis=0))
+
+
+def signs():
+    """Corners of a cube in eight dimensions: nine different cosines, and every corner several times."""
+    return np.random.default_rng(3).choice([-1.0, 1.0], (1200, 8)).astype(np.float32)
+
+
+def with_zeros():
+    rows = signs()[:300]
+    rows[::3] = 0
+    return rows
+
+
+@pytest.mark.parametrize("make", [copies, signs, with_zeros])
+@pytest.mark.parametrize("k", [1, 8, 30, 60, 150])
+@pytest.mark.parametrize("block", [10, 64, None])
+def test_ties_at_the_border_go_to_the_lower_index(make, k, block):
+    rows = make()
+    order, cosine = by_hand(rows, k)
+    for engine in ("exact", "faiss"):
+        found = nearest_neighbours(rows, k, engine=engine, block=block)
+        assert (found.indices == order).all()
+        np.testing.assert_allclose(found.similarity, cosine, atol=1e-3)
+    unit = F.normalize(torch.from_numpy(rows), dim=1)
+    indices, _ = neighbours._search_by_product(unit, k, block, Silent())
+    assert (indices.numpy() == order).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -106,10 +139,6 @@ def test_wrong_calls_are_refused():
         nearest_neighbours(random_rows(5), 2, engine="annoy")
 
 
-def test_auto_takes_faiss_for_large_collections_only(monkeypatch):
+def test_auto_takes_faiss_for_large_collections_only():
     assert resolve_engine("auto", 20_000) == "exact"
     assert resolve_engine("auto", 250_000) == "faiss"
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
-    assert resolve_engine("auto", 250_000) == "exact"
-    with pytest.raises(UsageError, match="faiss-cpu"):
-        resolve_engine("faiss", 10)

@@ -3,30 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from unsupseg_cli.clustering.linear import fit_linear_probe
-from unsupseg_cli.clustering.probe import ClusterProbe
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-
-
-def test_probe_gives_cosines_and_probabilities_by_hand():
-    probe = ClusterProbe.from_centroids(torch.tensor([[2.0, 0.0], [0.0, 5.0]]))
-    codes = torch.tensor([[[3.0, 4.0], [0.0, -1.0]]])
-    assert torch.allclose(probe(codes), torch.tensor([[[0.6, 0.8], [0.0, -1.0]]]))
-    assert probe.loss(codes).item() == pytest.approx(-(0.8 + 0.0) / 2)
-    assert torch.allclose(probe.log_probs(codes), torch.log_softmax(2 * probe(codes), -1))
-    assert torch.allclose(probe.log_probs(codes, alpha=3).exp().sum(-1), torch.ones(1, 2))
-
-
-def test_probe_trains_itself_but_never_the_codes():
-    codes = torch.randn(50, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    probe = ClusterProbe(4, 8)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=5e-2)
-    first = probe.loss(codes).item()
-    for _ in range(50):
-        optimizer.zero_grad()
-        probe.loss(codes).backward()
-        optimizer.step()
-    assert probe.loss(codes).item() < first - 0.1
-    assert codes.grad is None
 
 
 def separable(seed=0):

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unsupseg_cli.clustering.spherical import kmeans_plus_plus, nearest, spherical_kmeans, streaming_kmeans
+from unsupseg_cli.clustering.spherical import kmeans_plus_plus, nearest, spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 
@@ -103,22 +103,6 @@ def test_errors_say_what_to_do():
     points[1, 0] = float("nan")
     with pytest.raises(UnsupsegError, match="1 of 6 features hold NaN"):
         spherical_kmeans(points, 2)
-    with pytest.raises(UnsupsegError, match="NaN"):
-        streaming_kmeans(lambda: [points], 2)
-    with pytest.raises(UnsupsegError, match="no features"):
-        streaming_kmeans(lambda: [], 2)
-
-
-def test_streaming_comes_close_to_lloyd():
-    points, _ = blobs(k=8, per=200, noise=0.4)
-    points = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))]
-    whole = spherical_kmeans(points, 8)
-    streamed = streaming_kmeans(lambda: iter(points.split(100)), 8, sample=300)
-    assert streamed.inertia == min(streamed.inertias)
-    assert streamed.inertia <= whole.inertia * 1.02
-    assert torch.allclose(streamed.centroids.norm(dim=1), torch.ones(8))
-    again = streaming_kmeans(lambda: iter(points.split(100)), 8, sample=300)
-    assert torch.equal(again.centroids, streamed.centroids)
 
 
 @pytest.mark.gpu

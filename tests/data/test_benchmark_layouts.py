@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.datasets import open_dataset, space_of
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.labels import VOID, named_space
+from unsupseg_cli.data.labels import named_space
 from unsupseg_cli.data.potsdam import prepare_potsdam, split_of
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.metrics.confusion import Confusion

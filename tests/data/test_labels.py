@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.datasets import dataset_names, space_of
 from unsupseg_cli.data.images import UnreadableImage
-from unsupseg_cli.data.labels import VOID, LabelSpace, check_label_size, named_space, read_label
+from unsupseg_cli.data.labels import LabelSpace, check_label_size, named_space, read_label
 
 CAMVID = [
     "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist"

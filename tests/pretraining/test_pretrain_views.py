@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from unsupseg_cli.pretraining.views import (
     Crops,
     corresponding_points,
-    jitter_colour,
+    jitter_colors,
     make_crops,
     random_boxes,
     sample_crops,
@@ -78,13 +78,13 @@ def test_crops_without_overlap_are_marked():
 
 def test_colour_jitter_keeps_range_and_does_nothing_when_off():
     x = torch.rand(32, 3, 8, 8)
-    out = jitter_colour(x, 0.8, 0.5, 0.5, seeded())
+    out = jitter_colors(x, 0.8, 0.5, 0.5, seeded())
     assert out.min() >= 0
     assert out.max() <= 1
     assert not torch.allclose(out, x)
-    assert torch.allclose(jitter_colour(x, 0.0, 0.0, 0.0, seeded()), x, atol=1e-5)
-    grey = jitter_colour(x, 0.0, 1.0, 0.0, seeded())
-    assert torch.allclose(grey[:, 0], grey[:, 2])
+    assert torch.allclose(jitter_colors(x, 0.0, 0.0, 0.0, seeded()), x, atol=1e-5)
+    gray = jitter_colors(x, 0.0, 1.0, 0.0, seeded())
+    assert torch.allclose(gray[:, 0], gray[:, 2])
 
 
 def test_same_generator_gives_same_crops_and_sizes_are_as_asked():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.confusion import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.overlay import RIGHT_COLOR, WRONG_COLOR, blend, colorize, error_map, legend
 from unsupseg_cli.report.palette import PALETTE_VOID, UNMATCHED_COLOR, WIDE_VOID, class_colors, paletted
 from unsupseg_cli.report.sheet import Sample, grid, sheet

@@ -4,7 +4,7 @@ from PIL import Image
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.report.palette import class_colors
-from unsupseg_cli.report.plots import confusion_figure, histogram_figure, iou_figure, progress_figure, save
+from unsupseg_cli.report.plots import confusion_figure, iou_figure, progress_figure, save
 
 NAMES = ["road", "sky", "tree"]
 
@@ -40,14 +40,6 @@ def test_progress_draws_one_panel_per_number_and_skips_what_is_no_number():
     assert len(figure.axes[0].lines) == 2
     with pytest.raises(UsageError, match="at least one record"):
         progress_figure([{"step": 1}])
-
-
-def test_histogram_counts_finite_values():
-    figure = histogram_figure([1.0, 2.0, 3.0, np.nan], label="cosine", bins=3)
-    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 3
-    assert texts(figure) == ["median 2"]
-    with pytest.raises(UsageError, match="'cosine'"):
-        histogram_figure([np.inf], label="cosine")
 
 
 def test_saved_files_are_pictures_and_repeatable(tmp_path):

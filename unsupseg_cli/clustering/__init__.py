@@ -1,1 +1,1 @@
-"""Clustering of features: spherical k-means, the cluster probe, the linear probe. No disk, no terminal."""
+"""Clustering of features: spherical k-means, prototypes, the linear probe, neighbours. No disk, no terminal."""

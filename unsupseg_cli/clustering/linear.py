@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -105,19 +106,19 @@ class _Moments:
 
 
 def _labelled(batches: Batches, classes: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ``steps`` batches with a labelled pixel; void becomes -1, labels int64."""
-    given = 0
-    while given < steps:
-        before = given
+    """Yield ``steps`` batches with a labelled pixel; labels are int64, those outside [0, classes) `VOID`."""
+    count = 0
+    while count < steps:
+        before = count
         for features, labels in batches():
             labels = labels.long()
-            labels = labels.where((labels >= 0) & (labels < classes), -1)
-            if given < steps and bool((labels >= 0).any()):
-                given += 1
+            labels = labels.where((labels >= 0) & (labels < classes), VOID)
+            if count < steps and bool((labels >= 0).any()):
+                count += 1
                 yield features, labels
-            if given == steps:
+            if count == steps:
                 return
-        if given == before:
+        if count == before:
             raise UnsupsegError(
                 "The linear probe found no labelled pixel in the whole split: expected label ids from 0 to "
                 f"{classes - 1}; check the data set's label mapping."
@@ -130,4 +131,4 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         maps = logits.movedim(-1, 1)
         maps = F.interpolate(maps, labels.shape[-2:], mode="bilinear", align_corners=False)
         logits = maps.movedim(1, -1)
-    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=-1)
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), ignore_index=VOID)

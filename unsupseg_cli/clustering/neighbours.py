@@ -1,13 +1,13 @@
 """Nearest neighbours by cosine: the graph of images (or crops) that look alike.
 
-Exact search multiplies blocks of rows with all rows, so that memory is O(block x N + N k) and never N x N.
+Exact search compares blocks of rows with all rows, so that memory is O(N (C + k) + block x N) and never N x N:
+with faiss's flat index on a CPU, which is faster there, and by a product of matrices on other devices.
 Source: STEGO (Hamilton et al., ICLR 2022, section 4.1): the 30 nearest images by pooled features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,8 @@ _STEP = 2.0**-20  # similarities are compared in steps coarser than the rounding
 _LISTS, _PROBES = 2, 64  # faiss: 2 sqrt(N) lists, of which 64 are searched; recall in benchmarks/graph.py
 _POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default is 256
 _FLAT = 20_000  # rows up to which faiss searches everything
+_FAISS_BLOCK = 4096  # rows that faiss searches at a time
+_SORT_BLOCK = 256  # rows that are sorted whole at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,21 +44,18 @@ class Neighbours:
 
 
 def resolve_engine(engine: str, rows: int) -> Engine:
-    """Return the engine behind ``auto``: exact up to `LARGE` rows, faiss beyond where it is installed.
+    """Return the engine behind ``auto``: exact up to `LARGE` rows, faiss beyond.
 
     Raises:
-        UsageError: ``faiss`` was asked for and is not installed, or the engine is unknown.
+        UsageError: the engine is unknown.
     """
-    installed = find_spec("faiss") is not None
     if engine == "auto":
-        return "faiss" if rows > LARGE and installed else "exact"
+        return "faiss" if rows > LARGE else "exact"
     if engine == "exact":
         return "exact"
-    if engine != "faiss":
-        raise UsageError(f"Unknown engine '{engine}'; expected auto, exact or faiss.")
-    if not installed:
-        raise UsageError("The engine 'faiss' needs the package faiss-cpu; install it or take --engine exact.")
-    return "faiss"
+    if engine == "faiss":
+        return "faiss"
+    raise UsageError(f"Unknown engine '{engine}'; expected auto, exact or faiss.")
 
 
 def nearest_neighbours(
@@ -77,12 +76,12 @@ def nearest_neighbours(
         descriptors: (N, C), any floating type; lengths do not matter.
         k: neighbours per row.
         engine: ``exact``, ``faiss`` (exact up to 20,000 rows, inverted lists beyond) or ``auto``.
-        device: where the exact engine multiplies.
-        block: rows per product; default: such that a block takes 128 MiB.
+        device: where the exact engine works; faiss works on the CPU.
+        block: rows at a time; default: 4096 for faiss, for a product as many as take 128 MiB.
         reporter: is told the progress.
 
     Raises:
-        UsageError: k below 1, fewer than two rows, or an engine that is not there.
+        UsageError: k below 1, fewer than two rows, or an unknown engine.
         UnsupsegError: a descriptor is NaN or infinite.
     """
     rows = torch.as_tensor(descriptors)
@@ -94,40 +93,43 @@ def nearest_neighbours(
         raise UsageError(f"A graph needs at least one neighbour, got {k}: raise --neighbors.")
     if len(rows) < 2:
         raise UsageError(f"A graph needs at least two images, found {len(rows)}; extract features of more.")
-    bad = int((~torch.isfinite(rows).all(1)).sum())
-    if bad:
+    invalid = int((~torch.isfinite(rows).all(1)).sum())
+    if invalid:
         raise UnsupsegError(
-            f"{bad} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
+            f"{invalid} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
             "--precision fp32, and check the backbone's weights."
         )
-    unit, k, found = (
-        F.normalize(rows.float(), dim=1),
-        min(k, len(rows) - 1),
-        resolve_engine(engine, len(rows)),
-    )
-    search = _search_faiss if found == "faiss" else _search_exact
-    indices, similarity = search(unit, k, torch.device(device), block, reporter or Silent())
-    return Neighbours(indices.numpy(), similarity.half().numpy(), found)
+    unit, k, device = F.normalize(rows.float(), dim=1), min(k, len(rows) - 1), torch.device(device)
+    resolved, reporter = resolve_engine(engine, len(rows)), reporter or Silent()
+    if resolved == "exact" and device.type != "cpu":
+        indices, similarity = _search_by_product(unit.to(device), k, block, reporter)
+    else:
+        exhaustive = resolved == "exact" or len(rows) <= _FLAT
+        indices, similarity = _search_faiss(unit.cpu(), k, exhaustive, block, reporter)
+    return Neighbours(indices.numpy(), similarity.half().numpy(), resolved)
 
 
-def _search_exact(
-    unit: Tensor, k: int, device: torch.device, block: int | None, reporter: Reporter
-) -> tuple[Tensor, Tensor]:
+def _search_by_product(unit: Tensor, k: int, block: int | None, reporter: Reporter) -> tuple[Tensor, Tensor]:
+    """Return columns and values (N, k), on the CPU, from products on the device of ``unit`` (N, C)."""
     count = len(unit)
     block = block or max(1, _BLOCK_BYTES // (4 * count))
     indices, similarity = torch.empty(count, k, dtype=torch.int32), torch.empty(count, k)
-    columns = unit.to(device).T
     starts = range(0, count, block)
     for start in reporter.track(starts, "graph", total=len(starts)):
-        own = torch.arange(start, min(start + block, count), device=device)
-        cosine = columns.T[own] @ columns
-        cosine[own - start, own] = -torch.inf
-        chosen, values = _top(cosine, k)
+        queries = torch.arange(start, min(start + block, count), device=unit.device)
+        chosen, values = _compare_with_all(unit, queries, k)
         indices[start : start + block], similarity[start : start + block] = chosen.int().cpu(), values.cpu()
     return indices, similarity
 
 
-def _top(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _compare_with_all(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return columns and values (n, k) of the rows numbered ``queries`` (n,) from their products with all rows."""
+    cosine = unit[queries] @ unit.T
+    cosine[torch.arange(len(queries), device=unit.device), queries] = -torch.inf
+    return _largest(cosine, k)
+
+
+def _largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return columns and values (rows, k) of the largest entries; of equal ones the first columns.
 
     ``cosine`` is overwritten. `topk` takes any of the equal entries at the border of the k, so rows where the
@@ -138,8 +140,8 @@ def _top(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
     chosen = columns[:, :k]
     if values.shape[1] > k:
         tied = (values[:, k - 1] == values[:, k]).nonzero()[:, 0]
-        for some in torch.split(tied, 256):
-            chosen[some] = cosine[some].sort(dim=1, descending=True, stable=True).indices[:, :k]
+        for part in torch.split(tied, _SORT_BLOCK):
+            chosen[part] = cosine[part].sort(dim=1, descending=True, stable=True).indices[:, :k]
     return _ordered(chosen, cosine.gather(1, chosen))
 
 
@@ -152,14 +154,19 @@ def _ordered(columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search_faiss(
-    unit: Tensor, k: int, device: torch.device, block: int | None, reporter: Reporter
+    unit: Tensor, k: int, exhaustive: bool, block: int | None, reporter: Reporter
 ) -> tuple[Tensor, Tensor]:
+    """Return columns and values (N, k) of unit rows (N, C), found among all rows or in inverted lists.
+
+    Rows that faiss leaves unsettled are compared with all others by a product: those whose lists held too few
+    and, in an exhaustive search, those where one more would be equally similar: faiss takes any of the equal ones.
+    """
     import faiss
 
     rows = np.ascontiguousarray(unit.numpy())
     count, dim = rows.shape
     index: Any = faiss.IndexFlatIP(dim)
-    if count > _FLAT:
+    if not exhaustive:
         lists = int(_LISTS * count**0.5)
         index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
         index.cp.max_points_per_centroid = _POINTS_PER_LIST
@@ -169,21 +176,21 @@ def _search_faiss(
         index.train(rows)
     index.add(rows)
     indices, similarity = torch.empty(count, k, dtype=torch.int32), torch.empty(count, k)
-    block = block or 4096
+    block = block or _FAISS_BLOCK
     starts = range(0, count, block)
     for start in reporter.track(starts, "graph", total=len(starts)):
-        found, columns = index.search(rows[start : start + block], k + 1)
-        own = torch.arange(start, start + len(columns))[:, None]
-        chosen, values = torch.from_numpy(columns), torch.from_numpy(found)
+        queries = torch.arange(start, min(start + block, count))
+        # Two more than k: the row itself, which goes to the end, and the one after the border.
+        products, numbers = index.search(rows[start : start + block], min(k + 2, count))
+        columns, values = torch.from_numpy(numbers), torch.from_numpy(products)
         values = values.div(_STEP).round().mul(_STEP)
-        # The row itself, or the least similar where duplicates pushed it out, goes to the end and is dropped.
-        values[chosen == own] = -torch.inf
-        chosen, values = _ordered(chosen, values)
-        chosen, values = chosen[:, :k], values[:, :k]
-        short = (~torch.isfinite(values) | (chosen < 0)).any(1).nonzero()[:, 0]
-        for some in torch.split(short, 256):  # its lists held too few rows
-            cosine = unit[start + some] @ unit.T
-            cosine[torch.arange(len(some)), start + some] = -torch.inf
-            chosen[some], values[some] = _top(cosine, k)
-        indices[start : start + block], similarity[start : start + block] = chosen.int(), values
+        values[columns == queries[:, None]] = -torch.inf
+        columns, values = _ordered(columns, values)
+        chosen, best = columns[:, :k], values[:, :k]
+        unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
+        if exhaustive and values.shape[1] > k:
+            unsettled |= values[:, k - 1] == values[:, k]
+        for part in torch.split(unsettled.nonzero()[:, 0], _SORT_BLOCK):
+            chosen[part], best[part] = _compare_with_all(unit, queries[part], k)
+        indices[start : start + block], similarity[start : start + block] = chosen.int(), best
     return indices, similarity

@@ -1,18 +1,18 @@
 """Spherical k-means: clusters of directions, with the mean of 1 - cosine as inertia.
 
 Features may have any length: those that are not unit float32 already are copied and normalised once. Beyond
-that, memory is one (chunk, K) block. Random numbers come from the CPU and sums are kept in
-float64 there: a seed means the same start on every device.
+that, memory is one (chunk, K) block. Random numbers come from the CPU and sums are kept in float64 there: a
+seed means the same start on every device.
 
 Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", Machine
 Learning 42 (2001); k-means++ of Arthur and Vassilvitskii (SODA 2007), whose squared distance between unit
-vectors is 2 (1 - cosine); mini-batches after Sculley, "Web-scale k-means clustering" (WWW 2010).
+vectors is 2 (1 - cosine).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,24 +26,19 @@ CHUNK = 32_768
 
 
 @dataclass(frozen=True, eq=False)
-class Clustering:
+class KMeansResult:
     """Centres found by k-means.
 
     Attributes:
         centroids: (k, C) float32, unit length, on the device of the features.
         inertia: mean of 1 - cosine to the nearest centre, in [0, 2]; the lowest of all restarts.
         inertias: the final inertia of every restart, in order.
+        labels: (N,) int64, each point's nearest centre.
     """
 
     centroids: Tensor
     inertia: float
     inertias: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class KMeansResult(Clustering):
-    """Centres together with ``labels`` (N,) int64: each point's nearest centre."""
-
     labels: Tensor
 
 
@@ -88,61 +83,6 @@ def spherical_kmeans(
     inertias = tuple(inertia for _, inertia in runs)
     centroids, inertia = min(runs, key=lambda run: run[1])
     return KMeansResult(centroids, inertia, inertias, nearest(features, centroids, chunk=chunk)[0])
-
-
-def streaming_kmeans(
-    batches: Callable[[], Iterable[Tensor]],
-    k: int,
-    *,
-    restarts: int = 5,
-    epochs: int = 5,
-    seed: int = 0,
-    sample: int = 50_000,
-) -> Clustering:
-    """Cluster points that do not fit in memory, by mini-batches; all restarts share each pass.
-
-    One pass checks the points and draws a uniform sample for the k-means++ starts; ``epochs`` passes update
-    each centre to the mean of the points it won, older epochs counting half as much each time; one last pass
-    measures the inertia of every restart. Memory: the sample and one batch.
-
-    Args:
-        batches: called once per pass; yields (n, C) blocks, the same ones in each pass.
-        k: number of clusters.
-        restarts: runs from different starts.
-        epochs: passes that move the centres.
-        seed: of all random choices.
-        sample: most points that the starts are drawn from.
-
-    Raises:
-        UsageError: k or restarts below 1, or more clusters than points or than ``sample``.
-        UnsupsegError: a feature is NaN or infinite.
-    """
-    _check_counts(k, restarts)
-    pool = _uniform_sample(batches, sample, seeds.stream(seed, "sample"))
-    _check_points(pool, k)
-    centroids = [
-        kmeans_plus_plus(pool, k, seed=seeds.stream(seed, "restart", restart)) for restart in range(restarts)
-    ]
-    carried: list[_Statistics | None] = [None] * restarts
-    for _ in range(epochs):
-        runs = [_Statistics(centre, before) for centre, before in zip(centroids, carried, strict=True)]
-        for batch in batches():
-            points = _unit(batch)
-            for index, run in enumerate(runs):
-                run.add(points, centroids[index])
-                centroids[index] = run.means(centroids[index])
-        centroids = [run.reseeded(centre) for run, centre in zip(runs, centroids, strict=True)]
-        carried = list(runs)
-
-    totals, count = [0.0] * restarts, 0
-    for batch in batches():
-        points = _unit(batch)
-        count += len(points)
-        for index, centre in enumerate(centroids):
-            totals[index] += (1 - (points @ centre.T).amax(1)).double().sum().item()
-    inertias = tuple(total / count for total in totals)
-    best = min(range(restarts), key=inertias.__getitem__)
-    return Clustering(centroids[best], inertias[best], inertias)
 
 
 def nearest(features: Tensor, centroids: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
@@ -205,19 +145,13 @@ class _Statistics:
     Sums live in float64 on the CPU; a one-hot product forms them, since it is deterministic on every device.
     """
 
-    def __init__(self, centroids: Tensor, before: _Statistics | None = None) -> None:
+    def __init__(self, centroids: Tensor) -> None:
         k, dim = centroids.shape
-        self.prior = torch.zeros(k, dim, dtype=torch.float64) if before is None else 0.5 * before.total
-        self.sums = torch.zeros_like(self.prior)
+        self.sums = torch.zeros(k, dim, dtype=torch.float64)
         self.counts = torch.zeros(k, dtype=torch.float64)
         self.distance = 0.0
         self.far = centroids.new_zeros(0, dim)
         self.far_distance = centroids.new_zeros(0)
-
-    @property
-    def total(self) -> Tensor:
-        """Sums of the points (k, C), earlier epochs included at a lower weight."""
-        return self.prior + self.sums
 
     @property
     def inertia(self) -> float:
@@ -246,9 +180,8 @@ class _Statistics:
 
     def means(self, centroids: Tensor) -> Tensor:
         """Return the unit means (k, C); a centre without points, or with points that cancel, stays."""
-        total = self.total
-        length = total.norm(dim=1, keepdim=True)
-        moved = (total / length.clamp_min(1e-12)).to(torch.float32).to(centroids.device)
+        length = self.sums.norm(dim=1, keepdim=True)
+        moved = (self.sums / length.clamp_min(1e-12)).to(torch.float32).to(centroids.device)
         return torch.where((length > 1e-9).to(centroids.device), moved, centroids)
 
     def reseeded(self, centroids: Tensor) -> Tensor:
@@ -259,7 +192,6 @@ class _Statistics:
         centroids = centroids.clone()
         for point, cluster in zip(self.far, empty, strict=False):
             centroids[cluster] = _directions(point[None])[0]
-            self.prior[cluster] = 0
         return centroids
 
 
@@ -280,8 +212,8 @@ def _directions(centres: Tensor) -> Tensor:
 
 def _distances(features: Tensor, indices: Tensor, chunk: int) -> Tensor:
     """Return 1 - cosine (N, m) between all unit points and the m points at ``indices``."""
-    others = features[indices.to(features.device)].T
-    return torch.cat([(1 - block @ others).clamp_min(0) for block in torch.split(features, chunk)])
+    columns = features[indices.to(features.device)].T
+    return torch.cat([(1 - block @ columns).clamp_min(0) for block in torch.split(features, chunk)])
 
 
 def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -295,23 +227,6 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
         return torch.randint(len(weights), (count,), generator=generator)
     drawn = torch.rand(count, dtype=torch.float64, generator=generator) * total
     return torch.searchsorted(cumulative, drawn, right=True).clamp_max(len(weights) - 1)
-
-
-def _uniform_sample(batches: Callable[[], Iterable[Tensor]], size: int, seed: int) -> Tensor:
-    """Return at most ``size`` points drawn evenly from a stream: those with the largest random keys."""
-    generator = torch.Generator().manual_seed(seed)
-    kept: Tensor | None = None
-    keys = torch.zeros(0, dtype=torch.float64)
-    for batch in batches():
-        _check_finite(batch)
-        kept = batch if kept is None else torch.cat([kept, batch])
-        keys = torch.cat([keys, torch.rand(len(batch), dtype=torch.float64, generator=generator)])
-        if len(keys) > size:
-            keys, order = keys.topk(size)
-            kept = kept[order.to(kept.device)]
-    if kept is None:
-        raise UnsupsegError("k-means got no features at all: check that the input holds images.")
-    return kept
 
 
 def _check_counts(k: int, restarts: int) -> None:
@@ -334,9 +249,9 @@ def _check_points(features: Tensor, k: int) -> None:
 
 
 def _check_finite(features: Tensor) -> None:
-    bad = int((~torch.isfinite(features).all(1)).sum())
-    if bad:
+    invalid = int((~torch.isfinite(features).all(1)).sum())
+    if invalid:
         raise UnsupsegError(
-            f"{bad} of {len(features)} features hold NaN or infinity, which k-means cannot cluster: extract "
+            f"{invalid} of {len(features)} features hold NaN or infinity, which k-means cannot cluster: extract "
             "them again at a higher precision (--precision float32) and check the backbone's weights."
         )

@@ -28,7 +28,7 @@ from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.labels import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import paletted
 

@@ -1,1 +1,1 @@
-"""Config base, errors, registry, seeds and the progress protocol: what every layer may use."""
+"""Config base, errors, labels, seeds and the progress protocol: what every layer may use."""

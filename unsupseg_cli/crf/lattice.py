@@ -48,15 +48,17 @@ class Lattice:
 
     def gather(self, values: Tensor) -> Tensor:
         """Splat and blur: sum values (n, K) of the pixels at the vertices, (M+1, K) in the weights' precision."""
-        vertices = _sums(values.to(self.pixel_weight.dtype), self.pixel, self.pixel_weight, self.start)
+        vertices = _weighted_sums(
+            values.to(self.pixel_weight.dtype), self.pixel, self.pixel_weight, self.start
+        )
         for direction in self.neighbours:
-            vertices = _sums(vertices, direction, self.blur, self.triples)
+            vertices = _weighted_sums(vertices, direction, self.blur, self.triples)
         return vertices
 
     def slice(self, vertices: Tensor, first: int = 0, last: int | None = None) -> Tensor:
         """Read the blurred vertices at the pixels from ``first`` up to ``last``: (last - first, K)."""
         corners = self.vertex[first:last]
-        return _sums(vertices, corners, self.weight[first:last], self.corners[: len(corners) + 1])
+        return _weighted_sums(vertices, corners, self.weight[first:last], self.corners[: len(corners) + 1])
 
     def filter(self, values: Tensor) -> Tensor:
         """Return the Gaussian sum over all pixels, self included, up to one factor: (n, K) float32 to the same."""
@@ -116,7 +118,7 @@ def build(features: Tensor) -> Lattice:
     )
 
 
-def _sums(table: Tensor, rows: Tensor, weights: Tensor, start: Tensor) -> Tensor:
+def _weighted_sums(table: Tensor, rows: Tensor, weights: Tensor, start: Tensor) -> Tensor:
     """Return the weighted sum of the ``rows`` of a table between each ``start`` and the next."""
     return F.embedding_bag(
         rows.flatten(),

@@ -118,9 +118,8 @@ class _Smoothness:
         inside = strip[0, low - top + self.reach : high - top + self.reach]
         inside.copy_(q.view(height, width, -1)[low:high])
         self._scale_edges(inside, low)
-        message = strip.permute(
-            0, 3, 1, 2
-        )  # "channels last": depthwise convolutions run several times faster so
+        # "Channels last": depthwise convolutions run several times faster so.
+        message = strip.permute(0, 3, 1, 2)
         for kernel in self.kernels:
             sideways = self.reach if kernel.shape[-1] > 1 else 0
             message = F.conv2d(message, kernel, padding=(0, sideways), groups=len(kernel))
@@ -168,12 +167,12 @@ class _Exact:
     def __init__(self, features: Tensor, weight: float) -> None:
         points = (features - features.mean(1, keepdim=True)).T.double()  # centred: smaller exponents
         half = 0.5 * points.square().sum(1, keepdim=True)
-        one, none = torch.ones_like(half), torch.zeros_like(half)
-        self.queries = torch.cat([points, one, half], 1).float()
-        self.keys = torch.cat([points, -half, none], 1).float()
+        ones, zeros = torch.ones_like(half), torch.zeros_like(half)
+        self.queries = torch.cat([points, ones, half], 1).float()
+        self.keys = torch.cat([points, -half, zeros], 1).float()
         sink = self.keys.new_zeros(1, self.keys.shape[1])
         sink[0, -1] = 1
-        marked = torch.cat([none, one[:1]]).float()
+        marked = torch.cat([zeros, ones[:1]]).float()
         share = self._attention(torch.cat([self.keys, sink]), marked, 0, len(points))
         self.sums = 1 / share - 1
         self.weight = weight
@@ -189,12 +188,11 @@ class _Exact:
 
     def _attention(self, keys: Tensor, values: Tensor, first: int, last: int) -> Tensor:
         """Return the weighted means of values (m, K) at the pixels from ``first`` to ``last``."""
-        width = (
-            -(-max(keys.shape[1], values.shape[1]) // 8) * 8
-        )  # fused kernels want one width, a multiple of 8
+        # Fused kernels want one width, a multiple of 8.
+        width = -(-max(keys.shape[1], values.shape[1]) // 8) * 8
         query, key, value = (
-            F.pad(one, (0, width - one.shape[1]))[None, None]
-            for one in (self.queries[first:last], keys, values)
+            F.pad(matrix, (0, width - matrix.shape[1]))[None, None]
+            for matrix in (self.queries[first:last], keys, values)
         )
         means = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return means[0, 0, :, : values.shape[1]]

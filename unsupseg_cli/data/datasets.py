@@ -92,8 +92,8 @@ _CLASS_FILES = ("classes.json", "classes.txt")
 
 def _open_folder(folder: Path, split: str | None, labels: Path | None, class_file: Path | None) -> Dataset:
     if not folder.is_dir():
-        what = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
-        raise UsageError(f"The folder '{folder}' {what}.")
+        problem = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
+        raise UsageError(f"The folder '{folder}' {problem}.")
     images = folder
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         images = folder / "images"
@@ -139,32 +139,32 @@ def _open_known(layout: Layout, root: Path | None, split: str | None) -> Dataset
     if layout.name == "scenes":
         root = scenes_root()
     if root is None:
-        here = (
+        folder_hint = (
             f" (For the folder of that name here, write './{layout.name}'.)"
             if Path(layout.name).is_dir()
             else ""
         )
         raise UsageError(
             f"Where does '{layout.name}' lie? Give --root with the folder that holds {layout.expects}, or write "
-            f'`root = "..."` into an unsupseg.toml.{here}'
+            f'`root = "..."` into an unsupseg.toml.{folder_hint}'
         )
     if not root.is_dir():
         raise UsageError(f"The root '{root}' of '{layout.name}' does not exist.")
     items = layout.find(root, split)
     if not items:
-        raise UsageError(_not_found(layout, root, split))
+        raise UsageError(_not_found_message(layout, root, split))
     return Dataset(layout.name, root, split, tuple(items), space_of(layout.name), layout.protocol)
 
 
-def _not_found(layout: Layout, root: Path, split: str) -> str:
+def _not_found_message(layout: Layout, root: Path, split: str) -> str:
     message = f"'{root}' does not hold split '{split}' of '{layout.name}': expected {layout.expects}."
-    others = [other for other in layout.splits if other != split and layout.find(root, other)]
-    if others:
-        return f"{message} It holds {', '.join(others)}: give one as --split."
+    available = [name for name in layout.splits if name != split and layout.find(root, name)]
+    if available:
+        return f"{message} It holds {', '.join(available)}: give one as --split."
     root = root.resolve()
     near = [root.parent, root.parent.parent, *(path for path in sorted(root.iterdir()) if path.is_dir())]
     for candidate in near:
         if layout.find(candidate, split):
             return f"{message} '{candidate}' does: give it as --root."
-    there = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
-    return f"{message} It holds {there}."
+    contents = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
+    return f"{message} It holds {contents}."

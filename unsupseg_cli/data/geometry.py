@@ -97,9 +97,9 @@ class Geometry(Config):
 
     def views(self, height: int, width: int, patch: int) -> list[View]:
         """Lay out the views of an image; their sides are multiples of ``patch``."""
-        whole = (0.0, 0.0, float(width), float(height))
+        image_box = (0.0, 0.0, float(width), float(height))
         if self.kind == "stego":
-            return [_centre_square(0, whole, snap(self._side, patch))]
+            return [_centre_square(0, image_box, snap(self._side, patch))]
         if self.kind in ("five-crop", "ten-crop"):
             side = snap(self._side, patch)
             boxes = self._crop_boxes(height, width)
@@ -108,9 +108,9 @@ class Geometry(Config):
             return views + mirrored if self.kind == "ten-crop" else views
         if self.kind == "squash":
             rows, columns = self.size if isinstance(self.size, tuple) else (self._side, self._side)
-            return [View(0, whole, snap(rows, patch), snap(columns, patch))]
+            return [View(0, image_box, snap(rows, patch), snap(columns, patch))]
         scale = 1.0 if self.size is None else snap(self._side, patch) / min(height, width)
-        return [View(0, whole, snap(height * scale, patch), snap(width * scale, patch))]
+        return [View(0, image_box, snap(height * scale, patch), snap(width * scale, patch))]
 
     def render(self, image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
@@ -119,7 +119,7 @@ class Geometry(Config):
         of the other geometries reach over the border of the view where the image goes on.
         """
         if self.filter == "nearest":
-            return _gather(image, view)
+            return _sample_nearest(image, view)
         left, top, right, bottom = view.box
         if self.kind in ("five-crop", "ten-crop"):
             boxes = self._crop_boxes(*image.shape[:2])
@@ -129,7 +129,7 @@ class Geometry(Config):
         shown = Image.fromarray(image).resize(
             (view.width, view.height),
             _RESAMPLING[self.filter],
-            box=_inside((left, top, right, bottom), image.shape),
+            box=_clipped((left, top, right, bottom), image.shape),
         )
         array = np.asarray(shown)
         return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
@@ -144,13 +144,13 @@ class Geometry(Config):
     def _axis_weights(self, length: int, target: int) -> NDArray[np.float32]:
         impulses = np.eye(length, dtype=np.float32)
         if self.filter == "nearest":
-            return impulses[_index(np.arange(0.5, target) * (length / target), length)]
+            return impulses[_pixel_index(np.arange(0.5, target) * (length / target), length)]
         filtered = Image.fromarray(impulses).resize((target, length), _RESAMPLING[self.filter])
         return np.asarray(filtered).T.copy()
 
     def render_label(self, label: NDArray[np.int16], view: View) -> NDArray[np.int16]:
         """Return what a view shows of a label map (H, W), by nearest neighbour: (height, width) int16."""
-        return _gather(label, view)
+        return _sample_nearest(label, view)
 
     def _crop_boxes(self, height: int, width: int) -> list[Box]:
         return [box for ratio in self.ratios for box in _five_boxes(height, width, ratio)]
@@ -197,8 +197,8 @@ def place(
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x = view.to_view(np.stack([columns + 0.5, np.zeros(len(columns))], axis=-1))[:, 0]
     y = view.to_view(np.stack([np.zeros(len(rows)), rows + 0.5], axis=-1))[:, 1]
-    from_rows = _index(y * (view_map.shape[0] / view.height), view_map.shape[0])
-    from_columns = _index(x * (view_map.shape[1] / view.width), view_map.shape[1])
+    from_rows = _pixel_index(y * (view_map.shape[0] / view.height), view_map.shape[0])
+    from_columns = _pixel_index(x * (view_map.shape[1] / view.width), view_map.shape[1])
     onto[np.ix_(rows, columns)] = view_map[np.ix_(from_rows, from_columns)]
     return onto
 
@@ -227,16 +227,16 @@ def _five_boxes(height: int, width: int, ratio: float) -> list[Box]:
     return [(float(x), float(y), float(x + w), float(y + h)) for y, x in [*corners, centre]]
 
 
-def _gather(values: NDArray[Value], view: View) -> NDArray[Value]:
+def _sample_nearest(values: NDArray[Value], view: View) -> NDArray[Value]:
     columns = view.to_original(np.stack([np.arange(view.width) + 0.5, np.zeros(view.width)], axis=-1))[:, 0]
     rows = view.to_original(np.stack([np.zeros(view.height), np.arange(view.height) + 0.5], axis=-1))[:, 1]
-    return values[np.ix_(_index(rows, values.shape[0]), _index(columns, values.shape[1]))]
+    return values[np.ix_(_pixel_index(rows, values.shape[0]), _pixel_index(columns, values.shape[1]))]
 
 
-def _index(positions: NDArray[np.float64], length: int) -> NDArray[np.int64]:
+def _pixel_index(positions: NDArray[np.float64], length: int) -> NDArray[np.int64]:
     return np.clip(np.floor(positions).astype(np.int64), 0, length - 1)
 
 
-def _inside(box: Box, shape: tuple[int, ...]) -> Box:
+def _clipped(box: Box, shape: tuple[int, ...]) -> Box:
     """Take rounding errors off a box that touches the border."""
     return max(box[0], 0.0), max(box[1], 0.0), min(box[2], shape[1]), min(box[3], shape[0])

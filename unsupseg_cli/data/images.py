@@ -54,7 +54,7 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     if path.suffix == ".mat":
         height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
         return height, width
-    with opened(path, max_pixels) as image:
+    with open_image(path, max_pixels) as image:
         turned = _orientation(image) in _SWAPS_SIDES
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -73,7 +73,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
-    with opened(path, max_pixels) as image:
+    with open_image(path, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(upright(image)))
 
 
@@ -100,7 +100,7 @@ def content_digest(path: Path) -> str:
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     """Open an image file of a bounded size; whatever Pillow raises while it is used becomes UnreadableImage."""
     try:
         with warnings.catch_warnings():

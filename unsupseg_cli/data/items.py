@@ -45,19 +45,19 @@ def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> lis
     Raises:
         UsageError: the label folder is missing or matches nothing, or two files have the same name.
     """
-    found: dict[str, Path] = {}
+    label_by_stem: dict[str, Path] = {}
     if labels is not None:
         if not labels.is_dir():
             raise UsageError(f"The label folder '{labels}' does not exist.")
-        found = _by_stem(labels, scan_images(labels))
+        label_by_stem = _by_stem(labels, scan_images(labels))
     pairs = [(relative_key(root, path), path) for path in images]
     if labels is not None:
         _by_stem(root, (path for _, path in pairs))
-    items = [Item(key, path, found.get(_stem(key))) for key, path in sorted(pairs)]
+    items = [Item(key, path, label_by_stem.get(_stem(key))) for key, path in sorted(pairs)]
     if labels is not None and not any(item.label for item in items):
         raise UsageError(
             f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
-            f"first label '{next(iter(found), 'none')}'."
+            f"first label '{next(iter(label_by_stem), 'none')}'."
         )
     return items
 
@@ -72,13 +72,13 @@ def _stem(key: str) -> str:
 
 
 def _by_stem(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    path_by_stem: dict[str, Path] = {}
     for path in paths:
         stem = _stem(relative_key(root, path))
-        if stem in found:
+        if stem in path_by_stem:
             raise UsageError(
-                f"'{found[stem]}' and '{path}' have the same relative name '{stem}', so that labels cannot be matched; "
-                "rename or remove one."
+                f"'{path_by_stem[stem]}' and '{path}' have the same relative name '{stem}', so that labels cannot be "
+                "matched; rename or remove one."
             )
-        found[stem] = path
-    return found
+        path_by_stem[stem] = path
+    return path_by_stem

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import MATLAB_LABEL, opened, read_matlab, upright
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.data.images import MATLAB_LABEL, open_image, read_matlab, upright
 
-VOID = -1
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _SHOWN = 8  # wrong values named in an error
@@ -80,8 +80,8 @@ class LabelSpace:
         if (classes == _UNKNOWN).any():
             wrong, present = np.unique(raw[classes == _UNKNOWN]), np.unique(raw)
             raise UsageError(
-                f"The label '{path}' has values that the label space '{self.name}' does not know: {_listed(wrong)}. "
-                f"Classes are {_listed(sorted(self.mapping))}, void is {_listed(sorted(self.void))}."
+                f"The label '{path}' has values that the label space '{self.name}' does not know: {_as_ranges(wrong)}. "
+                f"Classes are {_as_ranges(sorted(self.mapping))}, void is {_as_ranges(sorted(self.void))}."
                 f"{_hint(present.tolist(), wrong.tolist(), self)}"
             )
         return classes
@@ -98,21 +98,21 @@ class LabelSpace:
                 f"The label '{path}' is an RGB picture, but the label space '{self.name}' has no colours for it; "
                 f'{reason}, or give every class its "color" in a JSON --class-file.'
             )
-        colors = [_code(np.array(color)).item() for color in self.colors]
-        twice = next((i for i, color in enumerate(colors) if color in colors[:i]), None)
-        if twice is not None:
+        colors = [_color_codes(np.array(color)).item() for color in self.colors]
+        repeated = next((i for i, color in enumerate(colors) if color in colors[:i]), None)
+        if repeated is not None:
             raise UsageError(
-                f"The label '{path}' is an RGB picture, but '{self.names[colors.index(colors[twice])]}' and "
-                f"'{self.names[twice]}' have the same colour {self.colors[twice]} in '{self.name}'."
+                f"The label '{path}' is an RGB picture, but '{self.names[colors.index(colors[repeated])]}' and "
+                f"'{self.names[repeated]}' have the same colour {self.colors[repeated]} in '{self.name}'."
             )
-        codes = _code(raw)
+        codes = _color_codes(raw)
         classes = np.full(codes.shape, _UNKNOWN, np.int16)
         for index, color in enumerate(colors):
             classes[codes == color] = index
         classes[(classes == _UNKNOWN) & (codes == 0)] = VOID  # black is void unless a class has that colour
         if (classes == _UNKNOWN).any():
             wrong = np.unique(codes[classes == _UNKNOWN])
-            shown = _first((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
+            shown = _shortened((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
             raise UsageError(
                 f"The label '{path}' is an RGB picture with colours that no class of '{self.name}' has: {shown}. Black "
                 "is void; correct the colours in the --class-file, or use label images of class numbers."
@@ -140,7 +140,7 @@ class LabelSpace:
             raise UsageError(f"The class file '{path}' is not valid JSON: {error}.") from None
         content = content if isinstance(content, dict) else {"classes": content}
         try:
-            return _build(path.stem, content["classes"], content.get("void"))
+            return _parse_space(path.stem, content["classes"], content.get("void"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UsageError(
@@ -153,16 +153,16 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _build(name: str, classes: list[Any], void: int | list[int] | None) -> LabelSpace:
+def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) -> LabelSpace:
     if not isinstance(classes, list):
         raise TypeError('"classes" is no list')
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in classes]
     if not entries:
         raise ValueError("it names no class")
     names = tuple(str(entry["name"]) for entry in entries)
-    for index, one in enumerate(names):
-        if one in names[:index]:
-            raise ValueError(f"the name '{one}' occurs twice")
+    for index, class_name in enumerate(names):
+        if class_name in names[:index]:
+            raise ValueError(f"the name '{class_name}' occurs twice")
     mapping: dict[int, int] = {}
     for index, entry in enumerate(entries):
         for value in entry.get("ids", [entry.get("id", index)]):
@@ -170,9 +170,10 @@ def _build(name: str, classes: list[Any], void: int | list[int] | None) -> Label
             if number in mapping:
                 raise ValueError(f"'{names[mapping[number]]}' and '{names[index]}' have the same id {number}")
             mapping[number] = index
-    empty = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
-    if both := sorted(empty & set(mapping)):
-        raise ValueError(f"the value {both[0]} is void and the class '{names[mapping[both[0]]]}' at once")
+    void_values = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
+    if clashes := sorted(void_values & set(mapping)):
+        value = clashes[0]
+        raise ValueError(f"the value {value} is void and the class '{names[mapping[value]]}' at once")
     return LabelSpace(
         name=name,
         names=names,
@@ -181,7 +182,7 @@ def _build(name: str, classes: list[Any], void: int | list[int] | None) -> Label
             for index, entry in enumerate(entries)
         ),
         mapping=mapping,
-        void=frozenset(int(value) for value in empty),
+        void=frozenset(int(value) for value in void_values),
         kinds=tuple(str(entry.get("kind", "")) for entry in entries),
         by_color=all("color" in entry for entry in entries),
     )
@@ -199,12 +200,12 @@ def _color(value: Any, name: str) -> tuple[int, int, int]:
     return value[0], value[1], value[2]
 
 
-def _code(colors: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def _color_codes(colors: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     wide = colors.astype(np.int64)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
 
 
-def _listed(values: Iterable[int]) -> str:
+def _as_ranges(values: Iterable[int]) -> str:
     """Return sorted numbers as text, runs as ``0-10``."""
     runs: list[list[int]] = []
     for value in map(int, values):
@@ -212,10 +213,10 @@ def _listed(values: Iterable[int]) -> str:
             runs[-1][1] = value
         else:
             runs.append([value, value])
-    return _first(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+    return _shortened(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
-def _first(parts: Iterable[object]) -> str:
+def _shortened(parts: Iterable[object]) -> str:
     texts = [str(part) for part in parts]
     return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "") or "none"
 
@@ -251,7 +252,7 @@ def _default_color(index: int) -> tuple[int, int, int]:
 def named_space(name: str) -> LabelSpace:
     """Return a space that ships with the tool; each is a readable table in ``data/spaces``."""
     content = json.loads((_SPACES / f"{name}.json").read_text(encoding="utf-8"))
-    space = _build(name, content["classes"], content["void"])
+    space = _parse_space(name, content["classes"], content["void"])
     rgb = tuple(content["rgb"]) if "rgb" in content else None
     return replace(space, rgb=rgb, hint=content.get("hint", ""))
 
@@ -267,7 +268,7 @@ def read_label(path: Path) -> NDArray[np.int32]:
     """
     if path.suffix == ".mat":
         return read_matlab(path, MATLAB_LABEL).astype(np.int32)
-    with opened(path) as image:
+    with open_image(path) as image:
         if image.format in _LOSSY:
             raise UsageError(
                 f"The label '{path}' is a {image.format} file, whose compression changes class numbers; save labels "

@@ -51,6 +51,11 @@ class Layout:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
+def _first_folder(*candidates: Path) -> Path | None:
+    """Return the first of some paths that is a folder."""
+    return next(filter(Path.is_dir, candidates), None)
+
+
 def _split_folders(root: Path, split: str) -> list[Item] | None:
     images, labels = root / "images" / split, root / "labels" / split
     if not images.is_dir():
@@ -58,17 +63,19 @@ def _split_folders(root: Path, split: str) -> list[Item] | None:
     return match_labels(images, scan_images(images), labels if labels.is_dir() else None)
 
 
-def _listed(listing: Path, names: Iterable[str], images: Path, suffix: str, labels: Path) -> list[Item]:
+def _items_of_list(
+    listing: Path, names: Iterable[str], images: Path, suffix: str, labels: Path
+) -> list[Item]:
     """Return the items that a list names, ``NAME.suffix`` in one folder and ``NAME.png`` in the other.
 
     Raises:
         UsageError: the list names images that are not there.
     """
-    there = {path.name for path in images.iterdir()} if images.is_dir() else set()
+    present = {path.name for path in images.iterdir()} if images.is_dir() else set()
     labelled = {path.name for path in labels.iterdir()} if labels.is_dir() else set()
     items, missing = [], []
     for name in sorted(set(names)):
-        if f"{name}{suffix}" not in there:
+        if f"{name}{suffix}" not in present:
             missing.append(name)
         label = labels / f"{name}.png" if f"{name}.png" in labelled else None
         items.append(Item(f"{name}{suffix}", images / f"{name}{suffix}", label))
@@ -87,7 +94,7 @@ def _voc(year: str, root: Path, split: str) -> list[Item] | None:
     if not listing.is_file():
         return None
     labels = base / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
-    return _listed(listing, listing.read_text("utf-8").split(), base / "JPEGImages", ".jpg", labels)
+    return _items_of_list(listing, listing.read_text("utf-8").split(), base / "JPEGImages", ".jpg", labels)
 
 
 def _cityscapes(root: Path, split: str) -> list[Item] | None:
@@ -109,22 +116,22 @@ def _cocostuff(root: Path, split: str) -> list[Item] | None:
         return None
     curated = root / "curated" / f"{part}2017" / CURATED
     if curated.is_file() and not full:
-        return _listed(curated, curated.read_text("utf-8").split(), images, ".jpg", labels)
-    return _listed(images, (path.stem for path in images.glob("*.jpg")), images, ".jpg", labels)
+        return _items_of_list(curated, curated.read_text("utf-8").split(), images, ".jpg", labels)
+    return _items_of_list(images, (path.stem for path in images.glob("*.jpg")), images, ".jpg", labels)
 
 
 def _coco20k(root: Path, split: str) -> list[Item] | None:
     """The 19,817 images of COCO 2014 train that object discovery uses, with the labels of COCO-Stuff."""
     listing = root / "coco_20k_filenames.txt"
-    images = next((one for one in (root / "images" / "train2014", root / "train2014") if one.is_dir()), None)
+    images = _first_folder(root / "images" / "train2014", root / "train2014")
     if not listing.is_file() or images is None:
         return None
     names = [Path(line).stem for line in listing.read_text("utf-8").split()]
-    items = _listed(listing, names, images, ".jpg", images)
+    items = _items_of_list(listing, names, images, ".jpg", images)
     # COCO-Stuff names its labels by the number alone, and spreads those of 2014 train over two folders.
     folders = [root / "annotations" / part for part in ("train2017", "val2017")]
-    found = {path.stem: path for folder in folders if folder.is_dir() for path in folder.iterdir()}
-    return [Item(item.key, item.image, found.get(item.image.stem.rsplit("_", 1)[-1])) for item in items]
+    labels = {path.stem: path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return [Item(item.key, item.image, labels.get(item.image.stem.rsplit("_", 1)[-1])) for item in items]
 
 
 def _potsdam(root: Path, split: str) -> list[Item] | None:
@@ -135,7 +142,7 @@ def _potsdam(root: Path, split: str) -> list[Item] | None:
     listing = root / f"{names[split]}.txt"
     if not listing.is_file() or not (root / "imgs").is_dir():
         return None
-    items = _listed(listing, listing.read_text("utf-8").split(), root / "imgs", ".mat", root / "none")
+    items = _items_of_list(listing, listing.read_text("utf-8").split(), root / "imgs", ".mat", root / "none")
     labels = [root / "gt" / item.image.name for item in items]
     return [
         Item(item.key, item.image, label if label.exists() else None)
@@ -144,17 +151,17 @@ def _potsdam(root: Path, split: str) -> list[Item] | None:
 
 
 def _lip(root: Path, split: str) -> list[Item] | None:
-    images = [root / "TrainVal_images" / f"{split}_images", root / f"{split}_images"]
-    parsing = root / "TrainVal_parsing_annotations"
-    labels = [parsing / f"{split}_segmentations", root / f"{split}_segmentations"]
-    found = next((one for one in images if one.is_dir()), None)
-    if found is None:
+    images = _first_folder(root / "TrainVal_images" / f"{split}_images", root / f"{split}_images")
+    if images is None:
         return None
-    return match_labels(found, scan_images(found), next((one for one in labels if one.is_dir()), None))
+    parsing = root / "TrainVal_parsing_annotations"
+    labels = _first_folder(parsing / f"{split}_segmentations", root / f"{split}_segmentations")
+    return match_labels(images, scan_images(images), labels)
 
 
 def _imagenet_s(count: int, root: Path, split: str) -> list[Item] | None:
-    base = next((one for one in (root / f"ImageNetS{count}", root) if (one / "validation").is_dir()), None)
+    bases = (root / f"ImageNetS{count}", root)
+    base = next((folder for folder in bases if (folder / "validation").is_dir()), None)
     name = {"val": "validation"}.get(split, split)
     if base is None or not (base / name).is_dir():
         return None
@@ -167,10 +174,7 @@ def _imagenet_s(count: int, root: Path, split: str) -> list[Item] | None:
 def _kitti_step(root: Path, split: str) -> list[Item] | None:
     """Frames ``image_02/SEQUENCE/FRAME.png`` whose panoptic maps lie in ``panoptic_maps/SPLIT/SEQUENCE``."""
     maps = root / "panoptic_maps" / split
-    images = next(
-        (one for one in (root / "training" / "image_02", root / "image_02") if one.is_dir()),
-        None,
-    )
+    images = _first_folder(root / "training" / "image_02", root / "image_02")
     if images is None or not maps.is_dir():
         return None
     items = []
@@ -224,7 +228,7 @@ _VOC: dict[str, Any] = {
 }
 
 
-def _all() -> list[Layout]:
+def _known_layouts() -> list[Layout]:
     layouts = [
         Layout(
             name="scenes",
@@ -343,4 +347,4 @@ def _all() -> list[Layout]:
     return layouts
 
 
-LAYOUTS = {layout.name: layout for layout in _all()}
+LAYOUTS = {layout.name: layout for layout in _known_layouts()}

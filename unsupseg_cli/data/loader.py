@@ -80,7 +80,7 @@ def load_views(
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        worker_init_fn=_calm,
+        worker_init_fn=_prepare_worker,
         multiprocessing_context="fork",
     )
     try:
@@ -94,7 +94,7 @@ def load_views(
         ) from None
 
 
-def _calm(worker: int) -> None:
+def _prepare_worker(worker: int) -> None:
     """Give a worker one thread, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -51,7 +51,7 @@ def prepare_potsdam(root: Path, out: Path, track: Track) -> dict[str, int]:
         UsageError: there is no tile below ``root``, or ``out`` is not empty.
         UnsupsegError: a label tile has another size than its image, or other colours than the six.
     """
-    images = {path: found[1] for path in sorted(root.rglob("*.tif")) if (found := _TILE.search(path.name))}
+    images = {path: tile[1] for path in sorted(root.rglob("*.tif")) if (tile := _TILE.search(path.name))}
     labels = {
         name: path for name in images.values() for path in sorted(root.rglob(f"top_potsdam_{name}_label.tif"))
     }
@@ -98,10 +98,10 @@ def _classes(path: Path, size: tuple[int, ...]) -> NDArray[np.uint8]:
     classes = np.full(codes.shape, _VOID, np.uint8)
     for (red, green, blue), number in _COLORS.items():
         classes[codes == (red << 16 | green << 8 | blue)] = number
-    strange = float((classes == _VOID).mean())
-    if strange > 0.01:  # single pixels of other colours are known in the official labels
+    unknown = float((classes == _VOID).mean())
+    if unknown > 0.01:  # single pixels of other colours are known in the official labels
         raise UnsupsegError(
-            f"{strange:.0%} of the label tile '{path}' have none of the six colours of ISPRS; take the labels of the "
+            f"{unknown:.0%} of the label tile '{path}' have none of the six colours of ISPRS; take the labels of the "
             "folder 5_Labels_all, not those without boundaries."
         )
     return classes

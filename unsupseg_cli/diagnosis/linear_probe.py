@@ -19,11 +19,12 @@ from unsupseg_cli.contents.images import same_images
 from unsupseg_cli.contents.model import ModelFile, OpenModel, read_model
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.labels import VOID, LabelSpace
+from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.models.segmenter import Segmenter
 

@@ -9,8 +9,6 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.metrics.matching import MatchingRule, match
 from unsupseg_cli.metrics.scores import Scores, score
 
-VOID = -1
-
 
 class Confusion:
     """Pixel counts by cluster and class, accumulated over images.
@@ -68,19 +66,6 @@ class Confusion:
         index = predicted.astype(np.intp).ravel() * self.classes + truth.astype(np.intp, copy=False).ravel()
         self.matrix += np.bincount(index, minlength=self.matrix.size).reshape(self.matrix.shape)
 
-    def merge(self, other: Confusion) -> None:
-        """Add the counts of another confusion of the same shape (another worker's, another shard's).
-
-        Raises:
-            UsageError: the shapes differ.
-        """
-        if other.matrix.shape != self.matrix.shape:
-            raise UsageError(
-                f"Cannot merge a confusion of {other.matrix.shape} clusters x classes into one of "
-                f"{self.matrix.shape}: both need the same model and label space."
-            )
-        self.matrix += other.matrix
-
     def compute(
         self, rule: MatchingRule = "hungarian", assignment: NDArray[np.int64] | None = None
     ) -> Scores:
@@ -92,8 +77,8 @@ class Confusion:
         return score(self.matrix, match(self.matrix, rule) if assignment is None else assignment)
 
 
-def _integers(values: ArrayLike, what: str) -> NDArray[np.integer]:
+def _integers(values: ArrayLike, name: str) -> NDArray[np.integer]:
     array = np.asarray(values)
     if array.dtype.kind not in "iu":
-        raise UnsupsegError(f"A {what} must hold integers, found {array.dtype}.")
+        raise UnsupsegError(f"A {name} must hold integers, found {array.dtype}.")
     return array

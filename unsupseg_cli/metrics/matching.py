@@ -35,7 +35,7 @@ def match(matrix: NDArray[np.int64], rule: MatchingRule = "hungarian") -> NDArra
         UnsupsegError: no pixel was counted.
         UsageError: an unknown rule.
     """
-    check(matrix)
+    require_labelled(matrix)
     if rule == "majority":
         return np.where(matrix.any(1), matrix.argmax(1), -1).astype(np.int64)
     if rule == "hungarian":
@@ -50,7 +50,7 @@ def match(matrix: NDArray[np.int64], rule: MatchingRule = "hungarian") -> NDArra
     return assignment
 
 
-def check(matrix: NDArray[np.int64]) -> None:
+def require_labelled(matrix: NDArray[np.int64]) -> None:
     """Raise UnsupsegError unless the matrix (clusters, classes) counted a labelled pixel."""
     if not matrix.any():
         raise UnsupsegError(

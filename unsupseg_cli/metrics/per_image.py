@@ -74,9 +74,9 @@ class PerImage:
                 "the data set's label mapping and split."
             )
         return PerImageScores(
-            accuracy=float(np.mean([each.accuracy for each in self.scores])),
-            miou=float(np.mean([each.miou for each in self.scores])),
-            miou_gt=float(np.mean([each.miou_gt for each in self.scores])),
+            accuracy=float(np.mean([scores.accuracy for scores in self.scores])),
+            miou=float(np.mean([scores.miou for scores in self.scores])),
+            miou_gt=float(np.mean([scores.miou_gt for scores in self.scores])),
             images=len(self.scores),
             skipped=self.skipped,
             rule=self.rule,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.matching import check
+from unsupseg_cli.metrics.matching import require_labelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def score(matrix: NDArray[np.int64], assignment: NDArray[np.int64]) -> Scores:
         UnsupsegError: no pixel was counted.
         UsageError: the assignment does not fit the matrix.
     """
-    check(matrix)
+    require_labelled(matrix)
     classes = matrix.shape[1]
     assignment = np.asarray(assignment)
     if assignment.shape != matrix.shape[:1] or assignment.dtype.kind not in "iu":

@@ -126,13 +126,13 @@ class Backbone(nn.Module):
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         dtype = _DTYPES[self.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            before, tokens = self._run(images)
+            before, tokens = self._run_block(images)
         tokens = tokens.float()
         normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self._has_norm else tokens
         patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
         out = {}
         if "patch" in keep:
-            out["patch"] = self._placed(patch.reshape(len(patch), height, width, -1), box)
+            out["patch"] = self._with_place(patch.reshape(len(patch), height, width, -1), box)
         if "cls" in keep:
             out["cls"] = normed[:, 0]
         if "pooled" in keep:
@@ -141,7 +141,7 @@ class Backbone(nn.Module):
             out |= self._attention(before.float(), keep, height, width)
         return out
 
-    def _placed(self, patch: Tensor, box: Box) -> Tensor:
+    def _with_place(self, patch: Tensor, box: Box) -> Tensor:
         """Append the place (x, y) of each token in the image, from -1 to 1, ``position`` times its length."""
         if not self.position:
             return patch
@@ -158,7 +158,7 @@ class Backbone(nn.Module):
     def _has_norm(self) -> bool:
         return isinstance(self.vit.norm, nn.LayerNorm)
 
-    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the chosen block."""
         caught: dict[str, Tensor] = {}
         block = self.vit.blocks[self.layer]
@@ -301,11 +301,11 @@ def _create(row: BackboneRow, pretrained: bool) -> nn.Module:
 
 def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     file = f" (for example {row.file})" if row.file else ""
-    ways = (
+    remedies = (
         f"give the file with --weights FILE{file}, or run once on a machine with network and copy its HF_HOME"
     )
     if not row.tag:
-        raise UnsupsegError(f"The weights of '{name}' are on no hub: {ways.split(', or')[0]}.")
+        raise UnsupsegError(f"The weights of '{name}' are on no hub: {remedies.split(', or')[0]}.")
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
     os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
     try:
@@ -313,32 +313,32 @@ def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     except Exception as error:  # the hub's client raises errors of many libraries
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise UnsupsegError(
-            f"The weights of '{name}' cannot be had from the hub ({reason}): {ways}."
+            f"The weights of '{name}' cannot be had from the hub ({reason}): {remedies}."
         ) from None
 
 
 def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
     """Copy tensors into a model, or say which keys differ."""
-    own = model.state_dict()
+    expected = model.state_dict()
     tensors = dict(tensors)
-    if "pos_embed" in tensors and "pos_embed" in own:
+    if "pos_embed" in tensors and "pos_embed" in expected:
         _resize_positions(model, tensors["pos_embed"])
-        own = model.state_dict()
-    missing = [key for key in own if key not in tensors]
-    extra = [key for key in tensors if key not in own]
+        expected = model.state_dict()
+    missing = [key for key in expected if key not in tensors]
+    extra = [key for key in tensors if key not in expected]
     shapes = [
-        f"{key} {tuple(tensors[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
+        f"{key} {tuple(tensors[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in tensors and tensors[key].shape != expected[key].shape
     ]
     if missing or extra or shapes:
         parts = [
-            f"{what}: {', '.join(keys[:3])}{' and more' if len(keys) > 3 else ''}"
-            for what, keys in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
+            f"{difference}: {', '.join(keys[:3])}{' and more' if len(keys) > 3 else ''}"
+            for difference, keys in (("missing", missing), ("unknown", extra), ("of another shape", shapes))
             if keys
         ]
         raise UnsupsegError(
-            f"The weights '{path}' are not those of '{name}': {'; '.join(parts)}.{_guess(tensors)}"
+            f"The weights '{path}' are not those of '{name}': {'; '.join(parts)}.{_likely_backbones(tensors)}"
         )
     model.load_state_dict({key: value.float() for key, value in tensors.items()})
 
@@ -352,7 +352,7 @@ def _resize_positions(model: Any, positions: Tensor) -> None:
         model.patch_embed.grid_size = (side, side)
 
 
-def _guess(tensors: Mapping[str, Tensor]) -> str:
+def _likely_backbones(tensors: Mapping[str, Tensor]) -> str:
     """Return a hint which backbone the tensors belong to, by patch size and width."""
     projection = tensors.get("patch_embed.proj.weight")
     if projection is None:

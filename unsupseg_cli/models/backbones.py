@@ -31,13 +31,13 @@ class BackboneRow:
 
 # The original code interpolates position embeddings bicubically by a scale factor to which 0.1 patch is added
 # (facebookresearch/dino issue 8); DINOv2 with registers interpolates to the exact size with antialiasing.
-_FUDGE = 0.1
+_SCALE_OFFSET = 0.1
 
 
 def _dino(size: str, patch: int, dim: int, file: str, tag: str = "dino", note: str = "") -> BackboneRow:
     name = f"vit_{size}_patch{patch}_224"
     text = f"DINO ViT-{size[0].upper()}/{patch}{note} (Caron et al., ICCV 2021)"
-    return BackboneRow(name, tag, patch, dim, 224, text, file, "Apache-2.0", _FUDGE)
+    return BackboneRow(name, tag, patch, dim, 224, text, file, "Apache-2.0", _SCALE_OFFSET)
 
 
 def _dinov2(size: str, dim: int, registers: bool = False) -> BackboneRow:
@@ -52,7 +52,7 @@ def _dinov2(size: str, dim: int, registers: bool = False) -> BackboneRow:
         description=text,
         file=f"dinov2_vit{size[0]}14{reg}_pretrain.pth",
         licence="Apache-2.0",
-        offset=0.0 if registers else _FUDGE,
+        offset=0.0 if registers else _SCALE_OFFSET,
         antialias=registers,
     )
 

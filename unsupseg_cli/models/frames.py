@@ -36,21 +36,22 @@ class FrameSegmenter(nn.Module):
             Classes (1, H, W) int32, and log-probabilities (1, K, h, w).
         """
         pixels = frame.movedim(-1, 1).float()
-        view = _whole(self.rows @ _whole(pixels @ self.columns.T))
+        view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
         backbone = self.segmenter.backbone
         codes = self.segmenter.encode(backbone.normalise(view.movedim(1, -1)))
-        (found,) = self.segmenter.score_codes(codes)
+        (score_map,) = self.segmenter.score_codes(codes)
         size = (self.rows.shape[1], self.columns.shape[1])
-        best = F.interpolate(found.scores[None], size=size, mode="bilinear", align_corners=False).argmax(1)
+        scores = F.interpolate(score_map.scores[None], size=size, mode="bilinear", align_corners=False)
+        best = scores.argmax(1)
         if self.segmenter.class_of is not None:
             best = self.segmenter.class_of[best]
-        return best.to(torch.int32), self._log_probs(found)[None]
+        return best.to(torch.int32), self._log_probs(score_map)[None]
 
-    def _log_probs(self, found: ScoreMap) -> Tensor:
-        height, width = found.norm.shape
-        return self.segmenter.log_probs(found, height, width)
+    def _log_probs(self, score_map: ScoreMap) -> Tensor:
+        height, width = score_map.norm.shape
+        return self.segmenter.log_probs(score_map, height, width)
 
 
-def _whole(pixels: Tensor) -> Tensor:
+def _round_to_bytes(pixels: Tensor) -> Tensor:
     """Round to the whole values that 8 bits hold."""
     return (pixels + 0.5).floor().clamp(0, 255)

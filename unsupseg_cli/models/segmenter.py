@@ -50,15 +50,19 @@ class Segmenter(nn.Module):
         self.backbone = backbone
         self.class_of = None if class_of is None else torch.tensor(class_of)
         self._outputs_of = [
-            [output for output, one in enumerate(class_of or ()) if one == number]
+            [output for output, target in enumerate(class_of or ()) if target == number]
             for number in range(max(class_of or (), default=-1) + 1)
         ]
         self.feature_heads = nn.ModuleList(build_head(head) for head in feature_heads)
         self.class_head = build_head(class_head)
-        own = {name: value.float() for name, value in tensors.items()}
+        weights = {name: value.float() for name, value in tensors.items()}
         for prefix, part in (("feature_heads.", self.feature_heads), ("class_head.", self.class_head)):
             part.load_state_dict(
-                {name.removeprefix(prefix): value for name, value in own.items() if name.startswith(prefix)}
+                {
+                    name.removeprefix(prefix): value
+                    for name, value in weights.items()
+                    if name.startswith(prefix)
+                }
             )
         self.eval()
 
@@ -122,12 +126,12 @@ class Segmenter(nn.Module):
         for top, bottom in _spans(h, side, overlap):
             for left, right in _spans(w, side, overlap):
                 window = image[top * patch : bottom * patch, left * patch : right * patch]
-                place = _within(box, (left / w, top / h, right / w, bottom / h))
-                part = self.score(np.ascontiguousarray(window)[None], flip, place)[0]
+                part_box = _part_box(box, (left / w, top / h, right / w, bottom / h))
+                part = self.score(np.ascontiguousarray(window)[None], flip, part_box)[0]
                 if scores is None or norm is None or weights is None:
                     scores = torch.zeros(part.scores.shape[0], h, w)
                     norm, weights = torch.zeros(h, w), torch.zeros(h, w)
-                weight = _window(bottom - top, right - left)
+                weight = _window_weights(bottom - top, right - left)
                 scores[:, top:bottom, left:right] += part.scores * weight
                 norm[top:bottom, left:right] += part.norm * weight
                 weights[top:bottom, left:right] += weight
@@ -162,7 +166,7 @@ class Segmenter(nn.Module):
         return torch.stack([log_probs[group].amax(0) for group in self._outputs_of]).log_softmax(0)
 
 
-def _within(box: Box, part: Box) -> Box:
+def _part_box(box: Box, part: Box) -> Box:
     """Return the box in the image of a part of a box of it."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
@@ -201,7 +205,7 @@ def _spans(length: int, side: int, overlap: float) -> list[tuple[int, int]]:
     return [(start, start + side) for start in starts]
 
 
-def _window(height: int, width: int) -> Tensor:
+def _window_weights(height: int, width: int) -> Tensor:
     """Return positive weights (height, width) that fall off smoothly towards the border."""
 
     def hann(n: int) -> Tensor:

@@ -48,30 +48,30 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsupsegError(f"The weights file '{path}' cannot be read ({reason}).") from None
-    return _rename(_tensors(_teacher(state), path))
+    return _rename(_tensors_of(_teacher_state(state), path))
 
 
-def _teacher(state: object) -> object:
+def _teacher_state(state: object) -> object:
     if isinstance(state, Mapping):
         for key in ("teacher", "model", "state_dict"):
             if isinstance(state.get(key), Mapping):
-                return _teacher(state[key])
+                return _teacher_state(state[key])
     return state
 
 
-def _tensors(state: object, path: Path) -> dict[str, Tensor]:
-    found = {}
+def _tensors_of(state: object, path: Path) -> dict[str, Tensor]:
+    tensors = {}
     if isinstance(state, Mapping):
-        found = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not found:
+        tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
         raise UnsupsegError(f"The weights file '{path}' holds no tensors; expected a state_dict of a ViT.")
-    return found
+    return tensors
 
 
 def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Strip wrappers, drop students and heads, and give the original names of DINO to DINOv3 those of timm."""
-    if any(_part_of(name, "teacher") for name in tensors):
-        tensors = {name: value for name, value in tensors.items() if _part_of(name, "teacher")}
+    if any(_belongs_to(name, "teacher") for name in tensors):
+        tensors = {name: value for name, value in tensors.items() if _belongs_to(name, "teacher")}
     renamed = {}
     for name, value in tensors.items():
         while name.startswith(_PREFIXES):
@@ -87,7 +87,7 @@ def _rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return _fold_cls_position(renamed) if "reg_token" in renamed else renamed
 
 
-def _part_of(name: str, network: str) -> bool:
+def _belongs_to(name: str, network: str) -> bool:
     """Tell whether a tensor of a full checkpoint belongs to ``teacher`` or ``student``."""
     return name.removeprefix("module.").removeprefix("model.").startswith(f"{network}.")
 

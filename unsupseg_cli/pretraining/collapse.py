@@ -38,9 +38,9 @@ def neighbour_agreement(a: Tensor, b: Tensor) -> float:
     1/N by chance. Ties count as misses, so that equal rows do not agree.
     """
     similarity = F.normalize(a.double(), dim=-1) @ F.normalize(b.double(), dim=-1).T
-    own = similarity.diagonal().clone()
+    partner = similarity.diagonal().clone()
     similarity.fill_diagonal_(-2)
-    return float((own > similarity.max(1).values + 1e-9).double().mean())
+    return float((partner > similarity.max(1).values + 1e-9).double().mean())
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,21 @@ class Health:
 
 def warnings(health: Health) -> list[str]:
     """Return one sentence per sign of collapse; empty for a healthy encoder."""
-    found = []
+    sentences = []
     if health.spread < 0.01:
-        found.append(
+        sentences.append(
             f"Collapse: all images have nearly the same features (spread {health.spread:.4f}, healthy is "
             "above 0.1); are the images identical? Otherwise lower the learning rate or use "
             "--objective contrastive."
         )
     elif health.rank < 3:
-        found.append(
+        sentences.append(
             f"Partial collapse: the features of whole images span {health.rank:.1f} directions (healthy is "
             "above 10); use more varied images or a larger batch."
         )
     if health.spread >= 0.01 and health.patch_rank < 3:
-        found.append(
+        sentences.append(
             f"Partial collapse: the patch features span {health.patch_rank:.1f} directions (healthy is "
             "above 10); raise --dense-weight."
         )
-    return found
+    return sentences

@@ -7,7 +7,6 @@ give. ``Student`` is encoder plus heads; its moving average is the teacher (and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -106,21 +105,12 @@ class Student(nn.Module):
             left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
         else:  # batch norm refuses an empty batch
             left = right = places
-        found = Projected(list(whole.chunk(len(crops))), (left, right))
+        projected = Projected(list(whole.chunk(len(crops))), (left, right))
         if self.clusters:
             cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
             first, second = cosine.chunk(2)
-            found.cluster = (first, second)
-        return found
-
-
-class Loss(Protocol):
-    """A loss over projections; ``teacher`` is None where ``needs_teacher`` is False."""
-
-    needs_teacher: bool
-
-    def __call__(self, student: Projected, teacher: Projected | None) -> Losses:
-        """Return ``whole``, ``dense`` and their weighted sum ``loss``."""
+            projected.cluster = (first, second)
+        return projected
 
 
 def info_nce(a: Tensor, b: Tensor, temperature: float, group: Tensor | None = None) -> Tensor:
@@ -152,7 +142,7 @@ class ContrastiveLoss(nn.Module):
         temperature = self.config.temperature
         first, second, *local = student.whole
         terms = [info_nce(first, second, temperature)]
-        terms += [info_nce(one, (first, second)[i % 2], temperature) for i, one in enumerate(local)]
+        terms += [info_nce(crop, (first, second)[i % 2], temperature) for i, crop in enumerate(local)]
         left, right = student.dense
         group = torch.arange(len(left), device=left.device).repeat_interleave(left.shape[1])
         dense = (
@@ -160,7 +150,7 @@ class ContrastiveLoss(nn.Module):
             if len(left)
             else left.sum() * 0
         )
-        return _weighted(self.config, torch.stack(terms).mean(), dense)
+        return _weighted_losses(self.config, torch.stack(terms).mean(), dense)
 
 
 def sinkhorn(logits: Tensor, temperature: float, rounds: int = 3) -> Tensor:
@@ -203,16 +193,16 @@ class DinoLoss(nn.Module):
         ]
         left, right = (side.flatten(0, 1) for side in student.dense)
         if len(left):
-            taught = self._targets(
+            dense_targets = self._targets(
                 torch.cat([side.flatten(0, 1) for side in teacher.dense]), self.dense_center
             )
-            first, second = taught.chunk(2)
+            first, second = dense_targets.chunk(2)
             dense = (self._cross_entropy(first, right) + self._cross_entropy(second, left)) / 2
         else:
             dense = left.sum() * 0
         mean = torch.cat(targets).mean(0)
         entropy = torch.special.entr(mean).sum() / torch.tensor(float(len(mean))).log()
-        return {**_weighted(self.config, torch.stack(terms).mean(), dense), "entropy": entropy}
+        return {**_weighted_losses(self.config, torch.stack(terms).mean(), dense), "entropy": entropy}
 
     def _cross_entropy(self, target: Tensor, guess: Tensor) -> Tensor:
         return -(target * F.log_softmax(guess.float() / self.config.student_temperature, -1)).sum(-1).mean()
@@ -246,7 +236,7 @@ def cluster_loss(left: Tensor, right: Tensor, temperature: float, target_tempera
     return -((first * guess_right).sum(-1).mean() + (second * guess_left).sum(-1).mean()) / 2
 
 
-def _weighted(config: PretrainConfig, whole: Tensor, dense: Tensor) -> Losses:
+def _weighted_losses(config: PretrainConfig, whole: Tensor, dense: Tensor) -> Losses:
     return {
         "loss": config.global_weight * whole + config.dense_weight * dense,
         "whole": whole,

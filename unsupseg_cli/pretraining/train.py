@@ -56,8 +56,8 @@ def learning_rate(config: PretrainConfig, progress: float) -> float:
     if progress < config.warmup:
         return config.learning_rate * max(progress / config.warmup, 0.01)
     rest = min((progress - config.warmup) / (1 - config.warmup), 1.0)
-    swing = 0.5 * (1 + math.cos(math.pi * rest))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * swing
+    share = 0.5 * (1 + math.cos(math.pi * rest))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * share
 
 
 def fabric_precision(config: PretrainConfig) -> Precision:
@@ -110,8 +110,8 @@ class Pretrainer:
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         """Take the encoder's first weights; UsageError if they are those of another architecture."""
-        own = {name: value.shape for name, value in self._bare.encoder.state_dict().items()}
-        if own != {name: value.shape for name, value in weights.items()}:
+        expected = {name: value.shape for name, value in self._bare.encoder.state_dict().items()}
+        if expected != {name: value.shape for name, value in weights.items()}:
             raise UsageError(
                 f"--start names weights of another architecture than {self.config.arch}, or of another --final-size "
                 "where positions are learned; name the one that they were trained with."
@@ -141,10 +141,10 @@ class Pretrainer:
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, float] = {}
         for part in range(config.accumulate):
-            some = slice(part * config.batch, (part + 1) * config.batch)
+            batch = slice(part * config.batch, (part + 1) * config.batch)
             last = part + 1 == config.accumulate
             with self.fabric.no_backward_sync(self.student, enabled=not last):
-                losses = self._losses(images[some], aspect[some], part, progress)
+                losses = self._losses(images[batch], aspect[batch], part, progress)
                 self._require_finite(losses["loss"].detach(), "loss", before)
                 self.fabric.backward(losses["loss"] / config.accumulate)
             for name, value in losses.items():
@@ -155,7 +155,7 @@ class Pretrainer:
         assert norm is not None
         self._require_finite(norm, "gradient", before)
         self.optimizer.step()
-        self._follow()
+        self._update_teacher()
         self.step_number += 1
         return {**totals, "gradient": float(norm), "learning_rate": rate}
 
@@ -196,8 +196,8 @@ class Pretrainer:
         generator: torch.Generator,
     ) -> Crops:
         config = self.config
-        looks = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
-        return make_crops(images, aspect, size, scale, generator, **looks)
+        augmentation = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
+        return make_crops(images, aspect, size, scale, generator, **augmentation)
 
     @torch.no_grad()
     def _require_finite(self, value: Tensor, name: str, before: list[Tensor]) -> None:
@@ -213,13 +213,13 @@ class Pretrainer:
         )
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_teacher(self) -> None:
         """Move the teacher towards the student; early on faster, so that it forgets its random start."""
         momentum = min(self.config.ema, (1 + self.step_number) / (10 + self.step_number))
         for mean, value in zip(self.teacher.parameters(), self._bare.parameters(), strict=True):
             mean.lerp_(value, 1 - momentum)
-        for kept, now in zip(self.teacher.buffers(), self._bare.buffers(), strict=True):
-            kept.copy_(now)
+        for old, new in zip(self.teacher.buffers(), self._bare.buffers(), strict=True):
+            old.copy_(new)
 
     @torch.no_grad()
     def probe(self, images: Tensor, aspect: Tensor) -> Health:
@@ -235,11 +235,11 @@ class Pretrainer:
         whole, patches = self._encode(whole_crops(images, config.size))
         place_a = tokens_at(patches_a, at_a.to(images.device))[valid].flatten(0, 1)
         place_b = tokens_at(patches_b, at_b.to(images.device))[valid].flatten(0, 1)
-        some = patches.flatten(0, 2)
+        every_patch = patches.flatten(0, 2)
         return Health(
             rank=effective_rank(whole),
             spread=spread(whole),
-            patch_rank=effective_rank(some[:: max(1, len(some) // 2048)]),
+            patch_rank=effective_rank(every_patch[:: max(1, len(every_patch) // 2048)]),
             agreement=neighbour_agreement(whole_a, whole_b),
             patch_agreement=neighbour_agreement(place_a, place_b) if len(place_a) else 0.0,
         )

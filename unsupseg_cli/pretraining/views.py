@@ -58,7 +58,7 @@ def sample_crops(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def jitter_colour(
+def jitter_colors(
     x: Tensor, strength: float, grayscale: float, blur: float, generator: torch.Generator
 ) -> Tensor:
     """Return images (B,3,s,s) in [0,1] with random brightness, contrast, saturation, hue, grey and blur."""
@@ -74,11 +74,11 @@ def jitter_colour(
     jittered = x * factor(strength)
     mean = (jittered * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     jittered = mean + (jittered - mean) * factor(strength)
-    grey = (jittered * luma).sum(1, keepdim=True)
-    chroma = jittered - grey
+    gray = (jittered * luma).sum(1, keepdim=True)
+    chroma = jittered - gray
     angle = _uniform((n, 1, 1, 1), -1, 1, generator).to(device) * (0.25 * strength * math.pi)
     chroma = _rotate_hue(chroma, angle) * factor(0.5 * strength)
-    jittered = (grey + chroma).clamp(0, 1)
+    jittered = (gray + chroma).clamp(0, 1)
     x = torch.where(chance(0.8), jittered, x)
     x = torch.where(chance(grayscale), (x * luma).sum(1, keepdim=True).expand_as(x), x)
     if blur > 0:
@@ -122,7 +122,7 @@ def make_crops(
     x = images.float() / 255 if images.dtype == torch.uint8 else images
     box = random_boxes(aspect.cpu(), scale, generator)
     flip = torch.rand(len(box), generator=generator) < 0.5
-    pixels = jitter_colour(sample_crops(x, box, flip, size), jitter, grayscale, blur, generator)
+    pixels = jitter_colors(sample_crops(x, box, flip, size), jitter, grayscale, blur, generator)
     return Crops(_normalise(pixels), box, flip)
 
 
@@ -150,12 +150,12 @@ def corresponding_points(
     low = torch.maximum(a.box[:, :2], b.box[:, :2])
     high = torch.minimum(a.box[:, 2:], b.box[:, 2:])
     valid = (high > low).all(1)
-    where = torch.rand(len(low), count, 2, generator=generator)
-    point = low[:, None] + where * (high - low).clamp(min=0)[:, None]
-    return _inside(a, point), _inside(b, point), valid
+    fraction = torch.rand(len(low), count, 2, generator=generator)
+    point = low[:, None] + fraction * (high - low).clamp(min=0)[:, None]
+    return _to_crop(a, point), _to_crop(b, point), valid
 
 
-def _inside(crop: Crops, point: Tensor) -> Tensor:
+def _to_crop(crop: Crops, point: Tensor) -> Tensor:
     """Map image points (B,P,2) in [0,1] to crop coordinates in [-1,1]."""
     low, high = crop.box[:, None, :2], crop.box[:, None, 2:]
     local = 2 * (point - low) / (high - low) - 1

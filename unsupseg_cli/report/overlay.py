@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.confusion import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.palette import VOID_COLOR, check_labels
 
 WRONG_COLOR = (214, 60, 40)
@@ -17,16 +17,16 @@ RIGHT_COLOR = (225, 232, 228)
 
 
 def colorize(
-    labels: ArrayLike, colors: NDArray[np.uint8], none: tuple[int, int, int] = VOID_COLOR
+    labels: ArrayLike, colors: NDArray[np.uint8], void_color: tuple[int, int, int] = VOID_COLOR
 ) -> NDArray[np.uint8]:
-    """Return a label map (H, W) as flat colours (H, W, 3); -1 takes the colour ``none``, black by default.
+    """Return a label map (H, W) as flat colours (H, W, 3); -1 takes the colour ``void_color``, black by default.
 
     Raises:
         UsageError: a label is neither VOID nor in [0, len(colors)).
     """
     ids = np.asarray(labels)
     check_labels(ids, len(colors))
-    table = np.concatenate([colors, np.array([none], np.uint8)])
+    table = np.concatenate([colors, np.array([void_color], np.uint8)])
     return table[np.where(ids == VOID, len(colors), ids)]
 
 

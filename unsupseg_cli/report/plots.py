@@ -103,7 +103,7 @@ def iou_figure(
     axes.set_ylim(len(values) - 0.4, -0.7)
     axes.set_xlim(0, 107)
     axes.set_xlabel("IoU in %")
-    _plain(axes)
+    _hide_frame(axes)
     _title(axes, title, pad=20)
     return figure
 
@@ -139,42 +139,11 @@ def progress_figure(
         axes.set_title(key, fontsize=10, loc="left", color=INK)
         axes.tick_params(labelsize=8)
         axes.set_xlabel(x, fontsize=8)
-        _plain(axes)
+        _hide_frame(axes)
     for axes in panels[len(series) :]:
         axes.set_visible(False)
     if title:
         figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
-    return figure
-
-
-def histogram_figure(
-    values: ArrayLike, *, label: str, title: str = "", bins: int = 60, log: bool = False
-) -> Figure:
-    """Return a histogram of the finite values, with their median.
-
-    Args:
-        values: any shape.
-        label: of the horizontal axis, with the unit.
-        title: printed on top.
-        bins: number of bars.
-        log: logarithmic counts.
-    """
-    data = np.asarray(values, np.float64).ravel()
-    data = data[np.isfinite(data)]
-    if not data.size:
-        raise UsageError(f"A histogram of '{label}' needs at least one finite value, got none.")
-    figure, axes = _figure(6.0, 3.4)
-    axes.hist(data, bins=bins, color=BLUE, log=log)
-    median = float(np.median(data))
-    axes.axvline(median, color=INK, linewidth=1, linestyle="--")
-    axes.annotate(
-        f"median {median:.3g}", (median, 1), (4, 2), xycoords=("data", "axes fraction"),
-        textcoords="offset points", fontsize=8, va="bottom",
-    )  # fmt: skip
-    axes.set_xlabel(label)
-    axes.set_ylabel("count")
-    _plain(axes)
-    _title(axes, title, pad=16)
     return figure
 
 
@@ -184,7 +153,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _plain(axes: Axes) -> None:
+def _hide_frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 

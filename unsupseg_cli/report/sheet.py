@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.metrics.confusion import VOID
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.overlay import blend, colorize, error_map, fit_text, legend
 from unsupseg_cli.report.palette import UNMATCHED_COLOR, VOID_COLOR
 
@@ -59,7 +59,7 @@ def sheet(
         row: list[Picture] = [
             sample.image,
             blend(sample.image, sample.prediction, colors),
-            colorize(sample.prediction, colors, none=UNMATCHED_COLOR),
+            colorize(sample.prediction, colors, void_color=UNMATCHED_COLOR),
         ]
         if labelled and sample.truth is not None:
             row += [
@@ -102,18 +102,20 @@ def grid(
     if not columns or not any(picture is not None for row in rows for picture in row):
         raise UsageError("A contact sheet needs at least one picture, got none.")
     gap, size = _gap(cell), _letters(cell)
-    font, big = ImageFont.load_default(size), ImageFont.load_default(round(1.3 * size))
+    font, title_font = ImageFont.load_default(size), ImageFont.load_default(round(1.3 * size))
     line = round(1.7 * size)
     heights = [_height(row, cell) for row in rows]
     top = gap + (round(1.6 * line) if title else 0)
     body = top + (line if headings else 0)
-    under = [line if index < len(labels) and labels[index] else 0 for index in range(len(rows))]
-    total = body + sum(heights) + sum(under) + gap * len(rows) + (footer.height if footer else 0)
+    label_heights = [line if index < len(labels) and labels[index] else 0 for index in range(len(rows))]
+    total = body + sum(heights) + sum(label_heights) + gap * len(rows) + (footer.height if footer else 0)
     width = _width(columns, cell)
     page = Image.new("RGB", (width, total), "white")
     draw = ImageDraw.Draw(page)
     if title:
-        draw.text((gap, gap + line / 2), fit_text(title, big, width - 2 * gap), INK, big, anchor="lm")
+        draw.text(
+            (gap, gap + line / 2), fit_text(title, title_font, width - 2 * gap), INK, title_font, anchor="lm"
+        )
     for column, heading in enumerate(headings):
         place = (gap + column * (cell + gap), top + line / 2 - gap / 4)
         draw.text(place, fit_text(heading, font, cell), INK, font, anchor="lm")
@@ -125,10 +127,10 @@ def grid(
                 x = gap + column * (cell + gap) + (cell - fitted.width) // 2
                 page.paste(fitted, (x, y + (height - fitted.height) // 2))
         y += height
-        if under[index]:
+        if label_heights[index]:
             text = fit_text(labels[index], font, width - 2 * gap)
             draw.text((gap, y + line / 2), text, FAINT, font, anchor="lm")
-        y += under[index] + gap
+        y += label_heights[index] + gap
     if footer:
         page.paste(footer, (0, y))
     return page

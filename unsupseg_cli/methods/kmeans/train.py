@@ -8,24 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.clustering.prototypes import Prototypes
 from unsupseg_cli.clustering.spherical import kmeans_plus_plus
 from unsupseg_cli.core import seeds
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.training.tokens import flat_batches, sample_tokens
-
-
-class Prototypes(nn.Module):
-    """R sets of K prototypes, (R, K, C)."""
-
-    def __init__(self, starts: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(starts)
-
-    def losses(self, tokens: Tensor) -> Tensor:
-        """Return -mean(max cosine) of every set, (R,), for unit tokens (n, C)."""
-        cosine = torch.einsum("nc,rkc->rnk", tokens, F.normalize(self.weight, dim=-1))
-        return -cosine.amax(-1).mean(-1)
 
 
 class KMeansTrainer(Trainer):

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VOID = -1
-"""Pixels without a mask."""
+from unsupseg_cli.core.labels import VOID
 
 
 def cosine_kmeans_loss(features: Tensor, prototypes: Tensor) -> Tensor:
