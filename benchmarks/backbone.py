@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.data.datasets import open_dataset
-from unsupseg_cli.diagnosis.patch_probe import Encode, probe_patches, some_labelled
+from unsupseg_cli.pretraining.patch_probe import Encode, probe_patches, some_labelled
 from unsupseg_cli.models.backbone import Backbone, load_backbone
 from unsupseg_cli.models.vit import build_vit
 from unsupseg_cli.pretraining.config import architecture

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.contents.images import Context
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.model import OpenModel, open_model
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch

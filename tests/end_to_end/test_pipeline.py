@@ -30,7 +30,7 @@ from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 
 COLORS = np.array([[30, 120, 220], [60, 160, 60], [120, 110, 100], [220, 60, 40]], np.uint8)
 SMALL = ["--size", "64", "--workers", "0", "--backbone", "untrained"]

@@ -22,14 +22,15 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import LabelMaps
 from unsupseg_cli.crf import CRFConfig
 from unsupseg_cli.crf.meanfield import refine
-from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
-from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
-from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
+from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
+from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.pretraining.config import PretrainConfig
-from unsupseg_cli.stages.config import GraphConfig
-from unsupseg_cli.stages.graph import graph, read_neighbours
-from unsupseg_cli.stages.predict import read_ids
-from unsupseg_cli.stages.pretrain import pretrain
+from unsupseg_cli.stages.graph import GraphConfig
+from unsupseg_cli import graph
+from unsupseg_cli.contents.graph import read_neighbours
+from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli import pretrain
 
 pytestmark = [
     pytest.mark.gpu,

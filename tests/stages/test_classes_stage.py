@@ -23,9 +23,9 @@ from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
-from unsupseg_cli.methods.primaps.config import PseudolabelConfig as Primaps
-from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
+from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
 from unsupseg_cli.stages.classes import (
     class_sheet,
     classes_record,
@@ -33,9 +33,10 @@ from unsupseg_cli.stages.classes import (
     merge_classes,
     name_classes,
 )
-from unsupseg_cli.stages.config import ClassesConfig, RefineConfig
-from unsupseg_cli.stages.predict import read_ids
-from unsupseg_cli.stages.refine import refine
+from unsupseg_cli.stages.classes import ClassesConfig
+from unsupseg_cli.stages.refine import RefineConfig
+from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli import refine
 
 CLASSES = 5
 

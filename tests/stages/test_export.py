@@ -32,14 +32,16 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.inference.export import export
-from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
-from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
+from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.models.backbones import ALIASES
 from unsupseg_cli.pipeline.compare import compare
 from unsupseg_cli.stages.classes import merge_classes, name_classes
-from unsupseg_cli.stages.config import ClassesConfig, ExportConfig, GraphConfig
-from unsupseg_cli.stages.graph import graph
-from unsupseg_cli.stages.predict import read_ids
+from unsupseg_cli.stages.classes import ClassesConfig
+from unsupseg_cli.inference.export_options import ExportConfig
+from unsupseg_cli.stages.graph import GraphConfig
+from unsupseg_cli import graph
+from unsupseg_cli.contents.predictions import read_ids
 
 TIMM = "timm:vit_tiny_patch16_224"
 DINO = "dino_vits16"

@@ -14,7 +14,7 @@ from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig,
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.kmeans.config import TrainConfig as KMeansTrain
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.stages.extract import extract_shard
 
 IMAGES = 150  # three blocks of 64 views

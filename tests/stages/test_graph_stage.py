@@ -7,8 +7,9 @@ from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.stages.config import GraphConfig
-from unsupseg_cli.stages.graph import graph, read_neighbours
+from unsupseg_cli.stages.graph import GraphConfig
+from unsupseg_cli import graph
+from unsupseg_cli.contents.graph import read_neighbours
 
 
 @pytest.fixture

@@ -11,16 +11,17 @@ from safetensors.torch import load_file
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_pseudolabels
+from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.primaps.config import PseudolabelConfig as Primaps
-from unsupseg_cli.methods.primaps.config import TrainConfig as PrimapsTrain
-from unsupseg_cli.methods.stego.config import TrainConfig as StegoTrain
-from unsupseg_cli.stages.config import GraphConfig, RefineConfig
-from unsupseg_cli.stages.graph import graph
-from unsupseg_cli.stages.refine_masks import refine_masks
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
+from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
+from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
+from unsupseg_cli.stages.graph import GraphConfig
+from unsupseg_cli.stages.refine import RefineConfig
+from unsupseg_cli import graph
+from unsupseg_cli import refine
 
 CPU = torch.device("cpu")
 HALVES = ((200, 60, 40), (30, 90, 210))
@@ -93,7 +94,7 @@ def test_soft_masks_refined_afterwards_are_the_refined_masks(features, context):
     """`pseudolabel` with its CRF, and `pseudolabel --keep soft` with `refine` behind it, agree."""
     at_once = label(context)
     soft = label(context, keep="soft", crf=False)
-    later = refine_masks(RefineConfig(pseudolabels=soft.id, workers=1), context)
+    later = refine(RefineConfig(pseudolabels=soft.id, workers=1), context)
     same = total = 0
     for view in range(6):
         one, two = LabelMaps(at_once)[view], LabelMaps(later)[view]
@@ -109,8 +110,8 @@ def test_soft_masks_refined_afterwards_are_the_refined_masks(features, context):
 def test_hard_masks_are_refined_only_when_one_says_how_far_to_trust_them(features, context):
     hard = label(context, crf=False)
     with pytest.raises(UsageError, match=r"--keep soft.*--label-confidence"):
-        refine_masks(RefineConfig(pseudolabels=hard.id), context)
-    trusted = refine_masks(RefineConfig(pseudolabels=hard.id, label_confidence=0.9, workers=1), context)
+        refine(RefineConfig(pseudolabels=hard.id), context)
+    trusted = refine(RefineConfig(pseudolabels=hard.id, label_confidence=0.9, workers=1), context)
     assert LabelMaps(trusted)[1].shape == (48, 64)
 
 
@@ -227,4 +228,4 @@ def test_more_classes_than_masks_are_told(features, context):
     count = masks.manifest.summary["masks"]
     model = train(TrainConfig(classes=count + 1, device="cpu"), context, options=PrimapsTrain(epochs=1))
     assert any(f"only {count} masks for {count + 1} classes" in text for text in model.manifest.warnings)
-    assert len(read_pseudolabels(masks).labels) == 6
+    assert len(read_masks(masks).labels) == 6

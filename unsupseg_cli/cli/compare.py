@@ -20,7 +20,6 @@ from unsupseg_cli.core.errors import UsageError
 if TYPE_CHECKING:
     from unsupseg_cli.pipeline.compare import Comparison, Row
 
-_COLUMNS = ("accuracy", "miou", "miou_gt", "miou_all")
 _TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
 
 
@@ -78,8 +77,10 @@ def _head() -> tuple[str, ...]:
 
 
 def _cells(row: Row) -> list[str]:
+    from unsupseg_cli.pipeline.compare import SCORES
+
     seeds = ", ".join(map(str, row.seeds))
-    scores = [_score(row.mean(name), row.deviation(name)) for name in _COLUMNS]
+    scores = [_score(row.mean(name), row.deviation(name)) for name in SCORES]
     used, crf = "used" if row.used_labels else "", "yes" if row.crf else "no"
     return [row.method, str(row.classes), row.backbone, crf, seeds, *scores, used, row.setting]
 

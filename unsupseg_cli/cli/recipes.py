@@ -13,8 +13,9 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.run import percent
 from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled, load_recipe
+from unsupseg_cli.pipeline.recipe_text import recipe_text
 
-app = typer.Typer(help="Published settings, each one file for `unsupseg run`.", no_args_is_help=True)
+app = typer.Typer(help="Published settings for `unsupseg run`.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -49,12 +50,14 @@ def _row(recipe: RecipeFile) -> dict[str, Any]:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A recipe's name or file.")]) -> None:
-    """Print a recipe as it is written: copy it, change it, and give its path to `unsupseg run`."""
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe's name, FILE.toml, or FILE.toml:VARIANT.")],
+) -> None:
+    """Print a recipe, complete by itself: copy it, change it, and give its path to `unsupseg run`."""
 
     def action() -> None:
         recipe = load_recipe(name)
-        Console(stderr=True, highlight=False).print(str(recipe.path), markup=False, soft_wrap=True)
-        result(recipe.path.read_text(encoding="utf-8").rstrip("\n"))
+        Console(stderr=True, highlight=False).print(recipe.reference, markup=False, soft_wrap=True)
+        result(recipe_text(recipe).rstrip("\n"))
 
     run_guarded(action, verbose=False)

@@ -13,7 +13,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.contents.images import remembered_weights
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import Backbone, backbone_row, load_backbone, resolve_precision
+from unsupseg_cli.models.backbone import JSON_NAME, Backbone, backbone_row, load_backbone, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, TINY
 
 TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position")
@@ -36,7 +36,7 @@ def known_backbone(name: str, weights: Path | None, context: Context) -> Backbon
     if name not in ALIASES and not name.startswith("timm:") and weights is None:
         folder = context.workspace.get(name, "backbone").path
     if folder is not None:
-        meta = _read_meta(folder / "backbone.json")
+        meta = _read_meta(folder / JSON_NAME)
         return BackboneInfo(
             name, str(meta["digest"]), int(meta["patch_size"]), int(meta["arch"]["embed_dim"])
         )

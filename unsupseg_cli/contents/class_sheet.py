@@ -14,8 +14,8 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import ModelFile
 from unsupseg_cli.contents.predictions import predicted_images, read_ids
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import read_image
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.data.images import read_image
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RaggedWriter, RowReader, write_array
 from unsupseg_cli.artifacts.context import Context
-from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, views_per_block
 from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, views_per_block
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.views import ViewImages

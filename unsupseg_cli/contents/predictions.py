@@ -24,13 +24,13 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import describe_images, open_paths, same_images
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.report.overlay import blend, legend
-from unsupseg_cli.report.palette import paletted
+from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
 
 CLASSES = "classes.json"
 NAMED = "images"
@@ -133,10 +133,10 @@ def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
     """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
     path = folder / "ids" / f"{key}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if labels.max(initial=0) < 255:
-        image = Image.fromarray(np.where(labels == VOID, 255, labels).astype(np.uint8))
+    if labels.max(initial=0) < PALETTE_VOID:
+        image = Image.fromarray(np.where(labels == VOID, PALETTE_VOID, labels).astype(np.uint8))
     else:
-        image = Image.fromarray(np.where(labels == VOID, 65535, labels).astype(np.uint16))
+        image = Image.fromarray(np.where(labels == VOID, WIDE_VOID, labels).astype(np.uint16))
     image.save(path)
 
 
@@ -144,7 +144,7 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     """Read what `write_ids` wrote, (H, W) with VOID = -1."""
     with Image.open(folder / "ids" / f"{key}.png") as image:
         raw = np.array(image)
-    void = 255 if raw.dtype == np.uint8 else 65535
+    void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 

@@ -6,7 +6,7 @@ Coordinates are continuous: the centre of pixel (row 0, column 0) is (x, y) = (0
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,8 @@ from PIL import Image
 from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, setting
+from unsupseg_cli.core.options import GeometryName, ResizeFilter
 
-GeometryKind = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
-ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 Box = tuple[float, float, float, float]
 Value = TypeVar("Value", bound=np.generic)
 
@@ -62,7 +61,7 @@ class View:
 class Geometry(Config):
     """How an image becomes views, and back."""
 
-    kind: GeometryKind = setting("native", "How an image becomes views.")
+    kind: GeometryName = setting("native", "How an image becomes views.")
     size: int | tuple[int, int] | None = setting(
         320,
         "Side of a view in pixels, snapped to the patch size (320 stays 320 at patch 8 and 16 and becomes 322 "

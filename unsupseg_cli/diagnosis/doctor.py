@@ -87,8 +87,8 @@ def _versions() -> Iterator[Finding]:
 def _device(name: str) -> Iterator[Finding]:
     import torch
 
-    from unsupseg_cli.models.device import resolve_device
     from unsupseg_cli.models.backbone import resolve_precision
+    from unsupseg_cli.models.device import resolve_device
 
     try:
         device = resolve_device(name)

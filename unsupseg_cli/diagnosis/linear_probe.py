@@ -19,7 +19,6 @@ from unsupseg_cli.contents.images import same_images
 from unsupseg_cli.contents.model import ModelFile, OpenModel, read_model
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.datasets import Dataset, open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size
@@ -129,7 +128,7 @@ def _view_labels(
         )
     truth = geometry.render_label(read_truth(item, space, (height, width)), laid_out)
     small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(np.int64)
-    return torch.from_numpy(np.where(small == VOID, -1, small))
+    return torch.from_numpy(small)
 
 
 def _own_heads(model: OpenModel, features: FeatureSet) -> list[Any]:

@@ -1,14 +1,15 @@
-"""Reading recipes: a published setting as an ordered list of stages, written in TOML. This module imports no torch."""
+"""Reading recipes: published settings as an ordered list of stages, in TOML. This module imports no torch."""
 
 from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
@@ -37,6 +38,14 @@ class _File(Config):
     data: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, Any] = Field(default_factory=dict)
     stage: list[dict[str, Any]] = Field(min_length=1)
+    variant: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("variant", mode="before")
+    @classmethod
+    def _tables(cls, variants: Any) -> Any:
+        if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
+            raise ValueError("write each variant as a table of its own, [variant.NAME]")
+        return variants
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,10 @@ class StageTable:
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """A recipe as it is written."""
+    """A recipe as it is written, with the values of its variant.
+
+    ``tables`` is what its file would hold if it were written without variants.
+    """
 
     path: Path
     name: str
@@ -61,6 +73,13 @@ class RecipeFile:
     data: dict[str, Any]
     published: Published
     stages: tuple[StageTable, ...]
+    variant: str = ""
+    tables: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> str:
+        """What `load_recipe` takes to read it from its file."""
+        return _reference(self.path, self.variant)
 
     @property
     def backbone(self) -> str:
@@ -69,71 +88,156 @@ class RecipeFile:
         return str(next(named, ""))
 
 
-def bundled() -> dict[str, Path]:
-    """Return the recipes that ship with the package, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+@cache
+def bundled() -> dict[str, str]:
+    """Return the recipes that ship with the package: where each is written, by name."""
+    references = {
+        _joined(path.stem, variant): _reference(path, variant)
+        for path in FOLDER.glob("*.toml")
+        for variant in _read(path).get("variant", [""])
+    }
+    return dict(sorted(references.items()))
 
 
 def load_recipe(reference: str | Path) -> RecipeFile:
-    """Read a recipe by the name of a bundled one or by path.
+    """Read a recipe by the name of a bundled one, by path, or by path and variant (``my.toml:VARIANT``).
 
     Raises:
         UsageError: there is none, or it is not a recipe; the message names the file and the entry.
     """
-    path = Path(reference)
-    names = bundled()
-    if os.sep not in str(reference) and path.suffix != ".toml":
-        if str(reference) not in names:
+    path, variant = _located(str(reference))
+    name = _joined(path.stem, variant)
+    tables = _read(path, f" The bundled one is called '{name}'." if name in bundled() else "")
+    build_config(_File, {f"'{path}'": tables}, prefix="")
+    tables = _filled(path, tables, variant)
+    where = _reference(path, variant)
+    file = build_config(_File, {f"'{where}'": tables}, prefix="")
+    published = build_config(Published, {f"'{where}', [published]": file.published}, prefix="")
+    if unknown := set(file.data) - set(DataConfig.model_fields):
+        option = sorted(unknown)[0]
+        raise UsageError(
+            f"Unknown option '{option}' ('{where}', [data]){did_you_mean(option, DataConfig.model_fields)}"
+        )
+    stages = _stages(path, where, file.stage)
+    evaluations = [stage.id for stage in stages if stage.command == "eval"]
+    if published.evaluation and published.evaluation not in evaluations:
+        raise UsageError(
+            f"No evaluation '{published.evaluation}' ('{where}', [published])"
+            + did_you_mean(published.evaluation, evaluations)
+        )
+    data = _anchored(path, file.data)
+    return RecipeFile(path, file.name, file.description, file.paper, data, published, stages, variant, tables)
+
+
+def _joined(name: str, variant: str) -> str:
+    """Return what a recipe is called."""
+    return f"{name}-{variant}" if variant else name
+
+
+def _reference(path: Path, variant: str) -> str:
+    return f"{path}:{variant}" if variant else str(path)
+
+
+def _located(reference: str) -> tuple[Path, str]:
+    """Return the file and the variant of a reference, or of the bundled recipe of that name."""
+    if os.sep not in reference and ".toml" not in reference:
+        names = bundled()
+        if reference not in names:
             raise UsageError(
-                f"No bundled recipe '{reference}'{did_you_mean(str(reference), names)} For a file of your own "
+                f"No bundled recipe '{reference}'{did_you_mean(reference, names)} For a file of your own "
                 "give its path, ending in .toml."
             )
-        path = names[str(reference)]
+        reference = names[reference]
+    stem, colon, variant = reference.rpartition(".toml:")
+    return (Path(f"{stem}.toml"), variant) if colon else (Path(reference), "")
+
+
+def _read(path: Path, hint: str = "") -> dict[str, Any]:
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The recipe '{path}' is not valid TOML: {error}.") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        hint = f" The bundled one is called '{path.stem}'." if path.stem in names else ""
         raise UsageError(f"The recipe '{path}' cannot be read: {reason}.{hint}") from None
-    file = build_config(_File, {f"'{path}'": raw}, prefix="")
-    published = build_config(Published, {f"'{path}', [published]": file.published}, prefix="")
-    if unknown := set(file.data) - set(DataConfig.model_fields):
-        name = sorted(unknown)[0]
-        raise UsageError(
-            f"Unknown option '{name}' ('{path}', [data]){did_you_mean(name, DataConfig.model_fields)}"
-        )
-    stages = _stages(path, file.stage)
-    evaluations = [stage.id for stage in stages if stage.command == "eval"]
-    if published.evaluation and published.evaluation not in evaluations:
-        raise UsageError(
-            f"No evaluation '{published.evaluation}' ('{path}', [published])"
-            + did_you_mean(published.evaluation, evaluations)
-        )
-    data = _anchored(path, file.data)
-    return RecipeFile(path, file.name, file.description, file.paper, data, published, stages)
 
 
-def _stages(path: Path, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
-    found: list[StageTable] = []
+def _filled(path: Path, tables: dict[str, Any], variant: str) -> dict[str, Any]:
+    """Return the tables of a recipe with the values of one of its variants, and without the variants.
+
+    Raises:
+        UsageError: a variant is missing, too many or unknown, or it names no stage of the recipe.
+    """
+    plain = dict(tables)
+    variants = plain.pop("variant", {})
+    if not variants and not variant:
+        return plain
+    if not variants:
+        raise UsageError(f"The recipe '{path}' has no variants: give '{path}' alone.")
+    if not variant:
+        raise UsageError(
+            f"The recipe '{path}' has variants: name one of them, such as '{path}:{next(iter(variants))}'. "
+            f"Known: {', '.join(variants)}."
+        )
+    if variant not in variants:
+        raise UsageError(f"The recipe '{path}' has no variant '{variant}'{did_you_mean(variant, variants)}")
+    place = f"'{path}', [variant.{variant}]"
+    given = dict(variants[variant])
+    plain["name"] = _joined(plain["name"], variant)
+    if "description" in given:
+        plain["description"] += f", {given.pop('description')}"
+    stages = _by_id(str(path), plain["stage"])
+    for key, values in given.items():
+        if key not in {*stages, "data", "published"}:
+            known = [*stages, "data", "description", "published"]
+            raise UsageError(f"{place}: the recipe has no stage '{key}'{did_you_mean(key, known)}")
+        if not isinstance(values, dict):
+            raise UsageError(f"{place}: '{key}' holds options: write {key}.OPTION = VALUE.")
+        if key in stages:
+            stages[key] = _merged(stages[key], values)
+        else:
+            plain[key] = _merged(plain.get(key, {}), values)
+    plain["stage"] = list(stages.values())
+    return plain
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return two tables as one; the values of the second win, key by key, in the tables inside them too."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _by_id(where: str, tables: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the tables of stages by id: the one written, else the command, of a second one ``command-2``."""
+    stages: dict[str, dict[str, Any]] = {}
     for number, table in enumerate(tables, 1):
-        options = {key.replace("-", "_"): value for key, value in table.items()}
-        command = str(options.pop("command", ""))
+        command = str(table.get("command", ""))
         if command not in entries():
             raise UsageError(
-                f"'{path}', stage {number}: unknown command '{command}'{did_you_mean(command, entries())}"
+                f"'{where}', stage {number}: unknown command '{command}'{did_you_mean(command, entries())}"
             )
-        repeated = sum(stage.command == command for stage in found)
-        name = str(options.pop("id", f"{command}-{repeated + 1}" if repeated else command))
-        if any(stage.id == name for stage in found):
-            raise UsageError(f"'{path}', stage {number}: the id '{name}' is taken by an earlier stage.")
-        method_options = options.pop("set", {})
-        place = f"'{path}', stage {number} ({name})"
+        repeated = sum(other["command"] == command for other in stages.values())
+        name = str(table.get("id", f"{command}-{repeated + 1}" if repeated else command))
+        if name in stages:
+            raise UsageError(f"'{where}', stage {number}: the id '{name}' is taken by an earlier stage.")
+        stages[name] = table
+    return stages
+
+
+def _stages(path: Path, where: str, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
+    stages: list[StageTable] = []
+    for number, (name, table) in enumerate(_by_id(where, tables).items(), 1):
+        place = f"'{where}', stage {number} ({name})"
+        options = {key.replace("-", "_"): value for key, value in table.items()}
+        command, method_options = str(options.pop("command")), options.pop("set", {})
+        options.pop("id", None)
         if not isinstance(method_options, dict):
             raise UsageError(f"{place}: 'set' holds the options of a method: write set = {{ key = value }}.")
-        found.append(StageTable(name, command, _anchored(path, options), method_options, place))
-    return tuple(found)
+        stages.append(StageTable(name, command, _anchored(path, options), method_options, place))
+    return tuple(stages)
 
 
 def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
