@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.data.datasets import open_dataset
-from unsupseg_cli.pretraining.patch_probe import Encode, probe_patches, some_labelled
 from unsupseg_cli.models.backbone import Backbone, load_backbone
 from unsupseg_cli.models.vit import build_vit
 from unsupseg_cli.pretraining.config import architecture
+from unsupseg_cli.pretraining.patch_probe import Encode, probe_patches, some_labelled
 
 COLOUR_CELL = 8
 POSITION_WEIGHT = 1.5  # of a place in [-1, 1] beside colours of unit deviation

@@ -21,10 +21,9 @@ from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.truth import read_truth
-from unsupseg_cli.pretraining.patch_probe import some_labelled
-from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import Pseudolabeller
 from unsupseg_cli.models.backbone import load_backbone
+from unsupseg_cli.pretraining.patch_probe import some_labelled
 from unsupseg_cli.training.tokens import MemorySource
 
 CENTERS = ("none", "image")

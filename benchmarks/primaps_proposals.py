@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import propose
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "methods" / "primaps"))

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.model import OpenModel, open_model
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch

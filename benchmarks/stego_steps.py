@@ -15,14 +15,13 @@ from pathlib import Path
 
 import torch
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.core import seeds
-from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.train import Task
-from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.training.loop import Plan, batch_views
 
 

@@ -13,13 +13,17 @@ from unsupseg_cli import (
     TrainConfig,
     evaluate,
     extract,
+    graph,
     predict,
+    pretrain,
     pseudolabel,
     train,
 )
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.masks import LabelMaps
+from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.crf import CRFConfig
 from unsupseg_cli.crf.meanfield import refine
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
@@ -27,10 +31,6 @@ from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.stages.graph import GraphConfig
-from unsupseg_cli import graph
-from unsupseg_cli.contents.graph import read_neighbours
-from unsupseg_cli.contents.predictions import read_ids
-from unsupseg_cli import pretrain
 
 pytestmark = [
     pytest.mark.gpu,

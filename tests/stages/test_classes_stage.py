@@ -16,27 +16,27 @@ from unsupseg_cli import (
     extract,
     predict,
     pseudolabel,
+    refine,
     train,
 )
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.model import read_model
+from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
 from unsupseg_cli.stages.classes import (
+    ClassesConfig,
     class_sheet,
     classes_record,
     color_classes,
     merge_classes,
     name_classes,
 )
-from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.refine import RefineConfig
-from unsupseg_cli.contents.predictions import read_ids
-from unsupseg_cli import refine
 
 CLASSES = 5
 

@@ -22,6 +22,7 @@ from unsupseg_cli import (
     TrainConfig,
     evaluate,
     extract,
+    graph,
     predict,
     pseudolabel,
     train,
@@ -30,18 +31,16 @@ from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.model_file import take_model
+from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.inference.export import export
+from unsupseg_cli.inference.export_options import ExportConfig
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.models.backbones import ALIASES
 from unsupseg_cli.pipeline.compare import compare
-from unsupseg_cli.stages.classes import merge_classes, name_classes
-from unsupseg_cli.stages.classes import ClassesConfig
-from unsupseg_cli.inference.export_options import ExportConfig
+from unsupseg_cli.stages.classes import ClassesConfig, merge_classes, name_classes
 from unsupseg_cli.stages.graph import GraphConfig
-from unsupseg_cli import graph
-from unsupseg_cli.contents.predictions import read_ids
 
 TIMM = "timm:vit_tiny_patch16_224"
 DINO = "dino_vits16"

@@ -2,14 +2,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsupseg_cli import Context, ExtractConfig, extract
+from unsupseg_cli import Context, ExtractConfig, extract, graph
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.stages.graph import GraphConfig
-from unsupseg_cli import graph
-from unsupseg_cli.contents.graph import read_neighbours
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from unsupseg_cli import Context
+from unsupseg_cli import Context, pretrain
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.datasets import open_dataset
-from unsupseg_cli.pretraining.patch_probe import probe_patches, some_labelled
 from unsupseg_cli.pretraining.config import PretrainConfig
-from unsupseg_cli import pretrain
+from unsupseg_cli.pretraining.patch_probe import probe_patches, some_labelled
 
 SMALL = {
     "steps": 2,

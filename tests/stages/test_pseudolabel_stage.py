@@ -8,7 +8,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, TrainConfig, extract, pseudolabel, train
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    extract,
+    graph,
+    pseudolabel,
+    refine,
+    train,
+)
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks
@@ -20,8 +30,6 @@ from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.stages.graph import GraphConfig
 from unsupseg_cli.stages.refine import RefineConfig
-from unsupseg_cli import graph
-from unsupseg_cli import refine
 
 CPU = torch.device("cpu")
 HALVES = ((200, 60, 40), (30, 90, 210))

@@ -11,16 +11,16 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
-from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.pace import extrapolate, probe
 from unsupseg_cli.pipeline.plan import plan
 from unsupseg_cli.pipeline.recipe import resolve
 from unsupseg_cli.pipeline.recipe_file import bundled, load_recipe
 from unsupseg_cli.pipeline.run import outcomes, run
-from unsupseg_cli.pipeline.options import RunConfig
 
 RECIPE = """
 name = "small"

@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.interface import PseudolabelSet
-from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainConfig
+from unsupseg_cli.methods.kmeans.config import TrainConfig
 from unsupseg_cli.methods.kmeans.pseudolabel import Pseudolabeller
 from unsupseg_cli.methods.kmeans.train import Task
 from unsupseg_cli.training.loop import Plan, fit

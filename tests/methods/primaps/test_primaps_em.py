@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
     ema_decay,

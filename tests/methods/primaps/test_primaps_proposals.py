@@ -10,7 +10,6 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Silent
-from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import Proposals, Pseudolabeller, principal_direction, propose
 from unsupseg_cli.training.tokens import MemorySource
 

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import (
     centre,

@@ -11,7 +11,6 @@ from unsupseg_cli.clustering.neighbours import nearest_neighbours
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.registry import get_method, import_heads
-from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.train import Task
 from unsupseg_cli.models.heads import build_head
 from unsupseg_cli.training.loop import Plan, fit
