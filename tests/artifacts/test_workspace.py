@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsupseg_cli.artifacts.canonical import canonical_json, digest_json
+from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import Manifest, read_manifest
-from unsupseg_cli.artifacts.workspace import Recipe, Workspace
+from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 VALUES = st.recursive(
@@ -23,7 +24,7 @@ VALUES = st.recursive(
 
 def recipe(kind="features", **changes):
     fields = {"stage": "extract", "stage_version": 1, "slug": "photos", "config": {"size": 320}, **changes}
-    return Recipe(kind=kind, **fields)
+    return Identity(kind=kind, **fields)
 
 
 def write_one(text="hello"):
@@ -163,7 +164,7 @@ def test_current_follows_what_was_written_or_reused(tmp_path):
     assert space.current("features", "train").id == train.id
     space.produce(recipe(data=data("train")), write_one())
     assert space.current("features").id == train.id
-    with pytest.raises(UsageError, match="unsupseg train"):
+    with pytest.raises(UsageError, match="No model in the workspace"):
         space.current("model")
 
 

@@ -13,6 +13,7 @@ from unsupseg_cli import (
     PredictConfig,
     PseudolabelConfig,
     TrainConfig,
+    classes,
     extract,
     predict,
     pseudolabel,
@@ -22,20 +23,15 @@ from unsupseg_cli import (
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.model import read_model
+from unsupseg_cli.contents.model_classes import classes_record
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
-from unsupseg_cli.stages.classes import (
-    ClassesConfig,
-    class_sheet,
-    classes_record,
-    color_classes,
-    merge_classes,
-    name_classes,
-)
+from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.refine import RefineConfig
 
 CLASSES = 5
@@ -55,8 +51,8 @@ def model(blocks, context):
     return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
 
 
-def of(artifact):
-    return ClassesConfig(model=artifact.id)
+def of(artifact, **changes):
+    return ClassesConfig(model=artifact.id, **changes)
 
 
 def segment(model, blocks, context, keep="labels"):
@@ -69,7 +65,7 @@ def label_maps(predictions):
 
 def test_merged_classes_take_their_own_pixels_and_no_others(model, blocks, context):
     before = label_maps(segment(model, blocks, context))
-    merged = merge_classes(of(model), [["3", "1"], ["0", "4"]], context)
+    merged = classes(of(model, merge=[["3", "1"], ["0", "4"]]), context)
     after = segment(merged, blocks, context, keep="scores")
     # 0 and 4 become 0, 2 becomes 1, 1 and 3 become 2
     assert np.array_equal(label_maps(after), np.array([0, 2, 1, 2, 0])[before])
@@ -85,20 +81,20 @@ def test_merged_classes_take_their_own_pixels_and_no_others(model, blocks, conte
 
 
 def test_merging_twice_is_merging_at_once(model, blocks, context):
-    first = merge_classes(of(model), [["0", "1"]], context)
-    twice = merge_classes(of(first), [["class 0", "class 4"]], context)
-    once = merge_classes(of(model), [["0", "1", "4"]], context)
+    first = classes(of(model, merge=[["0", "1"]]), context)
+    twice = classes(of(first, merge=[["class 0", "class 4"]]), context)
+    once = classes(of(model, merge=[["0", "1", "4"]]), context)
     assert twice.manifest.key == once.manifest.key
     assert [one["outputs"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
 
 
 def test_a_number_that_moved_must_be_a_name(model, blocks, context):
-    merged = merge_classes(
-        of(model), [["0", "2"]], context
+    merged = classes(
+        of(model, merge=[["0", "2"]]), context
     )  # "class 3" has the number 2 now, "class 4" the 3
     with pytest.raises(UsageError, match="give the name"):
-        name_classes(of(merged), {"3": "road"}, context)
-    named = name_classes(of(merged), {"class 3": "road"}, context)
+        classes(of(merged, names={"3": "road"}), context)
+    named = classes(of(merged, names={"class 3": "road"}), context)
     assert [entry["name"] for entry in classes_record(read_model(named)[0])] == [
         "class 0",
         "class 1",
@@ -108,9 +104,9 @@ def test_a_number_that_moved_must_be_a_name(model, blocks, context):
 
 
 def test_codes_of_a_merged_model_start_primaps_with_its_classes(blocks, model, context):
-    merged = merge_classes(of(model), [["0", "4"]], context)
+    merged = classes(of(model, merge=[["0", "4"]]), context)
     config = ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu")
-    codes = extract(config, context, model=merged.id)
+    codes = extract(config.model_copy(update={"model": merged.id}), context)
     masks = pseudolabel(
         PseudolabelConfig(method="primaps", features=codes.id, classes=4, workers=1),
         context,
@@ -122,8 +118,8 @@ def test_codes_of_a_merged_model_start_primaps_with_its_classes(blocks, model, c
 
 
 def test_names_and_colors_reach_the_predictions(model, blocks, context):
-    named = name_classes(of(model), {"2": "road", "class 0": "open sky"}, context)
-    colored = color_classes(of(named), {"road": "#804080", "0": "70,130,180", "4": "sienna"}, context)
+    named = classes(of(model, names={"2": "road", "class 0": "open sky"}), context)
+    colored = classes(of(named, colors={"road": "#804080", "0": "70,130,180", "4": "sienna"}), context)
     predictions = segment(colored, blocks, context)
     entries = json.loads((predictions.path / "classes.json").read_text())
     assert [entry["name"] for entry in entries] == ["open sky", "class 1", "road", "class 3", "class 4"]
@@ -151,7 +147,7 @@ def test_names_and_colors_reach_the_predictions(model, blocks, context):
 )
 def test_names_that_would_be_ambiguous_are_refused(model, context, names, message):
     with pytest.raises(UsageError, match=message):
-        name_classes(of(model), names, context)
+        classes(of(model, names=names), context)
 
 
 @pytest.mark.parametrize(
@@ -166,13 +162,13 @@ def test_names_that_would_be_ambiguous_are_refused(model, context, names, messag
 )
 def test_groups_that_make_no_sense_are_refused(model, context, groups, message):
     with pytest.raises(UsageError, match=message):
-        merge_classes(of(model), groups, context)
+        classes(of(model, merge=groups), context)
 
 
 @pytest.mark.parametrize("color", ["1,2,300", "1,2", "#12", "no such color", ""])
 def test_what_is_no_color_is_refused(model, context, color):
     with pytest.raises(UsageError, match="is no colour"):
-        color_classes(of(model), {"0": color}, context)
+        classes(of(model, colors={"0": color}), context)
 
 
 def test_the_sheet_shows_predictions_of_this_very_model(model, blocks, context):
@@ -182,7 +178,7 @@ def test_the_sheet_shows_predictions_of_this_very_model(model, blocks, context):
     segment(model, blocks, context)
     picture = np.asarray(class_sheet(model, file, context))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-    named = name_classes(of(model), {"0": "road"}, context)
+    named = classes(of(model, names={"0": "road"}), context)
     with pytest.raises(UsageError, match="no predictions"):
         class_sheet(named, read_model(named)[0], context)
 
@@ -197,7 +193,7 @@ def test_images_named_one_by_one_are_found_again(model, blocks, context, tmp_pat
         [tmp_path / "left", tmp_path / "right"],
         [tmp_path / "left/0.png", tmp_path / "right/1.png"],
     ):
-        predictions = predict(config, context, images=images)
+        predictions = predict(config.model_copy(update={"images": images}), context)
         refined = refine(RefineConfig(predictions=predictions.id, workers=1), context)
         assert refined.manifest.summary["images"] == predictions.manifest.summary["images"]
         class_sheet(model, read_model(model)[0], context, predictions.id)

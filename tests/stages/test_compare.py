@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
-from unsupseg_cli.artifacts.workspace import Recipe, Workspace
+from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.metrics.protocols import get_protocol
@@ -25,7 +26,7 @@ class Lab:
         self.workspace = Workspace(root)
 
     def make(self, kind, stage, config, inputs=(), data=TRAIN, summary=None, **fields):
-        recipe = Recipe(kind, stage, 1, f"{data.dataset}-{stage}", config, list(inputs), data, **fields)
+        recipe = Identity(kind, stage, 1, f"{data.dataset}-{stage}", config, list(inputs), data, **fields)
         return self.workspace.produce(recipe, lambda draft: summary or {})[0]
 
     def model(self, seed=0, method="kmeans", backbone="tiny", **options):
@@ -158,7 +159,7 @@ def test_the_command_prints_the_table_in_four_forms(lab):
 def test_the_rules_of_an_assignment_count(lab):
     model = lab.model()
     one = lab.evaluation(model, 0.2)
-    recipe = Recipe(
+    recipe = Identity(
         "evaluation",
         "eval",
         1,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
-from unsupseg_cli.artifacts.workspace import Recipe, Workspace
+from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.diagnosis.doctor import examine
 
@@ -51,7 +52,7 @@ def test_weights_are_found_where_they_may_lie(tmp_path):
     own = tmp_path / "own.pth"
     own.write_bytes(b"")
     data = DataSource(dataset="d", split="all", fingerprint="f", count=1)
-    recipe = Recipe(
+    recipe = Identity(
         "features", "extract", 1, "x", {"backbone": "dino_vits16"}, data=data, execution={"weights": str(own)}
     )
     Workspace(tmp_path / "w").produce(recipe, lambda draft: {})

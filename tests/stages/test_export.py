@@ -20,6 +20,7 @@ from unsupseg_cli import (
     PredictConfig,
     PseudolabelConfig,
     TrainConfig,
+    classes,
     evaluate,
     extract,
     graph,
@@ -33,13 +34,14 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.inference import onnx_program
 from unsupseg_cli.inference.export import export
 from unsupseg_cli.inference.export_options import ExportConfig
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.models.backbones import ALIASES
 from unsupseg_cli.pipeline.compare import compare
-from unsupseg_cli.stages.classes import ClassesConfig, merge_classes, name_classes
+from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.graph import GraphConfig
 
 TIMM = "timm:vit_tiny_patch16_224"
@@ -90,7 +92,7 @@ def test_the_file_says_the_same_of_every_pixel_elsewhere(blocks, tmp_path, backb
     assert label_maps(blocks, there, str(file)).max() > 0
     unpacked = take_model(str(file), there)
     assert len(list(there.workspace.artifacts("model"))) == 1  # unpacked once
-    named = name_classes(ClassesConfig(model=unpacked.id), {"0": "wall"}, there)
+    named = classes(ClassesConfig(model=unpacked.id, names={"0": "wall"}), there)
     again = export(ExportConfig(out=tmp_path / "again.safetensors"), named.id, there)
     assert np.array_equal(label_maps(blocks, space(tmp_path, "third"), str(again)), expected)
     assert not there.workspace.verify(unpacked)
@@ -106,7 +108,7 @@ def test_codes_of_a_file_carry_its_backbone_on(blocks, tmp_path):
     file = export(ExportConfig(out=tmp_path / "stego.safetensors"), stego.id, here)
     weights.unlink()
     codes = extract(
-        ExtractConfig(dataset=f"{blocks}/", size=96, workers=0, precision="fp32"), there, model=str(file)
+        ExtractConfig(dataset=f"{blocks}/", size=96, workers=0, precision="fp32", model=str(file)), there
     )
     assert FeatureSet(codes).dim == 8
     label_maps(blocks, there, trained(codes, there).id)
@@ -198,7 +200,7 @@ def test_an_onnx_file_says_what_predict_says(blocks, tmp_path, backbone, monkeyp
     weights = None if backbone == "tiny" else timm_weights(tmp_path)
     position = 0.5 if backbone == "tiny" else 0.0
     features = features_of(blocks, context, backbone=backbone, weights=weights, position=position)
-    model = merge_classes(ClassesConfig(model=trained(features, context).id), [["2", "0"]], context)
+    model = classes(ClassesConfig(model=trained(features, context).id, merge=(("2", "0"),)), context)
     expected = label_maps(blocks, context, model.id)
     file = export(ExportConfig(out=tmp_path / "new" / "model.onnx", frame=(72, 96)), model.id, context)
     session = onnxruntime.InferenceSession(file)

@@ -15,7 +15,6 @@ from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
-from unsupseg_cli.stages.extract import extract_shard
 
 IMAGES = 150  # three blocks of 64 views
 
@@ -60,12 +59,12 @@ def test_hdf5_is_one_file_with_the_same_content(folder, whole, tmp_path):
 
 def test_shards_in_turn_make_the_artifact_of_one_process(folder, whole, tmp_path):
     context = Context(Workspace(tmp_path / "s"))
-    assert extract_shard(config(folder), "2/2", context) is None
+    assert extract(config(folder, shard="2/2"), context) is None
     assert list(context.workspace.artifacts()) == []
-    made = extract_shard(config(folder), "1/2", context)
+    made = extract(config(folder, shard="1/2"), context)
     assert made.manifest.digest == whole.manifest.digest
     assert context.workspace.leftovers() == []
-    again = extract_shard(config(folder), "2/2", context)
+    again = extract(config(folder, shard="2/2"), context)
     assert again.id == made.id
 
 
@@ -92,7 +91,7 @@ def test_two_devices_make_the_artifact_of_one(folder, whole, tmp_path):
     assert context.workspace.leftovers() == []
     assert extract(config(folder), context).id == made.id
     with pytest.raises(UsageError, match="do not go together"):
-        extract_shard(config(folder, devices=2), "1/2", context)
+        extract(config(folder, devices=2, shard="1/2"), context)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
@@ -120,4 +119,4 @@ def test_an_error_on_one_of_two_devices_is_the_error_of_the_call(folder, tmp_pat
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])
 def test_a_shard_is_i_of_n(folder, tmp_path, shard):
     with pytest.raises(UsageError, match="form i/n"):
-        extract_shard(config(folder), shard, Context(Workspace(tmp_path)))
+        extract(config(folder, shard=shard), Context(Workspace(tmp_path)))

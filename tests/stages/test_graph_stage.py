@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsupseg_cli import Context, ExtractConfig, extract, graph
+from unsupseg_cli import Context, ExtractConfig, TrainConfig, extract, graph, train
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
@@ -33,7 +33,7 @@ def test_a_graph_holds_the_most_similar_views(tmp_path, context):
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
     cosine = pooled @ pooled.T
     np.fill_diagonal(cosine, -2)
-    found = read_neighbours(made, source)
+    found = read_neighbours(made)
     assert found.dtype == np.int32
     assert (found == np.argsort(-cosine, axis=1)[:, :2]).all()
     similarity = RowReader(made.path / "similarity").rows(0, 5)
@@ -45,9 +45,9 @@ def test_a_graph_holds_the_most_similar_views(tmp_path, context):
 
 
 def test_more_neighbours_than_views_are_all_others_with_a_warning(tmp_path, context):
-    source = features(tmp_path, context)
+    features(tmp_path, context)
     made = graph(GraphConfig(device="cpu"), context)
-    assert read_neighbours(made, source).shape == (5, 4)
+    assert read_neighbours(made).shape == (5, 4)
     assert "only 4 others" in made.manifest.warnings[0]
 
 
@@ -55,8 +55,9 @@ def test_a_graph_of_other_features_is_refused_with_both_keys(tmp_path, context):
     source = features(tmp_path, context)
     made = graph(GraphConfig(device="cpu"), context)
     other = features(tmp_path, context, size=64)
+    config = TrainConfig(method="stego", classes=2, features=other.id, graph=made.id)
     with pytest.raises(UsageError) as caught:
-        read_neighbours(made, other)
+        train(config, context)
     for part in (source.id, source.manifest.key[:12], other.id, other.manifest.key[:12]):
         assert part in str(caught.value)
 

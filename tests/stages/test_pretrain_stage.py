@@ -70,9 +70,9 @@ def test_images_without_labels_cannot_be_probed(labelled):
 
 def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labelled, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
-    plain = pretrain(PretrainConfig(**SMALL), context, images=[labelled / "images"])
-    config = PretrainConfig(**SMALL, probe="camvid", probe_root=str(labelled))
-    probed = pretrain(config, context, images=[labelled / "images"])
+    plain = pretrain(PretrainConfig(**SMALL, images=[labelled / "images"]), context)
+    config = PretrainConfig(**SMALL, probe="camvid", probe_root=str(labelled), images=[labelled / "images"])
+    probed = pretrain(config, context)
     assert not plain.manifest.used_labels
     assert probed.manifest.used_labels
     first = json.loads((probed.path / "metrics.jsonl").read_text().splitlines()[0])
@@ -84,12 +84,11 @@ def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labell
 
 def test_two_processes_train_one_backbone(labelled, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
-    config = PretrainConfig(
-        **SMALL, devices=2, cluster_weight=0
-    )  # as a GPU each, but two processes on the CPU
-    together = pretrain(config, context, images=[labelled / "images"])
+    # As a GPU each, but two processes on the CPU.
+    config = PretrainConfig(**SMALL, devices=2, cluster_weight=0, images=[labelled / "images"])
+    together = pretrain(config, context)
     assert together.manifest.summary["pairs"] == 2 * config.batch * config.steps
-    alone = pretrain(config.model_copy(update={"devices": 1}), context, images=[labelled / "images"])
+    alone = pretrain(config.model_copy(update={"devices": 1}), context)
     assert together.id != alone.id
     weights = [load_file(one.path / "backbone.safetensors") for one in (together, alone)]
     assert weights[0].keys() == weights[1].keys()
@@ -98,23 +97,25 @@ def test_two_processes_train_one_backbone(labelled, tmp_path):
 
 def test_a_failure_in_one_process_ends_all_and_is_named(labelled, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
-    config = PretrainConfig(**SMALL, devices=2, learning_rate=1e30, precision="fp32")
+    config = PretrainConfig(
+        **SMALL, devices=2, learning_rate=1e30, precision="fp32", images=[labelled / "images"]
+    )
     with pytest.raises(UnsupsegError, match="became"):
-        pretrain(config.model_copy(update={"steps": 5}), context, images=[labelled / "images"])
+        pretrain(config.model_copy(update={"steps": 5}), context)
     assert not list(context.workspace.artifacts("backbone"))
 
 
 def test_a_run_may_start_from_a_backbone(labelled, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
     images = [labelled / "images"]
-    first = pretrain(PretrainConfig(**SMALL), context, images=images)
+    first = pretrain(PretrainConfig(**SMALL, images=images), context)
     gentle = {**SMALL, "learning_rate": 1e-9, "final_learning_rate": 1e-9}
-    second = pretrain(PretrainConfig(**gentle, start=first.id), context, images=images)
+    second = pretrain(PretrainConfig(**gentle, start=first.id, images=images), context)
     before, after = (load_file(one.path / "backbone.safetensors") for one in (first, second))
     for name, weights in before.items():
         if "running" not in name and "num_batches" not in name:  # statistics of the stem move with each batch
             assert torch.allclose(weights.float(), after[name].float(), atol=1e-3), name
-    plain = pretrain(PretrainConfig(**gentle), context, images=images)
+    plain = pretrain(PretrainConfig(**gentle, images=images), context)
     assert plain.id != second.id
     with pytest.raises(UsageError, match="another architecture"):
-        pretrain(PretrainConfig(**gentle, arch="vit_tiny_patch16", start="tiny"), context, images=images)
+        pretrain(PretrainConfig(**gentle, arch="vit_tiny_patch16", start="tiny", images=images), context)

@@ -220,7 +220,7 @@ def test_prototypes_may_start_from_the_model_under_the_features(features, folder
     config = TrainConfig(method="stego", classes=2, device="cpu")
     base = train(config, context, options=StegoTrain(steps=2, batch=4, restarts=1, codes=8))
     given = {"dataset": f"{folder}/", "size": 48, "workers": 0, "device": "cpu"}
-    extract(ExtractConfig(**given), context, model=base.id)
+    extract(ExtractConfig(**given, model=base.id), context)
     label(context, crf=False)
     options = {"init": "model", "epochs": 1, "lr": 1e-12}
     model = train(TrainConfig(device="cpu"), context, options=PrimapsTrain(**options))

@@ -411,7 +411,7 @@ def test_a_run_that_stopped_goes_on(tmp_path, recipe, monkeypatch):
         raise UnsupsegError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr("unsupseg_cli.pipeline.run.train", stop)
+        patch.setattr("unsupseg_cli.training.loop.fit", stop)
         with pytest.raises(UnsupsegError, match="stopped here"):
             run(steps, context)
     begun = {one.id: one.manifest.started for one in context.workspace.artifacts()}
@@ -494,7 +494,7 @@ iterations = 1
 
 [[stage]]
 command = "train"
-set = { epochs = 1, init_epochs = 1, batch = 2 }
+set = { epochs = 1, batch = 2 }
 
 [[stage]]
 command = "predict"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.ports import MODEL
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
@@ -74,6 +75,10 @@ def _edited(call: Call) -> ModelFile:
     from unsupseg_cli.contents.model_classes import merge, recolor, rename
 
     config, (file, _) = call.config, read_model(call.input("model"))
+    if not (config.merge or config.names or config.colors):
+        raise UsageError(
+            "No class was given: expected CLASS=VALUE, such as 3=road, or groups of at least two classes, such as 3,5."
+        )
     if config.merge:
         file = merge(file, config.merge)
     if config.names:

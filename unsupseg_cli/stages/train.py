@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.methods.interface import Trainer
     from unsupseg_cli.training.loop import Schedule
 
@@ -75,18 +76,31 @@ def identify(call: Call) -> Identity:
 @once
 def _told(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
-    from unsupseg_cli.artifacts.context import ASKED
     from unsupseg_cli.contents.images import default_classes
 
     told: dict[str, Any] = {}
     if "classes" in call.needs.identity:
-        features, labels = call.input("features"), call.inputs.get("pseudolabels")
-        asked = call.context.remembered(ASKED).get(labels.id, {}) if labels else {}
-        of_labels = {**asked, **labels.manifest.config}.get("classes") if labels else None
-        told["classes"] = call.config.classes or of_labels or default_classes(features)
+        labels = call.inputs.get("pseudolabels")
+        told["classes"] = (
+            call.config.classes
+            or (_classes_of(labels, call.context) if labels else None)
+            or default_classes(call.input("features"))
+        )
     if "seed" in call.needs.identity:
         told["seed"] = call.config.seed
     return told
+
+
+def _classes_of(labels: Artifact, context: Context) -> int | None:
+    """Return the number of classes of pseudo-labels: what decided them, else what `pseudolabel` was last asked for."""
+    from unsupseg_cli.artifacts.context import ASKED
+
+    asked = context.remembered(ASKED).get(labels.id, {})
+    if classes := labels.manifest.config.get("classes", asked.get("classes")):
+        return int(classes)
+    before = labels.input("pseudolabels")  # they were refined
+    earlier = context.workspace.find_key("pseudolabels", before.key) if before else None
+    return _classes_of(earlier, context) if earlier else None
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
