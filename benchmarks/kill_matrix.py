@@ -29,111 +29,130 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-STAGES = (
-    "extract",
-    "extract-ragged",
-    "extract-hdf5",
-    "graph",
-    "pseudolabel-kmeans",
-    "pseudolabel-primaps",
-    "train-kmeans",
-    "train-primaps",
-    "train-stego",
-    "classes",
-    "predict",
-    "refine",
-    "eval",
-    "pretrain",
-)
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 
 
-def command(stage: str, images: Path, made: dict[str, str]) -> list[str]:
-    """Return the arguments of a stage's call; ``made`` gives the ids of the artifacts before it."""
-    data = ["--workers", "0", "--device", "cpu"]
-    extract = ["extract", "--backbone", "untrained", *data]
-    square = [
-        *extract,
-        "--dataset",
-        f"{images / 'images' / 'train'}/",
-        "--size",
-        "32",
-        "--geometry",
-        "squash",
-    ]
-    small = ["--set", "restarts=1"]
-    return {
-        "extract": square,
-        "extract-ragged": [*extract, "--dataset", f"{images / 'ragged'}/", "--size", "32"],
-        "extract-hdf5": [*square, "--store", "hdf5", "--keep", "patch,pooled,attention"],
-        "graph": ["graph", "--features", made.get("extract", ""), "--neighbors", "3"],
-        "pseudolabel-kmeans": [
-            "pseudolabel",
-            "--features",
-            made.get("extract", ""),
-            "--classes",
-            "3",
-            *small,
-        ],
-        "pseudolabel-primaps": [
-            *("pseudolabel", "--method", "primaps", "--features", made.get("extract", ""), "--classes", "3"),
-        ],
-        "train-kmeans": [
-            *("train", "--pseudolabels", made.get("pseudolabel-kmeans", "")),
-            *("--set", "steps=250", *small),
-        ],
-        "train-primaps": [
-            *("train", "--pseudolabels", made.get("pseudolabel-primaps", "")),
-            *("--set", "epochs=40", "--set", "batch=2", "--set", "init_restarts=1"),
-        ],
-        "train-stego": [
-            *("train", "--method", "stego", "--features", made.get("extract", "")),
-            *(
-                "--graph",
-                made.get("graph", ""),
-                "--classes",
-                "3",
-                "--set",
-                "steps=110",
-                "--set",
-                "batch=2",
-                *small,
-            ),
-        ],
-        "classes": ["classes", "merge", "0,1", "--model", made.get("train-kmeans", "")],
-        "predict": [
-            *(
-                "predict",
-                "--model",
-                made.get("train-kmeans", ""),
-                "--dataset",
-                f"{images}/",
-                "--split",
-                "val",
-            ),
-            *("--keep", "scores", *data),
-        ],
-        "refine": ["refine", "--predictions", made.get("predict", ""), "--iterations", "1", "--workers", "1"],
-        "eval": [
-            *(
-                "eval",
-                "--model",
-                made.get("train-kmeans", ""),
-                "--dataset",
-                f"{images}/",
-                "--split",
-                "val",
-                *data,
-            ),
-        ],
-        "pretrain": [
-            *("pretrain", "--images", str(images / "images" / "train"), "--size", "32", "--steps", "3"),
-            *("--batch", "2", "--device", "cpu"),
-        ],
-    }[stage]
+SMALL = {
+    "steps": 110,
+    "epochs": 40,
+    "batch": 2,
+    "restarts": 1,
+    "init_restarts": 1,
+}
+"""Options of methods that make their work short, for those that have them."""
+FIELDS = {
+    "classes": "3",
+    "neighbors": "3",
+    "size": "32",
+    "iterations": "1",
+    "backbone": "untrained",
+    "workers": "0",
+    "device": "cpu",
+}
+"""Options of commands, for those that have them."""
+SPECIAL: dict[str, dict[str, list[str]]] = {
+    "extract": {
+        "extract": ["--geometry", "squash"],
+        "extract-ragged": [],
+        "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
+    },
+    "predict": {"predict": ["--keep", "scores"]},
+    "pretrain": {"pretrain": ["--steps", "3", "--batch", "2"]},
+    "classes": {"classes": []},
+}
+"""Calls of a stage that are more than one, or more than its ports and small options."""
+
+
+@cache
+def stages() -> dict[str, tuple[str, str]]:
+    """Return all calls: by name the command and, for a part of a method, ``METHOD`` or ``METHOD PART``.
+
+    They come from the table of stages and the registry of methods, what is read before what reads it.
+    """
+    from unsupseg_cli.methods.registry import usable_methods
+    from unsupseg_cli.pipeline import table
+
+    depth = {"backbone": 0}
+
+    def level(name: str) -> int:
+        stage = table.get_stage(name)
+        kinds = {port.kind for port in stage.ports}
+        if stage.uses:
+            kinds = {"features", "graph"} | ({"pseudolabels"} if stage.uses == "trainer" else set())
+        if name == "extract":
+            return 0
+        makers = [maker for kind in kinds for maker in table.makers(kind) if maker != name]
+        depth.setdefault(name, 1 + max((level(maker) for maker in makers), default=0))
+        return depth[name]
+
+    calls: dict[str, tuple[str, str]] = {}
+    for name in sorted(table.entries(), key=level):
+        stage = table.get_stage(name)
+        for method in usable_methods() if stage.uses else ():
+            parts = method.labellers if stage.uses == "labeller" else tuple(filter(None, [method.trainer]))
+            for part in parts:
+                suffix = f"-{part.name}" if part.name else ""
+                calls[f"{name}-{method.name}{suffix}"] = (name, f"{method.name} {part.name}".strip())
+        for call in SPECIAL.get(name, {name: []}) if not stage.uses else ():
+            calls[call] = (name, "")
+    return calls
+
+
+def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
+    """Return the arguments of a call; ``made`` gives the ids of the artifacts before it."""
+    from unsupseg_cli.pipeline.stage import ports_of
+    from unsupseg_cli.pipeline.table import get_stage
+
+    name, part_name = stages()[call]
+    stage, options, arguments = get_stage(name), None, [name]
+    values = {key: value for key, value in FIELDS.items() if key in stage.config.model_fields}
+    if part_name:
+        method, part = _part(name, part_name)
+        small = {key: value for key, value in SMALL.items() if key in part.options.model_fields}
+        options = part.options(**small)
+        arguments += ["--method", method, *(["--part", part.name] if part.name else [])]
+        arguments += [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
+        if "classes" not in options.needs().identity:
+            del values["classes"]
+    ports = [port for port in ports_of(stage, options) if not port.optional or port.method]
+    for port in {port.choice or port.role: port for port in reversed(ports)}.values():
+        arguments += [f"--{port.role}", made.get(_source(port.kind, part_name), "")]
+    if name == "classes":
+        arguments = ["classes", "merge", "0,1", *arguments[1:]]
+        values = {}
+    if "dataset" in stage.config.model_fields:
+        split = "val" if "model" in stage.roles and name != "extract" else "train"
+        place = {"extract-ragged": images / "ragged"}.get(call, images)
+        arguments += ["--dataset", f"{place}/", *(["--split", split] if place == images else [])]
+        if split == "val":
+            values.pop("size", None)
+    if name == "pretrain":
+        arguments += ["--images", str(images / "images" / "train")]
+    for key, value in values.items():
+        arguments += [f"--{key}", value]
+    return arguments + SPECIAL.get(name, {}).get(call, [])
+
+
+def _part(name: str, part_name: str) -> tuple[str, Any]:
+    from unsupseg_cli.methods.registry import get_method
+
+    method, _, part = part_name.partition(" ")
+    found = get_method(method)
+    return method, found.labeller(part or None) if name == "pseudolabel" else found.require_trainer()
+
+
+def _source(kind: str, part_name: str) -> str:
+    """Return the call that makes what is read of a kind: of the same method, where it makes this kind."""
+    from unsupseg_cli.pipeline import table
+
+    method = part_name.partition(" ")[0]
+    makers = [call for call, (name, _) in stages().items() if name in table.makers(kind)]
+    own = [call for call in makers if method and stages()[call][1].partition(" ")[0] == method]
+    return (own[-1:] or makers)[0]
 
 
 def pictures(folder: Path) -> None:
@@ -340,7 +359,8 @@ class Matrix:
         """Run a stage, and those before it, undisturbed; return the driver's answer."""
         if stage in self.runs:
             return self.runs[stage]
-        for before in STAGES[: STAGES.index(stage)]:
+        calls = list(stages())
+        for before in calls[: calls.index(stage)]:
             if _needs(stage, before):
                 self.make(before)
         answer = self.driver.run(command(stage, self.images, self.made), self.space)
@@ -392,7 +412,7 @@ def main() -> None:
     parser.add_argument(
         "--every-change", action="store_true", help="kill before every change, not by the clock"
     )
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--stages", help="default: all of them")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -405,7 +425,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         matrix = Matrix(Path(folder))
-        for stage in options.stages.split(","):
+        for stage in options.stages.split(",") if options.stages else stages():
             whole, wrong = matrix.make(stage), []
             chance = random.Random(f"{options.seed} {stage}")
             moments: list[dict[str, Any]] = (

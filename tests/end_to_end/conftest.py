@@ -1,21 +1,34 @@
-"""What the tests of kills and faults share."""
+"""What the tests of kills, faults and outputs share: every call of every stage and of every part of a method."""
 
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 
-@pytest.fixture(scope="session")
-def kill_matrix():
-    """The module benchmarks/kill_matrix.py."""
+@cache
+def load_kill_matrix():
+    """Return the module benchmarks/kill_matrix.py."""
     path = Path(__file__).parents[2] / "benchmarks" / "kill_matrix.py"
     spec = importlib.util.spec_from_file_location("kill_matrix", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["kill_matrix"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test with the argument ``every_call`` each call that the tables of stages and methods have."""
+    if "every_call" in metafunc.fixturenames:
+        metafunc.parametrize("every_call", list(load_kill_matrix().stages()))
+
+
+@pytest.fixture(scope="session")
+def kill_matrix():
+    """The module benchmarks/kill_matrix.py."""
+    return load_kill_matrix()
 
 
 @pytest.fixture(scope="module")

@@ -11,35 +11,13 @@ from unsupseg_cli.contents.features import FeatureSet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-STAGES = (
-    "extract",
-    "extract-ragged",
-    "extract-hdf5",
-    "graph",
-    "pseudolabel-kmeans",
-    "pseudolabel-primaps",
-    "train-kmeans",
-    "train-primaps",
-    "train-stego",
-    "classes",
-    "predict",
-    "refine",
-    "eval",
-    "pretrain",
-)
 
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_three_points_and_called_again_gives_the_same_digest(matrix, stage):
-    changes = matrix.make(stage)["changes"]
-    chance = random.Random(stage)
+def test_killed_at_three_points_and_called_again_gives_the_same_digest(matrix, every_call):
+    changes = matrix.make(every_call)["changes"]
+    chance = random.Random(every_call)
     for third in range(3):
         point = chance.randint(1 + third * changes // 3, (third + 1) * changes // 3)
-        assert matrix.kill(stage, point=point) is None, f"killed before change {point} of {changes}"
-
-
-def test_every_stage_of_the_script_is_killed_here(kill_matrix):
-    assert kill_matrix.STAGES == STAGES
+        assert matrix.kill(every_call, point=point) is None, f"killed before change {point} of {changes}"
 
 
 def test_a_kill_is_a_kill(kill_matrix, matrix, tmp_path):

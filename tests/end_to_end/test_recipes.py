@@ -63,7 +63,8 @@ def small(name, place):
         arguments += ["--root", root]
     for step in resolve(recipe):
         options = set(type(step.options).model_fields) if step.options else set()
-        known = (set(type(step.config).model_fields) | options) - {"seed"}
+        unread = step.options.unread(step.config).keys() if step.options else set()
+        known = (set(type(step.config).model_fields) | options) - {"seed"} - unread
         for key in SMALL.keys() & known - ({"size"} if step.command == "predict" else set()):
             arguments += ["--set", f"{step.id}.{key}={SMALL[key]}"]
     return [str(one) for one in arguments]

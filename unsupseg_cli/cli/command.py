@@ -60,7 +60,7 @@ class Invocation:
         }
         options = build_config(part.options, layers, prefix="--set ", shared=(place,), stage=self.config)
         if self.explain:
-            print_origins(explain(options, layers), prefix="set.")
+            print_origins(explain(options, layers, self.config), prefix="set.")
         return options
 
     def done(self, artifact: Any) -> None:

@@ -6,13 +6,13 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import result
-from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, missing_method, open_workspace
+from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
+from unsupseg_cli.methods.registry import not_installed
 
 app = typer.Typer()
 
@@ -39,9 +39,9 @@ def list_artifacts(
         for item in artifacts:
             m = item.manifest
             size = f"{_size(item) / 1e6:.1f}"
-            remarks = [*(["used labels"] if m.used_labels else []), missing_method(m)]
+            remarks = [*(["used labels"] if m.used_labels else []), not_installed(m.config)]
             table.add_row(m.kind, m.id, m.started, f"{m.seconds:.1f}", size, "; ".join(filter(None, remarks)))
-        Console(highlight=False, soft_wrap=True).print(table)
+        print_table(table)
 
     run_guarded(action, verbose=False)
 

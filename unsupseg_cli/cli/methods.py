@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import TerminalReporter
+from unsupseg_cli.cli.console import TerminalReporter, print_table
 from unsupseg_cli.cli.tables import method_tables
 from unsupseg_cli.methods.declaration import Method
 from unsupseg_cli.methods.registry import broken_plugins, get_method, usable_methods
@@ -23,7 +23,7 @@ def list_methods() -> None:
     table = Table("method", "what it does", "commands", "paper", "package", box=None)
     for method in usable_methods():
         table.add_row(method.name, method.summary, ", ".join(_commands(method)), method.paper, method.package)
-    Console(highlight=False, soft_wrap=True).print(table)
+    print_table(table)
     for problem in broken_plugins():
         TerminalReporter().warn(problem)
 

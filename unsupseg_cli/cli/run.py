@@ -98,7 +98,7 @@ def _explain(steps: Sequence[Step]) -> None:
         if step.options is not None:
             rows += [
                 (f"set.{name}", value, source)
-                for name, value, source in explain(step.options, step.method_layers)
+                for name, value, source in explain(step.options, step.method_layers, step.config)
             ]
         print_origins(rows, prefix=f"{step.id}.")
 

@@ -13,8 +13,9 @@ from rich.table import Table
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
-from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, missing_method, open_workspace
+from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.registry import not_installed
 
 app = typer.Typer()
 
@@ -75,7 +76,7 @@ def _print_manifest(artifact: Artifact) -> None:
         f"summary {key}": value for key, value in m.summary.items() if not isinstance(value, list | dict)
     }
     rows |= {f"warning {i + 1}": text for i, text in enumerate(m.warnings)}
-    if remark := missing_method(m):
+    if remark := not_installed(m.config):
         rows["remark"] = remark
     for key, value in rows.items():
         table.add_row(key, str(value))

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.workspace import WorkspaceOption, err, missing_method, open_workspace
+from unsupseg_cli.cli.workspace import WorkspaceOption, err, open_workspace
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.methods.registry import not_installed
 
 app = typer.Typer()
 
@@ -30,8 +31,8 @@ def verify(
         if problems:
             raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
         for item in artifacts:
-            if remark := missing_method(item.manifest):
-                err.print(f"{item.id}: {remark}", soft_wrap=True)
+            if remark := not_installed(item.manifest.config):
+                err.print(f"{item.id}: made by the {remark}", soft_wrap=True)
         err.print(f"{len(artifacts)} artifacts are whole")
 
     run_guarded(action, verbose=False)

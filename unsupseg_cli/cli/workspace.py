@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.settings import find_settings, find_workspace
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.registry import get_method
+from unsupseg_cli.core.errors import UsageError
 
 WorkspaceOption = Annotated[
     Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
@@ -27,20 +25,3 @@ def open_workspace(option: Path | None) -> Workspace:
     if not root.is_dir():
         raise UsageError(f"There is no workspace '{root}' yet; `unsupseg extract` makes it.")
     return Workspace(root)
-
-
-def missing_method(manifest: Manifest) -> str:
-    """Say which method made an artifact, if it is not installed any more; else nothing."""
-    name = manifest.config.get("method")
-    if name is None:
-        return ""
-    try:
-        get_method(name)
-    except UnsupsegError:
-        version = manifest.config.get("method_version", "")
-        return (
-            f"method '{name}' ({version}) is not installed"
-            if version
-            else f"method '{name}' is not installed"
-        )
-    return ""

@@ -187,7 +187,11 @@ class SoftMasks(Sequence[Any]):
 
 def read_masks(artifact: Artifact) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
-    return MaskSet(LabelMaps(artifact), load_file(artifact.path / STATE))
+    labels = LabelMaps(artifact)
+    table = pq.read_table(artifact.path / MASKS)
+    first = np.searchsorted(table["view"].to_numpy(), np.arange(1, len(labels)))
+    groups = np.split(table["class"].to_numpy().astype(np.int64), first)
+    return MaskSet(labels, groups, load_file(artifact.path / STATE))
 
 
 def write_state(folder: Path, state: dict[str, Tensor]) -> None:

@@ -21,7 +21,8 @@ from unsupseg_cli.contents.features import stored_geometry
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead
-from unsupseg_cli.methods.registry import get_method, import_heads
+from unsupseg_cli.methods.registry import import_heads, method_of, not_installed
+from unsupseg_cli.models.heads import HEADS
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.report.palette import class_colors
 
@@ -202,9 +203,17 @@ def open_model(
         precision,
         digest=ref.weights_digest,
     )
-    import_heads(str(head["type"]) for head in file.feature_heads)
+    _import_heads(artifact, file)
     segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors, file.class_of).to(device)
     return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
+
+
+def _import_heads(artifact: Artifact, file: ModelFile) -> None:
+    """Import the modules of a model's heads; raises UsageError where its method is not installed any more."""
+    kinds = {str(head["type"]) for head in file.feature_heads}
+    import_heads(kinds)
+    if kinds - HEADS.keys() and (missing := not_installed(artifact.manifest.config)):
+        raise UsageError(f"The model '{artifact.id}' was made by the {missing}; install it again.")
 
 
 def features_of(model: Artifact, context: Context) -> Artifact:
@@ -230,7 +239,7 @@ def code_channels(model: Artifact, context: Context) -> int:
         return int(read_model(model)[0].class_head["dim"])
     config = model.manifest.config
     dim = int(features_of(model, context).manifest.summary["dim"])
-    return get_method(config["method"]).require_trainer().options(**config["options"]).channels(dim)
+    return method_of(model.id, config).require_trainer().options(**config["options"]).channels(dim)
 
 
 def model_geometry(model: Artifact, context: Context) -> Geometry:

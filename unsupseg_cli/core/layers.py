@@ -60,12 +60,16 @@ def option_name(name: str, prefix: str) -> str:
     return f"{prefix}{name.replace('_', '-') if prefix == '--' else name}"
 
 
-def explain(config: Config, layers: Layers) -> list[tuple[str, str, str]]:
+def explain(config: Config, layers: Layers, stage: Config | None = None) -> list[tuple[str, str, str]]:
     """Return (option, value, where it came from) of every field."""
-    origins = _origins(layers)
-    return [
-        (name, str(getattr(config, name)), origins.get(name, "default")) for name in type(config).model_fields
-    ]
+    origins, unread = _origins(layers), config.unread(stage)
+    rows = []
+    for name in type(config).model_fields:
+        place = origins.get(name, "default")
+        if place != "default" and name in unread:
+            place = f"default; {place} has no effect: {unread[name]}"
+        rows.append((name, str(getattr(config, name)), place))
+    return rows
 
 
 def _origins(layers: Layers) -> dict[str, str]:

@@ -117,8 +117,9 @@ class Method:
         import_module(self.heads[kind])
 
     def of_package(self, package: str, version: str) -> Method:
-        """Return the method as it comes from an installed package, whose version enters the keys too."""
-        return replace(self, package=package, version=f"{package} {version}, {self.version}")
+        """Return the method as it comes from an installed package, whose version enters the keys."""
+        own = "" if self.version == Method.version else f" ({self.version})"
+        return replace(self, package=package, version=f"{package} {version}{own}")
 
 
 def check_method(method: Any, name: str) -> Method:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.training.live import Images, LiveSource
 from unsupseg_cli.training.loop import Task
@@ -37,10 +38,21 @@ class Masks:
 
 @dataclass(frozen=True)
 class MaskSet:
-    """Pseudo-labels as a method reads them: label maps by view, and the state of the labeller that made them."""
+    """Pseudo-labels as a method reads them.
+
+    ``labels`` are the label maps (h, w) int16 by view, of mask ids from 0, -1 where no mask is; ``groups`` the class of
+    each mask of a view, -1 where the labeller gives none; ``state`` what the labeller left for training.
+    """
 
     labels: Sequence[NDArray[np.int16]]
+    groups: Sequence[NDArray[np.int64]]
     state: dict[str, Tensor]
+
+    def classes(self, view: int) -> NDArray[np.int64]:
+        """Return the class of each cell or pixel of a view, (h, w), -1 where there is none."""
+        of_mask = np.append(self.groups[view], VOID)  # the last entry is that of label -1
+        classes: NDArray[np.int64] = of_mask[self.labels[view]]
+        return classes
 
 
 class Inputs:

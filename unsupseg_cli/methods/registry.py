@@ -5,10 +5,11 @@ Nothing of a method is imported before it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.methods.declaration import Method, check_method
@@ -52,6 +53,26 @@ def get_method(name: str) -> Method:
             f"package, or uninstall it."
         ) from error
     return method.of_package(*_distribution(entry))
+
+
+def method_of(artifact: str, config: Mapping[str, Any]) -> Method:
+    """Return the method that made an artifact, by the configuration in its manifest.
+
+    Raises:
+        UsageError: it is not installed any more.
+    """
+    try:
+        return get_method(str(config["method"]))
+    except UsageError:
+        raise UsageError(f"'{artifact}' was made by the {not_installed(config)}; install it again.") from None
+
+
+def not_installed(config: Mapping[str, Any]) -> str:
+    """Say which method a configuration names, if it is not installed any more; else nothing."""
+    name, version = config.get("method"), str(config.get("method_version", ""))
+    if name is None or name in method_names():
+        return ""
+    return f"method '{name}'{f' of {version}' if ' ' in version else ''}, which is not installed"
 
 
 def usable_methods() -> Iterator[Method]:

@@ -11,7 +11,7 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.core.ports import ROLES, Port
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part
-from unsupseg_cli.methods.registry import get_method
+from unsupseg_cli.methods.registry import get_method, method_of
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.context import Context
@@ -77,7 +77,7 @@ class Stage:
 
     def kind(self, roles: Iterable[str]) -> str:
         """Return the kind of the artifact made from inputs in these roles."""
-        return self.makes or next(self.roles[role] for role in roles if role in self.roles)
+        return self.makes or next((self.roles[role] for role in roles if role in self.roles), "")
 
     def part(self, config: Any, method: Method) -> Part:
         """Return the part of a method that does the work of a call."""
@@ -216,7 +216,7 @@ def choose_method(config: Any, context: Context) -> Method:
     from unsupseg_cli.pipeline.inputs import take_artifact
 
     labels = take_artifact("pseudolabels", config.pseudolabels, context, quiet=True)
-    return get_method(labels.manifest.config["method"])
+    return method_of(labels.id, labels.manifest.config)
 
 
 def ports_of(stage: Stage, options: MethodOptions | None) -> tuple[Port, ...]:

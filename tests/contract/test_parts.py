@@ -1,0 +1,162 @@
+"""Every labeller and every trainer: its key holds what it reads and nothing else, and it reads what it declares."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PseudolabelConfig,
+    TrainConfig,
+    Workspace,
+    extract,
+    pseudolabel,
+)
+from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.contents import method_inputs
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.interface import Inputs
+from unsupseg_cli.pipeline.stage import settle
+from unsupseg_cli.pipeline.table import get_stage
+
+from other_values import other_values  # isort: skip
+
+SMALL = {"steps": 3, "epochs": 1, "batch": 2, "restarts": 2, "init_restarts": 2, "sample": 500}
+"""Options of methods that make their work short, for those that have them."""
+
+
+@pytest.fixture
+def work(part, world):
+    """The stage of a part, its configuration and short options, and what the call reads in place."""
+    command, method, declared = part
+    options = declared.options(**{name: SMALL[name] for name in SMALL.keys() & declared.options.model_fields})
+    stage = get_stage(command)
+    fields = {"device": "cpu", "workers": 0, "classes": 3, "method": method.name}
+    if command == "pseudolabel":
+        config = PseudolabelConfig(**fields, part=declared.name or None, sheet=0)
+    else:
+        config = TrainConfig(**fields)
+        if any(port.role == "pseudolabels" for port in options.needs().reads):
+            labeller = method.labellers[-1] if method.labellers else None
+            labels_of = method.name if labeller else "kmeans"
+            made = pseudolabel(
+                PseudolabelConfig(
+                    method=labels_of, classes=3, sheet=0, workers=0, part=(labeller and labeller.name) or None
+                ),
+                world,
+            )
+            config = config.model_copy(update={"pseudolabels": made.id})
+    return SimpleNamespace(stage=stage, config=config, options=options, needs=options.needs())
+
+
+def key(work, world, options=None, **changes):
+    """Return the key of a call with other options of the method, or of the command."""
+    config = work.config.model_copy(update=changes)
+    call = settle(work.stage, config, world, options or work.options)
+    return work.stage.identify(call).key
+
+
+def changed(options, stage_config, name):
+    """Return the options with another value of one of them that fits, and without those that it makes ineffective."""
+    for value in other_values(type(options), name, getattr(options, name)):
+        try:
+            other = type(options)(**{**options.model_dump(), name: value})
+        except ValueError:
+            continue
+        dropped = other.ineffective(stage_config).keys() - {name}
+        return type(options)(**other.model_dump(exclude=dropped))
+    raise AssertionError(f"no other value of '{name}' is known to this test")
+
+
+def test_the_key_changes_with_every_option_that_is_read_and_the_others_are_refused(work, world):
+    whole = key(work, world)
+    for name in type(work.options).model_fields:
+        options = changed(work.options, work.config, name)
+        if name in work.options.unread(work.config):
+            with pytest.raises(UsageError, match="no effect"):
+                key(work, world, options)
+        else:
+            assert key(work, world, options) != whole, name
+
+
+def test_classes_and_seed_are_in_the_key_where_they_are_declared(work, world):
+    whole = key(work, world)
+    for name, value in (("classes", 4), ("seed", 7)):
+        assert (key(work, world, **{name: value}) != whole) == (name in work.needs.identity)
+
+
+def test_how_the_work_is_done_is_not_in_the_key(work, world):
+    whole = key(work, world)
+    for name in type(work.config).execution_fields() - work.stage.roles.keys():
+        value = {"device": "cpu", "workers": 1, "sheet": 3}[name]
+        assert key(work, world, **{name: value}) == whole
+
+
+def test_other_inputs_give_another_key(work, world, pictures):
+    current = world.workspace.current("features")
+    context = Context(world.workspace)
+    config = ExtractConfig(
+        dataset=f"{pictures}/", split="train", size=16, backbone="untrained", workers=0, device="cpu"
+    )
+    other = extract(config, context)
+    world.workspace._take(current)
+    call = settle(work.stage, work.config, world, work.options)
+    swapped = replace(call, inputs={**call.inputs, "features": other}, memory={})
+    assert work.stage.identify(swapped).key != work.stage.identify(call).key
+
+
+def test_what_is_declared_is_read_and_nothing_else(work, world, tmp_path, monkeypatch):
+    """Options are read but for those said to be unread; of the inputs what is declared, which all are given."""
+    read = set()
+
+    class Recorded(type(work.options)):
+        def __getattribute__(self, name):
+            if name in type(work.options).model_fields:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    asked = set()
+    declared = Inputs._declared
+
+    def recording(self, name):
+        asked.add(name)
+        return declared(self, name)
+
+    monkeypatch.setattr(Inputs, "_declared", recording)
+    opened = method_inputs.open_inputs
+    given = {}
+
+    def opening(*arguments, **named):
+        inputs = opened(*arguments, **named)
+        given.update(inputs._given)
+        return inputs
+
+    monkeypatch.setattr(method_inputs, "open_inputs", opening)
+    options = Recorded(**work.options.model_dump())
+    call = settle(work.stage, work.config, world, options)
+    work.stage.identify(call)
+    read.clear()
+    work.stage.work(call, Draft(tmp_path / "draft"))
+    unread = work.options.unread(work.config).keys()
+    assert type(work.options).model_fields.keys() - read <= unread, "options that are never read"
+    assert not read & unread - {"init"}, "options that are read though they are said to have no effect"
+    assert given.keys() == asked, "declared, and never read"
+
+
+def test_an_array_that_was_not_kept_is_asked_for(work, pictures, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    config = ExtractConfig(
+        dataset=f"{pictures}/",
+        split="train",
+        size=32,
+        backbone="untrained",
+        workers=0,
+        device="cpu",
+        keep="cls",
+    )
+    artifacts = {"features": extract(config, context)}
+    with pytest.raises(UsageError, match=f"--keep cls,{work.needs.arrays[0]}"):
+        method_inputs.open_inputs(artifacts, work.needs, context, torch.device("cpu"), classes=3, seed=0)
