@@ -231,7 +231,7 @@ def test_the_key_holds_the_result_options_and_no_other(stage, chain):
         candidates = [*SPECIAL.get(name, []), *other_values(type(config), name, value)]
         if name in config.unread():
             with pytest.raises(UsageError, match="no effect"):
-                key(**{name: next(iter(candidates))})
+                key(**{name: next(iter(candidates), "x")})
         elif name in ("device", "workers", "batch_size", "sheet", "devices", "store", "strict"):
             other = {"device": "cpu", "store": "hdf5", "devices": 2}.get(name, 1)
             assert (key(**{name: other}) == whole) == (name in type(config).execution_fields()), name

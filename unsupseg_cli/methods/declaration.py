@@ -129,14 +129,14 @@ def check_method(method: Any, name: str) -> Method:
         UnsupsegError: it is something else; the message says what was expected.
     """
     if not isinstance(method, Method):
-        raise UnsupsegError(f"it is a {type(method).__name__}, expected a Method")
+        raise UnsupsegError(f"expected a Method, found {type(method).__name__}")
     if method.name != name:
-        raise UnsupsegError(f"its method is called '{method.name}', expected '{name}', as the entry point is")
+        raise UnsupsegError(f"expected a method called '{name}', as the entry point is, found '{method.name}'")
     names = [part.name for part in method.labellers]
     if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
-        raise UnsupsegError(f"its labellers need a name each, all different, found {_quoted(names)}")
+        raise UnsupsegError(f"expected another name for each labeller, found {_quoted(names)}")
     if not method.labellers and method.trainer is None:
-        raise UnsupsegError("it has neither a labeller nor a trainer")
+        raise UnsupsegError("expected a labeller or a trainer, found neither")
     return method
 
 

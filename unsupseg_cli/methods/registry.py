@@ -42,7 +42,7 @@ def get_method(name: str) -> Method:
         raise UsageError(f"Unknown method '{name}'{did_you_mean(name, method_names())}")
     entry, *others = _plugins()[name]
     if others:
-        packages = " and ".join(_package(one) for one in (entry, *others))
+        packages = " and ".join(sorted(map(_package, (entry, *others))))
         raise UnsupsegError(f"The method '{name}' comes from {packages}: uninstall all but one of them.")
     try:
         method = check_method(entry.load(), name)
