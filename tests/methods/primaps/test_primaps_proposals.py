@@ -24,7 +24,7 @@ CONFIG = PseudolabelOptions()
 def label(
     tokens: Sequence[Tensor], images: Sequence[np.ndarray] | None = None, **options: object
 ) -> list[Masks]:
-    """Label views of images that are given, with or without fitting, as the stage does."""
+    """Return the masks of views of tokens (h, w, C), whose images are given where the CRF reads them."""
     given = {} if images is None else {"images": lambda views: [images[view] for view in views]}
     labeller = PrimapsLabeller(PseudolabelOptions(**options), Inputs(MemorySource(tokens), **given))
     return labeller.label(range(len(tokens)))
@@ -117,7 +117,7 @@ def test_tokens_that_are_all_alike_are_compared_less_their_mean() -> None:
     def masks(tokens: list[Tensor], center: str) -> list[int]:
         labeller = PrimapsLabeller(PseudolabelOptions(crf=False, center=center), Inputs(MemorySource(tokens)))
         labeller.fit()
-        return [len(one.area) for one in labeller.label(range(len(tokens)))]
+        return [len(made.area) for made in labeller.label(range(len(tokens)))]
 
     assert masks([*alike, flat], "none") == [1, 1, 1, 1]
     found = masks([*alike, flat], "auto")
