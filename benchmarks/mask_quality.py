@@ -16,12 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.truth import read_truth
-from unsupseg_cli.methods.primaps.pseudolabel import Pseudolabeller
+from unsupseg_cli.methods.interface import Inputs
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions
+from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller
 from unsupseg_cli.models.backbone import load_backbone
 from unsupseg_cli.pretraining.patch_probe import some_labelled
 from unsupseg_cli.training.tokens import MemorySource
@@ -70,9 +71,9 @@ def main() -> None:
     print("|---|---|---|---|")
     classes = len(dataset.space.names)
     for center in CENTERS:
-        labeller = Pseudolabeller(PseudolabelConfig(crf=False, center=center), classes, seed=0)
-        labeller.fit(MemorySource(tokens), Silent())
-        masks = [found.labels for found in labeller.label(tokens, None)]
+        labeller = PrimapsLabeller(PseudolabelOptions(crf=False, center=center), Inputs(MemorySource(tokens)))
+        labeller.fit()
+        masks = [view.labels for view in labeller.label(range(len(tokens)))]
         confusion = sum(oracle(*pair, classes) for pair in zip(masks, truths, strict=True))
         hit = np.diag(confusion)
         iou = hit / np.maximum(confusion.sum(0) + confusion.sum(1) - hit, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import propose
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "methods" / "primaps"))
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--max-masks", type=int, default=254)
     parser.add_argument("--device", default="cpu", help="of the batched search; the loop runs on the CPU")
     options = parser.parse_args()
-    config = PseudolabelConfig(max_masks=options.max_masks)
+    config = PseudolabelOptions(max_masks=options.max_masks)
     print(
         f"{options.side}x{options.side}x{options.channels}, {torch.get_num_threads()} threads, {options.device}"
     )

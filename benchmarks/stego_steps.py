@@ -21,16 +21,18 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.core import seeds
-from unsupseg_cli.methods.stego.train import Task
-from unsupseg_cli.training.loop import Plan, batch_views
+from unsupseg_cli.methods.interface import Inputs, Trainer
+from unsupseg_cli.methods.stego.config import TrainOptions
+from unsupseg_cli.methods.stego.train import StegoTrainer
+from unsupseg_cli.training.loop import Schedule, batch_views
 
 
 class Loop:
     """The training loop of one token source, a step at a time."""
 
-    def __init__(self, task: Task, views: int) -> None:
-        self.task, self.optimizer = task, task.optimizer()
-        self.plan = Plan(steps=10**6, batch=task.batch, views=views, seed=0)
+    def __init__(self, trainer: Trainer, views: int) -> None:
+        self.trainer, self.optimizer = trainer, trainer.optimizer()
+        self.schedule = Schedule(steps=10**6, batch=trainer.batch, views=views, seed=0)
         self.losses: list[float] = []
         self.seconds: list[float] = []
 
@@ -38,9 +40,9 @@ class Loop:
         """Take the next step and note its loss and time."""
         step = len(self.losses)
         torch.manual_seed(seeds.stream(0, "step", step))
-        self.task.module.train()
+        self.trainer.module.train()
         start = time.perf_counter()
-        loss = self.task.losses(batch_views(self.plan, step), step)["loss"]
+        loss = self.trainer.losses(batch_views(self.schedule, step), step)["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -61,12 +63,12 @@ def main() -> None:
     context = Context(Workspace(options.workspace))
     artifact = context.workspace.get(options.features, "features")
     features, device = FeatureSet(artifact), torch.device("cpu")
-    neighbours = read_neighbours(context.workspace.get(options.graph, "graph"), artifact)
+    neighbours = read_neighbours(context.workspace.get(options.graph, "graph"))
     live = live_source(features, context, device)
     loops = {}
-    for name, source in (("stored", None), ("live", live)):
-        given = {"pseudolabels": None, "classes": 11, "seed": 0, "device": device, "neighbours": neighbours}
-        loops[name] = Loop(Task(TrainConfig(), source=features, live=source, **given), len(features))
+    for name, network in (("stored", None), ("live", live)):
+        inputs = Inputs(features, device=device, classes=11, seed=0, graph=neighbours, network=network)
+        loops[name] = Loop(StegoTrainer(TrainOptions(), inputs), len(features))
     ratios = []
     for loop in loops.values():
         loop.step()  # the first step is not timed

@@ -7,11 +7,11 @@ from torch import nn
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training.launch import launch
-from unsupseg_cli.training.loop import Plan, batch_views, fit
+from unsupseg_cli.training.loop import Schedule, Task, batch_views, fit
 from unsupseg_cli.training.tokens import DeviceSource, MemorySource, flat_batches, sample_tokens
 
 
-class Line:
+class Line(Task):
     """Fits y = w x by noisy steps: a task whose result depends on every batch and random number."""
 
     def __init__(self):
@@ -26,9 +26,6 @@ class Line:
         noise = 0.01 * torch.randn(len(views), 1)
         return {"loss": (self.module(x) - 2 * x + noise).square().mean()}
 
-    def after_step(self, step):
-        pass
-
 
 class Memory:
     def __init__(self):
@@ -42,8 +39,8 @@ class Memory:
 
 
 def run(task, steps, checkpoint=None, **kwargs):
-    plan = Plan(steps=steps, batch=4, views=10, seed=1, save_every=20)
-    fit(task, plan, Fabric(accelerator="cpu", devices=1), checkpoint=checkpoint, **kwargs)
+    schedule = Schedule(steps=steps, batch=4, views=10, seed=1, save_every=20)
+    fit(task, schedule, Fabric(accelerator="cpu", devices=1), checkpoint=checkpoint, **kwargs)
     return task.module.weight.item(), task.module.bias.item()
 
 
@@ -77,15 +74,15 @@ def test_a_loss_that_is_no_number_stops_the_run():
 
 
 def test_an_epoch_shows_every_view_once():
-    plan = Plan(steps=10, batch=5, views=10, seed=3)
-    first = batch_views(plan, 0) + batch_views(plan, 1)
-    second = batch_views(plan, 2) + batch_views(plan, 3)
+    schedule = Schedule(steps=10, batch=5, views=10, seed=3)
+    first = batch_views(schedule, 0) + batch_views(schedule, 1)
+    second = batch_views(schedule, 2) + batch_views(schedule, 3)
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
 
 
 def test_a_batch_larger_than_the_collection_is_the_collection():
-    assert sorted(batch_views(Plan(steps=1, batch=99, views=3, seed=0), 5)) == [0, 1, 2]
+    assert sorted(batch_views(Schedule(steps=1, batch=99, views=3, seed=0), 5)) == [0, 1, 2]
 
 
 def test_tokens_are_sampled_evenly_and_all_are_taken_when_they_fit():

@@ -5,12 +5,11 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.core.progress import Silent
-from unsupseg_cli.methods.interface import PseudolabelSet
-from unsupseg_cli.methods.kmeans.config import TrainConfig
-from unsupseg_cli.methods.kmeans.pseudolabel import Pseudolabeller
-from unsupseg_cli.methods.kmeans.train import Task
-from unsupseg_cli.training.loop import Plan, fit
+from unsupseg_cli.methods.interface import Inputs, MaskSet
+from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.kmeans.pseudolabel import KMeansLabeller
+from unsupseg_cli.methods.kmeans.train import KMeansTrainer
+from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource
 
 
@@ -41,10 +40,10 @@ def agreement(predictions, truth):
 
 def test_pseudolabels_find_separated_directions(world):
     truth, source = world
-    labeller = Pseudolabeller(PseudolabelConfig(), classes=4, seed=0)
-    figures = labeller.fit(source, Silent())
+    labeller = KMeansLabeller(PseudolabelOptions(), Inputs(source, classes=4, seed=0))
+    figures = labeller.fit()
     assert figures["inertia"] == min(figures["inertias"])
-    masks = labeller.label(source.tokens(list(range(6))), None)
+    masks = labeller.label(list(range(6)))
     classes = [mask.group[mask.labels] for mask in masks]
     assert agreement(classes, truth)
     for mask in masks:
@@ -58,14 +57,14 @@ def test_training_finds_separated_directions(world, with_labels):
     truth, source = world
     labels = None
     if with_labels:
-        labeller = Pseudolabeller(PseudolabelConfig(), classes=4, seed=0)
-        labeller.fit(source, Silent())
-        labels = PseudolabelSet([], labeller.state())
-    config = TrainConfig(steps=40, batch=3, restarts=4)
-    cpu = torch.device("cpu")
-    task = Task(config, source=source, pseudolabels=labels, classes=4, seed=0, device=cpu)
-    fit(task, Plan(config.steps, config.batch, 6, 0), Fabric(accelerator="cpu", devices=1))
-    head = task.finish()
+        labeller = KMeansLabeller(PseudolabelOptions(), Inputs(source, classes=4, seed=0))
+        labeller.fit()
+        labels = MaskSet([], labeller.state())
+    options = TrainOptions(steps=40, batch=3, restarts=4)
+    trainer = KMeansTrainer(options, Inputs(source, classes=4, seed=0, pseudolabels=labels))
+    assert (trainer.steps, trainer.batch) == (40, 3)
+    fit(trainer, Schedule(trainer.steps, trainer.batch, 6, 0), Fabric(accelerator="cpu", devices=1))
+    head = trainer.finish()
     weight = head.tensors["class_head.weight"]
     torch.testing.assert_close(weight.norm(dim=-1), torch.ones(4))
     assert head.figures["losses"][head.figures["best_restart"]] == min(head.figures["losses"])
@@ -74,12 +73,12 @@ def test_training_finds_separated_directions(world, with_labels):
 
 
 def test_more_classes_than_tokens_are_refused():
-    labeller = Pseudolabeller(PseudolabelConfig(), classes=5, seed=0)
+    inputs = Inputs(MemorySource([torch.randn(2, 2, 8)]), classes=5, seed=0)
     with pytest.raises(UnsupsegError, match="5"):
-        labeller.fit(MemorySource([torch.randn(2, 2, 8)]), Silent())
+        KMeansLabeller(PseudolabelOptions(), inputs).fit()
 
 
 def test_features_with_nan_are_refused():
-    labeller = Pseudolabeller(PseudolabelConfig(), classes=2, seed=0)
+    inputs = Inputs(MemorySource([torch.full((2, 2, 8), float("nan"))]), classes=2, seed=0)
     with pytest.raises(UnsupsegError, match="NaN"):
-        labeller.fit(MemorySource([torch.full((2, 2, 8), float("nan"))]), Silent())
+        KMeansLabeller(PseudolabelOptions(), inputs).fit()

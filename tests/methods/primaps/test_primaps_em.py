@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
     ema_decay,
@@ -96,7 +97,7 @@ def accuracy(prototypes: torch.Tensor, features: torch.Tensor, truth: torch.Tens
 
 def test_em_is_better_than_its_start() -> None:
     features, _, ids = scene(0, 0.25)
-    config = TrainConfig(resolution=0, lr=0.02)
+    config = TrainOptions(resolution=0, lr=0.02)
     start = initialise(lambda: [features], 4, config)
     torch.manual_seed(0)
     model = PrimapsEM(start, config)
@@ -125,21 +126,21 @@ def test_enlarging_logits_is_enlarging_features() -> None:
 
 
 def test_masks_of_other_images_are_refused() -> None:
-    model = PrimapsEM(torch.eye(3), TrainConfig(resolution=8))
+    model = PrimapsEM(torch.eye(3), TrainOptions(resolution=8))
     with pytest.raises(UsageError, match="same images"):
         model.losses(torch.zeros(2, 4, 4, 3), torch.zeros(2, 4, 4, 3), torch.zeros(1, 8, 8).long())
 
 
 def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() -> None:
     images = torch.rand(6, 3, 32, 24)
-    config = TrainConfig()
+    config = TrainOptions()
     one, two, other = (photometric(images, config, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert one.shape == images.shape
     assert float(one.min()) >= 0
     assert float(one.max()) <= 1
-    grey = TrainConfig(color_choice=0, grey_probability=1)
+    grey = TrainOptions(color_choice=0, grey_probability=1)
     result = photometric(images, grey, torch.Generator().manual_seed(0))
     torch.testing.assert_close(result[:, 0], result[:, 2])
 

@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.core.progress import Silent
-from unsupseg_cli.methods.primaps.pseudolabel import Proposals, Pseudolabeller, principal_direction, propose
+from unsupseg_cli.methods.interface import Inputs, Masks
+from unsupseg_cli.methods.primaps.config import PseudolabelOptions
+from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller, Proposals, principal_direction, propose
 from unsupseg_cli.training.tokens import MemorySource
 
 sys.path.insert(0, str(Path(__file__).parent))
 from reference_proposals import clustered, reference_proposals, smooth_random
 
-CONFIG = PseudolabelConfig()
+CONFIG = PseudolabelOptions()
+
+
+def label(
+    tokens: Sequence[Tensor], images: Sequence[np.ndarray] | None = None, **options: object
+) -> list[Masks]:
+    """Return the masks of views of tokens (h, w, C), whose images are given where the CRF reads them."""
+    given = {} if images is None else {"images": lambda views: [images[view] for view in views]}
+    labeller = PrimapsLabeller(PseudolabelOptions(**options), Inputs(MemorySource(tokens), **given))
+    return labeller.label(range(len(tokens)))
 
 
 def best_match_iou(ours: Tensor, theirs: Tensor) -> float:
@@ -54,7 +65,7 @@ def test_no_cell_is_covered_twice_and_the_stop_is_true(
     height: int, width: int, seed: int, cap: int, threshold: float
 ) -> None:
     features = torch.randn(2, height, width, 8, generator=torch.Generator().manual_seed(seed))
-    config = PseudolabelConfig(max_masks=cap, threshold=threshold)
+    config = PseudolabelOptions(max_masks=cap, threshold=threshold)
     for found in propose(features, config):
         assert int(found.covers.sum(0).max()) <= 1
         share = float(found.covers.sum()) / (height * width)
@@ -104,9 +115,9 @@ def test_tokens_that_are_all_alike_are_compared_less_their_mean() -> None:
     flat = torch.ones(16, 16, 64) + 1e-4 * torch.randn(16, 16, 64)
 
     def masks(tokens: list[Tensor], center: str) -> list[int]:
-        labeller = Pseudolabeller(PseudolabelConfig(crf=False, center=center), 4, seed=0)
-        labeller.fit(MemorySource(tokens), Silent())
-        return [len(one.area) for one in labeller.label(tokens, None)]
+        labeller = PrimapsLabeller(PseudolabelOptions(crf=False, center=center), Inputs(MemorySource(tokens)))
+        labeller.fit()
+        return [len(made.area) for made in labeller.label(range(len(tokens)))]
 
     assert masks([*alike, flat], "none") == [1, 1, 1, 1]
     found = masks([*alike, flat], "auto")
@@ -135,7 +146,7 @@ def test_nan_is_refused() -> None:
 
 
 def test_the_cap_stops_the_search() -> None:
-    (found,) = propose(torch.randn(1, 8, 8, 128), PseudolabelConfig(max_masks=5))
+    (found,) = propose(torch.randn(1, 8, 8, 128), PseudolabelOptions(max_masks=5))
     assert (len(found), found.stop) == (5, "cap")
 
 
@@ -143,7 +154,7 @@ def test_the_median_removes_a_lone_cell_and_the_gain_makes_masks_binary() -> Non
     features = torch.zeros(1, 9, 9, 2)
     features[..., 0] = 1
     features[0, 4, 4] = torch.tensor([0.0, 1.0])
-    (found,) = propose(features, PseudolabelConfig(coverage=1.0))
+    (found,) = propose(features, PseudolabelOptions(coverage=1.0))
     assert sorted(found.areas.tolist()) == [0, 81]
     assert sorted(found.covers.flatten(1).sum(1).tolist()) == [1, 80]
     assert set(found.masks.unique().tolist()) == {0.0, 1.0}
@@ -158,21 +169,21 @@ def test_the_crf_gives_masks_of_the_image_and_follows_its_edges() -> None:
         (200, 40, 40),
         (30, 60, 200),
     )  # the edge lies in the third column of patches
-    (plain,) = Pseudolabeller(PseudolabelConfig(crf=False), 2, 0).label([tokens], None)
+    (plain,) = label([tokens], crf=False)
     assert plain.labels.shape == (4, 4)
-    (refined,) = Pseudolabeller(CONFIG, 2, 0).label([tokens], [image])
+    (refined,) = label([tokens], [image])
     assert refined.labels.shape == (32, 32)
     assert (refined.labels[:, :19] == refined.labels[0, 0]).all()
     assert (refined.labels[:, 19:] == refined.labels[0, 31]).all()
     assert refined.labels[0, 0] != refined.labels[0, 31]
     assert refined.area.tolist() == np.bincount(refined.labels.ravel()).tolist()
-    with pytest.raises(UnsupsegError, match="crf=false"):
-        Pseudolabeller(CONFIG, 2, 0).label([tokens], None)
+    with pytest.raises(UnsupsegError, match="'images'"):
+        label([tokens])
 
 
 def test_soft_masks_give_the_label_map_again() -> None:
     views = list(clustered(3, side=10, channels=16, seed=3))
-    for masks in Pseudolabeller(PseudolabelConfig(crf=False), 2, 0).label(views, None):
+    for masks in label(views, crf=False):
         assert masks.soft is not None
         assert masks.soft.shape == (len(masks.area) + 1, 10, 10)
         assert (masks.soft.astype(np.float32).argmax(0) - 1 == masks.labels).mean() > 0.95

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import (
     centre,
@@ -126,7 +127,7 @@ def test_pairs_compare_the_right_images():
     maps = [axes[i].expand(2, 2 + i, 6) for i in range(3)]  # grids differ
     near = [axes[i + 3].expand(4, 4, 6) for i in range(3)]
     near[1] = axes[1].expand(4, 4, 6)
-    config = TrainConfig(feature_samples=2, neg_samples=4)
+    config = TrainOptions(feature_samples=2, neg_samples=4)
     found = list(Pairs.draw(3, config, generator()).correspondences(maps, near))
     assert [kind for kind, _ in found] == ["self", "knn", *["rand"] * 4]
     for kind, cosines in found:
@@ -186,9 +187,9 @@ def test_automatic_shifts_leave_the_expected_share_of_pairs_above():
 )
 def test_shifts_and_weights_out_of_range_are_refused(field, value, says):
     with pytest.raises(ValueError, match=says):
-        TrainConfig(**{field: value})
+        TrainOptions(**{field: value})
 
 
 def test_shifts_may_be_written_as_text():
-    assert TrainConfig(shifts="0.08, 0.02,0.66").shifts == (0.08, 0.02, 0.66)
-    assert TrainConfig().shifts == "auto"
+    assert TrainOptions(shifts="0.08, 0.02,0.66").shifts == (0.08, 0.02, 0.66)
+    assert TrainOptions().shifts == "auto"

@@ -10,13 +10,15 @@ from scipy.optimize import linear_sum_assignment
 from unsupseg_cli.clustering.neighbours import nearest_neighbours
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method, import_heads
-from unsupseg_cli.methods.stego.train import Task
+from unsupseg_cli.methods.stego.config import TrainOptions
+from unsupseg_cli.methods.stego.train import StegoTrainer
 from unsupseg_cli.models.heads import build_head
-from unsupseg_cli.training.loop import Plan, fit
+from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource
 
-CLASSES, CPU = 4, torch.device("cpu")
+CLASSES = 4
 SMALL = {"batch": 8, "codes": 8, "feature_samples": 6, "restarts": 4, "sample": 2000}
 
 
@@ -51,15 +53,16 @@ def graph(source, k=7):
 
 
 def make(source, neighbours=None, classes=CLASSES, seed=0, **options):
-    config = TrainConfig(**{**SMALL, "steps": 300, **options})
-    given = {"source": source, "pseudolabels": None, "classes": classes, "seed": seed, "device": CPU}
-    return Task(config, neighbours=graph(source) if neighbours is None else neighbours, **given)
+    near = graph(source) if neighbours is None else neighbours
+    inputs = Inputs(source, classes=classes, seed=seed, graph=near, network=None)
+    return StegoTrainer(TrainOptions(**{**SMALL, "steps": 300, **options}), inputs)
 
 
-def run(task, **kwargs):
-    plan = Plan(task.steps, task.batch, len(task.source.grids), 0, save_every=20)
-    fit(task, plan, Fabric(accelerator="cpu", devices=1), **kwargs)
-    return task.finish()
+def run(trainer, **kwargs):
+    views = len(trainer.inputs.features.grids)
+    schedule = Schedule(trainer.steps, trainer.batch, views, 0, save_every=20)
+    fit(trainer, schedule, Fabric(accelerator="cpu", devices=1), **kwargs)
+    return trainer.finish()
 
 
 def segment(head, source):
@@ -99,25 +102,25 @@ def test_stego_finds_classes_that_kmeans_on_the_same_features_does_not(seed):
 def test_the_log_tells_the_terms_and_the_live_similarities():
     source, _ = world(0)
     records = []
-    task = make(source, steps=30, restarts=1)
-    run(task, log=records.append)
+    trainer = make(source, steps=30, restarts=1)
+    run(trainer, log=records.append)
     terms = {"self", "knn", "rand", "similarity_self", "similarity_knn", "similarity_rand", "probe", "loss"}
     assert set(records[-1]) == {"step", *terms}
-    weighted = sum(task.weights[kind] * records[-1][kind] for kind in ("self", "knn", "rand"))
+    weighted = sum(trainer.weights[kind] * records[-1][kind] for kind in ("self", "knn", "rand"))
     assert records[-1]["loss"] == pytest.approx(weighted + records[-1]["probe"], abs=1e-5)
-    assert all(-1 <= records[-1][f"similarity_{kind}"] <= 1 for kind in task.weights)
+    assert all(-1 <= records[-1][f"similarity_{kind}"] <= 1 for kind in trainer.weights)
 
 
 def test_the_probe_does_not_move_the_head():
     source, _ = world(0)
-    task = make(source, weights=(0.0, 0.0, 1.0), shifts=(0.0, 0.0, 0.0))
-    task.losses(list(range(8)), 0)["loss"].backward()
-    with_probe = [one.grad.clone() for one in task.head.parameters()]
+    trainer = make(source, weights=(0.0, 0.0, 1.0), shifts=(0.0, 0.0, 0.0))
+    trainer.losses(list(range(8)), 0)["loss"].backward()
+    with_probe = [one.grad.clone() for one in trainer.head.parameters()]
     other = make(source, weights=(0.0, 0.0, 1.0), shifts=(0.0, 0.0, 0.0))
     other.losses(list(range(8)), 0)["rand"].backward()
     for one, parameter in zip(with_probe, other.head.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
-    rates = {group["lr"] for group in task.optimizer().param_groups}
+    rates = {group["lr"] for group in trainer.optimizer().param_groups}
     assert rates == {5e-4, 5e-3}
 
 
@@ -188,7 +191,7 @@ def test_shifts_do_not_depend_on_the_call():
 def test_wrong_inputs_are_refused():
     source, _ = world(0, images=6)
     with pytest.raises(UsageError, match="unsupseg graph"):
-        Task(TrainConfig(), source=source, pseudolabels=None, classes=4, seed=0, device=CPU)
+        StegoTrainer(TrainOptions(), Inputs(source, classes=4, seed=0, graph=None, network=None))
     with pytest.raises(UsageError, match="6 views"):
         make(source, np.zeros((5, 3), np.int32))
     with pytest.raises(UnsupsegError, match="there are 6"):
@@ -200,7 +203,7 @@ def test_wrong_inputs_are_refused():
     with pytest.raises(UsageError, match="384 patches"):
         make(source, classes=385)
     with pytest.raises(UsageError, match="makes no pseudo-labels"):
-        get_method("stego").pseudolabel_config()
+        get_method("stego").labeller()
 
 
 def test_small_collections_work_and_say_so():
