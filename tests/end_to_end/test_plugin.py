@@ -88,7 +88,7 @@ def test_the_sample_is_shown_runs_and_is_missed_when_it_is_gone(run, site, tmp_p
     assert run("train", "--set", "steps=5", **here)[0].endswith(Path(model).name)
     shown, _ = run("show", Path(model).name, **here)
     assert "unsupseg-minibatch 0.1.0" in shown
-    picture = SAMPLE.parent / "scenes" / "images" / "aerial_000.jpg"
+    picture = SAMPLE.parent / "scenes" / "images" / "val"
     run("predict", picture, "--workers", 0, **here)
 
     listed, _ = run("list")  # not installed any more

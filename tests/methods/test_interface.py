@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.declaration import Method, MethodOptions, Part, check_method
+from unsupseg_cli.core.ports import FEATURES, GRAPH, Port
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part, check_method
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, MaskSet, Trainer
 from unsupseg_cli.methods.registry import get_method, method_names
 from unsupseg_cli.training.loop import Task
@@ -16,7 +17,7 @@ GIVEN = {  # by the name of the property: the name that it is given under, and a
     "classes": ("classes", 3),
     "seed": ("seed", 7),
     "images": ("images", lambda views: [np.zeros((4, 6, 3), np.uint8) for _ in views]),
-    "masks": ("pseudolabels", MaskSet([], {})),
+    "masks": ("masks", MaskSet([], [], {})),
     "graph": ("graph", np.zeros((1, 1), np.int32)),
     "regions": ("regions", SOURCE),
     "network": ("network", object()),
@@ -129,6 +130,16 @@ def part(name=""):
     return Part(MethodOptions, "fractions:Fraction", name)
 
 
+class Blind(MethodOptions):
+    def needs(self):
+        return Needs(reads=(GRAPH,))
+
+
+class Lost(MethodOptions):
+    def needs(self):
+        return Needs(reads=(FEATURES, Port("grap", "graph")))
+
+
 def method(*names, trainer=None, **given):
     return Method("dots", "Finds dots", labellers=tuple(map(part, names)), trainer=trainer, **given)
 
@@ -151,14 +162,20 @@ def test_a_method_that_can_be_used_is_taken_as_it_is(good):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (None, "it is a NoneType, expected a Method"),
-        (Method, "it is a type, expected a Method"),
-        ({"name": "dots"}, "it is a dict, expected a Method"),
-        (Method("spots", "", labellers=(part(),)), "called 'spots', expected 'dots', as the entry point is"),
-        (method("", ""), "labellers need a name each, all different, found '', ''"),
-        (method("small", ""), "labellers need a name each, all different, found 'small', ''"),
-        (method("small", "small"), "labellers need a name each, all different, found 'small', 'small'"),
-        (method(), "neither a labeller nor a trainer"),
+        (None, "expected a Method, found NoneType"),
+        (Method, "expected a Method, found type"),
+        ({"name": "dots"}, "expected a Method, found dict"),
+        (Method("spots", "", labellers=(part(),)), "called 'dots', as the entry point is, found 'spots'"),
+        (method("", ""), "another name for each labeller, found '', ''"),
+        (method("small", ""), "another name for each labeller, found 'small', ''"),
+        (method("small", "small"), "another name for each labeller, found 'small', 'small'"),
+        (method(), "a labeller or a trainer, found neither"),
+        (Method("dots", "", labellers=[part()]), "labellers as a tuple, found list"),
+        (method(trainer="module:Class"), "expected a Part, found str"),
+        (method(trainer=Part(dict, "fractions:Fraction")), "a class of MethodOptions"),
+        (method(trainer=Part(MethodOptions, "fractions")), "'module:Class', found 'fractions'"),
+        (method(trainer=Part(Blind, "fractions:Fraction")), "reads features, found one that reads ['graph']"),
+        (method(trainer=Part(Lost, "fractions:Fraction")), "unknown role 'grap'; did you mean 'graph'"),
     ],
     ids=[
         "nothing",
@@ -169,6 +186,12 @@ def test_a_method_that_can_be_used_is_taken_as_it_is(good):
         "a name missing",
         "a name twice",
         "no parts",
+        "a list",
+        "no part",
+        "no options",
+        "no class",
+        "no features",
+        "no role",
     ],
 )
 def test_a_malformed_method_is_refused_with_what_was_expected(given, says):

@@ -61,10 +61,14 @@ def open_inputs(
     if needs.network != "no":
         wanted = live or needs.network == "always"
         given["network"] = live_source(features, context, device, workers) if wanted else None
-    readers = {"pseudolabels": read_masks, "graph": read_neighbours, "regions": FeatureSet}
-    for role, read in readers.items():
+    readers = {
+        "masks": ("pseudolabels", read_masks),
+        "graph": ("graph", read_neighbours),
+        "regions": ("regions", FeatureSet),
+    }
+    for name, (role, read) in readers.items():
         if role in roles:
-            given[role] = read(artifacts[role]) if role in artifacts else None
+            given[name] = read(artifacts[role]) if role in artifacts else None
     if "model" in roles:
         given["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)

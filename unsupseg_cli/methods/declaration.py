@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
-from unsupseg_cli.core.ports import FEATURES, Port
+from unsupseg_cli.core.ports import FEATURES, ROLES, Port
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,14 @@ class Part:
     summary: str = ""
 
     def load(self) -> Any:
-        """Import and return the class."""
+        """Import and return the class; raises UnsupsegError where it cannot be imported."""
         module, _, attribute = self.target.partition(":")
-        return getattr(import_module(module), attribute)
+        try:
+            return getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UnsupsegError(
+                f"'{self.target}', a part of a method, cannot be imported: {error}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -131,14 +136,34 @@ def check_method(method: Any, name: str) -> Method:
     if not isinstance(method, Method):
         raise UnsupsegError(f"expected a Method, found {type(method).__name__}")
     if method.name != name:
-        raise UnsupsegError(f"expected a method called '{name}', as the entry point is, found '{method.name}'")
+        raise UnsupsegError(
+            f"expected a method called '{name}', as the entry point is, found '{method.name}'"
+        )
+    if not isinstance(method.labellers, tuple):
+        raise UnsupsegError(f"expected labellers as a tuple, found {type(method.labellers).__name__}")
+    if not method.parts:
+        raise UnsupsegError("expected a labeller or a trainer, found neither")
+    for part in method.parts:
+        _check_part(part)
     names = [part.name for part in method.labellers]
     if len(set(names)) < len(names) or (len(names) > 1 and "" in names):
-        raise UnsupsegError(f"expected another name for each labeller, found {_quoted(names)}")
-    if not method.labellers and method.trainer is None:
-        raise UnsupsegError("expected a labeller or a trainer, found neither")
+        quoted = ", ".join(f"'{part_name}'" for part_name in names)
+        raise UnsupsegError(f"expected another name for each labeller, found {quoted}")
     return method
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
+def _check_part(part: Any) -> None:
+    if not isinstance(part, Part):
+        raise UnsupsegError(f"expected a Part, found {type(part).__name__}")
+    if not (isinstance(part.options, type) and issubclass(part.options, MethodOptions)):
+        raise UnsupsegError(
+            f"expected a class of MethodOptions as the options of a part, found {part.options}"
+        )
+    if part.target.count(":") != 1:
+        raise UnsupsegError(f"expected the target of a part as 'module:Class', found '{part.target}'")
+    reads = part.options().needs().reads
+    roles = [port.role for port in reads]
+    if FEATURES not in reads:
+        raise UnsupsegError(f"expected a part that reads features, found one that reads {roles or 'nothing'}")
+    if unknown := [role for role in roles if role not in ROLES]:
+        raise UnsupsegError(f"unknown role '{unknown[0]}'{did_you_mean(unknown[0], ROLES)}")

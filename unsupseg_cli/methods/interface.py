@@ -55,6 +55,9 @@ class MaskSet:
         return classes
 
 
+_GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model")
+
+
 class Inputs:
     """What a part is given: what it declared in its `Needs`. Reading anything else raises UnsupsegError.
 
@@ -73,6 +76,8 @@ class Inputs:
         reporter: Reporter | None = None,
         **given: Any,
     ) -> None:
+        if unknown := given.keys() - _GIVEN:
+            raise TypeError(f"Inputs has no '{min(unknown)}'; expected some of {', '.join(_GIVEN)}.")
         self.features, self.device = features, device or torch.device("cpu")
         self.reporter, self._given = reporter or Silent(), given
 
@@ -103,7 +108,7 @@ class Inputs:
     @property
     def masks(self) -> MaskSet | None:
         """The pseudo-labels of the views."""
-        masks: MaskSet | None = self._declared("pseudolabels")
+        masks: MaskSet | None = self._declared("masks")
         return masks
 
     @property

@@ -59,9 +59,9 @@ def test_training_finds_separated_directions(world, with_labels):
     if with_labels:
         labeller = KMeansLabeller(PseudolabelOptions(), Inputs(source, classes=4, seed=0))
         labeller.fit()
-        labels = MaskSet([], labeller.state())
+        labels = MaskSet([], [], labeller.state())
     options = TrainOptions(steps=40, batch=3, restarts=4)
-    trainer = KMeansTrainer(options, Inputs(source, classes=4, seed=0, pseudolabels=labels))
+    trainer = KMeansTrainer(options, Inputs(source, classes=4, seed=0, masks=labels))
     assert (trainer.steps, trainer.batch) == (40, 3)
     fit(trainer, Schedule(trainer.steps, trainer.batch, 6, 0), Fabric(accelerator="cpu", devices=1))
     head = trainer.finish()
