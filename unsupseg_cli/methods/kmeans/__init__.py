@@ -4,7 +4,7 @@ Pseudo-labels: spherical k-means (k-means++, restarts, lowest inertia) over the 
 images; each token's nearest centre is its label.
 
 Training: K prototypes by mini-batch gradient descent on the mean cosine to the nearest prototype, which is
-the "cluster probe" of STEGO (Hamilton et al., ICLR 2022, section 4.3 and its published code) and the
+the "cluster probe" of STEGO (Hamilton et al., ICLR 2022, section 3.3 and its published code) and the
 "baseline" row of PriMaPs-EM (Hahn et al., TMLR 2024, table 1). Several restarts are trained side by side and
 the one with the lowest unsupervised loss is kept, since a single run depends strongly on its start.
 """
