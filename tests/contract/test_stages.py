@@ -1,10 +1,6 @@
 """Every stage: known everywhere by one file, documented, and with a key that holds its result options alone."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
@@ -32,6 +28,7 @@ from unsupseg_cli.methods.registry import BUNDLED, get_method
 from unsupseg_cli.pipeline.stage import Stage, settle
 from unsupseg_cli.pipeline.table import entries, get_stage
 
+from fixtures.calls import run_calls  # isort: skip
 from other_values import other_values  # isort: skip
 
 SHORT = TrainOptions(steps=3, restarts=1, batch=2)
@@ -125,38 +122,13 @@ least = 2
 """
 
 
-CALLS = """
-import json, sys
-from typer.testing import CliRunner
-from unsupseg_cli.cli.main import app
-for arguments in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(app, arguments)
-    print(json.dumps([result.exit_code, result.stdout.strip(), " ".join(result.stderr.split())]), flush=True)
-"""
-
-
 @pytest.fixture
 def house(tmp_path):
     """A copy of the package to change, and a function that runs calls of its command, one after the other."""
     copy = tmp_path / "house" / "unsupseg_cli"
     shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    here = tmp_path / "here"
-    here.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(copy.parent), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-    def run(*calls):
-        arguments = json.dumps([[str(argument) for argument in call] for call in calls])
-        done = subprocess.run(
-            [sys.executable, "-c", CALLS, arguments],
-            cwd=here,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    return copy, run
+    (tmp_path / "here").mkdir()
+    return copy, lambda *calls: run_calls(calls, tmp_path / "here", copy.parent)
 
 
 def test_a_stage_is_a_command_a_python_function_and_a_step_of_recipes(stage):

@@ -54,7 +54,7 @@ def model(tmp_path):
     return context, PredictConfig(**source, precision="fp32", overlay=False)
 
 
-def test_images_of_one_size_that_follow_each_other_go_together(model, batches):
+def test_images_of_one_size_go_together(model, batches):
     context, config = model
     alone = predict(config.model_copy(update={"batch_size": 1}), context)
     labels = {key: read_ids(alone.path, key) for key in alone.manifest.summary["keys"]}
@@ -62,7 +62,7 @@ def test_images_of_one_size_that_follow_each_other_go_together(model, batches):
     batches.clear()
     context.force = True
     together = predict(config.model_copy(update={"batch_size": 3}), context)
-    assert batches == [3, 1, 1, 2]  # four of one size, one of another, two of the first
+    assert batches == [3, 3, 1]  # six of one size, one of another
     assert together.manifest.key == alone.manifest.key
     for key, before in labels.items():
         assert (read_ids(together.path, key) == before).mean() > 0.999
@@ -80,7 +80,7 @@ def test_eval_does_so_too_and_gives_the_same_scores(batches, tmp_path):
         context.force = bool(scores)
         made = evaluate(config.model_copy(update={"batch_size": size}), context)
         scores.append(made.manifest.summary["miou"])
-    assert set(batches) == {1, 8}
+    assert {1, 8} <= set(batches)
     assert scores[0] == pytest.approx(scores[1], abs=1e-4)
 
 

@@ -16,7 +16,7 @@ from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
-from unsupseg_cli.models.backbone import Box
+from unsupseg_cli.models.backbone import WHOLE, Box
 from unsupseg_cli.models.memory import with_backoff
 from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
 
@@ -24,6 +24,7 @@ from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
 TOKEN_BUDGET = 8192
 DEFAULT_TILE = 1024
 _GPU_BATCH = 16
+_WINDOW = 4  # batches of images that wait for others of their size
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,12 @@ def segment_items(
 ) -> Iterator[Segmented]:
     """Segment the one view of every image, in order; unreadable ones go to ``skipped``.
 
-    Images of one size that follow each other go through the network together, ``batch`` of them at most. Images are
-    tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
+    Images of one size go through the network together, ``batch`` of them at most; those that wait for others of their
+    size are few. Images are tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
     """
-    patch = segmenter.backbone.patch_size
     most = batch or default_batch(segmenter)
-    loaded = load_views(items, geometry, patch, workers=workers)
+    window = most * (1 if most == 1 else _WINDOW)
+    loaded = load_views(items, geometry, segmenter.backbone.patch_size, workers=workers)
     waiting: list[_View] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
@@ -97,18 +98,11 @@ def segment_items(
             if skipped is not None:
                 skipped[item.key] = result.message
             continue
-        view = _View(item, *result.views[0])
-        tokens = (view.image.shape[0] // patch) * (view.image.shape[1] // patch)
-        large = tile is not None or tokens > TOKEN_BUDGET
-        if waiting and (large or len(waiting) == most or not view.goes_with(waiting[0])):
-            yield from _together(segmenter, waiting, flip)
+        waiting.append(_View(item, *result.views[0]))
+        if len(waiting) == window:
+            yield from _segment(segmenter, waiting, most, flip, tile, overlap)
             waiting = []
-        if large:
-            scores = segmenter.score_tiled(view.image, tile or DEFAULT_TILE, overlap, flip, view.box)
-            yield view.segmented(scores, segmenter, None)
-        else:
-            waiting.append(view)
-    yield from _together(segmenter, waiting, flip)
+    yield from _segment(segmenter, waiting, most, flip, tile, overlap)
 
 
 def default_batch(segmenter: Segmenter) -> int:
@@ -136,25 +130,36 @@ class _View:
         height, width = self.size
         return left / width, top / height, right / width, bottom / height
 
-    def goes_with(self, other: _View) -> bool:
-        """Tell whether two views can go through the network together."""
-        return self.image.shape == other.image.shape and self.box == other.box
-
     def segmented(self, scores: ScoreMap, segmenter: Segmenter, codes: Tensor | None) -> Segmented:
         """Return the result."""
         return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter, codes)
 
 
-def _together(segmenter: Segmenter, views: Sequence[_View], flip: bool) -> Iterator[Segmented]:
-    """Segment views of one size; where memory does not hold them all, in smaller parts."""
+def _segment(
+    segmenter: Segmenter, views: Sequence[_View], most: int, flip: bool, tile: int | None, overlap: float
+) -> list[Segmented]:
+    """Segment some views, those of one size together, and return them in the given order."""
+    results: dict[int, Segmented] = {}
+    groups: dict[tuple[object, ...], list[int]] = {}
+    patch = segmenter.backbone.patch_size
+    for index, view in enumerate(views):
+        height, width = view.image.shape[:2]
+        if tile is not None or (height // patch) * (width // patch) > TOKEN_BUDGET:
+            scores = segmenter.score_tiled(view.image, tile or DEFAULT_TILE, overlap, flip, view.box)
+            results[index] = view.segmented(scores, segmenter, None)
+        else:
+            box = view.box if segmenter.backbone.position else WHOLE  # what a view shows of its image
+            groups.setdefault((height, width, box), []).append(index)
+    for members in groups.values():
 
-    def run(part: Sequence[_View]) -> list[Segmented]:
-        codes = segmenter.codes(np.stack([view.image for view in part]), flip, part[0].box)
-        scores = segmenter.score_codes(codes)
-        return [
-            view.segmented(scores[index], segmenter, codes[index : index + 1])
-            for index, view in enumerate(part)
-        ]
+        def run(part: Sequence[int]) -> list[Segmented]:
+            images = np.stack([views[index].image for index in part])
+            codes = segmenter.codes(images, flip, views[part[0]].box)
+            maps = segmenter.score_codes(codes)
+            return [
+                views[index].segmented(maps[place], segmenter, codes[place : place + 1])
+                for place, index in enumerate(part)
+            ]
 
-    if views:
-        yield from with_backoff(run, views, len(views))
+        results |= dict(zip(members, with_backoff(run, members, most), strict=True))
+    return [results[index] for index in range(len(views))]
