@@ -2,9 +2,9 @@
 
 The stages are functions that take the same configuration classes as the commands::
 
-    from unsupseg_cli import Context, ExtractConfig, extract
+    from unsupseg_cli import Context, ExtractConfig, TqdmReporter, extract
 
-    features = extract(ExtractConfig(dataset="photos"), Context())
+    features = extract(ExtractConfig(dataset="photos"), Context(reporter=TqdmReporter()))
 
 Every file of the folder ``stages`` gives its stage, under the name of the file, and its configuration class; what is
 named here is imported when it is used.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Context", "Workspace", "stages"]
+__all__ = ["Context", "TqdmReporter", "Workspace"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from unsupseg_cli.artifacts.context import Context
 
         return Context
+    if name == "TqdmReporter":
+        from unsupseg_cli.core.progress import TqdmReporter
+
+        return TqdmReporter
     if name == "Workspace":
         from unsupseg_cli.artifacts.workspace import Workspace
 

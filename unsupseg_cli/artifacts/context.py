@@ -9,9 +9,9 @@ from typing import Any
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.core.options import DEFAULT_WORKSPACE
 from unsupseg_cli.core.progress import Reporter, Silent
 
-DEFAULT_WORKSPACE = "unsupseg-workspace"
 ROOTS = "roots.json"
 DIGESTS = "digests.json"
 WEIGHTS = "weights.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unsupseg_cli.artifacts.context import DEFAULT_WORKSPACE
 from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.options import DEFAULT_WORKSPACE
 from unsupseg_cli.methods.registry import method_names
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, stages

@@ -7,6 +7,8 @@ from typing import Literal
 
 from unsupseg_cli.core.config import Config, execution
 
+DEFAULT_WORKSPACE = "unsupseg-workspace"
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 GeometryName = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
 WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")

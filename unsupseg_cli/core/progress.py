@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
+from tqdm.auto import tqdm
+
 T = TypeVar("T")
 
 
@@ -37,3 +39,21 @@ class Silent:
     ) -> Iterator[T]:
         """Yield the items."""
         yield from items
+
+
+class TqdmReporter:
+    """Prints lines and tqdm's bars: for scripts and notebooks that use the Python API."""
+
+    def info(self, message: str) -> None:
+        """Print one line."""
+        tqdm.write(message)
+
+    def warn(self, message: str) -> None:
+        """Print one line that stands out."""
+        tqdm.write(f"warning: {message}")
+
+    def track(
+        self, items: Iterable[T], description: str, total: int | None = None, done: int = 0
+    ) -> Iterator[T]:
+        """Yield the items beside a bar."""
+        yield from tqdm(items, desc=description, total=total, initial=done)
