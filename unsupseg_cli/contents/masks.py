@@ -66,10 +66,10 @@ class MaskWriter:
         if self._soft is not None:
             if any(mask.soft is None for mask in masks):
                 raise UsageError("This method makes no soft masks; leave --keep soft out.")
-            soft = [mask.soft for mask in masks if mask.soft is not None]
-            self._soft.write(block, np.concatenate([one.ravel() for one in soft]))
-            channels = [len(one) for one in soft]
-        note = {"channels": channels, "figures": figures, "masks": [_rows(mask) for mask in masks]}
+            log_probs = [mask.soft for mask in masks if mask.soft is not None]
+            self._soft.write(block, np.concatenate([scores.ravel() for scores in log_probs]))
+            channels = [len(scores) for scores in log_probs]
+        note = {"channels": channels, "figures": figures, "masks": [_mask_rows(mask) for mask in masks]}
         self._draft.finish(self._part(block), note)
 
     def close(self) -> dict[str, Any]:
@@ -80,13 +80,13 @@ class MaskWriter:
             self._soft.close()
             channels = np.array([count for note in notes for count in note["channels"]], np.int64)
             write_array(self._draft.folder / f"{SOFT}_channels", channels)
-        rows = [rows for note in notes for rows in note["masks"]]
-        table = [[view, *row] for view, some in enumerate(rows) for row in some]
+        rows = [view_rows for note in notes for view_rows in note["masks"]]
+        table = [[view, *row] for view, view_rows in enumerate(rows) for row in view_rows]
         columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
         pq.write_table(
             pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS), self._draft.folder / MASKS
         )
-        empty = [self._features.views["key"][view] for view, some in enumerate(rows) if not some]
+        empty = [self._features.views["key"][view] for view, view_rows in enumerate(rows) if not view_rows]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
         per_view = len(table) / len(rows)
@@ -122,7 +122,7 @@ _COLUMNS = pa.schema(
 )
 
 
-def _rows(masks: Masks) -> list[tuple[int, int, float, int]]:
+def _mask_rows(masks: Masks) -> list[tuple[int, int, float, int]]:
     """Return a row of the table for each mask of a view, without the view."""
     columns = (masks.area.tolist(), masks.score.tolist(), masks.group.tolist())
     return [(index, *row) for index, row in enumerate(zip(*columns, strict=True))]

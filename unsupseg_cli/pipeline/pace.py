@@ -24,7 +24,7 @@ def probe(steps: Sequence[Step], context: Context) -> list[Manifest]:
 
     Steps that fail there (an input that lies in the real workspace, say) and those after them give none.
     """
-    found: list[Manifest] = []
+    manifests: list[Manifest] = []
     with tempfile.TemporaryDirectory(prefix="unsupseg-probe-") as folder:
         for size in _SIZES:
             workspace = Workspace(Path(folder) / str(size))
@@ -38,8 +38,8 @@ def probe(steps: Sequence[Step], context: Context) -> list[Manifest]:
                 if size == _SIZES[0]:
                     context.reporter.warn(f"the probe stopped early, some times stay unknown: {error}")
             if size != _SIZES[0]:
-                found += [artifact.manifest for artifact in workspace.artifacts()]
-    return found
+                manifests += [artifact.manifest for artifact in workspace.artifacts()]
+    return manifests
 
 
 def extrapolate(points: Sequence[tuple[float, float]], work: float) -> float:

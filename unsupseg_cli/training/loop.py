@@ -115,7 +115,7 @@ def fit(
         optimizer.step()
         task.after_step(step)
         if log and (step % schedule.log_every == 0 or step == schedule.steps - 1):
-            log({"step": float(step), **{name: float(one.detach()) for name, one in losses.items()}})
+            log({"step": float(step), **{name: float(term.detach()) for name, term in losses.items()}})
         if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
             saved = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save({**saved, "step": step + 1})
