@@ -119,7 +119,9 @@ class Workspace:
         else:
             artifacts = list(self.artifacts())
             matches = [artifact for artifact in artifacts if artifact.id == reference] or [
-                artifact for artifact in artifacts if artifact.id.startswith(reference) or artifact.id.endswith(f"-{reference}")
+                artifact
+                for artifact in artifacts
+                if artifact.id.startswith(reference) or artifact.id.endswith(f"-{reference}")
             ]
         if kind is not None and any(artifact.manifest.kind == kind for artifact in matches):
             matches = [artifact for artifact in matches if artifact.manifest.kind == kind]

@@ -185,7 +185,11 @@ def _parse(
     name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any], with_settings: bool
 ) -> Invocation:
     settings = find_settings(Path.cwd())
-    parsed = {field_name: _split(cls, field_name, value) for field_name, value in values.items() if field_name in cls.model_fields and value not in (None, [])}
+    parsed = {
+        field_name: _split(cls, field_name, value)
+        for field_name, value in values.items()
+        if field_name in cls.model_fields and value not in (None, [])
+    }
     layers, file = {"command line": parsed}, str(settings.path or "unsupseg.toml")
     if with_settings:
         layers[file] = settings.for_command(name, set(cls.model_fields))

@@ -67,8 +67,9 @@ def _title(comparison: Comparison) -> str:
     size = protocol["size"] or "model's"
     flip = "mirrored too" if protocol["flip"] else "not mirrored"
     return (
-        f"{comparison.dataset}/{comparison.split}, {comparison.images} images; protocol {protocol['name']}: {protocol['geometry']}, size {size}, "
-        f"{protocol['filter']}, {flip}, matching {protocol['matching']}"
+        f"{comparison.dataset}/{comparison.split}, {comparison.images} images; "
+        f"protocol {protocol['name']}: {protocol['geometry']}, size {size}, {protocol['filter']}, {flip}, "
+        f"matching {protocol['matching']}"
     )
 
 
@@ -101,6 +102,10 @@ def _csv(comparison: Comparison) -> str:
     writer.writeheader()
     for row in rows:
         lists = {name: " ".join(map(str, row[name])) for name in ("seeds", "evaluations")}
-        place = {"dataset": comparison.dataset, "split": comparison.split, "protocol": comparison.protocol["name"]}
+        place = {
+            "dataset": comparison.dataset,
+            "split": comparison.split,
+            "protocol": comparison.protocol["name"],
+        }
         writer.writerow({**place, **row, **lists})
     return buffer.getvalue().rstrip("\n")

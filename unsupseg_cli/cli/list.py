@@ -31,7 +31,8 @@ def list_artifacts(
         )
         if as_json:
             rows = [
-                json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.path)} for artifact in artifacts
+                json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.path)}
+                for artifact in artifacts
             ]
             result(json.dumps(rows, indent=1))
             return
@@ -40,7 +41,14 @@ def list_artifacts(
             manifest = artifact.manifest
             size = f"{_size(artifact) / 1e6:.1f}"
             remarks = [*(["used labels"] if manifest.used_labels else []), not_installed(manifest.config)]
-            table.add_row(manifest.kind, manifest.id, manifest.started, f"{manifest.seconds:.1f}", size, "; ".join(filter(None, remarks)))
+            table.add_row(
+                manifest.kind,
+                manifest.id,
+                manifest.started,
+                f"{manifest.seconds:.1f}",
+                size,
+                "; ".join(filter(None, remarks)),
+            )
         print_table(table)
 
     run_guarded(action, verbose=False)

@@ -122,9 +122,13 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
         table.add_row(entry.step.id, action, f"{entry.images:,}", disk, _time(entry.seconds), entry.why)
     print_table(table)
     estimates = [entry.seconds for entry in planned]
-    known_seconds = sum(seconds for seconds in estimates if seconds is not None)
+    total = sum(seconds for seconds in estimates if seconds is not None)
     spent = (
-        _time(known_seconds) if None not in estimates else f"{_time(known_seconds)} and what is unknown" if known_seconds else "unknown"
+        _time(total)
+        if None not in estimates
+        else f"{_time(total)} and what is unknown"
+        if total
+        else "unknown"
     )
     invocation.reporter.info(
         f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "

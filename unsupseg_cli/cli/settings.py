@@ -37,7 +37,9 @@ class Settings:
             UsageError: a table or a value of the file is of no command.
         """
         self._check()
-        shared = {key: value for key, value in self.values.items() if not isinstance(value, dict) and key in fields}
+        shared = {
+            key: value for key, value in self.values.items() if not isinstance(value, dict) and key in fields
+        }
         command_values = {
             key.replace("-", "_"): value
             for key, value in self._table(command).items()

@@ -54,7 +54,11 @@ def _used_weights(name: str, file: Path | None, context: Context) -> str:
         return remembered_weights(name, file, context) or UNKNOWN
     for artifact in reversed(list(context.workspace.artifacts("features"))):
         manifest = artifact.manifest  # of the hub: its file of a name does not change
-        if manifest.stage == "extract" and manifest.config["backbone"] == name and not manifest.execution.get("weights"):
+        if (
+            manifest.stage == "extract"
+            and manifest.config["backbone"] == name
+            and not manifest.execution.get("weights")
+        ):
             return str(manifest.summary["weights_digest"])
     return UNKNOWN
 

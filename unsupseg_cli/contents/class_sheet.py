@@ -60,7 +60,9 @@ def _predictions_of(model: Artifact, context: Context, reference: str | None) ->
         candidates = sorted(
             context.workspace.artifacts("predictions"), key=lambda artifact: artifact.manifest.started
         )
-    of_model = [candidate for candidate in candidates if _predicted_by(candidate, context) == model.manifest.key]
+    of_model = [
+        candidate for candidate in candidates if _predicted_by(candidate, context) == model.manifest.key
+    ]
     if not of_model and reference is not None:
         raise UsageError(f"The predictions '{candidates[0].id}' were not made by '{model.id}'.")
     if not of_model:

@@ -52,7 +52,10 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
 def same_images(data: DataSource) -> dict[str, Any]:
     """Return the options that name the data set of an artifact again."""
     is_named = data.dataset in dataset_names()
-    return {"dataset": data.dataset if is_named else f"{data.root}/", "root": Path(data.root) if is_named else None}
+    return {
+        "dataset": data.dataset if is_named else f"{data.root}/",
+        "root": Path(data.root) if is_named else None,
+    }
 
 
 def describe_images(dataset: Dataset, context: Context) -> DataSource:

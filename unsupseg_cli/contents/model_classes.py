@@ -90,7 +90,9 @@ def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
     remaining = sorted(set(into))
     outputs = file.class_of or list(range(len(file.classes)))
     class_of = [remaining.index(into[output]) for output in outputs]
-    return file.model_copy(update={"classes": [file.classes[index] for index in remaining], "class_of": class_of})
+    return file.model_copy(
+        update={"classes": [file.classes[index] for index in remaining], "class_of": class_of}
+    )
 
 
 def classes_record(file: ModelFile) -> list[dict[str, Any]]:

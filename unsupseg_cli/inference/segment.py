@@ -62,8 +62,8 @@ class Segmented:
 
 def whole_images(trained: Geometry, size: int | None) -> Geometry:
     """Return the geometry of whole images, at the size a model was trained with unless one is given (0: their own)."""
-    own = trained.size if size is None else (size or None)
-    return Geometry(kind="native", size=own, filter=trained.filter)
+    side = trained.size if size is None else (size or None)
+    return Geometry(kind="native", size=side, filter=trained.filter)
 
 
 def segment_items(
@@ -89,7 +89,7 @@ def segment_items(
     patch = segmenter.backbone.patch_size
     most = batch or default_batch(segmenter)
     loaded = load_views(items, geometry, patch, workers=workers)
-    waiting: list[_View] = []
+    waiting: list[_WaitingView] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
             if strict:
@@ -97,18 +97,18 @@ def segment_items(
             if skipped is not None:
                 skipped[item.key] = result.message
             continue
-        view = _View(item, *result.views[0])
+        view = _WaitingView(item, *result.views[0])
         tokens = (view.image.shape[0] // patch) * (view.image.shape[1] // patch)
         large = tile is not None or tokens > TOKEN_BUDGET
         if waiting and (large or len(waiting) == most or not view.goes_with(waiting[0])):
-            yield from _together(segmenter, waiting, flip)
+            yield from _segment_batch(segmenter, waiting, flip)
             waiting = []
         if large:
             scores = segmenter.score_tiled(view.image, tile or DEFAULT_TILE, overlap, flip, view.box)
             yield view.segmented(scores, segmenter, None)
         else:
             waiting.append(view)
-    yield from _together(segmenter, waiting, flip)
+    yield from _segment_batch(segmenter, waiting, flip)
 
 
 def default_batch(segmenter: Segmenter) -> int:
@@ -117,7 +117,7 @@ def default_batch(segmenter: Segmenter) -> int:
 
 
 @dataclass(frozen=True)
-class _View:
+class _WaitingView:
     """The view of an image that waits for others of its size."""
 
     item: Item
@@ -136,7 +136,7 @@ class _View:
         height, width = self.size
         return left / width, top / height, right / width, bottom / height
 
-    def goes_with(self, other: _View) -> bool:
+    def goes_with(self, other: _WaitingView) -> bool:
         """Tell whether two views can go through the network together."""
         return self.image.shape == other.image.shape and self.box == other.box
 
@@ -145,10 +145,10 @@ class _View:
         return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter, codes)
 
 
-def _together(segmenter: Segmenter, views: Sequence[_View], flip: bool) -> Iterator[Segmented]:
+def _segment_batch(segmenter: Segmenter, views: Sequence[_WaitingView], flip: bool) -> Iterator[Segmented]:
     """Segment views of one size; where memory does not hold them all, in smaller parts."""
 
-    def run(part: Sequence[_View]) -> list[Segmented]:
+    def run(part: Sequence[_WaitingView]) -> list[Segmented]:
         codes = segmenter.codes(np.stack([view.image for view in part]), flip, part[0].box)
         scores = segmenter.score_codes(codes)
         return [

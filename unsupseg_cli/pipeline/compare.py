@@ -83,7 +83,9 @@ def compare(evaluations: Sequence[Artifact]) -> Comparison:
         raise UsageError("Name the evaluations to compare; `unsupseg list evaluation` shows them.")
     for evaluation in evaluations:
         if evaluation.manifest.kind != "evaluation":
-            raise UsageError(f"'{evaluation.id}' is of kind '{evaluation.manifest.kind}'; compare takes evaluations.")
+            raise UsageError(
+                f"'{evaluation.id}' is of kind '{evaluation.manifest.kind}'; compare takes evaluations."
+            )
     first = evaluations[0]
     for other in evaluations[1:]:
         if differences := _differences(first.manifest, other.manifest):
@@ -93,7 +95,9 @@ def compare(evaluations: Sequence[Artifact]) -> Comparison:
             )
     rows: dict[str, Row] = {}
     distinct = {evaluation.manifest.key: evaluation for evaluation in evaluations}.values()
-    for evaluation in sorted(distinct, key=lambda evaluation: _seed(evaluation.manifest, _finder(evaluation))):
+    for evaluation in sorted(
+        distinct, key=lambda evaluation: _seed(evaluation.manifest, _finder(evaluation))
+    ):
         find = _finder(evaluation)
         setting = lineage(evaluation.manifest, find, ignore=("seed",))
         row = rows.setdefault(setting, _row(evaluation.manifest, find))
@@ -129,7 +133,10 @@ def _differences(first: Manifest, second: Manifest) -> list[str]:
     parts += [(f"protocol ({name})", first_protocol[name], second_protocol.get(name)) for name in names]
     parts.append(("labelled images", first.summary["images"], second.summary["images"]))
     parts.append(("classes", len(first.summary["class_names"]), len(second.summary["class_names"])))
-    assignments = [next((item.id for item in manifest.inputs if item.role == "assignment"), "none") for manifest in (first, second)]
+    assignments = [
+        next((item.id for item in manifest.inputs if item.role == "assignment"), "none")
+        for manifest in (first, second)
+    ]
     parts.append(("assignment", assignments[0], assignments[1]))
     return [f"{name} ({a} and {b})" for name, a, b in parts if a != b]
 
@@ -162,7 +169,9 @@ def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row
     chain = _ancestors(manifest, find)
     models = [ancestor for ancestor in chain if ancestor.kind == "model"]
     methods = list(dict.fromkeys(str(ancestor.config["method"]) for ancestor in reversed(models)))
-    backbones = [str(ancestor.config["backbone"]) for ancestor in chain if ancestor.stage in ("extract", "export")]
+    backbones = [
+        str(ancestor.config["backbone"]) for ancestor in chain if ancestor.stage in ("extract", "export")
+    ]
     refined = any(ancestor.kind == "predictions" and ancestor.stage == "refine" for ancestor in chain)
     return Row(
         method=" + ".join(methods) or "?",

@@ -42,7 +42,11 @@ def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: 
         for item in ancestor.inputs:
             source = find(item.kind, item.key)
             inputs.append([item.role, describe(source) if source else item.key])
-        description: dict[str, Any] = {"stage": ancestor.stage, "config": without(ancestor.config, ignore), "inputs": inputs}
+        description: dict[str, Any] = {
+            "stage": ancestor.stage,
+            "config": without(ancestor.config, ignore),
+            "inputs": inputs,
+        }
         if images and ancestor.data:
             description["images"] = ancestor.data.fingerprint
         return description

@@ -171,11 +171,17 @@ class _Planner:
         """Say why an artifact is reused, goes on or is made: what it differs in from the most similar one."""
         if existing is not None:
             return (
-                f"made again: --force or --from ('{existing.id}' is there)" if forced else f"'{existing.id}' is there"
+                f"made again: --force or --from ('{existing.id}' is there)"
+                if forced
+                else f"'{existing.id}' is there"
             )
         if (self.workspace.root / identity.kind / f".partial-{identity.key[:16]}").exists():
             return "was begun and goes on where it stopped"
-        older = [manifest for manifest in self.past if manifest.stage == identity.stage and manifest.kind == identity.kind]
+        older = [
+            manifest
+            for manifest in self.past
+            if manifest.stage == identity.stage and manifest.kind == identity.kind
+        ]
         if not older:
             return "there is none of this kind yet"
         compared = [(self._differences(identity, manifest), manifest) for manifest in older]
@@ -211,10 +217,10 @@ class _Planner:
         pace = self._pace(manifest)
 
         def comparable(earlier: Manifest) -> bool:
-            alike = earlier.stage == manifest.stage and earlier.execution.get("device") == manifest.execution.get(
-                "device"
-            )
-            return alike and earlier.seconds > 0 and self._pace(earlier) == pace
+            if earlier.stage != manifest.stage or earlier.seconds <= 0:
+                return False
+            same_device = earlier.execution.get("device") == manifest.execution.get("device")
+            return same_device and self._pace(earlier) == pace
 
         if match := next(filter(comparable, reversed(self.past)), None):
             return match.seconds * _work(manifest) / _work(match)

@@ -66,7 +66,9 @@ def _changed(config: Config, layers: Mapping[str, dict[str, Any]]) -> dict[str, 
     overriding = (COMMAND_LINE, EVERY_STAGE)
     changed = {}
     for name in {name for place in overriding for name in layers.get(place, {})}:
-        below = [values[name] for place, values in layers.items() if place not in overriding and name in values]
+        below = [
+            values[name] for place, values in layers.items() if place not in overriding and name in values
+        ]
         before = below[0] if below else type(config).model_fields[name].default
         if str(before) != str(getattr(config, name)):
             changed[name] = getattr(config, name)
@@ -174,7 +176,10 @@ class _Resolver:
         inputs = self._inputs(table, stage, options, named)
         layers = self._layers(stage, table, stage_values, written, inputs)
         config = build_config(
-            stage.config, layers, prefix=f"{table.id}.", shared=(EVERY_STAGE, SETTINGS, _data_place(self.recipe))
+            stage.config,
+            layers,
+            prefix=f"{table.id}.",
+            shared=(EVERY_STAGE, SETTINGS, _data_place(self.recipe)),
         )
         if part is not None:
             options = build_config(
@@ -252,7 +257,9 @@ class _Resolver:
         if unread:
             role = sorted(unread)[0]
             raise UsageError(f"{table.place}: its method reads no {role}; leave it out.")
-        wired = {role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()}
+        wired = {
+            role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()
+        }
         order = {"pseudolabels": 0, "features": 1}
         for port in sorted(ports, key=lambda port: order.get(port.role, len(order))):
             alternatives = [other.role for other in ports if port.choice and other.choice == port.choice]

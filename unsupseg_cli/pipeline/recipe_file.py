@@ -43,7 +43,9 @@ class _File(Config):
     @field_validator("variant", mode="before")
     @classmethod
     def _tables(cls, variants: Any) -> Any:
-        if not isinstance(variants, dict) or not all(isinstance(variant, dict) for variant in variants.values()):
+        if not isinstance(variants, dict) or not all(
+            isinstance(variant, dict) for variant in variants.values()
+        ):
             raise ValueError("write each variant as a table of its own, [variant.NAME]")
         return variants
 

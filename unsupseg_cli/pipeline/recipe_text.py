@@ -59,7 +59,9 @@ def _tables(recipe: RecipeFile) -> list[tuple[list[str], Address, dict[str, Any]
     return tables
 
 
-def _comments_and_entries(recipe: RecipeFile, text: str) -> tuple[dict[Address, list[str]], dict[Address, str]]:
+def _comments_and_entries(
+    recipe: RecipeFile, text: str
+) -> tuple[dict[Address, list[str]], dict[Address, str]]:
     """Return the comments and the entries of a file by what they stand above and what they set.
 
     Entries of the recipe's variant count as those of the stages that they change, its own comments as the file's.
