@@ -99,7 +99,11 @@ class Workspace:
         return problems
 
     def find_key(self, kind: str, key: str) -> Artifact | None:
-        """Return the artifact of a kind with this full key, if it was published."""
+        """Return the artifact of a kind with this full key, if it was published.
+
+        Raises:
+            UnsupsegError: its manifest, or that of another with the same id, cannot be read.
+        """
         retired = self._retired(kind, key)
         for folder in (*(self.root / kind).glob(f"*-{key[:8]}"), *([retired] if retired.exists() else [])):
             artifact = Artifact(folder, read_manifest(folder))
@@ -155,7 +159,7 @@ class Workspace:
         return artifact
 
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
-        """Return what `current` does, or None."""
+        """Return what `current` does, or None; raises UsageError where that artifact was removed."""
         name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
         return None if name is None else self.get(name, kind)
 
@@ -258,7 +262,7 @@ class Workspace:
         if artifact is None or (artifact.path / _DAMAGED).exists() or artifact.path.name.startswith("."):
             return None
         files = ((artifact.path / name, output.bytes) for name, output in artifact.manifest.outputs.items())
-        return artifact if all(_size(path) == size for path, size in files) else None
+        return artifact if all(_file_size(path) == size for path, size in files) else None
 
     def _take(self, artifact: Artifact, current: bool = True) -> Artifact:
         if current:
@@ -449,7 +453,7 @@ def _output(folder: Path, path: Path) -> Output:
     return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

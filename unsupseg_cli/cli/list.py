@@ -39,7 +39,7 @@ def list_artifacts(
         table = Table("kind", "id", "made", "seconds", "MB", "remarks", box=None)
         for artifact in artifacts:
             manifest = artifact.manifest
-            size = f"{_size(artifact) / 1e6:.1f}"
+            size = f"{_total_bytes(artifact) / 1e6:.1f}"
             remarks = [*(["used labels"] if manifest.used_labels else []), not_installed(manifest.config)]
             table.add_row(
                 manifest.kind,
@@ -54,5 +54,5 @@ def list_artifacts(
     run_guarded(action, verbose=False)
 
 
-def _size(artifact: Artifact) -> int:
+def _total_bytes(artifact: Artifact) -> int:
     return sum(output.bytes for output in artifact.manifest.outputs.values())

@@ -118,20 +118,18 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
     table = Table("stage", "what", "images", "disk", "time", "why", box=None)
     for entry in planned:
         action = "reused" if entry.reused else "would run"
-        disk = _size(entry.bytes) if entry.bytes else "-"
-        table.add_row(entry.step.id, action, f"{entry.images:,}", disk, _time(entry.seconds), entry.why)
+        disk = _format_bytes(entry.bytes) if entry.bytes else "-"
+        table.add_row(
+            entry.step.id, action, f"{entry.images:,}", disk, _format_duration(entry.seconds), entry.why
+        )
     print_table(table)
     estimates = [entry.seconds for entry in planned]
     total = sum(seconds for seconds in estimates if seconds is not None)
-    spent = (
-        _time(total)
-        if None not in estimates
-        else f"{_time(total)} and what is unknown"
-        if total
-        else "unknown"
-    )
+    spent = _format_duration(total) if total or None not in estimates else "unknown"
+    if total and None in estimates:
+        spent += " and what is unknown"
     invocation.reporter.info(
-        f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
+        f"disk: {_format_bytes(needed)} of arrays (pictures, tables and models come on top), {_format_bytes(free)} "
         f"free in '{invocation.workspace}'; time: {spent}"
     )
     if 1.05 * needed > free:
@@ -153,7 +151,11 @@ def _add_published(table: Table, published: Published, accuracy: float, miou: fl
     if published.accuracy is None and published.miou is None:
         return
     table.add_row("published", percent(published.accuracy), percent(published.miou))
-    table.add_row("difference", _difference(accuracy, published.accuracy), _difference(miou, published.miou))
+    table.add_row(
+        "difference",
+        _format_difference(accuracy, published.accuracy),
+        _format_difference(miou, published.miou),
+    )
 
 
 def percent(value: float | None) -> str:
@@ -161,15 +163,15 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _difference(reached: float, published: float | None) -> str:
+def _format_difference(reached: float, published: float | None) -> str:
     return "-" if published is None else f"{reached - published:+.1f}"
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _time(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
     minutes, remaining = divmod(round(seconds), 60)

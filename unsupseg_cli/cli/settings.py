@@ -94,7 +94,7 @@ class Settings:
 
 
 def find_settings(start: Path) -> Settings:
-    """Read the ``unsupseg.toml`` of a folder or its nearest parent that has one."""
+    """Read the ``unsupseg.toml`` of a folder or its nearest parent that has one; raises UsageError for bad TOML."""
     for folder in (start, *start.parents):
         path = folder / SETTINGS
         if path.is_file():
@@ -117,7 +117,7 @@ def find_workspace(option: Path | None, settings: Settings) -> Path:
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """Parse ``--set key=value``; values are TOML, a bare word is a string."""
+    """Parse ``--set key=value``; values are TOML, a bare word is a string; raises UsageError without ``=``."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

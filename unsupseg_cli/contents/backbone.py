@@ -31,7 +31,11 @@ class BackboneInfo:
 
 
 def known_backbone(name: str, weights: Path | None, context: Context) -> BackboneInfo:
-    """Describe a backbone without loading its weights; their digest may be `UNKNOWN`."""
+    """Describe a backbone without loading its weights; their digest may be `UNKNOWN`.
+
+    Raises:
+        UsageError: there is no backbone and no artifact of this name.
+    """
     folder = weights if weights and weights.is_dir() else None
     if name not in ALIASES and not name.startswith("timm:") and weights is None:
         folder = context.workspace.get(name, "backbone").path

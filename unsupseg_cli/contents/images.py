@@ -59,7 +59,7 @@ def same_images(data: DataSource) -> dict[str, Any]:
 
 
 def describe_images(dataset: Dataset, context: Context) -> DataSource:
-    """Return name, split, count and content fingerprint of a data set's images."""
+    """Return name, split, count and content fingerprint of a data set's images; raises UnsupsegError if one is gone."""
     return DataSource(
         dataset=dataset.name,
         split=dataset.split,
@@ -107,6 +107,9 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
     Of several folders, each one's name begins the keys of its images.
+
+    Raises:
+        UsageError: a path does not exist, or two images would have the same key.
     """
     items: dict[str, Item] = {}
     for path in paths:

@@ -60,7 +60,11 @@ class MaskWriter:
     def write(
         self, block: int, views: Sequence[int], masks: Sequence[Masks], figures: dict[str, Any]
     ) -> None:
-        """Write the masks of a block of views; ``figures`` are added up over the blocks."""
+        """Write the masks of a block of views; ``figures`` are added up over the blocks.
+
+        Raises:
+            UsageError: soft masks are asked for, and the method makes none.
+        """
         self._labels.write(block, [mask.labels for mask in masks])
         channels = []
         if self._soft is not None:
@@ -225,12 +229,17 @@ class MaskScores:
         count = self._rows[view].stop - self._rows[view].start
         return trusted(self._labels[view].astype(np.int64) + 1, count + 1, self._confidence)
 
-    def kept(self, view: int, labels: NDArray[np.int16]) -> Masks:
+    def remaining(self, view: int, labels: NDArray[np.int16]) -> Masks:
         """Return the masks that have pixels left in a new label map (H, W), numbered anew."""
         rows = self._rows[view]
         score, group = self._score[rows], self._group[rows]
         area = np.bincount(labels[labels >= 0], minlength=len(score)).astype(np.int64)
-        kept = np.flatnonzero(area)
+        remaining = np.flatnonzero(area)
         number = np.full(len(score) + 1, -1, np.int16)  # the last entry is that of label -1
-        number[kept] = np.arange(len(kept))
-        return Masks(number[labels], area[kept], score[kept].astype(np.float32), group[kept].astype(np.int64))
+        number[remaining] = np.arange(len(remaining))
+        return Masks(
+            number[labels],
+            area[remaining],
+            score[remaining].astype(np.float32),
+            group[remaining].astype(np.int64),
+        )

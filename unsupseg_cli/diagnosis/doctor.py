@@ -101,7 +101,7 @@ def _device(name: str) -> Iterator[Finding]:
         advice = (
             f"there is an NVIDIA driver, but torch {built}: install a build of torch that fits the driver"
         )
-    yield Finding("device", "device", _describe(device), advice)
+    yield Finding("device", "device", _describe_device(device), advice)
     precision = resolve_precision("auto", device)
     native = "bf16 native" if precision == "bf16" else "no native bf16"
     yield Finding("device", "precision", f"{precision} ({native})")
@@ -111,7 +111,7 @@ def _device(name: str) -> Iterator[Finding]:
         yield Finding("device", "device memory", f"{_gib(free)} free of {_gib(total)}", advice)
 
 
-def _describe(device: Any) -> str:
+def _describe_device(device: Any) -> str:
     import torch
 
     if device.type == "cuda":

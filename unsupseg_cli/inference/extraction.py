@@ -154,7 +154,11 @@ class Extraction:
         self.blocks = range(0, len(self.layout.items), self.items_per_block)
 
     def write(self) -> None:
-        """Make the blocks of this shard that are not finished yet."""
+        """Make the blocks of this shard that are not finished yet.
+
+        Raises:
+            UnsupsegError: an array has NaN or infinite values, or an image is unreadable and ``strict`` is set.
+        """
         index, shards = self.shard
         shard_blocks = list(enumerate(self.blocks))[index - 1 :: shards]
         todo = [(i, start) for i, start in shard_blocks if not self.draft.is_done(_part(i))]
@@ -248,7 +252,7 @@ class Extraction:
         return value.float().cpu().numpy().astype(GRID_DTYPES.get(name, np.float32))
 
     def close(self) -> dict[str, Any]:
-        """Join the blocks and return the summary."""
+        """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""
         folder, blocks = self.draft.folder, range(len(self.blocks))
         for writer in self.writers.values():
             writer.close()

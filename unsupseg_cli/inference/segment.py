@@ -48,7 +48,11 @@ class Segmented:
         return self.segmenter.labels(self.scores, height, width)
 
     def with_head(self, segmenter: Segmenter) -> Segmented:
-        """Return the same image scored by another segmenter with the same backbone and feature heads."""
+        """Return the same image scored by another segmenter with the same backbone and feature heads.
+
+        Raises:
+            UsageError: the image was tiled.
+        """
         if self.codes is None:
             raise UsageError(
                 "An image this large is tiled, which a linear probe does not support; set a --size."
@@ -85,6 +89,9 @@ def segment_items(
 
     Images of one size that follow each other go through the network together, ``batch`` of them at most. Images are
     tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
+
+    Raises:
+        UnsupsegError: an image is unreadable and ``strict`` is set.
     """
     patch = segmenter.backbone.patch_size
     most = batch or default_batch(segmenter)

@@ -89,7 +89,7 @@ class _Assignment:
 
 def resolve(
     recipe: RecipeFile,
-    given: RunConfig | None = None,
+    overrides: RunConfig | None = None,
     assignments: Mapping[str, Any] | None = None,
     defaults: Defaults | None = None,
     method_defaults: MethodDefaults | None = None,
@@ -98,7 +98,7 @@ def resolve(
 
     Args:
         recipe: the recipe.
-        given: values for every stage that reads them; they win over the recipe.
+        overrides: values for every stage that reads them; they win over the recipe.
         assignments: ``STAGE.key`` to value, for an option of a stage or of its method; STAGE is an id, or a command
             for all its stages.
         defaults: gives the values of an ``unsupseg.toml`` for a command; the recipe wins over them.
@@ -108,7 +108,7 @@ def resolve(
         UsageError: an option, an input or a method is unknown, does not fit or has no effect; the message names the
             stage.
     """
-    resolver = _Resolver(recipe, given or RunConfig(), defaults, method_defaults)
+    resolver = _Resolver(recipe, overrides or RunConfig(), defaults, method_defaults)
     parsed = [_parse_assignment(recipe, name, value) for name, value in (assignments or {}).items()]
     for table in recipe.stages:
         resolver.add(table, [assignment for assignment in parsed if table.id in assignment.stages])
@@ -148,12 +148,12 @@ class _Resolver:
     def __init__(
         self,
         recipe: RecipeFile,
-        given: RunConfig,
+        overrides: RunConfig,
         defaults: Defaults | None,
         method_defaults: MethodDefaults | None,
     ) -> None:
         self.recipe = recipe
-        self.everywhere = {key: value for key, value in given if value is not None}
+        self.everywhere = {key: value for key, value in overrides if value is not None}
         self.defaults, self.method_defaults = defaults, method_defaults
         self.steps: list[Step] = []
 

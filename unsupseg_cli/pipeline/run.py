@@ -41,7 +41,7 @@ def run(
 
 
 def with_force(steps: Sequence[Step], force: bool, first: str | None) -> list[tuple[Step, bool]]:
-    """Return each step and whether it is to be made again."""
+    """Return each step and whether it is to be made again; raises UsageError where there is no step ``first``."""
     if first is not None:
         select(steps, first)
     marked = []

@@ -148,8 +148,8 @@ def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
     for block, views in writer.todo(call.context, "refine"):
         scores = [masks.log_probs(view) for view in views]
         refined = refine_labels(scores, images(views), crf, workers, device)
-        kept = [masks.kept(view, label - 1) for view, label in zip(views, refined, strict=True)]
-        writer.write(block, views, kept, {})
+        refined_masks = [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
+        writer.write(block, views, refined_masks, {})
     summary = writer.close()
     draw_masks(draft.folder, features, config.sheet, call.context)
     return summary

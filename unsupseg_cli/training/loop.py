@@ -58,14 +58,14 @@ class Checkpoint(Protocol):
 
 
 class NoCheckpoint:
-    """Keeps nothing: the default of the Python API."""
+    """The checkpoint of a training that is not resumed: the default of the Python API."""
 
     def load(self) -> dict[str, Any] | None:
-        """Return None."""
+        """Return None: the training begins at step 0."""
         return None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Forget the state."""
+        """Drop the state."""
 
 
 def batch_views(schedule: Schedule, step: int) -> list[int]:

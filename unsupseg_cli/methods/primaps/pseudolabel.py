@@ -101,10 +101,10 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> 
         free, uncovered = free & ~inside, uncovered - gained
         stalled = torch.where(gained > 0, 0, stalled + 1)
         covered_enough = uncovered <= (1 - config.coverage) * size + 1e-6
-        done = covered_enough | (stalled >= config.stall)
+        finished = covered_enough | (stalled >= config.stall)
 
         rows = zip(
-            *(column.tolist() for column in (active, anchor, gained, score, covered_enough, done)),
+            *(column.tolist() for column in (active, anchor, gained, score, covered_enough, finished)),
             strict=True,
         )
         for row, (image, anchor_cell, count, mean, enough, over) in enumerate(rows):
@@ -113,10 +113,10 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> 
             if over:
                 stops[image] = "coverage" if enough else "stall"
 
-        if bool(done.all()):
+        if bool(finished.all()):
             break
-        if bool(done.any()):
-            going = ~done
+        if bool(finished.any()):
+            going = ~finished
             active, unit, centred, moment, total, free, uncovered, size, stalled, inside = (
                 tensor[going]
                 for tensor in (active, unit, centred, moment, total, free, uncovered, size, stalled, inside)
@@ -168,12 +168,12 @@ class PrimapsLabeller(Labeller):
     def _masks(proposals: Proposals, scores: Tensor) -> Masks:
         labels = (scores.argmax(0) - 1).to(torch.int16).cpu().numpy()  # channel 0 is the background
         area = np.bincount(labels[labels >= 0], minlength=len(proposals)).astype(np.int64)
-        kept = np.flatnonzero(area)
+        remaining = np.flatnonzero(area)
         number = np.full(len(proposals) + 1, -1, np.int16)  # the last entry is the background's, label -1
-        number[kept] = np.arange(len(kept))
-        score = proposals.scores.cpu().numpy()[kept].astype(np.float32)
-        soft = proposals.log_probs[[0, *(kept + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
-        return Masks(number[labels], area[kept], score, np.full(len(kept), -1), soft)
+        number[remaining] = np.arange(len(remaining))
+        score = proposals.scores.cpu().numpy()[remaining].astype(np.float32)
+        soft = proposals.log_probs[[0, *(remaining + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
+        return Masks(number[labels], area[remaining], score, np.full(len(remaining), -1), soft)
 
     def figures(self) -> dict[str, Any]:
         """Return how many views stopped for which reason; ``cap`` is the bound on masks."""

@@ -50,7 +50,7 @@ class CodeSource:
         return by_grid(tokens, lambda maps, _: self._head(maps).float().cpu())
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of the source."""
+        """Return an array of the source for some views, as it is there: codes have no other arrays."""
         return self._source.array(name, views)
 
 
