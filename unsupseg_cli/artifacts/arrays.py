@@ -267,10 +267,10 @@ def _read_index(data: NDArray[np.uint8], chunks: int, size: int) -> NDArray[np.u
     if end < 0:
         return None
     index = np.frombuffer(data[end:-_CHECKSUM].tobytes(), "<u8").reshape(-1, 2)
-    there = index[index[:, 0] != _EMPTY]
-    whole = (there[:, 1] == size) & (there[:, 0] <= max(0, end - size))
-    apart = np.diff(np.sort(there[:, 0])) >= size
-    return index if whole.all() and apart.all() else None
+    written = index[index[:, 0] != _EMPTY]
+    in_place = (written[:, 1] == size) & (written[:, 0] <= max(0, end - size))
+    apart = np.diff(np.sort(written[:, 0])) >= size
+    return index if in_place.all() and apart.all() else None
 
 
 class RaggedWriter:

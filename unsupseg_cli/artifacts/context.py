@@ -36,12 +36,12 @@ class Context:
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""
-        m = artifact.manifest
-        how = "reused" if reused else f"written in {m.seconds:.1f} s"
-        self.reporter.info(f"{m.kind} '{m.id}' {how}")
-        if m.used_labels:
-            self.reporter.warn(f"'{m.id}' used labels: it is a diagnosis, not an unsupervised result")
-        for warning in m.warnings:
+        manifest = artifact.manifest
+        outcome = "reused" if reused else f"written in {manifest.seconds:.1f} s"
+        self.reporter.info(f"{manifest.kind} '{manifest.id}' {outcome}")
+        if manifest.used_labels:
+            self.reporter.warn(f"'{manifest.id}' used labels: it is a diagnosis, not an unsupervised result")
+        for warning in manifest.warnings:
             self.reporter.warn(warning)
         return artifact
 

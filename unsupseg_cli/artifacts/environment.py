@@ -14,21 +14,21 @@ _PACKAGES = ("unsupseg", "torch", "torchvision", "timm", "numpy", "zarr", "sciki
 
 def describe_environment() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide results, and the platform."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def peak_memory_bytes() -> int:
     """Return the largest resident size of this process and its children so far, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return unit * max(own, children)
+    return unit * max(process, children)
 
 
 def resident_memory_bytes() -> int:

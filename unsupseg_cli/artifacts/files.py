@@ -57,12 +57,12 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def require_space(folder: Path, needed: int, what: str) -> None:
+def require_space(folder: Path, needed: int, subject: str) -> None:
     """Raise UnsupsegError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
     free = shutil.disk_usage(folder).free
     if needed * 1.01 > free:
         raise UnsupsegError(
-            f"{what} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; free some "
+            f"{subject} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; free some "
             "space, choose another --workspace, a smaller --size or fewer arrays with --keep."
         )
 
@@ -111,7 +111,7 @@ def _disk_reason(error: Exception, root: Path) -> str | None:
 
 
 @contextmanager
-def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
+def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
     """Hold the lock file at ``path``; it is released when the process ends, however it ends.
 
     Raises:
@@ -122,9 +122,9 @@ def exclusive(path: Path, what: str, wait: float) -> Iterator[None]:
     try:
         lock.acquire(timeout=wait)
     except Timeout:
-        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
+        writer = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise UnsupsegError(
-            f"{what} is being written by {who}; wait for it, or stop that process and call again."
+            f"{subject} is being written by {writer}; wait for it, or stop that process and call again."
         ) from None
     except OSError as error:
         raise UnsupsegError(

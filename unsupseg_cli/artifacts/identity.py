@@ -45,5 +45,5 @@ class Identity:
 
     @property
     def id(self) -> str:
-        """The artifact's name."""
+        """The artifact's name: ``<slug>-<first 8 digits of the key>``."""
         return f"{self.slug}-{self.key[:8]}"

@@ -121,8 +121,8 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"]))
         raise UnsupsegError(
-            f"The manifest '{path}' is damaged at '{where}' ({first['msg']}); delete the folder and run the "
+            f"The manifest '{path}' is damaged at '{place}' ({first['msg']}); delete the folder and run the "
             "stage again."
         ) from None

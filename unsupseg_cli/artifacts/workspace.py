@@ -52,8 +52,8 @@ class Artifact:
 
     def as_input(self, role: str) -> Input:
         """Describe this artifact as the input of another one."""
-        m = self.manifest
-        return Input(role=role, kind=m.kind, id=m.id, key=m.key, digest=m.digest)
+        manifest = self.manifest
+        return Input(role=role, kind=manifest.kind, id=manifest.id, key=manifest.key, digest=manifest.digest)
 
     def input(self, role: str) -> Input | None:
         """Return the input this artifact used in a role, if any."""
@@ -99,7 +99,11 @@ class Workspace:
         return problems
 
     def find_key(self, kind: str, key: str) -> Artifact | None:
-        """Return the artifact of a kind with this full key, if it was published."""
+        """Return the artifact of a kind with this full key, if it was published.
+
+        Raises:
+            UnsupsegError: its manifest, or that of another with the same id, cannot be read.
+        """
         retired = self._retired(kind, key)
         for folder in (*(self.root / kind).glob(f"*-{key[:8]}"), *([retired] if retired.exists() else [])):
             artifact = Artifact(folder, read_manifest(folder))
@@ -115,30 +119,32 @@ class Workspace:
         """
         path = Path(reference)
         if path.is_dir() and (path / MANIFEST).exists():
-            found = [Artifact(path, read_manifest(path))]
+            matches = [Artifact(path, read_manifest(path))]
         else:
-            every = list(self.artifacts())
-            found = [item for item in every if item.id == reference] or [
-                item for item in every if item.id.startswith(reference) or item.id.endswith(f"-{reference}")
+            artifacts = list(self.artifacts())
+            matches = [artifact for artifact in artifacts if artifact.id == reference] or [
+                artifact
+                for artifact in artifacts
+                if artifact.id.startswith(reference) or artifact.id.endswith(f"-{reference}")
             ]
-        if kind is not None and any(item.manifest.kind == kind for item in found):
-            found = [item for item in found if item.manifest.kind == kind]
-        if not found:
-            known = [item.id for item in self.artifacts(kind)]
+        if kind is not None and any(artifact.manifest.kind == kind for artifact in matches):
+            matches = [artifact for artifact in matches if artifact.manifest.kind == kind]
+        if not matches:
+            ids = [artifact.id for artifact in self.artifacts(kind)]
             raise UsageError(
                 f"No {kind or 'artifact'} '{reference}' in the workspace '{self.root}'"
-                + did_you_mean(reference, known)
+                + did_you_mean(reference, ids)
             )
-        if len(found) > 1:
+        if len(matches) > 1:
             raise UsageError(
-                f"'{reference}' means more than one artifact: {', '.join(item.id for item in found)}; "
+                f"'{reference}' means more than one artifact: {', '.join(artifact.id for artifact in matches)}; "
                 "give the whole id."
             )
-        if kind is not None and found[0].manifest.kind != kind:
+        if kind is not None and matches[0].manifest.kind != kind:
             raise UsageError(
-                f"'{reference}' is of kind '{found[0].manifest.kind}', but '{kind}' was expected here."
+                f"'{reference}' is of kind '{matches[0].manifest.kind}', but '{kind}' was expected here."
             )
-        return found[0]
+        return matches[0]
 
     def current(self, kind: str, split: str | None = None) -> Artifact:
         """Return the artifact of a kind that was last written or reused (for a split, where one is given).
@@ -153,7 +159,7 @@ class Workspace:
         return artifact
 
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
-        """Return what `current` does, or None."""
+        """Return what `current` does, or None; raises UsageError where that artifact was removed."""
         name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
         return None if name is None else self.get(name, kind)
 
@@ -184,17 +190,17 @@ class Workspace:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
                 seconds.
         """
-        if not force and (found := self._whole(identity)):
-            return self._take(found, current), True
+        if not force and (artifact := self._find_whole(identity)):
+            return self._take(artifact, current), True
         self._make_folders(identity.kind)
-        what = f"The artifact '{identity.id}'"
-        with disk_errors(self.root), exclusive(self._lock(identity), what, wait):
+        subject = f"The artifact '{identity.id}'"
+        with disk_errors(self.root), exclusive(self._lock(identity), subject, wait):
             for shard in self.root.glob(f"{_LOCKS}/{self._lock(identity).stem}-shard-*.lock"):
-                with exclusive(shard, what, wait):  # processes that write a part of this artifact
+                with exclusive(shard, subject, wait):  # processes that write a part of this artifact
                     pass
             self._restore(identity)
-            if not force and (found := self._whole(identity)):
-                return self._take(found, current), True
+            if not force and (artifact := self._find_whole(identity)):
+                return self._take(artifact, current), True
             draft = self._draft(identity)
             if not _is_complete(draft):
                 clock = _Clock()
@@ -204,7 +210,7 @@ class Workspace:
 
     def has(self, identity: Identity) -> bool:
         """Tell whether the artifact of an identity is there and, by a look at its files' sizes, whole."""
-        return self._whole(identity) is not None
+        return self._find_whole(identity) is not None
 
     def produce_shard(
         self, identity: Identity, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
@@ -221,25 +227,25 @@ class Workspace:
         Raises:
             UnsupsegError: another process writes this share, or the whole artifact.
         """
-        if found := self._whole(identity):
-            return self._take(found), True
+        if artifact := self._find_whole(identity):
+            return self._take(artifact), True
         self._make_folders(identity.kind)
-        lock, what, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
-        own = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
+        lock, subject, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
+        share_lock = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
         with disk_errors(self.root), ExitStack() as stack:
-            with exclusive(lock, what, wait):
+            with exclusive(lock, subject, wait):
                 self._restore(identity)
-                if found := self._whole(identity):
-                    return self._take(found), True
-                stack.enter_context(exclusive(own, f"Shard {shard} of '{identity.id}'", wait=0))
+                if artifact := self._find_whole(identity):
+                    return self._take(artifact), True
+                stack.enter_context(exclusive(share_lock, f"Shard {shard} of '{identity.id}'", wait=0))
                 draft = self._draft(identity)
                 job = None if _is_complete(draft) else start(draft)
                 draft.finish(SHARED)
             if job is not None:
                 job.write()
-        with disk_errors(self.root), exclusive(lock, what, wait):
-            if found := self._whole(identity):
-                return self._take(found), False
+        with disk_errors(self.root), exclusive(lock, subject, wait):
+            if artifact := self._find_whole(identity):
+                return self._take(artifact), False
             if job is not None and not _is_complete(draft):
                 if job.missing():
                     return None, False
@@ -247,16 +253,16 @@ class Workspace:
             artifact = self._publish(draft)
         return self._take(artifact), False
 
-    def _whole(self, identity: Identity) -> Artifact | None:
+    def _find_whole(self, identity: Identity) -> Artifact | None:
         """Return the published artifact of a identity, unless it is known to be damaged or too old to be read."""
         try:
-            found = self.find_key(identity.kind, identity.key)
+            artifact = self.find_key(identity.kind, identity.key)
         except OlderFormatError:
             return None
-        if found is None or (found.path / _DAMAGED).exists() or found.path.name.startswith("."):
+        if artifact is None or (artifact.path / _DAMAGED).exists() or artifact.path.name.startswith("."):
             return None
-        files = ((found.path / name, output.bytes) for name, output in found.manifest.outputs.items())
-        return found if all(_size(path) == size for path, size in files) else None
+        files = ((artifact.path / name, output.bytes) for name, output in artifact.manifest.outputs.items())
+        return artifact if all(_file_size(path) == size for path, size in files) else None
 
     def _take(self, artifact: Artifact, current: bool = True) -> Artifact:
         if current:
@@ -277,7 +283,7 @@ class Workspace:
         digest = Manifest.digest_of(outputs)
         if identity.execution.get("store") == "hdf5":
             packed = [path.name for path in pack_hdf5(draft.folder)]
-            outputs = {name: one for name, one in outputs.items() if name.split("/")[0] not in packed}
+            outputs = {name: output for name, output in outputs.items() if name.split("/")[0] not in packed}
             outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
         sync_folder(draft.folder)
         manifest = Manifest(
@@ -394,11 +400,11 @@ class Workspace:
                 (artifact.path / _DAMAGED).unlink(missing_ok=True)
         for item in artifact.manifest.inputs:
             try:
-                now = self.find_key(item.kind, item.key)
+                present = self.find_key(item.kind, item.key)
             except UnsupsegError as error:
                 problems.append(str(error))
                 continue
-            if now is not None and now.manifest.digest != item.digest:
+            if present is not None and present.manifest.digest != item.digest:
                 problems.append(f"{artifact.id}: its input '{item.id}' has other content now: run it again")
         return problems
 
@@ -407,15 +413,15 @@ class Workspace:
 
         With ``shared`` also those of several processes, some of which may not have begun yet.
         """
-        found = []
+        drafts = []
         for folder in self.root.glob(f"*/{_PARTIAL}-*"):
             if self._is_stranded(folder) or (not shared and Draft.is_shared(folder)):
                 continue
             key = folder.name.removeprefix(f"{_PARTIAL}-").removeprefix("retired-")
             locks = self.root.glob(f"{_LOCKS}/{folder.parent.name}-{key}*.holder")
             if all(_is_free(holder.with_suffix(".lock")) for holder in locks):
-                found.append(folder)
-        return sorted(found)
+                drafts.append(folder)
+        return sorted(drafts)
 
 
 class _Clock:
@@ -447,7 +453,7 @@ def _output(folder: Path, path: Path) -> Output:
     return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

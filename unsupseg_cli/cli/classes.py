@@ -101,13 +101,13 @@ def _table(records: list[dict[str, Any]]) -> Table:
 @_command(name="name", extra={"pairs": (_PAIRS, ...)})
 def name(invocation: Invocation) -> None:
     """Name classes: unsupseg classes name 3=road "class 5=sky"."""
-    _change(invocation, names=_pairs(invocation.extra["pairs"]))
+    _change(invocation, names=_parse_pairs(invocation.extra["pairs"]))
 
 
 @_command(name="color", extra={"pairs": (_PAIRS, ...)})
 def color(invocation: Invocation) -> None:
     """Color classes: unsupseg classes color road=#804080 sky=70,130,180 3=sienna."""
-    _change(invocation, colors=_pairs(invocation.extra["pairs"]))
+    _change(invocation, colors=_parse_pairs(invocation.extra["pairs"]))
 
 
 @_command(name="merge", extra={"groups": (_GROUPS, ...)})
@@ -124,7 +124,7 @@ def _change(invocation: Invocation, **changes: Any) -> None:
     invocation.done(perform(STAGE, config, invocation.context()))
 
 
-def _pairs(arguments: list[str]) -> dict[str, str]:
+def _parse_pairs(arguments: list[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for argument in arguments:
         reference, equals, value = argument.partition("=")

@@ -185,8 +185,12 @@ def _parse(
     name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any], with_settings: bool
 ) -> Invocation:
     settings = find_settings(Path.cwd())
-    given = {k: _split(cls, k, v) for k, v in values.items() if k in cls.model_fields and v not in (None, [])}
-    layers, file = {"command line": given}, str(settings.path or "unsupseg.toml")
+    parsed = {
+        field_name: _split(cls, field_name, value)
+        for field_name, value in values.items()
+        if field_name in cls.model_fields and value not in (None, [])
+    }
+    layers, file = {"command line": parsed}, str(settings.path or "unsupseg.toml")
     if with_settings:
         layers[file] = settings.for_command(name, set(cls.model_fields))
     config = build_config(cls, layers, shared=(file,))

@@ -44,35 +44,36 @@ def compare(
         from unsupseg_cli.pipeline.compare import compare as run
 
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
-        found = run([space.get(one, "evaluation") for one in evaluations])
+        comparison = run([space.get(reference, "evaluation") for reference in evaluations])
         if as_json:
-            rows = [row.to_json() for row in found.rows]
-            value = {"dataset": found.dataset, "split": found.split, "images": found.images}
-            result(json.dumps({**value, "protocol": found.protocol, "rows": rows}, indent=1))
+            rows = [row.to_json() for row in comparison.rows]
+            value = {"dataset": comparison.dataset, "split": comparison.split, "images": comparison.images}
+            result(json.dumps({**value, "protocol": comparison.protocol, "rows": rows}, indent=1))
         elif as_csv:
-            result(_csv(found))
+            result(_csv(comparison))
         elif as_markdown:
-            result(_markdown(found))
+            result(_markdown(comparison))
         else:
-            table = Table(*_head(), title=_title(found), title_justify="left", box=None)
-            for row in found.rows:
+            table = Table(*_header(), title=_title(comparison), title_justify="left", box=None)
+            for row in comparison.rows:
                 table.add_row(*_cells(row))
             print_table(table)
 
     run_guarded(action, verbose=False)
 
 
-def _title(found: Comparison) -> str:
-    p = found.protocol
-    size = p["size"] or "model's"
-    flip = "mirrored too" if p["flip"] else "not mirrored"
+def _title(comparison: Comparison) -> str:
+    protocol = comparison.protocol
+    size = protocol["size"] or "model's"
+    flip = "mirrored too" if protocol["flip"] else "not mirrored"
     return (
-        f"{found.dataset}/{found.split}, {found.images} images; protocol {p['name']}: {p['geometry']}, size {size}, "
-        f"{p['filter']}, {flip}, matching {p['matching']}"
+        f"{comparison.dataset}/{comparison.split}, {comparison.images} images; "
+        f"protocol {protocol['name']}: {protocol['geometry']}, size {size}, {protocol['filter']}, {flip}, "
+        f"matching {protocol['matching']}"
     )
 
 
-def _head() -> tuple[str, ...]:
+def _header() -> tuple[str, ...]:
     return ("method", "clusters", "backbone", "CRF", "seeds", *_TITLES, "labels", "setting")
 
 
@@ -89,18 +90,22 @@ def _score(mean: float, deviation: float | None) -> str:
     return f"{100 * mean:.2f}" if deviation is None else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
 
 
-def _markdown(found: Comparison) -> str:
-    lines = [_title(found), "", f"| {' | '.join(_head())} |", "|---" * len(_head()) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in found.rows)])
+def _markdown(comparison: Comparison) -> str:
+    lines = [_title(comparison), "", f"| {' | '.join(_header())} |", "|---" * len(_header()) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cells(row))} |" for row in comparison.rows)])
 
 
-def _csv(found: Comparison) -> str:
+def _csv(comparison: Comparison) -> str:
     buffer = io.StringIO()
-    rows = [row.to_json() for row in found.rows]
+    rows = [row.to_json() for row in comparison.rows]
     writer = csv.DictWriter(buffer, ["dataset", "split", "protocol", *rows[0]], lineterminator="\n")
     writer.writeheader()
     for row in rows:
         lists = {name: " ".join(map(str, row[name])) for name in ("seeds", "evaluations")}
-        place = {"dataset": found.dataset, "split": found.split, "protocol": found.protocol["name"]}
+        place = {
+            "dataset": comparison.dataset,
+            "split": comparison.split,
+            "protocol": comparison.protocol["name"],
+        }
         writer.writerow({**place, **row, **lists})
     return buffer.getvalue().rstrip("\n")

@@ -74,17 +74,17 @@ class TerminalReporter:
             yield from self._plain(items, description, total, done)
 
     def _plain(self, items: Iterable[T], description: str, total: int | None, done: int) -> Iterator[T]:
-        start = last = time.monotonic()
+        start = last_line = time.monotonic()
         count = done
         for item in items:
             yield item
             count += 1
             now = time.monotonic()
-            if now - last > _PLAIN_INTERVAL:
+            if now - last_line > _PLAIN_INTERVAL:
                 rate = (count - done) / (now - start)
-                left = f", {(total - count) / rate:.0f} s left" if total else ""
-                self.info(f"{description}: {count}/{total or '?'} ({rate:.1f}/s{left})")
-                last = now
+                remaining = f", {(total - count) / rate:.0f} s left" if total else ""
+                self.info(f"{description}: {count}/{total or '?'} ({rate:.1f}/s{remaining})")
+                last_line = now
 
 
 def result(line: str) -> None:

@@ -67,23 +67,23 @@ def check(
 
         dataset = open_dataset(name, root=root, split=split, labels=labels, class_file=class_file)
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        found = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
+        report = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
         out = Console(highlight=False, soft_wrap=True)
-        out.print(f"{dataset.name}/{dataset.split}: {found.images} images, {found.labelled} with a label")
+        out.print(f"{dataset.name}/{dataset.split}: {report.images} images, {report.labelled} with a label")
         expected = LAYOUTS[dataset.name].counts.get(dataset.split) if dataset.name in LAYOUTS else None
-        if expected not in (None, found.images):
+        if expected not in (None, report.images):
             console.print(
                 f"the official set has {expected:,} images: this is another selection or a part of it"
             )
-        sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in found.sizes.most_common(5))
-        out.print(f"sizes: {sizes}{', ...' if len(found.sizes) > 5 else ''}")
-        total = max(1, sum(found.pixels.values()))
-        for label, count in found.pixels.items():
+        sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in report.sizes.most_common(5))
+        out.print(f"sizes: {sizes}{', ...' if len(report.sizes) > 5 else ''}")
+        total = max(1, sum(report.pixels.values()))
+        for label, count in report.pixels.items():
             out.print(f"  {label:24s} {100 * count / total:6.2f} % of pixels", markup=False)
-        if found.problems:
-            for problem in found.problems[:10]:
+        if report.problems:
+            for problem in report.problems[:10]:
                 console.print(problem, markup=False)
-            raise UnsupsegError(f"{len(found.problems)} files are broken; the first are named above.")
+            raise UnsupsegError(f"{len(report.problems)} files are broken; the first are named above.")
 
     run_guarded(action, verbose=False)
 

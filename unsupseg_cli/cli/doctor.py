@@ -33,23 +33,23 @@ def doctor(
         from unsupseg_cli.diagnosis.doctor import examine
 
         settings = find_settings(Path.cwd())
-        found = examine(find_workspace(workspace, settings), device, _named_weights(settings))
+        findings = examine(find_workspace(workspace, settings), device, _named_weights(settings))
         if as_json:
-            result(json.dumps([one.to_json() for one in found], indent=1))
+            result(json.dumps([finding.to_json() for finding in findings], indent=1))
         else:
             table = Table("", "", "", box=None, show_header=False)
             topic = ""
-            for one in found:
-                shown = one.topic if one.topic != topic else ""
-                color = "red" if one.broken else "yellow" if one.advice else ""
-                table.add_row(Text(shown, "bold"), one.name, Text(one.value, color))
-                topic = one.topic
+            for finding in findings:
+                heading = finding.topic if finding.topic != topic else ""
+                color = "red" if finding.broken else "yellow" if finding.advice else ""
+                table.add_row(Text(heading, "bold"), finding.name, Text(finding.value, color))
+                topic = finding.topic
             print_table(table)
-            for one in found:
-                if one.advice:
+            for finding in findings:
+                if finding.advice:
                     console = Console(highlight=False, soft_wrap=True)
-                    console.print(Text.assemble((f"{one.name}: ", "yellow"), one.advice))
-        if broken := [one.name for one in found if one.broken]:
+                    console.print(Text.assemble((f"{finding.name}: ", "yellow"), finding.advice))
+        if broken := [finding.name for finding in findings if finding.broken]:
             raise UnsupsegError(f"No command works here before this is mended: {', '.join(broken)}.")
 
     run_guarded(action, verbose=False)

@@ -31,20 +31,28 @@ def list_artifacts(
         )
         if as_json:
             rows = [
-                json.loads(item.manifest.model_dump_json()) | {"path": str(item.path)} for item in artifacts
+                json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.path)}
+                for artifact in artifacts
             ]
             result(json.dumps(rows, indent=1))
             return
         table = Table("kind", "id", "made", "seconds", "MB", "remarks", box=None)
-        for item in artifacts:
-            m = item.manifest
-            size = f"{_size(item) / 1e6:.1f}"
-            remarks = [*(["used labels"] if m.used_labels else []), not_installed(m.config)]
-            table.add_row(m.kind, m.id, m.started, f"{m.seconds:.1f}", size, "; ".join(filter(None, remarks)))
+        for artifact in artifacts:
+            manifest = artifact.manifest
+            size = f"{_total_bytes(artifact) / 1e6:.1f}"
+            remarks = [*(["used labels"] if manifest.used_labels else []), not_installed(manifest.config)]
+            table.add_row(
+                manifest.kind,
+                manifest.id,
+                manifest.started,
+                f"{manifest.seconds:.1f}",
+                size,
+                "; ".join(filter(None, remarks)),
+            )
         print_table(table)
 
     run_guarded(action, verbose=False)
 
 
-def _size(artifact: Artifact) -> int:
+def _total_bytes(artifact: Artifact) -> int:
     return sum(output.bytes for output in artifact.manifest.outputs.values())

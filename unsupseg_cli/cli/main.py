@@ -42,15 +42,15 @@ def commands() -> dict[str, tuple[str, str]]:
     this folder stands in front of a stage of the same name.
     """
     package = Path(__file__).parents[1]
-    known = {
+    modules = {
         name: (f"unsupseg_cli.{room}.{line.module}", line.summary)
         for room in ("stages", "cli")
         for name, line in headlines(package / room).items()
     }
-    return {name: known[name] for name in sorted(known, key=_place)}
+    return {name: modules[name] for name in sorted(modules, key=_rank)}
 
 
-def _place(name: str) -> tuple[int, str]:
+def _rank(name: str) -> tuple[int, str]:
     return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
@@ -106,8 +106,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"unsupseg {version('unsupseg')}")

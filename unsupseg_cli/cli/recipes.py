@@ -25,14 +25,14 @@ def list_recipes(
     """List the bundled recipes with the published figures."""
 
     def action() -> None:
-        found = [load_recipe(name) for name in bundled()]
+        recipes = [load_recipe(name) for name in bundled()]
         if as_json:
-            result(json.dumps([_row(one) for one in found], indent=1))
+            result(json.dumps([_row(recipe) for recipe in recipes], indent=1))
             return
         table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", box=None)
-        for one in found:
-            accuracy, miou = percent(one.published.accuracy), percent(one.published.miou)
-            table.add_row(one.name, one.data.get("dataset", ""), one.backbone, accuracy, miou)
+        for recipe in recipes:
+            accuracy, miou = percent(recipe.published.accuracy), percent(recipe.published.miou)
+            table.add_row(recipe.name, recipe.data.get("dataset", ""), recipe.backbone, accuracy, miou)
         print_table(table)
 
     run_guarded(action, verbose=False)

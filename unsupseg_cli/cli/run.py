@@ -76,17 +76,17 @@ def run(invocation: Invocation) -> None:
     from unsupseg_cli.pipeline.run import outcomes
     from unsupseg_cli.pipeline.run import run as run_steps
 
-    made = run_steps(steps, context, first=first)
-    scored = outcomes(steps, made, recipe.published)
-    if scored:
-        console.print(_outcome_table(recipe, scored))
+    artifacts = run_steps(steps, context, first=first)
+    scores = outcomes(steps, artifacts, recipe.published)
+    if scores:
+        console.print(_outcome_table(recipe, scores))
         for name in ("source", "retrained"):
             if text := getattr(recipe.published, name):
                 console.print(f"{name}: {text}", style="dim", markup=False, soft_wrap=True)
-        if scored[0].changed:
-            changed = ", ".join(f"{key} = {value}" for key, value in scored[0].changed.items())
+        if scores[0].changed:
+            changed = ", ".join(f"{key} = {value}" for key, value in scores[0].changed.items())
             invocation.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")
-    invocation.done(made[steps[-1].id])
+    invocation.done(artifacts[steps[-1].id])
 
 
 def _explain(steps: Sequence[Step]) -> None:
@@ -110,38 +110,40 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
 
     probed = probe(steps, context) if invocation.extra["probe"] else []
     planned = plan(steps, context, first=first, probed=probed)
-    free, needed = free_bytes(invocation.workspace), sum(one.bytes for one in planned)
+    free, needed = free_bytes(invocation.workspace), sum(entry.bytes for entry in planned)
     if invocation.json:
-        stages = [one.to_json() for one in planned]
+        stages = [entry.to_json() for entry in planned]
         result(json.dumps({"stages": stages, "bytes": needed, "free_bytes": free}, indent=1))
         return
     table = Table("stage", "what", "images", "disk", "time", "why", box=None)
-    for one in planned:
-        what = "reused" if one.reused else "would run"
-        disk = _size(one.bytes) if one.bytes else "-"
-        table.add_row(one.step.id, what, f"{one.images:,}", disk, _time(one.seconds), one.why)
+    for entry in planned:
+        action = "reused" if entry.reused else "would run"
+        disk = _format_bytes(entry.bytes) if entry.bytes else "-"
+        table.add_row(
+            entry.step.id, action, f"{entry.images:,}", disk, _format_duration(entry.seconds), entry.why
+        )
     print_table(table)
-    times = [one.seconds for one in planned]
-    known = sum(time for time in times if time is not None)
-    spent = (
-        _time(known) if None not in times else f"{_time(known)} and what is unknown" if known else "unknown"
-    )
+    estimates = [entry.seconds for entry in planned]
+    total = sum(seconds for seconds in estimates if seconds is not None)
+    spent = _format_duration(total) if total or None not in estimates else "unknown"
+    if total and None in estimates:
+        spent += " and what is unknown"
     invocation.reporter.info(
-        f"disk: {_size(needed)} of arrays (pictures, tables and models come on top), {_size(free)} "
+        f"disk: {_format_bytes(needed)} of arrays (pictures, tables and models come on top), {_format_bytes(free)} "
         f"free in '{invocation.workspace}'; time: {spent}"
     )
     if 1.05 * needed > free:
         invocation.reporter.warn("the disk is too small: free some space, or give another --workspace")
 
 
-def _outcome_table(recipe: RecipeFile, scored: Sequence[Any]) -> Table:
+def _outcome_table(recipe: RecipeFile, outcomes: Sequence[Any]) -> Table:
     """Return the scores of a run, and the published ones below them."""
     table = Table("", "accuracy %", "mIoU %", title=recipe.name, title_justify="left", box=None)
-    for one in scored:
-        name = f"{one.stage}{' with CRF' if one.crf else ''}"
-        table.add_row(name, f"{one.accuracy:.2f}", f"{one.miou:.2f}")
-        if one.published is not None:
-            _add_published(table, one.published, one.accuracy, one.miou)
+    for outcome in outcomes:
+        name = f"{outcome.stage}{' with CRF' if outcome.crf else ''}"
+        table.add_row(name, f"{outcome.accuracy:.2f}", f"{outcome.miou:.2f}")
+        if outcome.published is not None:
+            _add_published(table, outcome.published, outcome.accuracy, outcome.miou)
     return table
 
 
@@ -149,7 +151,11 @@ def _add_published(table: Table, published: Published, accuracy: float, miou: fl
     if published.accuracy is None and published.miou is None:
         return
     table.add_row("published", percent(published.accuracy), percent(published.miou))
-    table.add_row("difference", _difference(accuracy, published.accuracy), _difference(miou, published.miou))
+    table.add_row(
+        "difference",
+        _format_difference(accuracy, published.accuracy),
+        _format_difference(miou, published.miou),
+    )
 
 
 def percent(value: float | None) -> str:
@@ -157,17 +163,17 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _difference(here: float, there: float | None) -> str:
-    return "-" if there is None else f"{here - there:+.1f}"
+def _format_difference(reached: float, published: float | None) -> str:
+    return "-" if published is None else f"{reached - published:+.1f}"
 
 
-def _size(count: int) -> str:
+def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def _time(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{remaining:02d}"

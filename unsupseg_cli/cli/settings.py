@@ -37,13 +37,15 @@ class Settings:
             UsageError: a table or a value of the file is of no command.
         """
         self._check()
-        shared = {k: v for k, v in self.values.items() if not isinstance(v, dict) and k in fields}
-        own = {
+        shared = {
+            key: value for key, value in self.values.items() if not isinstance(value, dict) and key in fields
+        }
+        command_values = {
             key.replace("-", "_"): value
             for key, value in self._table(command).items()
             if not isinstance(value, dict)
         }
-        return {key: self._anchor(key, value) for key, value in {**shared, **own}.items()}
+        return {key: self._anchor(key, value) for key, value in {**shared, **command_values}.items()}
 
     def for_method(self, command: str, method: str, part: str = "") -> dict[str, Any]:
         """Return the values that apply to the options of a method: ``set``, its table, and in it that of its part."""
@@ -66,13 +68,13 @@ class Settings:
     def _check(self) -> None:
         """Raise UsageError for what no command reads: a typing mistake would else stay without effect."""
         table_of_stages = stages()
-        known = {"workspace"}.union(*(stage.config.model_fields for stage in table_of_stages.values()))
-        known |= RunConfig.model_fields.keys() | DemoConfig.model_fields.keys()
+        options = {"workspace"}.union(*(stage.config.model_fields for stage in table_of_stages.values()))
+        options |= RunConfig.model_fields.keys() | DemoConfig.model_fields.keys()
         for key, value in self.values.items():
             if isinstance(value, dict) and key not in entries():
                 raise UsageError(f"Unknown table [{key}] in '{self.path}'{did_you_mean(key, entries())}")
-            if not isinstance(value, dict) and key.replace("-", "_") not in known | set(entries()):
-                raise UsageError(f"Unknown option '{key}' in '{self.path}'{did_you_mean(key, known)}")
+            if not isinstance(value, dict) and key.replace("-", "_") not in options | set(entries()):
+                raise UsageError(f"Unknown option '{key}' in '{self.path}'{did_you_mean(key, options)}")
         for command, stage in table_of_stages.items():
             for key, value in self._table(command).items():
                 if not isinstance(value, dict):
@@ -92,7 +94,7 @@ class Settings:
 
 
 def find_settings(start: Path) -> Settings:
-    """Read the ``unsupseg.toml`` of a folder or its nearest parent that has one."""
+    """Read the ``unsupseg.toml`` of a folder or its nearest parent that has one; raises UsageError for bad TOML."""
     for folder in (start, *start.parents):
         path = folder / SETTINGS
         if path.is_file():
@@ -115,7 +117,7 @@ def find_workspace(option: Path | None, settings: Settings) -> Path:
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """Parse ``--set key=value``; values are TOML, a bare word is a string."""
+    """Parse ``--set key=value``; values are TOML, a bare word is a string; raises UsageError without ``=``."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")

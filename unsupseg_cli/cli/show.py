@@ -58,25 +58,31 @@ def _scores_csv(artifact: Artifact) -> str:
 
 
 def _print_manifest(artifact: Artifact) -> None:
-    m = artifact.manifest
+    manifest = artifact.manifest
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[bold]{m.id}[/bold] ({m.kind}, format {m.format_version})\n{artifact.path}")
+    console.print(
+        f"[bold]{manifest.id}[/bold] ({manifest.kind}, format {manifest.format_version})\n{artifact.path}"
+    )
     table = Table(box=None, show_header=False)
     rows: dict[str, Any] = {
-        "key": m.key,
-        "digest": m.digest,
-        "made": f"{m.started}, {m.seconds:.1f} s, peak {m.peak_memory_bytes / 2**30:.2f} GiB",
-        "images": f"{m.data.dataset}/{m.data.split}, {m.data.count}" if m.data else "-",
-        "labels": "used" if m.used_labels else "not used",
-        "deterministic": "yes" if m.deterministic else "no (device kernels)",
+        "key": manifest.key,
+        "digest": manifest.digest,
+        "made": f"{manifest.started}, {manifest.seconds:.1f} s, peak {manifest.peak_memory_bytes / 2**30:.2f} GiB",
+        "images": f"{manifest.data.dataset}/{manifest.data.split}, {manifest.data.count}"
+        if manifest.data
+        else "-",
+        "labels": "used" if manifest.used_labels else "not used",
+        "deterministic": "yes" if manifest.deterministic else "no (device kernels)",
     }
-    rows |= {f"input {item.role}": item.id for item in m.inputs}
-    rows |= {f"config {key}": value for key, value in m.config.items()}
+    rows |= {f"input {item.role}": item.id for item in manifest.inputs}
+    rows |= {f"config {key}": value for key, value in manifest.config.items()}
     rows |= {
-        f"summary {key}": value for key, value in m.summary.items() if not isinstance(value, list | dict)
+        f"summary {key}": value
+        for key, value in manifest.summary.items()
+        if not isinstance(value, list | dict)
     }
-    rows |= {f"warning {i + 1}": text for i, text in enumerate(m.warnings)}
-    if remark := not_installed(m.config):
+    rows |= {f"warning {i + 1}": text for i, text in enumerate(manifest.warnings)}
+    if remark := not_installed(manifest.config):
         rows["remark"] = remark
     for key, value in rows.items():
         table.add_row(key, str(value))

@@ -40,7 +40,11 @@ SUMMARIES: dict[str, Callable[[dict[str, Any]], Table]] = {"evaluation": score_t
 
 
 def method_tables(name: str, command: str) -> Iterator[Table]:
-    """Yield the options that ``--set`` takes for a method under a command, a table for each part."""
+    """Yield the options that ``--set`` takes for a method under a command, a table for each part.
+
+    Raises:
+        UsageError: there is no such method, or it has no part for the command.
+    """
     method = get_method(name)
     parts = (method.require_trainer(),) if command == "train" else method.labellers
     if not parts:

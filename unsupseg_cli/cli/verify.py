@@ -24,15 +24,15 @@ def verify(
     def action() -> None:
         space = open_workspace(workspace)
         artifacts = [space.get(reference) for reference in references or ()] or list(space.artifacts())
-        problems = [problem for item in artifacts for problem in space.verify(item)]
+        problems = [problem for artifact in artifacts for problem in space.verify(artifact)]
         problems += [] if references else space.damaged()
         for problem in problems:
             err.print(problem, soft_wrap=True)
         if problems:
             raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
-        for item in artifacts:
-            if remark := not_installed(item.manifest.config):
-                err.print(f"{item.id}: made by the {remark}", soft_wrap=True)
+        for artifact in artifacts:
+            if remark := not_installed(artifact.manifest.config):
+                err.print(f"{artifact.id}: made by the {remark}", soft_wrap=True)
         err.print(f"{len(artifacts)} artifacts are whole")
 
     run_guarded(action, verbose=False)

@@ -31,7 +31,11 @@ class BackboneInfo:
 
 
 def known_backbone(name: str, weights: Path | None, context: Context) -> BackboneInfo:
-    """Describe a backbone without loading its weights; their digest may be `UNKNOWN`."""
+    """Describe a backbone without loading its weights; their digest may be `UNKNOWN`.
+
+    Raises:
+        UsageError: there is no backbone and no artifact of this name.
+    """
     folder = weights if weights and weights.is_dir() else None
     if name not in ALIASES and not name.startswith("timm:") and weights is None:
         folder = context.workspace.get(name, "backbone").path
@@ -53,9 +57,13 @@ def _used_weights(name: str, file: Path | None, context: Context) -> str:
     if file is not None:
         return remembered_weights(name, file, context) or UNKNOWN
     for artifact in reversed(list(context.workspace.artifacts("features"))):
-        m = artifact.manifest  # of the hub: its file of a name does not change
-        if m.stage == "extract" and m.config["backbone"] == name and not m.execution.get("weights"):
-            return str(m.summary["weights_digest"])
+        manifest = artifact.manifest  # of the hub: its file of a name does not change
+        if (
+            manifest.stage == "extract"
+            and manifest.config["backbone"] == name
+            and not manifest.execution.get("weights")
+        ):
+            return str(manifest.summary["weights_digest"])
     return UNKNOWN
 
 

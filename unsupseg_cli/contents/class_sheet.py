@@ -60,14 +60,16 @@ def _predictions_of(model: Artifact, context: Context, reference: str | None) ->
         candidates = sorted(
             context.workspace.artifacts("predictions"), key=lambda artifact: artifact.manifest.started
         )
-    own = [one for one in candidates if _predicted_by(one, context) == model.manifest.key]
-    if not own and reference is not None:
+    of_model = [
+        candidate for candidate in candidates if _predicted_by(candidate, context) == model.manifest.key
+    ]
+    if not of_model and reference is not None:
         raise UsageError(f"The predictions '{candidates[0].id}' were not made by '{model.id}'.")
-    if not own:
+    if not of_model:
         raise UsageError(
             f"There are no predictions of '{model.id}' to make a sheet of; run `unsupseg predict --model {model.id}`."
         )
-    return own[-1]
+    return of_model[-1]
 
 
 def _predicted_by(predictions: Artifact, context: Context) -> str | None:

@@ -64,7 +64,7 @@ class FeatureSet:
         return self._patch
 
     def rows(self, name: str) -> NDArray[np.float32]:
-        """Return all rows of ``cls`` or ``pooled``, (N, C) float32."""
+        """Return all rows of ``cls`` or ``pooled``, (N, C) float32; raises UsageError where they were not kept."""
         self.require(name)
         reader = RowReader(self.artifact.path / name)
         return reader.rows(0, len(reader)).astype(np.float32)
@@ -95,7 +95,11 @@ class FeatureSet:
         return [torch.from_numpy(view.astype(np.float32)) for view in self.patch.take(views)]
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of some views as float32: (h, w, C) of a grid, (C,) of ``cls`` and ``pooled``."""
+        """Return an array of some views as float32: (h, w, C) of a grid, (C,) of ``cls`` and ``pooled``.
+
+        Raises:
+            UsageError: the array was not kept.
+        """
         self.require(name)
         if name in GRID_DTYPES:
             rows = GridReader(self.artifact.path, name).take(views)

@@ -33,13 +33,13 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
-    given: dict[str, Any] = {"root": root, "labels": config.labels, "class_file": config.class_file}
+    options: dict[str, Any] = {"root": root, "labels": config.labels, "class_file": config.class_file}
     try:
-        dataset = open_dataset(config.dataset, split=config.split or default_split, **given)
+        dataset = open_dataset(config.dataset, split=config.split or default_split, **options)
     except UsageError:
         if config.split is not None or default_split is None:
             raise
-        dataset = open_dataset(config.dataset, **given)  # a folder need not have the usual split
+        dataset = open_dataset(config.dataset, **options)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
     count = len(dataset.items)
@@ -51,12 +51,15 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
 
 def same_images(data: DataSource) -> dict[str, Any]:
     """Return the options that name the data set of an artifact again."""
-    known = data.dataset in dataset_names()
-    return {"dataset": data.dataset if known else f"{data.root}/", "root": Path(data.root) if known else None}
+    is_named = data.dataset in dataset_names()
+    return {
+        "dataset": data.dataset if is_named else f"{data.root}/",
+        "root": Path(data.root) if is_named else None,
+    }
 
 
 def describe_images(dataset: Dataset, context: Context) -> DataSource:
-    """Return name, split, count and content fingerprint of a data set's images."""
+    """Return name, split, count and content fingerprint of a data set's images; raises UnsupsegError if one is gone."""
     return DataSource(
         dataset=dataset.name,
         split=dataset.split,
@@ -83,10 +86,10 @@ def label_fingerprint(items: Iterable[Item], context: Context) -> str:
 
 def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
     """Remember the digest of the weights in a file, so that a dry run need not load them."""
-    known, entry = context.remembered(WEIGHTS), [*_stamp(file), digest]
+    remembered, entry = context.remembered(WEIGHTS), [*_stamp(file), digest]
     name = f"{backbone} {file.resolve()}"
-    if known.get(name) != entry:
-        context.remember(WEIGHTS, {**known, name: entry})
+    if remembered.get(name) != entry:
+        context.remember(WEIGHTS, {**remembered, name: entry})
 
 
 def remembered_weights(backbone: str, file: Path, context: Context) -> str | None:
@@ -104,13 +107,16 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
     Of several folders, each one's name begins the keys of its images.
+
+    Raises:
+        UsageError: a path does not exist, or two images would have the same key.
     """
     items: dict[str, Item] = {}
     for path in paths:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
-        whole = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
-        for item in whole or (Item(path.name, path, None),):
+        folder_items = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
+        for item in folder_items or (Item(path.name, path, None),):
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:
@@ -125,7 +131,7 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
 
 def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
     cache = context.remembered(DIGESTS)
-    pairs, known = [], len(cache)
+    pairs, changed = [], False
     for key, path in files:
         try:
             stamp = _stamp(path)
@@ -135,16 +141,16 @@ def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
             ) from None
         entry = cache.get(str(path.resolve()))
         if entry is None or entry[:2] != stamp:
-            entry = [*stamp, _content(path)]
+            entry = [*stamp, _digest_or_unreadable(path)]
             cache[str(path.resolve())] = entry
-            known = -1
+            changed = True
         pairs.append([key, entry[2]])
-    if known != len(cache):
+    if changed:
         context.remember(DIGESTS, cache)
     return digest_json(sorted(pairs))
 
 
-def _content(path: Path) -> str:
+def _digest_or_unreadable(path: Path) -> str:
     try:
         return content_digest(path)
     except OSError:

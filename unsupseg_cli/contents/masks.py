@@ -60,16 +60,20 @@ class MaskWriter:
     def write(
         self, block: int, views: Sequence[int], masks: Sequence[Masks], figures: dict[str, Any]
     ) -> None:
-        """Write the masks of a block of views; ``figures`` are added up over the blocks."""
+        """Write the masks of a block of views; ``figures`` are added up over the blocks.
+
+        Raises:
+            UsageError: soft masks are asked for, and the method makes none.
+        """
         self._labels.write(block, [mask.labels for mask in masks])
         channels = []
         if self._soft is not None:
             if any(mask.soft is None for mask in masks):
                 raise UsageError("This method makes no soft masks; leave --keep soft out.")
-            soft = [mask.soft for mask in masks if mask.soft is not None]
-            self._soft.write(block, np.concatenate([one.ravel() for one in soft]))
-            channels = [len(one) for one in soft]
-        note = {"channels": channels, "figures": figures, "masks": [_rows(mask) for mask in masks]}
+            log_probs = [mask.soft for mask in masks if mask.soft is not None]
+            self._soft.write(block, np.concatenate([scores.ravel() for scores in log_probs]))
+            channels = [len(scores) for scores in log_probs]
+        note = {"channels": channels, "figures": figures, "masks": [_mask_rows(mask) for mask in masks]}
         self._draft.finish(self._part(block), note)
 
     def close(self) -> dict[str, Any]:
@@ -80,13 +84,13 @@ class MaskWriter:
             self._soft.close()
             channels = np.array([count for note in notes for count in note["channels"]], np.int64)
             write_array(self._draft.folder / f"{SOFT}_channels", channels)
-        rows = [rows for note in notes for rows in note["masks"]]
-        table = [[view, *row] for view, some in enumerate(rows) for row in some]
+        rows = [view_rows for note in notes for view_rows in note["masks"]]
+        table = [[view, *row] for view, view_rows in enumerate(rows) for row in view_rows]
         columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
         pq.write_table(
             pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS), self._draft.folder / MASKS
         )
-        empty = [self._features.views["key"][view] for view, some in enumerate(rows) if not some]
+        empty = [self._features.views["key"][view] for view, view_rows in enumerate(rows) if not view_rows]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
         per_view = len(table) / len(rows)
@@ -122,7 +126,7 @@ _COLUMNS = pa.schema(
 )
 
 
-def _rows(masks: Masks) -> list[tuple[int, int, float, int]]:
+def _mask_rows(masks: Masks) -> list[tuple[int, int, float, int]]:
     """Return a row of the table for each mask of a view, without the view."""
     columns = (masks.area.tolist(), masks.score.tolist(), masks.group.tolist())
     return [(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
@@ -225,12 +229,17 @@ class MaskScores:
         count = self._rows[view].stop - self._rows[view].start
         return trusted(self._labels[view].astype(np.int64) + 1, count + 1, self._confidence)
 
-    def kept(self, view: int, labels: NDArray[np.int16]) -> Masks:
+    def remaining(self, view: int, labels: NDArray[np.int16]) -> Masks:
         """Return the masks that have pixels left in a new label map (H, W), numbered anew."""
         rows = self._rows[view]
         score, group = self._score[rows], self._group[rows]
         area = np.bincount(labels[labels >= 0], minlength=len(score)).astype(np.int64)
-        kept = np.flatnonzero(area)
+        remaining = np.flatnonzero(area)
         number = np.full(len(score) + 1, -1, np.int16)  # the last entry is that of label -1
-        number[kept] = np.arange(len(kept))
-        return Masks(number[labels], area[kept], score[kept].astype(np.float32), group[kept].astype(np.int64))
+        number[remaining] = np.arange(len(remaining))
+        return Masks(
+            number[labels],
+            area[remaining],
+            score[remaining].astype(np.float32),
+            group[remaining].astype(np.int64),
+        )

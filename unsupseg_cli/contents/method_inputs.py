@@ -51,16 +51,16 @@ def open_inputs(
     for name in needs.arrays:
         features.require(name)
     roles = {port.role for port in needs.reads}
-    given: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
     if "classes" in needs.identity:
-        given["classes"] = classes
+        declared["classes"] = classes
     if "seed" in needs.identity:
-        given["seed"] = seed
+        declared["seed"] = seed
     if needs.images:
-        given["images"] = ViewImages(features, context, workers)
+        declared["images"] = ViewImages(features, context, workers)
     if needs.network != "no":
-        wanted = live or needs.network == "always"
-        given["network"] = live_source(features, context, device, workers) if wanted else None
+        runs_in_loop = live or needs.network == "always"
+        declared["network"] = live_source(features, context, device, workers) if runs_in_loop else None
     readers = {
         "masks": ("pseudolabels", read_masks),
         "graph": ("graph", read_neighbours),
@@ -68,11 +68,11 @@ def open_inputs(
     }
     for name, (role, read) in readers.items():
         if role in roles:
-            given[name] = read(artifacts[role]) if role in artifacts else None
+            declared[name] = read(artifacts[role]) if role in artifacts else None
     if "model" in roles:
-        given["model"] = _prototypes(artifacts, features.artifact, context, device)
+        declared["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)
-    return Inputs(arrays, device=device, reporter=context.reporter, **given)
+    return Inputs(arrays, device=device, reporter=context.reporter, **declared)
 
 
 def _prototypes(

@@ -120,7 +120,7 @@ def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifa
     if base is not None:
         below, below_tensors = read_model(context.workspace.get(base.id, "model"))
         offset = len(below.feature_heads)
-        tensors = {_shift(name, offset): value for name, value in tensors.items()}
+        tensors = {_renumber_head(name, offset): value for name, value in tensors.items()}
         tensors |= {name: value for name, value in below_tensors.items() if name.startswith("feature_heads.")}
         chain, backbone = [*below.feature_heads, *chain], below.backbone
     colors = class_colors(int(head.class_head["classes"]))
@@ -151,11 +151,11 @@ def class_prototypes(model: Artifact) -> Tensor | None:
     return torch.stack([unit[class_of == index].mean(0) for index in range(len(file.classes))])
 
 
-def _shift(name: str, offset: int) -> str:
+def _renumber_head(name: str, offset: int) -> str:
     if not name.startswith("feature_heads."):
         return name
-    _, index, rest = name.split(".", 2)
-    return f"feature_heads.{int(index) + offset}.{rest}"
+    _, index, parameter = name.split(".", 2)
+    return f"feature_heads.{int(index) + offset}.{parameter}"
 
 
 def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
@@ -251,8 +251,8 @@ def model_geometry(model: Artifact, context: Context) -> Geometry:
 
 def class_count(model: Artifact) -> int:
     """Return the number of classes of a model, or what a promised one was told."""
-    m = model.manifest
-    return int({**m.config, **m.summary}["classes"])
+    manifest = model.manifest
+    return int({**manifest.config, **manifest.summary}["classes"])
 
 
 def own_weights(artifact: Artifact) -> Path | None:
@@ -264,12 +264,12 @@ def own_weights(artifact: Artifact) -> Path | None:
 def _remembered_weights(artifact: Artifact, context: Context) -> Path | None:
     """Return the weights that the features of this model were extracted with, if they are still there."""
     used = artifact.input("features")
-    found = context.workspace.find_key("features", used.key) if used else None
-    if found is None:
+    features = context.workspace.find_key("features", used.key) if used else None
+    if features is None:
         return None
-    name = found.manifest.execution.get("weights")
+    name = features.manifest.execution.get("weights")
     if name and Path(name).exists():
         return Path(name)
-    below = found.input("model")  # the features are its codes
-    model = context.workspace.find_key("model", below.key) if below else None
+    base = features.input("model")  # the features are its codes
+    model = context.workspace.find_key("model", base.key) if base else None
     return (own_weights(model) or _remembered_weights(model, context)) if model else None

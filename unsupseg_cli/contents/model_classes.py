@@ -27,8 +27,8 @@ def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
             )
         classes[index] = classes[index].model_copy(update={"name": name})
     taken = [entry.name for entry in classes]
-    if twice := next((name for name in taken if taken.count(name) > 1), None):
-        raise UsageError(f"Two classes would be called '{twice}'; merge them, or choose another name.")
+    if duplicate := next((name for name in taken if taken.count(name) > 1), None):
+        raise UsageError(f"Two classes would be called '{duplicate}'; merge them, or choose another name.")
     return file.model_copy(update={"classes": classes})
 
 
@@ -78,19 +78,21 @@ def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
     """
     into = list(range(len(file.classes)))
     chosen = [[class_index(reference, file.classes) for reference in group] for group in groups]
-    every = [index for group in chosen for index in group]
+    indices = [index for group in chosen for index in group]
     if not chosen or any(len(group) < 2 for group in chosen):
         raise UsageError("A group to merge has at least two classes, separated by commas, such as 3,5.")
-    twice = next((index for index in every if every.count(index) > 1), None)
-    if twice is not None:
-        raise UsageError(f"Class {twice}, '{file.classes[twice].name}', is given twice.")
+    duplicate = next((index for index in indices if indices.count(index) > 1), None)
+    if duplicate is not None:
+        raise UsageError(f"Class {duplicate}, '{file.classes[duplicate].name}', is given twice.")
     for first, *others in chosen:
         for index in others:
             into[index] = first
-    kept = sorted(set(into))
+    remaining = sorted(set(into))
     outputs = file.class_of or list(range(len(file.classes)))
-    class_of = [kept.index(into[output]) for output in outputs]
-    return file.model_copy(update={"classes": [file.classes[index] for index in kept], "class_of": class_of})
+    class_of = [remaining.index(into[output]) for output in outputs]
+    return file.model_copy(
+        update={"classes": [file.classes[index] for index in remaining], "class_of": class_of}
+    )
 
 
 def classes_record(file: ModelFile) -> list[dict[str, Any]]:

@@ -93,8 +93,8 @@ def take_model(reference: str | None, context: Context) -> Artifact:
     )
 
     def work(draft: Draft) -> dict[str, Any]:
-        write_model(draft.folder, file, _part(tensors, _HEADS_PREFIX))
-        if backbone := _part(tensors, _BACKBONE_PREFIX):
+        write_model(draft.folder, file, _tensors_of(tensors, _HEADS_PREFIX))
+        if backbone := _tensors_of(tensors, _BACKBONE_PREFIX):
             folder = draft.folder / BACKBONE
             folder.mkdir(exist_ok=True)
             save_file(backbone, folder / (TENSORS_NAME if header.backbone else TIMM_WEIGHTS))
@@ -106,7 +106,7 @@ def take_model(reference: str | None, context: Context) -> Artifact:
     return context.say(result, reused)
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _tensors_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -126,7 +126,7 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
             header = FileHeader.model_validate(raw)
             json.dumps(header.config, allow_nan=False)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            _check(header.model, _part(tensors, _HEADS_PREFIX))
+            _check_parts(header.model, _tensors_of(tensors, _HEADS_PREFIX))
             return header, tensors
     except UnsupsegError:
         raise
@@ -135,13 +135,13 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
         raise UnsupsegError(f"The model file '{path}' cannot be read ({reason}); export it again.") from None
 
 
-def _check(file: ModelFile, tensors: dict[str, Tensor]) -> None:
+def _check_parts(file: ModelFile, tensors: dict[str, Tensor]) -> None:
     """Raise an error of some kind unless the parts of a model belong together."""
     Geometry(**file.geometry)
     import_heads(str(head["type"]) for head in file.feature_heads)
     described = {f"feature_heads.{index}.": head for index, head in enumerate(file.feature_heads)}
     for prefix, head in (described | {"class_head.": file.class_head}).items():
-        build_head(head).load_state_dict(_part(tensors, prefix))
+        build_head(head).load_state_dict(_tensors_of(tensors, prefix))
     outputs = int(file.class_head["classes"])
     class_of = list(range(outputs)) if file.class_of is None else file.class_of
     if len(class_of) != outputs or set(class_of) != set(range(len(file.classes))):

@@ -73,8 +73,8 @@ class PredictionWriter:
 
     def close(self) -> dict[str, Any]:
         """Write the legend and return the summary; raises UnsupsegError if no image was readable."""
-        done = len(self._dataset.items) - len(self.skipped)
-        if not done:
+        written = len(self._dataset.items) - len(self.skipped)
+        if not written:
             reason = next(iter(self.skipped.values()), "there are none")
             raise UnsupsegError(f"No image of '{self._dataset.root}' is readable; the first reason: {reason}")
         if self.skipped:
@@ -84,7 +84,7 @@ class PredictionWriter:
         colors = np.array([entry.color for entry in self._classes], np.uint8)
         legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")
         return {
-            "images": done,
+            "images": written,
             "classes": len(self._classes),
             "skipped": self.skipped,
             "keys": [item.key for item in self._dataset.items],
@@ -102,17 +102,17 @@ def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]
     Raises:
         UsageError: the images are gone or are others by now.
     """
-    m = predictions.manifest
-    assert m.data is not None
-    again = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
+    manifest = predictions.manifest
+    assert manifest.data is not None
+    advice = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
     try:
-        dataset = _predicted_dataset(m)
+        dataset = _predicted_dataset(manifest)
     except UsageError as error:
-        raise UsageError(f"{error} {again}") from None
-    keys = set(m.summary["keys"])
+        raise UsageError(f"{error} {advice}") from None
+    keys = set(manifest.summary["keys"])
     dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
-    if describe_images(dataset, context).fingerprint != m.data.fingerprint:
-        raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {again}")
+    if describe_images(dataset, context).fingerprint != manifest.data.fingerprint:
+        raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {advice}")
     return {item.key: item.image for item in dataset.items}
 
 
@@ -123,10 +123,10 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
 
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
-        return open_paths([Path(one) for one in named[NAMED]])
+        return open_paths([Path(name) for name in named[NAMED]])
     assert predictions.data is not None
-    again = same_images(predictions.data)
-    return open_dataset(again["dataset"], root=again["root"], split=predictions.data.split)
+    location = same_images(predictions.data)
+    return open_dataset(location["dataset"], root=location["root"], split=predictions.data.split)
 
 
 def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:

@@ -29,9 +29,9 @@ class ViewImages:
         manifest = features.artifact.manifest
         data = manifest.data
         assert data is not None
-        again = same_images(data)
+        location = same_images(data)
         try:
-            dataset = open_dataset(again["dataset"], root=again["root"], split=data.split)
+            dataset = open_dataset(location["dataset"], root=location["root"], split=data.split)
         except UsageError as error:
             raise UnsupsegError(
                 f"{error} If the images were moved, run `extract` on them with --force, so that '{manifest.id}' knows "

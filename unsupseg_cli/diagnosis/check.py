@@ -28,18 +28,18 @@ class Check:
 
 def check_dataset(dataset: Dataset, track: Callable[[list[Item]], Iterable[Item]]) -> Check:
     """Read every image and label; errors are collected, not raised."""
-    found = Check()
+    report = Check()
     names = [*dataset.space.names, "(void)"] if dataset.space else []
     for item in track(list(dataset.items)):
         try:
             height, width = read_image(item.image).shape[:2]
-            found.images += 1
-            found.sizes[height, width] += 1
+            report.images += 1
+            report.sizes[height, width] += 1
             if item.label is not None and dataset.space is not None:
                 truth = read_truth(item, dataset.space, (height, width))
-                found.labelled += 1
+                report.labelled += 1
                 counts = np.bincount(np.where(truth < 0, len(names) - 1, truth).ravel(), minlength=len(names))
-                found.pixels.update({name: int(n) for name, n in zip(names, counts, strict=True)})
+                report.pixels.update({name: int(n) for name, n in zip(names, counts, strict=True)})
         except UnsupsegError as error:
-            found.problems.append(str(error))
-    return found
+            report.problems.append(str(error))
+    return report

@@ -59,10 +59,10 @@ def examine(workspace: Path, device: str = "auto", files: Mapping[str, Path] | N
         device: as the option of the commands.
         files: weights files that an ``unsupseg.toml`` names, by backbone.
     """
-    found = list(_versions())
-    if not any(one.broken for one in found):
-        found += [*_device(device), *_crf(), *_weights(workspace, files or {})]
-    return [*found, *_memory(), *_disk(workspace)]
+    findings = list(_versions())
+    if not any(finding.broken for finding in findings):
+        findings += [*_device(device), *_crf(), *_weights(workspace, files or {})]
+    return [*findings, *_memory(), *_disk(workspace)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -101,7 +101,7 @@ def _device(name: str) -> Iterator[Finding]:
         advice = (
             f"there is an NVIDIA driver, but torch {built}: install a build of torch that fits the driver"
         )
-    yield Finding("device", "device", _describe(device), advice)
+    yield Finding("device", "device", _describe_device(device), advice)
     precision = resolve_precision("auto", device)
     native = "bf16 native" if precision == "bf16" else "no native bf16"
     yield Finding("device", "precision", f"{precision} ({native})")
@@ -111,7 +111,7 @@ def _device(name: str) -> Iterator[Finding]:
         yield Finding("device", "device memory", f"{_gib(free)} free of {_gib(total)}", advice)
 
 
-def _describe(device: Any) -> str:
+def _describe_device(device: Any) -> str:
     import torch
 
     if device.type == "cuda":
@@ -170,20 +170,20 @@ def _crf() -> Iterator[Finding]:
     from unsupseg_cli.crf import resolve_engine
 
     yield Finding("crf", "torch", f"there{' (the default)' if resolve_engine('auto') == 'torch' else ''}")
-    there = find_spec("pydensecrf") is not None
+    installed = find_spec("pydensecrf") is not None
     yield Finding(
-        "crf", "pydensecrf", "there" if there else "not installed; optional: pip install 'unsupseg[crf]'"
+        "crf", "pydensecrf", "there" if installed else "not installed; optional: pip install 'unsupseg[crf]'"
     )
 
 
 def _weights(workspace: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
     """Say of each backbone where its weights were found."""
-    used = _used_files(workspace)
+    used = _used_weights_files(workspace)
     missing = False
     for name, row in ALIASES.items():
-        place, advice = _find(name, row, files, used)
+        place, advice = _find_weights(name, row, files, used)
         missing |= not place
-        yield Finding("weights", name, place or f"not found ({_ways(row)})", advice)
+        yield Finding("weights", name, place or f"not found ({_ways_to_get(row)})", advice)
     if missing:
         offline = " (HF_HUB_OFFLINE is set: not on this machine)" if os.environ.get("HF_HUB_OFFLINE") else ""
         yield Finding(
@@ -194,20 +194,20 @@ def _weights(workspace: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
         )
 
 
-def _find(
+def _find_weights(
     name: str, row: BackboneRow, files: Mapping[str, Path], used: Mapping[str, Path]
 ) -> tuple[str, str]:
     """Return where weights were found ("" if nowhere) and what to do about it."""
     if name == "tiny":
-        gone = "" if TINY.exists() else "install the package again"
-        return (str(TINY) if TINY.exists() else "missing from the package"), gone
+        advice = "" if TINY.exists() else "install the package again"
+        return (str(TINY) if TINY.exists() else "missing from the package"), advice
     if name == "untrained":
         return "random weights, none needed", ""
     if name in files:
-        there = files[name].exists()
+        exists = files[name].exists()
         return (
-            f"{files[name]} (unsupseg.toml){'' if there else ': missing'}",
-            "" if there else "mend the path there",
+            f"{files[name]} (unsupseg.toml){'' if exists else ': missing'}",
+            "" if exists else "mend the path there",
         )
     if cached := _cached(row):
         return str(cached), ""
@@ -233,25 +233,25 @@ def _cached(row: BackboneRow) -> Path | None:
     if repository.endswith("/"):  # timm's own: the model's full name follows
         repository = f"{repository}{row.timm}.{row.tag}"
     for file in ("model.safetensors", "pytorch_model.bin"):
-        found = try_to_load_from_cache(repository, file)
-        if isinstance(found, str):
-            return Path(found)
+        cached = try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return Path(cached)
     return None
 
 
-def _used_files(workspace: Path) -> dict[str, Path]:
+def _used_weights_files(workspace: Path) -> dict[str, Path]:
     """Return the weights files that features of the workspace were made with, by backbone."""
     from unsupseg_cli.artifacts.workspace import Workspace
 
-    found = {}
+    used = {}
     for artifact in Workspace(workspace).artifacts("features") if workspace.is_dir() else ():
         name = artifact.manifest.execution.get("weights")
         if name and Path(name).exists():
-            found[str(artifact.manifest.config["backbone"])] = Path(name)
-    return found
+            used[str(artifact.manifest.config["backbone"])] = Path(name)
+    return used
 
 
-def _ways(row: BackboneRow) -> str:
+def _ways_to_get(row: BackboneRow) -> str:
     file = f"--weights {row.file}" if row.file else "--weights FILE"
     return f"{file}, or the hub" if row.tag else f"on no hub: {file}"
 

@@ -61,7 +61,7 @@ def fit_probe(
         _view_labels(features, view, items[features.views["key"][view]], geometry, space)
         for view in context.reporter.track(views, "read labels", total=len(views))
     ]
-    heads = _own_heads(model, features)
+    heads = _remaining_heads(model, features)
     passes = 0
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -93,26 +93,26 @@ def _training_data(
             f"'{model.id}' came from an exported file, without the features that a linear probe is fitted on; probe it "
             "in the workspace it was trained in."
         )
-    found = context.workspace.find_key("features", used.key)
-    if found is None or found.manifest.data is None:
+    features = context.workspace.find_key("features", used.key)
+    if features is None or features.manifest.data is None:
         raise UsageError(
             f"The features that '{model.id}' was trained on are gone, and the linear probe needs them; run their "
             "`extract` again."
         )
-    data = found.manifest.data
+    data = features.manifest.data
     if data.dataset == scored.name and data.split == scored.split:
         raise UsageError(
             f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
         )
-    again = same_images(data)
+    location = same_images(data)
     train = open_dataset(
-        again["dataset"],
-        root=again["root"],
+        location["dataset"],
+        root=location["root"],
         split=data.split,
         labels=labels,
         class_file=class_file,
     )
-    return FeatureSet(found), train
+    return FeatureSet(features), train
 
 
 def _view_labels(
@@ -131,10 +131,10 @@ def _view_labels(
     return torch.from_numpy(small)
 
 
-def _own_heads(model: OpenModel, features: FeatureSet) -> list[Any]:
+def _remaining_heads(model: OpenModel, features: FeatureSet) -> list[Any]:
     """Return the feature heads that the stored features have not gone through yet."""
-    below = features.artifact.input("model")
-    return list(model.segmenter.feature_heads) if below is None else []
+    base = features.artifact.input("model")
+    return list(model.segmenter.feature_heads) if base is None else []
 
 
 def _with_head(model: OpenModel, weight: Tensor, bias: Tensor) -> OpenModel:

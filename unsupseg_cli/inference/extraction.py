@@ -128,9 +128,9 @@ class Extraction:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        probe = self._probe()
+        arrays = self._trial_arrays()
         grid_arrays = {
-            name: self._channels(name, value) for name, value in probe.items() if name in GRID_DTYPES
+            name: self._channels(name, value) for name, value in arrays.items() if name in GRID_DTYPES
         }
         sizes = [(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()]
         self.needed = sum(bytes_needed(*size) for size in sizes)
@@ -154,13 +154,17 @@ class Extraction:
         self.blocks = range(0, len(self.layout.items), self.items_per_block)
 
     def write(self) -> None:
-        """Make the blocks of this shard that are not finished yet."""
+        """Make the blocks of this shard that are not finished yet.
+
+        Raises:
+            UnsupsegError: an array has NaN or infinite values, or an image is unreadable and ``strict`` is set.
+        """
         index, shards = self.shard
-        own = list(enumerate(self.blocks))[index - 1 :: shards]
-        todo = [(i, start) for i, start in own if not self.draft.is_done(_part(i))]
-        if len(todo) < len(own):
-            self.context.reporter.info(f"going on after {len(own) - len(todo)} finished blocks")
-        for (block, _), (arrays, failed) in zip(todo, self._embed_blocks(own, todo), strict=True):
+        shard_blocks = list(enumerate(self.blocks))[index - 1 :: shards]
+        todo = [(i, start) for i, start in shard_blocks if not self.draft.is_done(_part(i))]
+        if len(todo) < len(shard_blocks):
+            self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")
+        for (block, _), (arrays, failed) in zip(todo, self._embed_blocks(shard_blocks, todo), strict=True):
             for name, writer in self.writers.items():
                 writer.write(block, arrays[name])
             for name in self.vectors:
@@ -171,7 +175,8 @@ class Extraction:
         """Return how many blocks, of all shards, are not finished."""
         return sum(not self.draft.is_done(_part(block)) for block in range(len(self.blocks)))
 
-    def _probe(self) -> dict[str, Tensor]:
+    def _trial_arrays(self) -> dict[str, Tensor]:
+        """Return the arrays of a black image of 2 x 2 patches: they tell the channels."""
         patch = self.backbone.patch_size
         return self.embed(np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8))
 
@@ -180,7 +185,7 @@ class Extraction:
         return (value.shape[1],) if name == "attention" else (value.shape[-1],)
 
     def _embed_blocks(
-        self, own: Sequence[tuple[int, int]], todo: Sequence[tuple[int, int]]
+        self, shard_blocks: Sequence[tuple[int, int]], todo: Sequence[tuple[int, int]]
     ) -> Iterator[tuple[dict[str, list[NDArray[Any]]], dict[str, str]]]:
         """Yield the arrays of each block, in order; the loader reads ahead over block borders."""
         indices = [item for _, start in todo for item in self._items(start)]
@@ -191,7 +196,7 @@ class Extraction:
             workers=resolve_workers(self.workers),
             indices=indices,
         )
-        total = sum(len(self._items(start)) for _, start in own)
+        total = sum(len(self._items(start)) for _, start in shard_blocks)
         first = total - len(indices)
         tracked = iter(self.context.reporter.track(loaded, "extract", total=total, done=first))
         for _, start in todo:
@@ -247,7 +252,7 @@ class Extraction:
         return value.float().cpu().numpy().astype(GRID_DTYPES.get(name, np.float32))
 
     def close(self) -> dict[str, Any]:
-        """Join the blocks and return the summary."""
+        """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""
         folder, blocks = self.draft.folder, range(len(self.blocks))
         for writer in self.writers.values():
             writer.close()
@@ -267,9 +272,9 @@ class Extraction:
         write_views(folder, self.layout.items, views)
         skipped = {**self.layout.skipped, **failed}
         if skipped:
-            some = ", ".join(list(skipped)[:5])
+            examples = ", ".join(list(skipped)[:5])
             self.draft.warnings.append(
-                f"{len(skipped)} unreadable images were skipped ({some}{', ...' if len(skipped) > 5 else ''}); "
+                f"{len(skipped)} unreadable images were skipped ({examples}{', ...' if len(skipped) > 5 else ''}); "
                 "the manifest lists them"
             )
         if self.backbone.name == "untrained":

@@ -34,7 +34,7 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
             "An .onnx file needs the packages onnx and onnxscript: pip install 'unsupseg[onnx]'."
         )
     graph = _frame_segmenter(opened, frame, size)
-    if (needed := sum(one.nbytes for one in graph.parameters())) > _ONE_FILE:
+    if (needed := sum(parameter.nbytes for parameter in graph.parameters())) > _ONE_FILE:
         raise UsageError(
             f"The weights of '{opened.segmenter.backbone.name}' take {needed / 2**30:.1f} GiB, and an .onnx file holds "
             f"{_ONE_FILE / 2**30} GiB; export NAME.safetensors, or train on a smaller backbone."
@@ -73,5 +73,5 @@ def _frame_segmenter(opened: OpenModel, frame: tuple[int, int], size: int | None
             f"A frame of {frame[0]}x{frame[1]} makes {tokens} patches at this size, and an .onnx file does not tile "
             f"(at most {TOKEN_BUDGET}); give a smaller --size."
         )
-    rows, columns = (torch.from_numpy(one) for one in geometry.weights(view, *frame))
+    rows, columns = (torch.from_numpy(weights) for weights in geometry.weights(view, *frame))
     return FrameSegmenter(opened.segmenter, rows, columns).eval()

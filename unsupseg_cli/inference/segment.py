@@ -90,7 +90,7 @@ def segment_items(
     most = batch or default_batch(segmenter)
     window = most * (1 if most == 1 else _WINDOW)
     loaded = load_views(items, geometry, segmenter.backbone.patch_size, workers=workers)
-    waiting: list[_View] = []
+    waiting: list[_WaitingView] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
             if strict:
@@ -98,7 +98,7 @@ def segment_items(
             if skipped is not None:
                 skipped[item.key] = result.message
             continue
-        waiting.append(_View(item, *result.views[0]))
+        waiting.append(_WaitingView(item, *result.views[0]))
         if len(waiting) == window:
             yield from _segment(segmenter, waiting, most, flip, tile, overlap)
             waiting = []
@@ -111,7 +111,7 @@ def default_batch(segmenter: Segmenter) -> int:
 
 
 @dataclass(frozen=True)
-class _View:
+class _WaitingView:
     """The view of an image that waits for others of its size."""
 
     item: Item
@@ -136,7 +136,7 @@ class _View:
 
 
 def _segment(
-    segmenter: Segmenter, views: Sequence[_View], most: int, flip: bool, tile: int | None, overlap: float
+    segmenter: Segmenter, views: Sequence[_WaitingView], most: int, flip: bool, tile: int | None, overlap: float
 ) -> list[Segmented]:
     """Segment some views, those of one size together, and return them in the given order."""
     results: dict[int, Segmented] = {}

@@ -123,8 +123,8 @@ class Method:
 
     def of_package(self, package: str, version: str) -> Method:
         """Return the method as it comes from an installed package, whose version enters the keys."""
-        own = "" if self.version == Method.version else f" ({self.version})"
-        return replace(self, package=package, version=f"{package} {version}{own}")
+        own_version = "" if self.version == Method.version else f" ({self.version})"
+        return replace(self, package=package, version=f"{package} {version}{own_version}")
 
 
 def check_method(method: Any, name: str) -> Method:

@@ -40,13 +40,13 @@ class Row:
         return statistics.mean(self.scores[name])
 
     def deviation(self, name: str) -> float | None:
-        """Return the sample deviation over the seeds, None of a single one."""
+        """Return the sample standard deviation of a score over the seeds, None of a single one."""
         values = self.scores[name]
         return statistics.stdev(values) if len(values) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as JSON values."""
-        found: dict[str, Any] = {
+        record: dict[str, Any] = {
             "method": self.method,
             "classes": self.classes,
             "backbone": self.backbone,
@@ -57,9 +57,9 @@ class Row:
             "evaluations": self.ids,
         }
         for name in SCORES:
-            found[name], found[f"{name}_deviation"] = self.mean(name), self.deviation(name)
-        found["linear_probe_miou"] = statistics.mean(self.linear) if self.linear else None
-        return found
+            record[name], record[f"{name}_deviation"] = self.mean(name), self.deviation(name)
+        record["linear_probe_miou"] = statistics.mean(self.linear) if self.linear else None
+        return record
 
 
 @dataclass(frozen=True)
@@ -81,29 +81,33 @@ def compare(evaluations: Sequence[Artifact]) -> Comparison:
     """
     if not evaluations:
         raise UsageError("Name the evaluations to compare; `unsupseg list evaluation` shows them.")
-    for one in evaluations:
-        if one.manifest.kind != "evaluation":
-            raise UsageError(f"'{one.id}' is of kind '{one.manifest.kind}'; compare takes evaluations.")
+    for evaluation in evaluations:
+        if evaluation.manifest.kind != "evaluation":
+            raise UsageError(
+                f"'{evaluation.id}' is of kind '{evaluation.manifest.kind}'; compare takes evaluations."
+            )
     first = evaluations[0]
     for other in evaluations[1:]:
-        if differing := _differing(first.manifest, other.manifest):
+        if differences := _differences(first.manifest, other.manifest):
             raise UsageError(
                 f"'{first.id}' and '{other.id}' must not stand in one table: they differ in "
-                f"{'; '.join(differing)}. Score them again in one way, or make two tables."
+                f"{'; '.join(differences)}. Score them again in one way, or make two tables."
             )
     rows: dict[str, Row] = {}
-    different = {one.manifest.key: one for one in evaluations}.values()
-    for one in sorted(different, key=lambda one: _seed(one.manifest, _finder(one))):
-        find = _finder(one)
-        setting = lineage(one.manifest, find, ignore=("seed",))
-        row = rows.setdefault(setting, _row(one.manifest, find))
-        row.ids.append(one.id)
-        row.seeds.append(_seed(one.manifest, find))
+    distinct = {evaluation.manifest.key: evaluation for evaluation in evaluations}.values()
+    for evaluation in sorted(
+        distinct, key=lambda evaluation: _seed(evaluation.manifest, _finder(evaluation))
+    ):
+        find = _finder(evaluation)
+        setting = lineage(evaluation.manifest, find, ignore=("seed",))
+        row = rows.setdefault(setting, _row(evaluation.manifest, find))
+        row.ids.append(evaluation.id)
+        row.seeds.append(_seed(evaluation.manifest, find))
         for name in SCORES:
-            row.scores[name].append(one.manifest.summary[name])
-        if "linear_probe" in one.manifest.summary:
-            row.linear.append(one.manifest.summary["linear_probe"]["miou"])
-    _set_off(list(rows.values()))
+            row.scores[name].append(evaluation.manifest.summary[name])
+        if "linear_probe" in evaluation.manifest.summary:
+            row.linear.append(evaluation.manifest.summary["linear_probe"]["miou"])
+    _name_settings(list(rows.values()))
     data = first.manifest.data
     return Comparison(
         dataset=data.dataset if data else "images",
@@ -114,23 +118,26 @@ def compare(evaluations: Sequence[Artifact]) -> Comparison:
     )
 
 
-def _differing(one: Manifest, other: Manifest) -> list[str]:
+def _differences(first: Manifest, second: Manifest) -> list[str]:
     """Return what keeps two evaluations out of one table."""
     parts: list[tuple[str, object, object]] = []
-    if one.data and other.data:
+    if first.data and second.data:
         parts += [
-            ("data set", one.data.dataset, other.data.dataset),
-            ("split", one.data.split, other.data.split),
+            ("data set", first.data.dataset, second.data.dataset),
+            ("split", first.data.split, second.data.split),
         ]
-        if one.data.fingerprint != other.data.fingerprint and (one.data.split == other.data.split):
-            parts.append(("images", one.data.fingerprint[:8], other.data.fingerprint[:8]))
-    ours, theirs = one.summary["protocol"], other.summary["protocol"]
-    names = [name for name in ours if name != "source"]
-    parts += [(f"protocol ({name})", ours[name], theirs.get(name)) for name in names]
-    parts.append(("labelled images", one.summary["images"], other.summary["images"]))
-    parts.append(("classes", len(one.summary["class_names"]), len(other.summary["class_names"])))
-    given = [next((item.id for item in m.inputs if item.role == "assignment"), "none") for m in (one, other)]
-    parts.append(("assignment", given[0], given[1]))
+        if first.data.fingerprint != second.data.fingerprint and (first.data.split == second.data.split):
+            parts.append(("images", first.data.fingerprint[:8], second.data.fingerprint[:8]))
+    first_protocol, second_protocol = first.summary["protocol"], second.summary["protocol"]
+    names = [name for name in first_protocol if name != "source"]
+    parts += [(f"protocol ({name})", first_protocol[name], second_protocol.get(name)) for name in names]
+    parts.append(("labelled images", first.summary["images"], second.summary["images"]))
+    parts.append(("classes", len(first.summary["class_names"]), len(second.summary["class_names"])))
+    assignments = [
+        next((item.id for item in manifest.inputs if item.role == "assignment"), "none")
+        for manifest in (first, second)
+    ]
+    parts.append(("assignment", assignments[0], assignments[1]))
     return [f"{name} ({a} and {b})" for name, a, b in parts if a != b]
 
 
@@ -140,29 +147,32 @@ def _finder(evaluation: Artifact) -> Callable[[str, str], Manifest | None]:
 
     def find(kind: str, key: str) -> Manifest | None:
         try:
-            found = workspace.find_key(kind, key)
+            artifact = workspace.find_key(kind, key)
         except UnsupsegError:
             return None  # damaged: the setting is then known by the input's key
-        return found.manifest if found else None
+        return artifact.manifest if artifact else None
 
     return find
 
 
 def _ancestors(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> list[Manifest]:
     """Return an artifact and what it came from, nearest first."""
-    found = [manifest]
+    chain = [manifest]
     for item in manifest.inputs:
         source = find(item.kind, item.key) if item.role != "assignment" else None
-        found += _ancestors(source, find) if source else []
-    return found
+        chain += _ancestors(source, find) if source else []
+    return chain
 
 
 def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row:
+    """Return the row of an evaluation, still without scores."""
     chain = _ancestors(manifest, find)
-    models = [one for one in chain if one.kind == "model"]
-    methods = list(dict.fromkeys(str(one.config["method"]) for one in reversed(models)))
-    backbones = [str(one.config["backbone"]) for one in chain if one.stage in ("extract", "export")]
-    refined = any(one.kind == "predictions" and one.stage == "refine" for one in chain)
+    models = [ancestor for ancestor in chain if ancestor.kind == "model"]
+    methods = list(dict.fromkeys(str(ancestor.config["method"]) for ancestor in reversed(models)))
+    backbones = [
+        str(ancestor.config["backbone"]) for ancestor in chain if ancestor.stage in ("extract", "export")
+    ]
+    refined = any(ancestor.kind == "predictions" and ancestor.stage == "refine" for ancestor in chain)
     return Row(
         method=" + ".join(methods) or "?",
         classes=int(manifest.summary["clusters"]),
@@ -170,31 +180,32 @@ def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row
         crf=bool(manifest.summary.get("crf")) or refined,
         used_labels=manifest.used_labels,
         options={
-            f"{'train' if one.kind == 'model' else one.stage}.{name}": value
-            for one in chain
-            for name, value in flat(without(one.config, ("seed", "entries"))).items()
+            f"{'train' if ancestor.kind == 'model' else ancestor.stage}.{name}": value
+            for ancestor in chain
+            for name, value in flat(without(ancestor.config, ("seed", "entries"))).items()
         },
     )
 
 
-def _set_off(rows: Sequence[Row]) -> None:
-    """Tell rows apart that look the same, by the options they differ in."""
+def _name_settings(rows: Sequence[Row]) -> None:
+    """Tell rows apart that look the same: their ``setting`` names the options that they differ in."""
     for row in rows:
-        same = [one for one in rows if _look(one) == _look(row)]
-        names = {name for one in same for name in one.options.keys() | row.options.keys()}
+        alike = [other for other in rows if _columns(other) == _columns(row)]
+        names = {name for other in alike for name in other.options.keys() | row.options.keys()}
         differing = [
             name
             for name in sorted(names)
-            if any(one.options.get(name) != row.options.get(name) for one in same)
+            if any(other.options.get(name) != row.options.get(name) for other in alike)
         ]
         row.setting = ", ".join(f"{name} = {row.options.get(name, 'none')}" for name in differing)
 
 
-def _look(row: Row) -> tuple[object, ...]:
+def _columns(row: Row) -> tuple[object, ...]:
+    """Return what the table shows of a row besides its scores."""
     return row.method, row.classes, row.backbone, row.crf
 
 
 def _seed(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> int:
     """Return the seed of the model, or of the evaluation where the model is gone."""
-    models = [one for one in _ancestors(manifest, find) if one.kind == "model"]
+    models = [ancestor for ancestor in _ancestors(manifest, find) if ancestor.kind == "model"]
     return int((models[0] if models else manifest).config.get("seed", 0))

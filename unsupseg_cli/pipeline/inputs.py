@@ -32,20 +32,20 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
             read.
     """
     named = {port.role: getattr(config, port.role) for port in ports}
-    ports = [port for port in ports if not port.choice or port is _chosen(port.choice, ports, named)]
+    ports = [port for port in ports if not port.choice or port is _chosen_port(port.choice, ports, named)]
     taken = {
-        port.role: _made_by(port, take_artifact(port.kind, named[port.role], context))
+        port.role: _require_method(port, take_artifact(port.kind, named[port.role], context))
         for port in ports
         if named[port.role] is not None
     }
     for port in sorted(ports, key=lambda port: _ORDER.get(port.role, len(_ORDER))):
         if port.role in taken:
             continue
-        artifact = _unnamed(port, taken, context)
+        artifact = _default_input(port, taken, context)
         if artifact is not None:
             taken[port.role] = artifact
     if "features" in taken:
-        _belong_together(taken)
+        _require_same_features(taken)
     return taken
 
 
@@ -69,17 +69,17 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
     return artifact
 
 
-def _chosen(choice: str, ports: Sequence[Port], named: Mapping[str, str | None]) -> Port:
+def _chosen_port(choice: str, ports: Sequence[Port], named: Mapping[str, str | None]) -> Port:
     """Return the one port of a choice that is read: the one named, else the first."""
     alternatives = [port for port in ports if port.choice == choice]
-    given = [port for port in alternatives if named[port.role] is not None]
-    if len(given) > 1:
-        raise UsageError(f"Give {' or '.join(f'--{port.role}' for port in given)}, not both.")
-    return (given or alternatives)[0]
+    named_ports = [port for port in alternatives if named[port.role] is not None]
+    if len(named_ports) > 1:
+        raise UsageError(f"Give {' or '.join(f'--{port.role}' for port in named_ports)}, not both.")
+    return (named_ports or alternatives)[0]
 
 
-def _made_by(port: Port, artifact: Artifact) -> Artifact:
-    """Return a named artifact if it is of the method that the port reads."""
+def _require_method(port: Port, artifact: Artifact) -> Artifact:
+    """Return a named artifact; raises UsageError where it is not of the method that the port reads."""
     method = artifact.manifest.config.get("method")
     if port.method and method != port.method:
         raise UsageError(
@@ -89,16 +89,16 @@ def _made_by(port: Port, artifact: Artifact) -> Artifact:
     return artifact
 
 
-def _unnamed(port: Port, taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
-    """Return what is taken unasked in a role, if anything."""
+def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
+    """Return what is read in a role in which no artifact is named, if anything."""
     features = taken.get("features")
     if port.role == "features":
-        return _followed(taken, context) or take_artifact(port.kind, None, context)
+        return _features_behind(taken, context) or take_artifact(port.kind, None, context)
     if port.optional:
-        return _offered(port, features, context) if port.method else None
+        return _current_of_method(port, features, context) if port.method else None
     if features is None or port.role not in _NOUNS:
         return take_artifact(port.kind, None, context)
-    artifact = _last_of(port.kind, features, context)
+    artifact = _last_made_from(port.kind, features, context)
     if artifact is None:
         commands = " or ".join(f"`unsupseg {name} --features {features.id}`" for name in makers(port.kind))
         raise UsageError(
@@ -108,7 +108,7 @@ def _unnamed(port: Port, taken: Mapping[str, Artifact], context: Context) -> Art
     return artifact
 
 
-def _followed(taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
+def _features_behind(taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
     """Return the features that an artifact already taken was made from."""
     for role, artifact in taken.items():
         used = artifact.input("features") if role in _NOUNS else None
@@ -124,7 +124,7 @@ def _followed(taken: Mapping[str, Artifact], context: Context) -> Artifact | Non
     return None
 
 
-def _offered(port: Port, features: Artifact | None, context: Context) -> Artifact | None:
+def _current_of_method(port: Port, features: Artifact | None, context: Context) -> Artifact | None:
     """Return the last artifact of a kind if the method that the port reads made it, from these features."""
     artifact = context.workspace.find_current(port.kind)
     if artifact is None:
@@ -137,18 +137,18 @@ def _offered(port: Port, features: Artifact | None, context: Context) -> Artifac
     return artifact
 
 
-def _last_of(kind: str, features: Artifact, context: Context) -> Artifact | None:
+def _last_made_from(kind: str, features: Artifact, context: Context) -> Artifact | None:
     """Return the current artifact of a kind if it was made from these features, else the newest that was."""
     current = context.workspace.find_current(kind)
-    every = sorted(context.workspace.artifacts(kind), key=lambda artifact: artifact.manifest.started)
-    for artifact in ([current] if current else []) + every[::-1]:
+    by_age = sorted(context.workspace.artifacts(kind), key=lambda artifact: artifact.manifest.started)
+    for artifact in ([current] if current else []) + by_age[::-1]:
         used = artifact.input("features")
         if used is not None and used.key == features.manifest.key:
             return artifact
     return None
 
 
-def _belong_together(taken: Mapping[str, Artifact]) -> None:
+def _require_same_features(taken: Mapping[str, Artifact]) -> None:
     """Raise UsageError for an artifact that was made from other features than those that are read."""
     features = taken["features"]
     for role, artifact in taken.items():

@@ -21,10 +21,10 @@ def without(config: Any, names: Collection[str]) -> Any:
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of nested tables by dotted names."""
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in config.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flattened
 
 
 def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: bool = True) -> str:
@@ -37,14 +37,18 @@ def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: 
         images: whether it matters which images there were.
     """
 
-    def describe(one: Manifest) -> Any:
+    def describe(ancestor: Manifest) -> Any:
         inputs = []
-        for item in one.inputs:
+        for item in ancestor.inputs:
             source = find(item.kind, item.key)
             inputs.append([item.role, describe(source) if source else item.key])
-        found: dict[str, Any] = {"stage": one.stage, "config": without(one.config, ignore), "inputs": inputs}
-        if images and one.data:
-            found["images"] = one.data.fingerprint
-        return found
+        description: dict[str, Any] = {
+            "stage": ancestor.stage,
+            "config": without(ancestor.config, ignore),
+            "inputs": inputs,
+        }
+        if images and ancestor.data:
+            description["images"] = ancestor.data.fingerprint
+        return description
 
     return json.dumps(describe(manifest), sort_keys=True)

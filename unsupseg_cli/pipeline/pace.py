@@ -24,7 +24,7 @@ def probe(steps: Sequence[Step], context: Context) -> list[Manifest]:
 
     Steps that fail there (an input that lies in the real workspace, say) and those after them give none.
     """
-    found: list[Manifest] = []
+    manifests: list[Manifest] = []
     with tempfile.TemporaryDirectory(prefix="unsupseg-probe-") as folder:
         for size in _SIZES:
             workspace = Workspace(Path(folder) / str(size))
@@ -33,13 +33,13 @@ def probe(steps: Sequence[Step], context: Context) -> list[Manifest]:
                 if (context.workspace.root / name).exists():
                     shutil.copy2(context.workspace.root / name, workspace.root / name)
             try:
-                run([_short(step, size) for step in steps], Context(workspace, most_images=size))
+                run([_shortened(step, size) for step in steps], Context(workspace, most_images=size))
             except UnsupsegError as error:
                 if size == _SIZES[0]:
                     context.reporter.warn(f"the probe stopped early, some times stay unknown: {error}")
             if size != _SIZES[0]:
-                found += [artifact.manifest for artifact in workspace.artifacts()]
-    return found
+                manifests += [artifact.manifest for artifact in workspace.artifacts()]
+    return manifests
 
 
 def extrapolate(points: Sequence[tuple[float, float]], work: float) -> float:
@@ -49,7 +49,7 @@ def extrapolate(points: Sequence[tuple[float, float]], work: float) -> float:
     return second + slope * (work - more)
 
 
-def _short(step: Step, size: int) -> Step:
+def _shortened(step: Step, size: int) -> Step:
     """Return the step with few optimiser steps and epochs, without pictures."""
     config, options = step.config, step.options
     if "sheet" in type(config).model_fields:

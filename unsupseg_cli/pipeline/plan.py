@@ -71,7 +71,7 @@ def plan(
     """Return what `run` would do with each step; the workspace is only read.
 
     Args:
-        steps: of the identity.
+        steps: what `recipe.resolve` returned.
         context: whose workspace is looked at; with ``force`` nothing is reused.
         first: this step and all later ones are made again.
         probed: what `pace.probe` returned, for times that no earlier run tells.
@@ -102,12 +102,14 @@ class _PromisedWorkspace(Workspace):
         """Return the artifact of a kind with this full key, made or promised."""
         return super().find_key(kind, key) or self.promised.get(key)
 
-    def has_key(self, kind: str, key: str) -> Artifact | None:
+    def find_made(self, kind: str, key: str) -> Artifact | None:
         """Return the artifact of a kind with this full key, if it was made."""
         return super().find_key(kind, key)
 
 
 class _Planner:
+    """Plans one step after the other, each on the promises of those before it."""
+
     def __init__(self, context: Context, probed: Sequence[Manifest]) -> None:
         self.workspace, self.probed = _PromisedWorkspace(context.workspace.root), probed
         self.context = replace(context, workspace=self.workspace)
@@ -120,20 +122,21 @@ class _Planner:
         )
 
     def plan(self, step: Step, forced: bool) -> Planned:
+        """Return what becomes of a step, and promise its artifact to later ones."""
         inputs = {role: self.planned[source] for role, source in step.inputs.items()}
         call = settle(step.stage, step.config, self.context, step.options, inputs)
         identity, foreseen = step.stage.identify(call), step.stage.foresee(call)
-        made = self.workspace.has_key(identity.kind, identity.key)
-        why = self._why(identity, made, forced)
-        if made is None:
+        existing = self.workspace.find_made(identity.kind, identity.key)
+        why = self._why(identity, existing, forced)
+        if existing is None:
             self.new.add(identity.key)
         unread = UNKNOWN in (identity.weights, identity.data.fingerprint if identity.data else "")
         if unread or any(item.key in self.guessed for item in identity.inputs):
             self.guessed.add(identity.key)
         promise = self._promise(identity, foreseen.summary)
-        artifact = made or promise
+        artifact = existing or promise
         self.planned[step.id] = self.workspace.promised[identity.key] = artifact
-        reused = made is not None and not forced
+        reused = existing is not None and not forced
         return Planned(
             step=step,
             artifact=artifact,
@@ -164,65 +167,72 @@ class _Planner:
 
     # Why and how long --------------------------------------------------------------------------------------
 
-    def _why(self, identity: Identity, made: Artifact | None, forced: bool) -> str:
-        if made is not None:
+    def _why(self, identity: Identity, existing: Artifact | None, forced: bool) -> str:
+        """Say why an artifact is reused, goes on or is made: what it differs in from the most similar one."""
+        if existing is not None:
             return (
-                f"made again: --force or --from ('{made.id}' is there)" if forced else f"'{made.id}' is there"
+                f"made again: --force or --from ('{existing.id}' is there)"
+                if forced
+                else f"'{existing.id}' is there"
             )
         if (self.workspace.root / identity.kind / f".partial-{identity.key[:16]}").exists():
             return "was begun and goes on where it stopped"
-        older = [one for one in self.past if one.stage == identity.stage and one.kind == identity.kind]
+        older = [
+            manifest
+            for manifest in self.past
+            if manifest.stage == identity.stage and manifest.kind == identity.kind
+        ]
         if not older:
             return "there is none of this kind yet"
-        differing = [(self._differences(identity, one), one) for one in older]
-        fewest = min(len(differences) for differences, _ in differing)
-        differences, nearest = [pair for pair in differing if len(pair[0]) == fewest][-1]
+        compared = [(self._differences(identity, manifest), manifest) for manifest in older]
+        fewest = min(len(differences) for differences, _ in compared)
+        differences, nearest = [pair for pair in compared if len(pair[0]) == fewest][-1]
         more = f" and {fewest - _SHOWN} more" if fewest > _SHOWN else ""
         return f"differs from '{nearest.id}' in {'; '.join(differences[:_SHOWN])}{more}"
 
     def _differences(self, identity: Identity, old: Manifest) -> list[str]:
         """Return which parts of the key are others than those of an artifact."""
-        found = []
+        differing = []
         if identity.stage_version != old.stage_version:
-            found.append(f"the version of the stage ({identity.stage_version}, was {old.stage_version})")
+            differing.append(f"the version of the stage ({identity.stage_version}, was {old.stage_version})")
         if identity.data and old.data and identity.data.fingerprint != old.data.fingerprint:
-            found.append("the images")
+            differing.append("the images")
         if identity.weights == UNKNOWN:
-            found.append("the weights, which were not used here yet")
+            differing.append("the weights, which were not used here yet")
         elif identity.weights and identity.weights != old.summary.get("weights_digest"):
-            found.append("the weights")
+            differing.append("the weights")
         inputs = {item.role: item for item in old.inputs}
         for item in identity.inputs:
             if item.role not in inputs or inputs[item.role].key != item.key:
-                found.append(f"its {item.role} ({'new' if item.key in self.new else item.id})")
-        found += [f"no {role} now" for role in inputs.keys() - {item.role for item in identity.inputs}]
+                differing.append(f"its {item.role} ({'new' if item.key in self.new else item.id})")
+        differing += [f"no {role} now" for role in inputs.keys() - {item.role for item in identity.inputs}]
         now, then = flat(identity.config), flat(old.config)
         for name in sorted(now.keys() | then.keys()):
             if now.get(name) != then.get(name):
-                found.append(f"{name} = {now.get(name, 'none')} (was {then.get(name, 'none')})")
-        return found or ["the labels"]
+                differing.append(f"{name} = {now.get(name, 'none')} (was {then.get(name, 'none')})")
+        return differing or ["the labels"]
 
     def _seconds(self, manifest: Manifest) -> float | None:
         """Return how long a stage may take, from the last run with the same options on this device or a probe."""
-        wanted = self._pace(manifest)
+        pace = self._pace(manifest)
 
-        def comparable(one: Manifest) -> bool:
-            same = one.stage == manifest.stage and one.execution.get("device") == manifest.execution.get(
-                "device"
-            )
-            return same and one.seconds > 0 and self._pace(one) == wanted
+        def comparable(earlier: Manifest) -> bool:
+            if earlier.stage != manifest.stage or earlier.seconds <= 0:
+                return False
+            same_device = earlier.execution.get("device") == manifest.execution.get("device")
+            return same_device and self._pace(earlier) == pace
 
-        if past := next(filter(comparable, reversed(self.past)), None):
-            return past.seconds * _work(manifest) / _work(past)
-        points = [(_work(one), one.seconds) for one in filter(comparable, self.probed)]
+        if match := next(filter(comparable, reversed(self.past)), None):
+            return match.seconds * _work(manifest) / _work(match)
+        points = [(_work(earlier), earlier.seconds) for earlier in filter(comparable, self.probed)]
         return extrapolate(points, _work(manifest)) if len(points) == 2 else None
 
     def _pace(self, manifest: Manifest) -> str:
         """Return what decides how long an item or a step takes."""
-        planned = {one.manifest.key: one.manifest for one in self.planned.values()}
-        past = {one.key: one for one in (*self.past, *self.probed)}
+        planned = {artifact.manifest.key: artifact.manifest for artifact in self.planned.values()}
+        earlier = {past.key: past for past in (*self.past, *self.probed)}
         return lineage(
-            manifest, lambda _, key: planned.get(key) or past.get(key), ignore=self.length, images=False
+            manifest, lambda _, key: planned.get(key) or earlier.get(key), ignore=self.length, images=False
         )
 
 

@@ -63,10 +63,12 @@ class Step:
 
 def _changed(config: Config, layers: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the values that the command line has other than the layers below it, or the default."""
-    own = (COMMAND_LINE, EVERY_STAGE)
+    overriding = (COMMAND_LINE, EVERY_STAGE)
     changed = {}
-    for name in {name for place in own for name in layers.get(place, {})}:
-        below = [values[name] for place, values in layers.items() if place not in own and name in values]
+    for name in {name for place in overriding for name in layers.get(place, {})}:
+        below = [
+            values[name] for place, values in layers.items() if place not in overriding and name in values
+        ]
         before = below[0] if below else type(config).model_fields[name].default
         if str(before) != str(getattr(config, name)):
             changed[name] = getattr(config, name)
@@ -87,7 +89,7 @@ class _Assignment:
 
 def resolve(
     recipe: RecipeFile,
-    given: RunConfig | None = None,
+    overrides: RunConfig | None = None,
     assignments: Mapping[str, Any] | None = None,
     defaults: Defaults | None = None,
     method_defaults: MethodDefaults | None = None,
@@ -96,7 +98,7 @@ def resolve(
 
     Args:
         recipe: the recipe.
-        given: values for every stage that reads them; they win over the recipe.
+        overrides: values for every stage that reads them; they win over the recipe.
         assignments: ``STAGE.key`` to value, for an option of a stage or of its method; STAGE is an id, or a command
             for all its stages.
         defaults: gives the values of an ``unsupseg.toml`` for a command; the recipe wins over them.
@@ -106,11 +108,11 @@ def resolve(
         UsageError: an option, an input or a method is unknown, does not fit or has no effect; the message names the
             stage.
     """
-    resolver = _Resolver(recipe, given or RunConfig(), defaults, method_defaults)
-    wanted = [_assignment(recipe, name, value) for name, value in (assignments or {}).items()]
+    resolver = _Resolver(recipe, overrides or RunConfig(), defaults, method_defaults)
+    parsed = [_parse_assignment(recipe, name, value) for name, value in (assignments or {}).items()]
     for table in recipe.stages:
-        resolver.add(table, [assignment for assignment in wanted if table.id in assignment.stages])
-    for assignment in wanted:
+        resolver.add(table, [assignment for assignment in parsed if table.id in assignment.stages])
+    for assignment in parsed:
         if not assignment.taken:
             raise UsageError(
                 f"Unknown option '{assignment.key}' of stage '{assignment.target}' (--set)"
@@ -127,13 +129,13 @@ def select(steps: Sequence[Step], name: str) -> Step:
     raise UsageError(f"The recipe has no stage '{name}'{did_you_mean(name, [step.id for step in steps])}")
 
 
-def _assignment(recipe: RecipeFile, name: str, value: Any) -> _Assignment:
+def _parse_assignment(recipe: RecipeFile, name: str, value: Any) -> _Assignment:
     target, dot, key = name.partition(".")
     if not dot or not key:
         raise UsageError(f"--set '{name}' is not of the form STAGE.key=value, such as train.seed=1.")
     ids = {stage.id for stage in recipe.stages}
-    same = {stage.id for stage in recipe.stages if stage.command == target}
-    stages = {target} if target in ids else same
+    of_command = {stage.id for stage in recipe.stages if stage.command == target}
+    stages = {target} if target in ids else of_command
     if not stages:
         names = ids | {stage.command for stage in recipe.stages}
         raise UsageError(f"--set '{name}': the recipe has no stage '{target}'{did_you_mean(target, names)}")
@@ -146,12 +148,12 @@ class _Resolver:
     def __init__(
         self,
         recipe: RecipeFile,
-        given: RunConfig,
+        overrides: RunConfig,
         defaults: Defaults | None,
         method_defaults: MethodDefaults | None,
     ) -> None:
         self.recipe = recipe
-        self.everywhere = {key: value for key, value in given if value is not None}
+        self.everywhere = {key: value for key, value in overrides if value is not None}
         self.defaults, self.method_defaults = defaults, method_defaults
         self.steps: list[Step] = []
 
@@ -165,22 +167,25 @@ class _Resolver:
         part = None
         if method is not None:
             written.setdefault("method", method.name)
-            part = _placed(table, lambda: _part(stage, method, {**written, **line}))
+            part = _with_place(table, lambda: _part(stage, method, {**written, **line}))
         method_fields = set(part.options.model_fields) if part else set()
-        own, of_method = _share(
+        stage_values, method_values = _split_assignments(
             assignments, set(stage.config.model_fields) - stage.roles.keys(), method_fields
         )
-        options, method_layers = self._options(table, method, part, of_method)
+        options, method_layers = self._options(table, method, part, method_values)
         inputs = self._inputs(table, stage, options, named)
-        layers = self._layers(stage, table, own, written, inputs)
+        layers = self._layers(stage, table, stage_values, written, inputs)
         config = build_config(
-            stage.config, layers, prefix=f"{table.id}.", shared=(EVERY_STAGE, SETTINGS, _data(self.recipe))
+            stage.config,
+            layers,
+            prefix=f"{table.id}.",
+            shared=(EVERY_STAGE, SETTINGS, _data_place(self.recipe)),
         )
         if part is not None:
             options = build_config(
                 part.options, method_layers, prefix=f"{table.id}.set.", shared=(SETTINGS,), stage=config
             )
-            _placed(table, lambda: check_reads(stage, config, method, options))
+            _with_place(table, lambda: check_reads(stage, config, method, options))
         elif table.set:
             raise UsageError(
                 f"{table.place}: `{table.command}` has no method, so that 'set' has no meaning here."
@@ -201,7 +206,7 @@ class _Resolver:
             if not chosen:
                 raise UsageError(f"{table.place}: give a method, or a `pseudolabel` stage before it.")
             name = _unrefined(chosen[-1], self.steps).config.method
-        return _placed(table, lambda: get_method(str(name)))
+        return _with_place(table, lambda: get_method(str(name)))
 
     def _options(
         self, table: StageTable, method: Method | None, part: Part | None, line: dict[str, Any]
@@ -227,7 +232,7 @@ class _Resolver:
         everywhere = {key: value for key, value in self.everywhere.items() if key in fields}
         layers = {COMMAND_LINE: line, EVERY_STAGE: everywhere, table.place: written}
         chosen = {**everywhere, **line}.get("dataset")
-        layers[_data(self.recipe)] = _fitting(self.recipe.data, fields, chosen, None)
+        layers[_data_place(self.recipe)] = _fitting(self.recipe.data, fields, chosen, None)
         if self.defaults is not None:
             decided = {
                 key: value for layer in reversed(list(layers.values())) for key, value in layer.items()
@@ -252,7 +257,9 @@ class _Resolver:
         if unread:
             role = sorted(unread)[0]
             raise UsageError(f"{table.place}: its method reads no {role}; leave it out.")
-        wired = {role: self._named(table, role, stage.roles[role], name) for role, name in named.items()}
+        wired = {
+            role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()
+        }
         order = {"pseudolabels": 0, "features": 1}
         for port in sorted(ports, key=lambda port: order.get(port.role, len(order))):
             alternatives = [other.role for other in ports if port.choice and other.choice == port.choice]
@@ -260,7 +267,7 @@ class _Resolver:
                 alternatives and (wired.keys() & alternatives or alternatives[0] != port.role)
             ):
                 continue
-            source = self._last(port, wired)
+            source = self._last_step(port, wired)
             if source is not None:
                 wired[port.role] = source
             elif not port.optional:
@@ -268,7 +275,7 @@ class _Resolver:
                 raise UsageError(f"{table.place} reads {port.kind}, but no stage before it is {commands}.")
         return wired
 
-    def _last(self, port: Port, wired: Mapping[str, str]) -> str | None:
+    def _last_step(self, port: Port, wired: Mapping[str, str]) -> str | None:
         """Return the last step that fills a port, and fits what is wired already."""
         steps = [step for step in self.steps if step.makes == port.kind]
         if port.role == "features" and "pseudolabels" in wired:
@@ -279,11 +286,11 @@ class _Resolver:
             last = steps[-1]
             return last.id if _unrefined(last, self.steps).config.method == port.method else None
         if "features" in wired:
-            same = [step for step in steps if step.inputs.get("features") == wired["features"]]
-            steps = same or steps
+            of_features = [step for step in steps if step.inputs.get("features") == wired["features"]]
+            steps = of_features or steps
         return steps[-1].id if steps else None
 
-    def _named(self, table: StageTable, role: str, kind: str, name: str) -> str:
+    def _require_earlier(self, table: StageTable, role: str, kind: str, name: str) -> str:
         earlier = [step.id for step in self.steps if step.makes == kind]
         if name not in earlier:
             raise UsageError(
@@ -295,7 +302,7 @@ class _Resolver:
 _WIRED = "the stages before"
 
 
-def _data(recipe: RecipeFile) -> str:
+def _data_place(recipe: RecipeFile) -> str:
     return f"'{recipe.path}', [data]"
 
 
@@ -303,20 +310,20 @@ def _part(stage: Stage, method: Method, values: Mapping[str, Any]) -> Part:
     return method.labeller(values.get("part")) if stage.uses == "labeller" else method.require_trainer()
 
 
-def _share(
+def _split_assignments(
     assignments: Sequence[_Assignment], fields: set[str], method_fields: set[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Share out the assignments of a stage: its own options, and those of its method."""
-    own: dict[str, Any] = {}
-    method: dict[str, Any] = {}
+    stage_values: dict[str, Any] = {}
+    method_values: dict[str, Any] = {}
     for assignment in assignments:
         assignment.known |= fields | method_fields
         if assignment.key in fields:
-            own[assignment.key] = assignment.value
+            stage_values[assignment.key] = assignment.value
         elif assignment.key in method_fields:
-            method[assignment.key] = assignment.value
+            method_values[assignment.key] = assignment.value
         assignment.taken |= assignment.key in fields | method_fields
-    return own, method
+    return stage_values, method_values
 
 
 def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone: object) -> dict[str, Any]:
@@ -329,7 +336,7 @@ def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone
     return {key: value for key, value in values.items() if key in fields - dropped}
 
 
-def _placed(table: StageTable, action: Callable[[], T]) -> T:
+def _with_place(table: StageTable, action: Callable[[], T]) -> T:
     """Call something and say in its error which stage was meant."""
     try:
         return action()

@@ -43,7 +43,9 @@ class _File(Config):
     @field_validator("variant", mode="before")
     @classmethod
     def _tables(cls, variants: Any) -> Any:
-        if not isinstance(variants, dict) or not all(isinstance(each, dict) for each in variants.values()):
+        if not isinstance(variants, dict) or not all(
+            isinstance(variant, dict) for variant in variants.values()
+        ):
             raise ValueError("write each variant as a table of its own, [variant.NAME]")
         return variants
 
@@ -92,7 +94,7 @@ class RecipeFile:
 def bundled() -> dict[str, str]:
     """Return the recipes that ship with the package: where each is written, by name."""
     references = {
-        _joined(path.stem, variant): _reference(path, variant)
+        _full_name(path.stem, variant): _reference(path, variant)
         for path in FOLDER.glob("*.toml")
         for variant in _read(path).get("variant", [""])
     }
@@ -105,31 +107,31 @@ def load_recipe(reference: str | Path) -> RecipeFile:
     Raises:
         UsageError: there is none, or it is not a recipe; the message names the file and the entry.
     """
-    path, variant = _located(str(reference))
-    name = _joined(path.stem, variant)
+    path, variant = _locate(str(reference))
+    name = _full_name(path.stem, variant)
     tables = _read(path, f" The bundled one is called '{name}'." if name in bundled() else "")
     build_config(_File, {f"'{path}'": tables}, prefix="")
-    tables = _filled(path, tables, variant)
-    where = _reference(path, variant)
-    file = build_config(_File, {f"'{where}'": tables}, prefix="")
-    published = build_config(Published, {f"'{where}', [published]": file.published}, prefix="")
+    tables = _with_variant(path, tables, variant)
+    source = _reference(path, variant)
+    file = build_config(_File, {f"'{source}'": tables}, prefix="")
+    published = build_config(Published, {f"'{source}', [published]": file.published}, prefix="")
     if unknown := set(file.data) - set(DataConfig.model_fields):
         option = sorted(unknown)[0]
         raise UsageError(
-            f"Unknown option '{option}' ('{where}', [data]){did_you_mean(option, DataConfig.model_fields)}"
+            f"Unknown option '{option}' ('{source}', [data]){did_you_mean(option, DataConfig.model_fields)}"
         )
-    stages = _stages(path, where, file.stage)
+    stages = _stages(path, source, file.stage)
     evaluations = [stage.id for stage in stages if stage.command == "eval"]
     if published.evaluation and published.evaluation not in evaluations:
         raise UsageError(
-            f"No evaluation '{published.evaluation}' ('{where}', [published])"
+            f"No evaluation '{published.evaluation}' ('{source}', [published])"
             + did_you_mean(published.evaluation, evaluations)
         )
     data = _anchored(path, file.data)
     return RecipeFile(path, file.name, file.description, file.paper, data, published, stages, variant, tables)
 
 
-def _joined(name: str, variant: str) -> str:
+def _full_name(name: str, variant: str) -> str:
     """Return what a recipe is called."""
     return f"{name}-{variant}" if variant else name
 
@@ -138,7 +140,7 @@ def _reference(path: Path, variant: str) -> str:
     return f"{path}:{variant}" if variant else str(path)
 
 
-def _located(reference: str) -> tuple[Path, str]:
+def _locate(reference: str) -> tuple[Path, str]:
     """Return the file and the variant of a reference, or of the bundled recipe of that name."""
     if os.sep not in reference and ".toml" not in reference:
         names = bundled()
@@ -162,7 +164,7 @@ def _read(path: Path, hint: str = "") -> dict[str, Any]:
         raise UsageError(f"The recipe '{path}' cannot be read: {reason}.{hint}") from None
 
 
-def _filled(path: Path, tables: dict[str, Any], variant: str) -> dict[str, Any]:
+def _with_variant(path: Path, tables: dict[str, Any], variant: str) -> dict[str, Any]:
     """Return the tables of a recipe with the values of one of its variants, and without the variants.
 
     Raises:
@@ -182,12 +184,12 @@ def _filled(path: Path, tables: dict[str, Any], variant: str) -> dict[str, Any]:
     if variant not in variants:
         raise UsageError(f"The recipe '{path}' has no variant '{variant}'{did_you_mean(variant, variants)}")
     place = f"'{path}', [variant.{variant}]"
-    given = dict(variants[variant])
-    plain["name"] = _joined(plain["name"], variant)
-    if "description" in given:
-        plain["description"] += f", {given.pop('description')}"
+    changes = dict(variants[variant])
+    plain["name"] = _full_name(plain["name"], variant)
+    if "description" in changes:
+        plain["description"] += f", {changes.pop('description')}"
     stages = _by_id(str(path), plain["stage"])
-    for key, values in given.items():
+    for key, values in changes.items():
         if key not in {*stages, "data", "published"}:
             known = [*stages, "data", "description", "published"]
             raise UsageError(f"{place}: the recipe has no stage '{key}'{did_you_mean(key, known)}")
@@ -205,32 +207,32 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Return two tables as one; the values of the second win, key by key, in the tables inside them too."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if nested else value
     return merged
 
 
-def _by_id(where: str, tables: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _by_id(source: str, tables: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the tables of stages by id: the one written, else the command, of a second one ``command-2``."""
     stages: dict[str, dict[str, Any]] = {}
     for number, table in enumerate(tables, 1):
         command = str(table.get("command", ""))
         if command not in entries():
             raise UsageError(
-                f"'{where}', stage {number}: unknown command '{command}'{did_you_mean(command, entries())}"
+                f"'{source}', stage {number}: unknown command '{command}'{did_you_mean(command, entries())}"
             )
-        repeated = sum(other["command"] == command for other in stages.values())
+        repeated = sum(stage["command"] == command for stage in stages.values())
         name = str(table.get("id", f"{command}-{repeated + 1}" if repeated else command))
         if name in stages:
-            raise UsageError(f"'{where}', stage {number}: the id '{name}' is taken by an earlier stage.")
+            raise UsageError(f"'{source}', stage {number}: the id '{name}' is taken by an earlier stage.")
         stages[name] = table
     return stages
 
 
-def _stages(path: Path, where: str, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
+def _stages(path: Path, source: str, tables: list[dict[str, Any]]) -> tuple[StageTable, ...]:
     stages: list[StageTable] = []
-    for number, (name, table) in enumerate(_by_id(where, tables).items(), 1):
-        place = f"'{where}', stage {number} ({name})"
+    for number, (name, table) in enumerate(_by_id(source, tables).items(), 1):
+        place = f"'{source}', stage {number} ({name})"
         options = {key.replace("-", "_"): value for key, value in table.items()}
         command, method_options = str(options.pop("command")), options.pop("set", {})
         options.pop("id", None)
@@ -242,10 +244,10 @@ def _stages(path: Path, where: str, tables: list[dict[str, Any]]) -> tuple[Stage
 
 def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Read paths relative to the recipe they are written in; a data set's name is no path."""
-    found = dict(values)
+    anchored = dict(values)
     folder = path.resolve().parent
-    for key in {"root", "labels", "class_file", "weights"} & found.keys():
-        found[key] = str(folder / str(found[key]))
-    if os.sep in str(found.get("dataset", "")):
-        found["dataset"] = f"{folder / str(found['dataset'])}{os.sep}"
-    return found
+    for key in {"root", "labels", "class_file", "weights"} & anchored.keys():
+        anchored[key] = str(folder / str(anchored[key]))
+    if os.sep in str(anchored.get("dataset", "")):
+        anchored["dataset"] = f"{folder / str(anchored['dataset'])}{os.sep}"
+    return anchored

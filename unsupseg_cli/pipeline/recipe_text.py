@@ -25,7 +25,7 @@ def recipe_text(recipe: RecipeFile) -> str:
     text = recipe.path.read_text(encoding="utf-8")
     if not recipe.variant:
         return text
-    comments, entries = _lines(recipe, text)
+    comments, entries = _comments_and_entries(recipe, text)
     blocks = []
     for header, address, values in _tables(recipe):
         lines = [*comments.get(address, []), *header]
@@ -41,25 +41,27 @@ def recipe_text(recipe: RecipeFile) -> str:
 
 def _tables(recipe: RecipeFile) -> list[tuple[list[str], Address, dict[str, Any]]]:
     """Return the tables of a recipe in the order of the documentation: header, address, values."""
-    given = recipe.tables
-    published = given.get("published", {})
+    contents = recipe.tables
+    published = contents.get("published", {})
     tables: list[tuple[list[str], Address, dict[str, Any]]] = [
-        ([], (), {key: value for key, value in given.items() if isinstance(value, str)}),
-        (["[data]"], ("data",), given.get("data", {})),
+        ([], (), {key: value for key, value in contents.items() if isinstance(value, str)}),
+        (["[data]"], ("data",), contents.get("data", {})),
         (
             ["[published]"],
             ("published",),
             {key: published[key] for key in Published.model_fields if key in published},
         ),
     ]
-    for stage, table in zip(recipe.stages, given["stage"], strict=True):
+    for stage, table in zip(recipe.stages, contents["stage"], strict=True):
         options = {key: value for key, value in table.items() if key != "set"}
         tables.append((["[[stage]]"], (stage.id,), options))
         tables.append((["[stage.set]"], (stage.id, "set"), table.get("set", {})))
     return tables
 
 
-def _lines(recipe: RecipeFile, text: str) -> tuple[dict[Address, list[str]], dict[Address, str]]:
+def _comments_and_entries(
+    recipe: RecipeFile, text: str
+) -> tuple[dict[Address, list[str]], dict[Address, str]]:
     """Return the comments and the entries of a file by what they stand above and what they set.
 
     Entries of the recipe's variant count as those of the stages that they change, its own comments as the file's.
@@ -112,5 +114,5 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(key)} = {_value(each)}' for key, each in value.items())} }}"
+        return f"{{ {', '.join(f'{_key(key)} = {_value(entry)}' for key, entry in value.items())} }}"
     return str(value)

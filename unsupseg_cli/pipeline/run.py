@@ -19,7 +19,7 @@ def run(
     """Run the steps of a recipe and return their artifacts by id; what is there already is reused.
 
     Args:
-        steps: what `recipes.resolve` returned.
+        steps: what `recipe.resolve` returned.
         context: with ``force`` every artifact is made again.
         first: make this step's artifact and all later ones again.
 
@@ -27,21 +27,21 @@ def run(
         UsageError: there is no step ``first``.
     """
     context = context or Context()
-    made: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for number, (step, forced) in enumerate(with_force(steps, context.force, first), 1):
         name = step.command if step.id == step.command else f"{step.command} ({step.id})"
         context.reporter.info(f"stage {number} of {len(steps)}: {name}")
-        inputs = {role: made[source] for role, source in step.inputs.items()}
+        inputs = {role: artifacts[source] for role, source in step.inputs.items()}
         artifact = perform(
             step.stage, step.config, replace(context, force=forced), options=step.options, inputs=inputs
         )
         assert artifact is not None
-        made[step.id] = artifact
-    return made
+        artifacts[step.id] = artifact
+    return artifacts
 
 
 def with_force(steps: Sequence[Step], force: bool, first: str | None) -> list[tuple[Step, bool]]:
-    """Return each step and whether it is to be made again."""
+    """Return each step and whether it is to be made again; raises UsageError where there is no step ``first``."""
     if first is not None:
         select(steps, first)
     marked = []
@@ -68,18 +68,18 @@ class Outcome:
     changed: dict[str, Any]
 
 
-def outcomes(steps: Sequence[Step], made: Mapping[str, Artifact], published: Published) -> list[Outcome]:
+def outcomes(steps: Sequence[Step], artifacts: Mapping[str, Artifact], published: Published) -> list[Outcome]:
     """Return the evaluations of a run, in order; the published figures stand beside one of them."""
     evaluations = [step for step in steps if step.command == "eval"]
     compared = published.evaluation or (evaluations[-1].id if evaluations else "")
     changed = {f"{step.id}.{key}": value for step in steps for key, value in step.overridden.items()}
-    scored = []
+    results = []
     for step in evaluations:
-        summary = made[step.id].manifest.summary
-        scored.append(
+        summary = artifacts[step.id].manifest.summary
+        results.append(
             Outcome(
                 stage=step.id,
-                artifact=made[step.id],
+                artifact=artifacts[step.id],
                 accuracy=100 * summary["accuracy"],
                 miou=100 * summary["miou"],
                 crf=bool(summary["crf"]),
@@ -87,4 +87,4 @@ def outcomes(steps: Sequence[Step], made: Mapping[str, Artifact], published: Pub
                 changed=changed,
             )
         )
-    return scored
+    return results

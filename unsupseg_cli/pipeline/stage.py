@@ -80,7 +80,7 @@ class Stage:
         return self.makes or next((self.roles[role] for role in roles if role in self.roles), "")
 
     def part(self, config: Any, method: Method) -> Part:
-        """Return the part of a method that does the work of a call."""
+        """Return the part of a method that does the work of a call; raises UsageError where it has none."""
         return method.labeller(config.part) if self.uses == "labeller" else method.require_trainer()
 
 
@@ -155,6 +155,10 @@ def perform(
 
     Returns:
         the artifact, or None while other processes have a part of it to make.
+
+    Raises:
+        UsageError: the call does not fit together, see `settle`.
+        UnsupsegError: the work fails; a call with the same options goes on with what is finished.
     """
     from unsupseg_cli.artifacts.context import Context
 
@@ -208,7 +212,7 @@ def settle(
 
 
 def choose_method(config: Any, context: Context) -> Method:
-    """Return the method of a call: the one named, else that of the pseudo-labels."""
+    """Return the method of a call: the one named, else that of the pseudo-labels; raises UsageError without any."""
     if config.method is not None:
         return get_method(config.method)
     if config.pseudolabels is None and config.features is not None:

@@ -36,7 +36,7 @@ class ClassesConfig(Config):
 def identify(call: Call) -> Identity:
     """Return what decides the model: weights and inputs of the old one, and what its classes are now."""
     artifact, file = call.input("model"), _edited(call)
-    m = artifact.manifest
+    manifest = artifact.manifest
     classes = {
         "classes": len(file.classes),
         "entries": [entry.model_dump(mode="json") for entry in file.classes],
@@ -47,12 +47,12 @@ def identify(call: Call) -> Identity:
         stage="classes",
         stage_version=STAGE.version,
         slug=f"{re.sub('-classes[0-9]+$', '', artifact.id.rsplit('-', 1)[0])}-classes{len(file.classes)}",
-        config={**m.config, **classes},
-        inputs=m.inputs,
-        data=m.data,
-        weights=m.outputs["model.safetensors"].sha256,
-        execution={**m.execution, "edited": artifact.id},
-        used_labels=m.used_labels,
+        config={**manifest.config, **classes},
+        inputs=manifest.inputs,
+        data=manifest.data,
+        weights=manifest.outputs["model.safetensors"].sha256,
+        execution={**manifest.execution, "edited": artifact.id},
+        used_labels=manifest.used_labels,
     )
 
 

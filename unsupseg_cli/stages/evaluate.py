@@ -127,8 +127,8 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     else:
         pairs = prediction_pairs(scored, dataset, space, context.reporter)
         clusters = int(scored.manifest.summary["classes"])
-    given = call.inputs.get("assignment")
-    assignment = read_assignment(given, clusters) if given else None
+    evaluation = call.inputs.get("assignment")
+    assignment = read_assignment(evaluation, clusters) if evaluation else None
     summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
@@ -157,14 +157,14 @@ def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those of what is scored where none are named."""
     from unsupseg_cli.contents.images import open_data, same_images
 
-    config, m = call.config, _scored(call).manifest
-    if config.dataset is None and m.data is not None:
-        known = same_images(m.data)
+    config, manifest = call.config, _scored(call).manifest
+    if config.dataset is None and manifest.data is not None:
+        images = same_images(manifest.data)
         if config.root is not None:
-            known["root"] = config.root
-        if m.kind == "predictions":
-            known["split"] = config.split or m.data.split
-        config = config.model_copy(update=known)
+            images["root"] = config.root
+        if manifest.kind == "predictions":
+            images["split"] = config.split or manifest.data.split
+        config = config.model_copy(update=images)
     return open_data(config, call.context, default_split="val")
 
 

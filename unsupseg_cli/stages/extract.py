@@ -88,13 +88,13 @@ class ExtractConfig(DataConfig, BatchConfig):
 
     @field_validator("keep")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_arrays(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or set(value) - set(_ARRAYS):
             raise ValueError(f"expected some of {', '.join(_ARRAYS)}, separated by commas")
         return tuple(name for name in _ARRAYS if name in value)
 
     @model_validator(mode="after")
-    def _whole(self) -> ExtractConfig:
+    def _whole_views(self) -> ExtractConfig:
         if self.position and self.geometry not in WHOLE_VIEWS:
             raise ValueError(
                 "--position needs views of whole images: --geometry "
@@ -119,7 +119,7 @@ def identify(call: Call) -> Identity:
     from unsupseg_cli.models.backbone import resolve_precision
 
     config, device, model = call.config, _device(call), call.inputs.get("model")
-    info, tokens = _info(call), _token_fields(call)
+    info, tokens = _backbone_info(call), _token_fields(call)
     if config.weights is not None and info.digest != UNKNOWN:
         remember_weights(info.name, config.weights, info.digest, call.context)
     data = identify_images(_dataset(call), call.context)
@@ -133,7 +133,7 @@ def identify(call: Call) -> Identity:
             **tokens,
             "backbone": info.name,
             "precision": resolve_precision(config.precision, device),
-            "keep": list(_keep(call)),
+            "keep": list(_kept_arrays(call)),
         },
         inputs=call.described(),
         data=data,
@@ -150,7 +150,7 @@ def identify(call: Call) -> Identity:
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Embed all images."""
-    extraction = _begin(call, draft)
+    extraction = _open_extraction(call, draft)
     extraction.write()
     return extraction.close()
 
@@ -164,17 +164,17 @@ def foresee(call: Call) -> Foreseen:
     from unsupseg_cli.contents.features import GRID_DTYPES
     from unsupseg_cli.inference.extraction import lay_out_views
 
-    info, dataset, context = _info(call), _dataset(call), call.context
-    known = context.workspace.find_key("features", identify(call).key)
-    if known is not None and has_array(known.path / "patch"):
-        grids = GridReader(known.path, "patch").grids
+    info, dataset, context = _backbone_info(call), _dataset(call), call.context
+    existing = context.workspace.find_key("features", identify(call).key)
+    if existing is not None and has_array(existing.path / "patch"):
+        grids = GridReader(existing.path, "patch").grids
     else:
         context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
         views = lay_out_views(dataset, _geometry(call), info.patch_size, call.config.strict)
         grids = views.grids(info.patch_size)
     placed = info.dim + 2 if call.config.position and "model" not in call.inputs else info.dim
     size = 0
-    for array in _keep(call):
+    for array in _kept_arrays(call):
         if array in GRID_DTYPES:
             channels = {"attention": info.dim // _HEAD_DIM, "patch": placed}.get(array, info.dim)
             size += array_bytes(grids, (channels,), GRID_DTYPES[array])
@@ -199,8 +199,8 @@ def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
         from unsupseg_cli.training.launch import launch
 
         _refuse_force(context, "--devices")
-        given = (config, context, call.inputs)
-        launch(_extract_on_device, *given, accelerator=_device(call).type, devices=config.devices)
+        arguments = (config, context, call.inputs)
+        launch(_extract_on_device, *arguments, accelerator=_device(call).type, devices=config.devices)
     artifact, reused = make(call, identity)
     return artifact, reused and not launched
 
@@ -216,9 +216,9 @@ def finish(call: Call, features: Artifact) -> None:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Return i and n of a shard "i/n"; raises UsageError unless 1 <= i <= n."""
-    first, _, last = text.partition("/")
-    if first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last):
-        return int(first), int(last)
+    index, _, shards = text.partition("/")
+    if index.isdecimal() and shards.isdecimal() and 1 <= int(index) <= int(shards):
+        return int(index), int(shards)
     raise UsageError(f"--shard '{text}' is not of the form i/n with i from 1 to n, for example 2/4.")
 
 
@@ -235,16 +235,16 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
     _refuse_force(context, "--shard")  # a forced share could not tell the shares of this call from the last's
     if config.devices > 1:
         raise UsageError("--shard and --devices do not go together: give each share a device of its own.")
-    begun: list[Extraction] = []
+    opened: list[Extraction] = []
 
-    def begin(draft: Draft) -> Extraction:
-        begun.append(_begin(call, draft))
-        return begun[0]
+    def open_draft(draft: Draft) -> Extraction:
+        opened.append(_open_extraction(call, draft))
+        return opened[0]
 
-    artifact, reused = context.workspace.produce_shard(identity, f"{index}-of-{shards}", begin)
+    artifact, reused = context.workspace.produce_shard(identity, f"{index}-of-{shards}", open_draft)
     if artifact is None:
         context.reporter.info(
-            f"shard {config.shard} is finished; {begun[0].missing()} blocks of other shards are missing: the last of "
+            f"shard {config.shard} is finished; {opened[0].missing()} blocks of other shards are missing: the last of "
             f"them publishes '{identity.id}'"
         )
     return artifact, reused
@@ -256,13 +256,13 @@ def _extract_on_device(
     """Make the shard of one of several processes; the first one reports for all."""
     from unsupseg_cli.core.progress import Silent
 
-    own = {
+    changes = {
         "device": str(fabric.device),
         "shard": f"{fabric.global_rank + 1}/{config.devices}",
         "devices": 1,
     }
     reporter = context.reporter if fabric.is_global_zero else Silent()
-    perform(STAGE, config.model_copy(update=own), replace(context, reporter=reporter), inputs=inputs)
+    perform(STAGE, config.model_copy(update=changes), replace(context, reporter=reporter), inputs=inputs)
 
 
 def _refuse_force(context: Context, option: str) -> None:
@@ -270,7 +270,7 @@ def _refuse_force(context: Context, option: str) -> None:
         raise UsageError(f"{option} and --force do not go together: remove the old features first.")
 
 
-def _begin(call: Call, draft: Draft) -> Extraction:
+def _open_extraction(call: Call, draft: Draft) -> Extraction:
     from unsupseg_cli.inference.extraction import Extraction
 
     config = call.config
@@ -314,12 +314,12 @@ def _geometry(call: Call) -> Geometry:
     )
 
 
-def _keep(call: Call) -> tuple[str, ...]:
+def _kept_arrays(call: Call) -> tuple[str, ...]:
     return ("patch", "pooled") if "model" in call.inputs else call.config.keep
 
 
 @once
-def _info(call: Call) -> BackboneInfo:
+def _backbone_info(call: Call) -> BackboneInfo:
     """Describe what gives the tokens or codes: in a dry run without loading its weights."""
     from unsupseg_cli.contents.backbone import BackboneInfo, known_backbone
     from unsupseg_cli.contents.model import code_channels, features_of
@@ -332,11 +332,11 @@ def _info(call: Call) -> BackboneInfo:
     if model is None:
         name = default_backbone() if config.backbone == "auto" else config.backbone
         return known_backbone(name, config.weights, context)
-    m = features_of(model, context).manifest
+    manifest = features_of(model, context).manifest
     return BackboneInfo(
-        m.config["backbone"],
-        m.summary["weights_digest"],
-        m.summary["patch_size"],
+        manifest.config["backbone"],
+        manifest.summary["weights_digest"],
+        manifest.summary["patch_size"],
         code_channels(model, context),
     )
 
@@ -347,14 +347,14 @@ def _token_fields(call: Call) -> dict[str, Any]:
     from unsupseg_cli.contents.backbone import TOKEN_FIELDS
     from unsupseg_cli.contents.model import features_of
 
-    own = {name: getattr(call.config, name) for name in TOKEN_FIELDS}
+    options = {name: getattr(call.config, name) for name in TOKEN_FIELDS}
     if "model" not in call.inputs:
-        return own
+        return options
     if not call.context.read_only:
         ref = _model(call).file.backbone
         return {name: getattr(ref, name) for name in TOKEN_FIELDS}
     config = features_of(call.input("model"), call.context).manifest.config
-    return {name: config.get(name, value) for name, value in own.items()}
+    return {name: config.get(name, value) for name, value in options.items()}
 
 
 @once
@@ -365,7 +365,7 @@ def _model(call: Call) -> OpenModel:
     opened = open_model(
         model, call.context, _device(call), weights=config.weights, precision=config.precision
     )
-    _require_own_tokens(config, opened.file.backbone, model)
+    _require_model_tokens(config, opened.file.backbone, model)
     return opened
 
 
@@ -378,7 +378,7 @@ def _network(call: Call) -> Network:
     from unsupseg_cli.inference.extraction import Network
     from unsupseg_cli.models.backbones import default_backbone
 
-    config, device, keep = call.config, _device(call), _keep(call)
+    config, device, keep = call.config, _device(call), _kept_arrays(call)
     if "model" in call.inputs:
         segmenter = _model(call).segmenter
 
@@ -398,7 +398,7 @@ def _network(call: Call) -> Network:
     return Network(backbone, tokens, keep, device)
 
 
-def _require_own_tokens(config: ExtractConfig, backbone: BackboneRef, model: Artifact) -> None:
+def _require_model_tokens(config: ExtractConfig, backbone: BackboneRef, model: Artifact) -> None:
     """Refuse options that do not go with the tokens that a model was trained on."""
     if config.backbone not in ("auto", backbone.name):
         raise UsageError(
@@ -406,11 +406,11 @@ def _require_own_tokens(config: ExtractConfig, backbone: BackboneRef, model: Art
             "out."
         )
     for name in ("layer", "norm", "pos_embed", "position"):
-        given, own = getattr(config, name), getattr(backbone, name)
-        if given not in (ExtractConfig.model_fields[name].default, own):
+        asked, trained = getattr(config, name), getattr(backbone, name)
+        if asked not in (ExtractConfig.model_fields[name].default, trained):
             option = name.replace("_", "-")
             raise UsageError(
-                f"--{option} {given} does not go with '{model.id}', whose tokens were made with --{option} {own}; "
+                f"--{option} {asked} does not go with '{model.id}', whose tokens were made with --{option} {trained}; "
                 "leave it out."
             )
     if backbone.position and config.geometry not in WHOLE_VIEWS:

@@ -34,9 +34,9 @@ def identify(call: Call) -> Identity:
     from unsupseg_cli.clustering.neighbours import resolve_engine
     from unsupseg_cli.models.device import resolve_device
 
-    m = call.input("features").manifest
-    source = f"{m.data.dataset}-{m.data.split}" if m.data else "images"
-    engine = resolve_engine(call.config.engine, m.summary["views"])
+    manifest = call.input("features").manifest
+    source = f"{manifest.data.dataset}-{manifest.data.split}" if manifest.data else "images"
+    engine = resolve_engine(call.config.engine, manifest.summary["views"])
     return Identity(
         kind="graph",
         stage="graph",
@@ -44,7 +44,7 @@ def identify(call: Call) -> Identity:
         slug=f"{source}-knn{call.config.neighbors}",
         config={**call.config.result(), "engine": engine},
         inputs=call.described(),
-        data=m.data,
+        data=manifest.data,
         execution={"device": str(resolve_device(call.config.device))},
         used_labels=call.used_labels,
     )
@@ -57,20 +57,20 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.contents.graph import write_graph
     from unsupseg_cli.models.device import resolve_device
 
-    device, wanted = resolve_device(call.config.device), call.config.neighbors
+    device, count = resolve_device(call.config.device), call.config.neighbors
     draft.deterministic = device.type == "cpu"
     features = FeatureSet(call.input("features"))
     graph = nearest_neighbours(
         features.rows("pooled"),
-        wanted,
+        count,
         engine=call.config.engine,
         device=device,
         reporter=call.context.reporter,
     )
     views, neighbors = graph.indices.shape
-    if neighbors < wanted:
+    if neighbors < count:
         draft.warnings.append(
-            f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not {wanted}"
+            f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not {count}"
         )
     write_graph(draft.folder, graph)
     return {

@@ -56,7 +56,7 @@ def identify(call: Call) -> Identity:
     config, model, device = call.config, call.input("model"), resolve_device(call.config.device)
     data = identify_images(_dataset(call), call.context)
     if not call.context.read_only:
-        _only(call)  # a class that is not there is said before any work
+        _shown_class(call)  # a class that is not there is said before any work
     named = {NAMED: [str(Path.cwd() / path) for path in config.images]} if config.images else {}
     return Identity(
         kind="predictions",
@@ -89,7 +89,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
     config, model, dataset = call.config, _model(call), _dataset(call)
     draft.deterministic = resolve_device(config.device).type == "cpu"
-    writer = PredictionWriter(draft, model.file.classes, dataset, _only(call), config.overlay)
+    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay)
     segmented = segment_items(
         model.segmenter,
         writer.todo(),
@@ -168,7 +168,7 @@ def _model(call: Call) -> OpenModel:
 
 
 @once
-def _only(call: Call) -> int | None:
+def _shown_class(call: Call) -> int | None:
     """Return the number of the class that the pictures show alone."""
     from unsupseg_cli.contents.model import class_index, read_model
 

@@ -64,19 +64,19 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         (draft.folder / PACK).mkdir(exist_ok=True)
         save_file(start.model.state_dict(), draft.folder / START)
     _pack(call, draft)
-    given = (config, draft.folder, call.context.reporter)
+    arguments = (config, draft.folder, call.context.reporter)
     if config.devices == 1:
-        train(None, *given)
+        train(None, *arguments)
     else:
         launch(
             train,
-            *given,
+            *arguments,
             accelerator=config.device,
             devices=config.devices,
             precision=fabric_precision(config),
             unused_parameters=not config.cluster_weight,  # the prototypes, then
         )
-    training = Training(None, *given)
+    training = Training(None, *arguments)
     health = training.health()
     draft.warnings += warnings(health)
     _write(training.trainer, config, draft)

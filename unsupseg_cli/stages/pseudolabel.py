@@ -38,19 +38,19 @@ def identify(call: Call) -> Identity:
     config, data = call.config, call.input("features").manifest.data
     assert call.method is not None
     assert call.options is not None
-    told = _told(call)
+    identity_values = _classes_and_seed(call)
     return Identity(
         kind="pseudolabels",
         stage="pseudolabel",
         stage_version=STAGE.version,
-        slug=f"{data.dataset if data else 'images'}-{config.method}{told.get('classes', '')}",
+        slug=f"{data.dataset if data else 'images'}-{config.method}{identity_values.get('classes', '')}",
         config={
             "method": config.method,
             "method_version": call.method.version,
             "part": call.part.name,
             "keep": config.keep,
             "options": call.options.result(),
-            **told,
+            **identity_values,
         },
         inputs=call.described(),
         data=data,
@@ -60,24 +60,24 @@ def identify(call: Call) -> Identity:
 
 
 @once
-def _told(call: Call) -> dict[str, Any]:
+def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.contents.images import default_classes
 
-    told: dict[str, Any] = {}
+    identity_values: dict[str, Any] = {}
     features = call.input("features")
     if "classes" in call.needs.identity:
-        told["classes"] = call.config.classes or default_classes(features)
+        identity_values["classes"] = call.config.classes or default_classes(features)
         cells = int(foreseen_grids(features).prod(1).sum())
-        if told["classes"] > cells:
+        if identity_values["classes"] > cells:
             raise UsageError(
-                f"--classes {told['classes']} is more than the {cells} patches of the features '{features.id}'; ask "
-                "for fewer."
+                f"--classes {identity_values['classes']} is more than the {cells} patches of the features "
+                f"'{features.id}'; ask for fewer."
             )
     if "seed" in call.needs.identity:
-        told["seed"] = call.config.seed
-    return told
+        identity_values["seed"] = call.config.seed
+    return identity_values
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
@@ -90,7 +90,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     config, needs, device = call.config, call.needs, resolve_device(call.config.device)
     draft.deterministic = device.type == "cpu"
     features = FeatureSet(call.input("features"))
-    inputs = open_inputs(call.inputs, needs, call.context, device, workers=config.workers, **_told(call))
+    inputs = open_inputs(
+        call.inputs, needs, call.context, device, workers=config.workers, **_classes_and_seed(call)
+    )
     labeller = call.part.load()(call.options, inputs)
     figures = labeller.fit()
     write_state(draft.folder, labeller.state())

@@ -42,31 +42,35 @@ class RefineConfig(CRFConfig):
 def identify(call: Call) -> Identity:
     """Return what decides the refined artifact, of predictions or of pseudo-labels."""
     config, refined = call.config, _refined(call)
-    m, soft = refined.manifest, _is_soft(refined)
+    manifest, soft = refined.manifest, _is_soft(refined)
     if soft and config.label_confidence is not None:
         raise UsageError(
             f"'{refined.id}' keeps soft scores, so that --label-confidence has no effect; leave it out."
         )
     if not soft and config.label_confidence is None:
-        raise UsageError(_HARD[m.kind].format(id=refined.id))
+        raise UsageError(_HARD[manifest.kind].format(id=refined.id))
     decided: dict[str, Any] = {**config.crf().result(), "label_confidence": config.label_confidence}
     inputs = call.described()
-    if m.kind == "pseudolabels":
-        decided = {**m.config, "crf": config.crf().result(), "label_confidence": config.label_confidence}
+    if manifest.kind == "pseudolabels":
+        decided = {
+            **manifest.config,
+            "crf": config.crf().result(),
+            "label_confidence": config.label_confidence,
+        }
         inputs.append(_features(call).as_input("features"))
         execution = {}
     else:
         from unsupseg_cli.contents.predictions import named_images
 
-        execution = {"device": config.device, **named_images(m)}
+        execution = {"device": config.device, **named_images(manifest)}
     return Identity(
-        kind=m.kind,
+        kind=manifest.kind,
         stage="refine",
         stage_version=STAGE.version,
         slug=f"{refined.id.rsplit('-', 1)[0]}-crf",
         config=decided,
         inputs=inputs,
-        data=m.data,
+        data=manifest.data,
         execution=execution,
         used_labels=call.used_labels,
     )
@@ -144,8 +148,8 @@ def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
     for block, views in writer.todo(call.context, "refine"):
         scores = [masks.log_probs(view) for view in views]
         refined = refine_labels(scores, images(views), crf, workers, device)
-        kept = [masks.kept(view, label - 1) for view, label in zip(views, refined, strict=True)]
-        writer.write(block, views, kept, {})
+        refined_masks = [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
+        writer.write(block, views, refined_masks, {})
     summary = writer.close()
     draw_masks(draft.folder, features, config.sheet, call.context)
     return summary
@@ -171,9 +175,9 @@ def _features(call: Call) -> Artifact:
 
 def _is_soft(artifact: Artifact) -> bool:
     """Tell whether predictions or pseudo-labels keep soft scores; refined ones do not."""
-    m = artifact.manifest
-    wanted = {"predictions": ("predict", "scores"), "pseudolabels": ("pseudolabel", "soft")}
-    return (m.stage, m.config.get("keep")) == wanted[m.kind]
+    manifest = artifact.manifest
+    soft = {"predictions": ("predict", "scores"), "pseudolabels": ("pseudolabel", "soft")}
+    return (manifest.stage, manifest.config.get("keep")) == soft[manifest.kind]
 
 
 _HARD = {

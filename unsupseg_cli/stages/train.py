@@ -49,19 +49,19 @@ def identify(call: Call) -> Identity:
     config, data = call.config, call.input("features").manifest.data
     assert call.method is not None
     assert call.options is not None
-    told, name = _told(call), call.method.name
-    seed = f"-seed{told['seed']}" if "seed" in told else ""
+    identity_values, name = _classes_and_seed(call), call.method.name
+    seed = f"-seed{identity_values['seed']}" if "seed" in identity_values else ""
     return Identity(
         kind="model",
         stage="train",
         stage_version=STAGE.version,
-        slug=f"{data.dataset if data else 'images'}-{name}{told.get('classes', '')}{seed}",
+        slug=f"{data.dataset if data else 'images'}-{name}{identity_values.get('classes', '')}{seed}",
         config={
             "method": name,
             "method_version": call.method.version,
             "tokens": config.tokens,
             "options": call.options.result(),
-            **told,
+            **identity_values,
         },
         inputs=call.described(),
         data=data,
@@ -74,21 +74,21 @@ def identify(call: Call) -> Identity:
 
 
 @once
-def _told(call: Call) -> dict[str, Any]:
+def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.images import default_classes
 
-    told: dict[str, Any] = {}
+    identity_values: dict[str, Any] = {}
     if "classes" in call.needs.identity:
         labels = call.inputs.get("pseudolabels")
-        told["classes"] = (
+        identity_values["classes"] = (
             call.config.classes
             or (_classes_of(labels, call.context) if labels else None)
             or default_classes(call.input("features"))
         )
     if "seed" in call.needs.identity:
-        told["seed"] = call.config.seed
-    return told
+        identity_values["seed"] = call.config.seed
+    return identity_values
 
 
 def _classes_of(labels: Artifact, context: Context) -> int | None:
@@ -113,7 +113,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.models.device import resolve_device
     from unsupseg_cli.training.loop import Schedule
 
-    config, device, told = call.config, resolve_device(call.config.device), _told(call)
+    config, device, identity_values = call.config, resolve_device(call.config.device), _classes_and_seed(call)
     labels = call.inputs.get("pseudolabels")
     masks = labels.manifest.summary["masks"] if labels else None
     if labels and not masks:
@@ -127,14 +127,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         device,
         workers=config.workers,
         live=config.tokens == "live",
-        **told,
+        **identity_values,
     )
     assert call.method is not None
     trainer = call.part.load()(call.options, inputs)
     views = len(FeatureSet(call.input("features")))
     _fit(
         trainer,
-        Schedule(trainer.steps, trainer.batch, views, told.get("seed", 0)),
+        Schedule(trainer.steps, trainer.batch, views, identity_values.get("seed", 0)),
         draft,
         device,
         call.context,

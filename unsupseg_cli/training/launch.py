@@ -21,17 +21,17 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 def launch(
     run: Callable[..., None],
-    *given: Any,
+    *arguments: Any,
     accelerator: str,
     devices: int,
     precision: Precision = "32-true",
     unused_parameters: bool = False,
 ) -> None:
-    """Call ``run(fabric, *given)`` in ``devices`` processes; ``fabric`` knows rank and device of each.
+    """Call ``run(fabric, *arguments)`` in ``devices`` processes; ``fabric`` knows rank and device of each.
 
     Args:
         run: a function of a module; it and what it is given are pickled.
-        given: passed on.
+        arguments: passed on.
         accelerator: ``cpu``, ``cuda`` or ``mps``.
         devices: number of processes.
         precision: of modules that ``run`` sets up with ``fabric``.
@@ -49,7 +49,7 @@ def launch(
         reason = " ".join(str(error).split())
         raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
     try:
-        fabric.launch(run, *given)
+        fabric.launch(run, *arguments)
     except ProcessRaisedException as error:
         reason = str(error).strip().splitlines()[-1]
         raise UnsupsegError(reason.removeprefix(f"{UnsupsegError.__module__}.UnsupsegError: ")) from None

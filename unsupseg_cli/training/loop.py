@@ -58,14 +58,14 @@ class Checkpoint(Protocol):
 
 
 class NoCheckpoint:
-    """Keeps nothing: the default of the Python API."""
+    """The checkpoint of a training that is not resumed: the default of the Python API."""
 
     def load(self) -> dict[str, Any] | None:
-        """Return None."""
+        """Return None: the training begins at step 0."""
         return None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Forget the state."""
+        """Drop the state."""
 
 
 def batch_views(schedule: Schedule, step: int) -> list[int]:
@@ -115,7 +115,7 @@ def fit(
         optimizer.step()
         task.after_step(step)
         if log and (step % schedule.log_every == 0 or step == schedule.steps - 1):
-            log({"step": float(step), **{name: float(one.detach()) for name, one in losses.items()}})
+            log({"step": float(step), **{name: float(term.detach()) for name, term in losses.items()}})
         if (step + 1) % schedule.save_every == 0 and step + 1 < schedule.steps:
             saved = {"module": task.module.state_dict(), "optimizer": optimizer.state_dict()}
             checkpoint.save({**saved, "step": step + 1})

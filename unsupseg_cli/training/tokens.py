@@ -60,7 +60,7 @@ class MemorySource:
         return [self._tokens[view] for view in views]
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of some views."""
+        """Return an array of some views, as it was given; raises KeyError for an unknown name."""
         return [self._arrays[name][view] for view in views]
 
 
@@ -94,7 +94,7 @@ class DeviceSource:
         return [view.to(self._device) for view in self._source.tokens(views)]
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of some views, on the device."""
+        """Return an array of some views, on the device; raises UnsupsegError for one that was not declared."""
         self._require(name)
         return [view.to(self._device) for view in self._source.array(name, views)]
 

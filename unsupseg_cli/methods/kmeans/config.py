@@ -33,8 +33,8 @@ class TrainOptions(MethodOptions):
 
     def needs(self) -> Needs:
         """Return what training reads: tokens, and the centres of its own pseudo-labels as one of the starts."""
-        own = Port("pseudolabels", "pseudolabels", optional=True, method="kmeans")
-        return Needs(reads=(FEATURES, own))
+        pseudolabels = Port("pseudolabels", "pseudolabels", optional=True, method="kmeans")
+        return Needs(reads=(FEATURES, pseudolabels))
 
     def work(self, images: int) -> float:
         """Return the images that all steps look at."""

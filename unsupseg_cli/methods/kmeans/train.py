@@ -43,8 +43,8 @@ class KMeansTrainer(Trainer):
         """Return the summed loss of all sets and the best one's."""
         features = self.inputs.features
         tokens = torch.cat([view.reshape(-1, features.dim) for view in features.tokens(views)])
-        each = self._prototypes.losses(F.normalize(tokens, dim=-1))
-        return {"loss": each.sum(), "best": each.min(), "worst": each.max()}
+        losses = self._prototypes.losses(F.normalize(tokens, dim=-1))
+        return {"loss": losses.sum(), "best": losses.min(), "worst": losses.max()}
 
     @torch.no_grad()
     def finish(self) -> TrainedHead:

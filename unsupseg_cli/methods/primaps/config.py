@@ -141,9 +141,9 @@ class TrainOptions(MethodOptions):
             "init_batches": ("pca",), "init_epochs": ("pca",), "init_sample": ("kmeans",), "init_restarts": ("kmeans",)
         }  # fmt: skip
         unread = {
-            name: f"it is read with init={wanted[0]}, and init is {self.init}"
-            for name, wanted in starts.items()
-            if self.init not in wanted
+            name: f"it is read with init={readers[0]}, and init is {self.init}"
+            for name, readers in starts.items()
+            if self.init not in readers
         }
         if getattr(stage, "tokens", "live") == "stored":
             unread |= dict.fromkeys(_AUGMENTATION, "images are changed with --tokens live only")

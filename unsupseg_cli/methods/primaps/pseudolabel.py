@@ -80,14 +80,16 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> 
     # The covariance does not change under a shift; centring keeps the later subtractions accurate.
     centred = (cells - (cells.sum(1) / size[:, None])[:, None]) * valid[..., None]
     moment, total = centred.mT @ centred, centred.sum(1)
-    free, left = valid.clone(), size.clone()
+    free, uncovered = valid.clone(), size.clone()
     stalled = torch.zeros_like(size)
     active = torch.arange(len(grids), device=cells.device)
-    found: list[list[tuple[Tensor, float, int]]] = [[] for _ in grids]
+    masks_of: list[list[tuple[Tensor, float, int]]] = [[] for _ in grids]
     stops: list[Stop] = ["cap"] * len(grids)
 
     for _ in range(config.max_masks):
-        direction = principal_direction(moment - total[:, :, None] * total[:, None] / left[:, None, None])
+        direction = principal_direction(
+            moment - total[:, :, None] * total[:, None] / uncovered[:, None, None]
+        )
         anchor = _times(unit, direction).abs().masked_fill(~free, -1.0).argmax(1)
         chosen = unit[torch.arange(len(anchor), device=anchor.device), anchor]
         similarity = _times(unit, chosen).masked_fill(~free, 0.0)
@@ -96,32 +98,33 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> 
         soft = torch.where(inside, similarity / peak.clamp_min(1e-12), 0.0)
         gained = inside.sum(1)
         score = (similarity * inside).sum(1) / gained.clamp_min(1)
-        free, left = free & ~inside, left - gained
+        free, uncovered = free & ~inside, uncovered - gained
         stalled = torch.where(gained > 0, 0, stalled + 1)
-        covered_enough = left <= (1 - config.coverage) * size + 1e-6
-        done = covered_enough | (stalled >= config.stall)
+        covered_enough = uncovered <= (1 - config.coverage) * size + 1e-6
+        finished = covered_enough | (stalled >= config.stall)
 
         rows = zip(
-            *(one.tolist() for one in (active, anchor, gained, score, covered_enough, done)), strict=True
+            *(column.tolist() for column in (active, anchor, gained, score, covered_enough, finished)),
+            strict=True,
         )
-        for row, (image, at, count, mean, enough, over) in enumerate(rows):
+        for row, (image, anchor_cell, count, mean, enough, over) in enumerate(rows):
             if count:
-                found[image].append((soft[row], mean, at))
+                masks_of[image].append((soft[row], mean, anchor_cell))
             if over:
                 stops[image] = "coverage" if enough else "stall"
 
-        if bool(done.all()):
+        if bool(finished.all()):
             break
-        if bool(done.any()):
-            going = ~done
-            active, unit, centred, moment, total, free, left, size, stalled, inside = (
-                one[going]
-                for one in (active, unit, centred, moment, total, free, left, size, stalled, inside)
+        if bool(finished.any()):
+            going = ~finished
+            active, unit, centred, moment, total, free, uncovered, size, stalled, inside = (
+                tensor[going]
+                for tensor in (active, unit, centred, moment, total, free, uncovered, size, stalled, inside)
             )
         removed = _gather(centred, inside)
         moment = torch.baddbmm(moment, removed.mT, removed, alpha=-1)
         total = total - removed.sum(1)
-    return _finish(found, stops, grids, config, cells.device)
+    return _finish(masks_of, stops, grids, config, cells.device)
 
 
 class PrimapsLabeller(Labeller):
@@ -153,7 +156,7 @@ class PrimapsLabeller(Labeller):
         """Return the masks of some views: refined, at the size of their images, or on the token grid."""
         tokens = self.inputs.features.tokens(views)
         if self.center == "image":
-            tokens = [_less_mean(view) for view in tokens]
+            tokens = [_centred(view) for view in tokens]
         proposals = propose(tokens, self.options)
         self.stopped.update(proposal.stop for proposal in proposals)
         scores = [proposal.log_probs for proposal in proposals]
@@ -162,15 +165,15 @@ class PrimapsLabeller(Labeller):
         return [self._masks(proposal, score) for proposal, score in zip(proposals, scores, strict=True)]
 
     @staticmethod
-    def _masks(found: Proposals, scores: Tensor) -> Masks:
+    def _masks(proposals: Proposals, scores: Tensor) -> Masks:
         labels = (scores.argmax(0) - 1).to(torch.int16).cpu().numpy()  # channel 0 is the background
-        area = np.bincount(labels[labels >= 0], minlength=len(found)).astype(np.int64)
-        kept = np.flatnonzero(area)
-        number = np.full(len(found) + 1, -1, np.int16)  # the last entry is the background's, label -1
-        number[kept] = np.arange(len(kept))
-        score = found.scores.cpu().numpy()[kept].astype(np.float32)
-        soft = found.log_probs[[0, *(kept + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
-        return Masks(number[labels], area[kept], score, np.full(len(kept), -1), soft)
+        area = np.bincount(labels[labels >= 0], minlength=len(proposals)).astype(np.int64)
+        remaining = np.flatnonzero(area)
+        number = np.full(len(proposals) + 1, -1, np.int16)  # the last entry is the background's, label -1
+        number[remaining] = np.arange(len(remaining))
+        score = proposals.scores.cpu().numpy()[remaining].astype(np.float32)
+        soft = proposals.log_probs[[0, *(remaining + 1)]].log_softmax(0).cpu().numpy().astype(np.float16)
+        return Masks(number[labels], area[remaining], score, np.full(len(remaining), -1), soft)
 
     def figures(self) -> dict[str, Any]:
         """Return how many views stopped for which reason; ``cap`` is the bound on masks."""
@@ -179,10 +182,10 @@ class PrimapsLabeller(Labeller):
         return counts
 
 
-def _less_mean(view: Tensor) -> Tensor:
+def _centred(view: Tensor) -> Tensor:
     """Return the tokens (h, w, C) less their mean; a flat image, which is nothing but its mean, stays as it is."""
-    rest = view - view.mean((0, 1))
-    return rest if float(rest.norm()) > _FLAT * float(view.norm()) else view
+    centred = view - view.mean((0, 1))
+    return centred if float(centred.norm()) > _FLAT * float(view.norm()) else view
 
 
 def principal_direction(covariance: Tensor) -> Tensor:
@@ -203,10 +206,10 @@ def principal_direction(covariance: Tensor) -> Tensor:
         for step in range(steps):
             basis[:, step] = current
             image[:, step] = _times(covariance, current)
-            following, known = image[:, step], basis[:, : step + 1]
+            following, earlier = image[:, step], basis[:, : step + 1]
             scale = following.norm(dim=1, keepdim=True)
             for _ in range(2):
-                following = following - (_times(known, following)[:, None] @ known)[:, 0]
+                following = following - (_times(earlier, following)[:, None] @ earlier)[:, 0]
             length = following.norm(dim=1, keepdim=True)
             # An exhausted space goes on with zeros: normalised rounding noise would not be orthogonal.
             current = torch.where(length > 1e-5 * scale, following / length.clamp_min(1e-30), 0.0)
@@ -249,7 +252,7 @@ def _gather(cells: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _finish(
-    found: list[list[tuple[Tensor, float, int]]],
+    masks_of: list[list[tuple[Tensor, float, int]]],
     stops: list[Stop],
     grids: Sequence[tuple[int, ...]],
     config: PseudolabelOptions,
@@ -257,7 +260,7 @@ def _finish(
 ) -> list[Proposals]:
     """Smooth the masks, add the background and turn them into log-probabilities."""
     results = []
-    for masks, stop, (height, width) in zip(found, stops, grids, strict=True):
+    for masks, stop, (height, width) in zip(masks_of, stops, grids, strict=True):
         soft = torch.zeros(0, height, width, device=device)
         if masks:
             soft = torch.stack([mask[: height * width] for mask, _, _ in masks]).view(-1, height, width)

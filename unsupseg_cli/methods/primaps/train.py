@@ -140,12 +140,12 @@ class PrimapsTrainer(Trainer):
                 chance = torch.rand(len(members), generator=draw).tolist()
                 mirrored = [value < self.options.mirror for value in chance]
                 masks = [_mirror(mask, flip) for mask, flip in zip(masks, mirrored, strict=True)]
-                clean, augmented = self._live(network, members, mirrored, draw)
+                clean, augmented = self._live_tokens(network, members, mirrored, draw)
             part = self.em.losses(torch.stack(clean), torch.stack(augmented), torch.stack(masks))
             parts.append({name: value * len(members) / len(views) for name, value in part.items()})
         return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
-    def _live(
+    def _live_tokens(
         self, network: LiveSource, views: list[int], mirrored: list[bool], draw: torch.Generator
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tokens of images and of their augmented versions, both mirrored or not."""

@@ -25,7 +25,7 @@ class StegoHead(nn.Module):
         self.nonlinear = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, codes))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the codes."""
+        """Return the codes (B, h, w, D) of tokens (B, h, w, C)."""
         codes: Tensor = self.linear(self.drop(tokens)) + self.nonlinear(self.drop(tokens))
         return codes
 

@@ -17,8 +17,10 @@ def uniform_points(images: int, count: int, generator: torch.Generator) -> Tenso
 def sample(maps: Tensor, points: Tensor) -> Tensor:
     """Return maps (B, h, w, C) at points (B, P, 2), interpolated bilinearly: (B, P, C)."""
     points = points.to(maps)[:, None]
-    found = F.grid_sample(maps.movedim(-1, 1), points, "bilinear", padding_mode="border", align_corners=True)
-    return found[:, :, 0].movedim(1, -1)
+    sampled = F.grid_sample(
+        maps.movedim(-1, 1), points, "bilinear", padding_mode="border", align_corners=True
+    )
+    return sampled[:, :, 0].movedim(1, -1)
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
@@ -28,10 +30,10 @@ def derangement(count: int, generator: torch.Generator) -> Tensor:
     """
     if count < 2:
         raise ValueError("a single item has no derangement")
-    own = torch.arange(count)
+    places = torch.arange(count)
     while True:  # a permutation has no fixed point with probability 1/e
         order = torch.randperm(count, generator=generator)
-        if not bool((order == own).any()):
+        if not bool((order == places).any()):
             return order
 
 

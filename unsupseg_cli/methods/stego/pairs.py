@@ -18,21 +18,23 @@ KINDS = ("self", "knn", "rand")
 class Pairs:
     """The random choices of a batch of B images with P points each.
 
-    ``here`` (B, P, 2) are points of the images, ``there`` those of their partners: the neighbour of each, and
-    for each derangement in ``orders`` (B,) another image of the batch.
+    ``points`` (B, P, 2) are those of the images, ``partner_points`` those of their partners: the neighbour of each,
+    and for each derangement in ``orders`` (B,) another image of the batch.
     """
 
-    here: Tensor
-    there: Tensor
+    points: Tensor
+    partner_points: Tensor
     orders: Sequence[Tensor]
 
     @classmethod
     def draw(cls, images: int, config: TrainOptions, generator: torch.Generator) -> Pairs:
         """Draw points and derangements for some images."""
         count = config.feature_samples**2
-        here = uniform_points(images, count, generator)
-        there = uniform_points(images, count, generator)
-        return cls(here, there, [derangement(images, generator) for _ in range(config.neg_samples)])
+        points = uniform_points(images, count, generator)
+        partner_points = uniform_points(images, count, generator)
+        return cls(
+            points, partner_points, [derangement(images, generator) for _ in range(config.neg_samples)]
+        )
 
     def correspondences(self, maps: Sequence[Tensor], near: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
         """Yield the kind and the cosines (B, P, P) of each comparison.
@@ -41,12 +43,12 @@ class Pairs:
             maps: features or codes (h, w, C) of the images; grids may differ.
             near: those of their neighbours.
         """
-        first = _at(maps, self.here)
+        first = _sample_at(maps, self.points)
         yield "self", correspondence(first, first)
-        yield "knn", correspondence(first, _at(near, self.there))
+        yield "knn", correspondence(first, _sample_at(near, self.partner_points))
         for order in self.orders:
             others = [maps[index] for index in order.tolist()]
-            yield "rand", correspondence(first, _at(others, self.there))
+            yield "rand", correspondence(first, _sample_at(others, self.partner_points))
 
 
 def by_grid(maps: Sequence[Tensor], apply: Callable[[Tensor, list[int]], Tensor]) -> list[Tensor]:
@@ -55,8 +57,8 @@ def by_grid(maps: Sequence[Tensor], apply: Callable[[Tensor, list[int]], Tensor]
     ``apply`` gets maps (b, h, w, C) with their positions and returns (b, ...).
     """
     groups: dict[tuple[int, ...], list[int]] = {}
-    for position, one in enumerate(maps):
-        groups.setdefault(tuple(one.shape), []).append(position)
+    for position, values in enumerate(maps):
+        groups.setdefault(tuple(values.shape), []).append(position)
     rows: dict[int, Tensor] = {}
     for members in groups.values():
         result = apply(torch.stack([maps[position] for position in members]), members)
@@ -64,5 +66,5 @@ def by_grid(maps: Sequence[Tensor], apply: Callable[[Tensor, list[int]], Tensor]
     return [rows[position] for position in range(len(maps))]
 
 
-def _at(maps: Sequence[Tensor], points: Tensor) -> Tensor:
+def _sample_at(maps: Sequence[Tensor], points: Tensor) -> Tensor:
     return torch.stack(by_grid(maps, lambda stacked, members: sample(stacked, points[members])))

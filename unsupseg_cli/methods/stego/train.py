@@ -50,7 +50,7 @@ class CodeSource:
         return by_grid(tokens, lambda maps, _: self._head(maps).float().cpu())
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of the source."""
+        """Return an array of the source for some views, as it is there: codes have no other arrays."""
         return self._source.array(name, views)
 
 
@@ -80,7 +80,7 @@ class StegoTrainer(Trainer):
             raise UsageError(
                 f"--classes {classes} is more than the {tokens} patches that classes are fitted on."
             )
-        self.neighbours, self.warnings = _usable(inputs.graph, views, options)
+        self.neighbours, self.warnings = _usable_neighbours(inputs.graph, views, options)
         self.tokens = inputs.network or features
         self.steps, self.batch = options.steps, min(options.batch, views)
         with torch.random.fork_rng(devices=[]):
@@ -112,16 +112,18 @@ class StegoTrainer(Trainer):
         pairs = Pairs.draw(len(views), self.options, draw)
         codes = self._codes(tokens)
         compared = zip(
-            self._features(pairs, tokens, near),
+            self._feature_correspondences(pairs, tokens, near),
             pairs.correspondences(codes, self._codes(near)),
             strict=True,
         )
         terms: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         similarity: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         clamps = {"zero_clamp": self.options.zero_clamp, "stabilize": self.options.stabilize}
-        for (kind, wanted), (_, given) in compared:
-            terms[kind].append(correspondence_loss(wanted, given, self.shifts[kind], **clamps))
-            similarity[kind].append(given.detach().mean())
+        for (kind, feature_cosines), (_, code_cosines) in compared:
+            terms[kind].append(
+                correspondence_loss(feature_cosines, code_cosines, self.shifts[kind], **clamps)
+            )
+            similarity[kind].append(code_cosines.detach().mean())
         probes = self.probe.losses(_unit(torch.cat([code.detach().flatten(0, 1) for code in codes])))
         means = {kind: torch.stack(parts).mean() for kind, parts in terms.items()}
         loss = torch.stack([self.weights[kind] * mean for kind, mean in means.items()]).sum() + probes.sum()
@@ -134,14 +136,14 @@ class StegoTrainer(Trainer):
         codes = CodeSource(self.inputs.features, self.head, self.options.codes)
         trained = F.normalize(self.probe.weight, dim=-1).detach().cpu()
         refitted = self._refit(codes)
-        losses, sizes, similarity = _judge(codes, torch.cat([refitted, trained]))
+        losses, sizes, similarity = _score_probes(codes, torch.cat([refitted, trained]))
         best = min(range(len(losses)), key=losses.__getitem__)
-        own = losses[: len(refitted)]
+        refitted_losses = losses[: len(refitted)]
         figures: dict[str, Any] = {
             "shifts": self.shifts,
             "attracted": self.attracted,
-            "probe_losses": own,
-            "probe_spread": max(own) - min(own),
+            "probe_losses": refitted_losses,
+            "probe_spread": max(refitted_losses) - min(refitted_losses),
             "probe_losses_trained": losses[len(refitted) :],
             "best_restart": best,
             "code_similarity": similarity,
@@ -157,7 +159,7 @@ class StegoTrainer(Trainer):
             {**tensors, "class_head.weight": weight},
             feature_heads=[{"type": "stego", "dim": self.inputs.features.dim, "codes": dim}],
             figures=figures,
-            warnings=[*self.warnings, *_collapse(similarity, sizes[best], self.shifts)],
+            warnings=[*self.warnings, *_collapse_warnings(similarity, sizes[best], self.shifts)],
         )
 
     def _load(self, views: Sequence[int]) -> list[Tensor]:
@@ -166,12 +168,14 @@ class StegoTrainer(Trainer):
     def _codes(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         return by_grid(tokens, lambda maps, _: self.head(maps))
 
-    def _features(
+    def _feature_correspondences(
         self, pairs: Pairs, tokens: Sequence[Tensor], near: Sequence[Tensor]
     ) -> list[tuple[str, Tensor]]:
         """Return the centred feature correspondences; features lose channels like the head's inputs."""
         with torch.no_grad():
-            first, second = (by_grid(one, lambda maps, _: self.head.drop(maps)) for one in (tokens, near))
+            first, second = (
+                by_grid(token_maps, lambda maps, _: self.head.drop(maps)) for token_maps in (tokens, near)
+            )
             return [
                 (kind, centre(cosines) if self.options.pointwise else cosines)
                 for kind, cosines in pairs.correspondences(first, second)
@@ -180,13 +184,13 @@ class StegoTrainer(Trainer):
     def _positives(self, views: Sequence[int], draw: torch.Generator) -> list[int]:
         """Draw one of the nearest neighbours of each view."""
         choice = torch.randint(self.neighbours.shape[1], (len(views),), generator=draw)
-        return [int(one) for one in self.neighbours[views, choice.numpy()]]
+        return [int(neighbour) for neighbour in self.neighbours[views, choice.numpy()]]
 
     def _measure(self) -> dict[str, Tensor]:
         """Return samples of the centred feature correspondences of the collection, without dropout."""
         self.head.eval()
         draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "shifts"))
-        found: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+        samples: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         order = torch.randperm(len(self.inputs.features.grids), generator=draw).tolist()
         for start in range(0, len(order) - self.batch + 1, self.batch)[:_MEASURED_BATCHES]:
             views = order[start : start + self.batch]
@@ -194,14 +198,14 @@ class StegoTrainer(Trainer):
             tokens, near = (
                 self.inputs.features.tokens(members) for members in (views, self._positives(views, draw))
             )
-            for kind, cosines in self._features(pairs, tokens, near):
-                found[kind].append(cosines)
-        return {kind: torch.stack(parts) for kind, parts in found.items()}
+            for kind, cosines in self._feature_correspondences(pairs, tokens, near):
+                samples[kind].append(cosines)
+        return {kind: torch.stack(parts) for kind, parts in samples.items()}
 
     def _refit(self, codes: CodeSource) -> Tensor:
         """Return the probes (R, K, D) of spherical k-means on a sample of the final codes, R starts."""
-        some = _unit(sample_tokens(codes, self.options.sample, seeds.stream(self.inputs.seed, "codes")))
-        if not bool(torch.isfinite(some).all()):
+        sample = _unit(sample_tokens(codes, self.options.sample, seeds.stream(self.inputs.seed, "codes")))
+        if not bool(torch.isfinite(sample).all()):
             raise UnsupsegError(
                 "The head gives codes that are not numbers; lower the learning rate (--set lr=)."
             )
@@ -209,14 +213,14 @@ class StegoTrainer(Trainer):
         return torch.stack(
             [
                 spherical_kmeans(
-                    some, classes, restarts=1, seed=seeds.stream(self.inputs.seed, "refit", start)
+                    sample, classes, restarts=1, seed=seeds.stream(self.inputs.seed, "refit", start)
                 ).centroids
                 for start in range(self.options.restarts)
             ]
         )
 
 
-def _usable(
+def _usable_neighbours(
     neighbours: NDArray[np.int32] | None, views: int, options: TrainOptions
 ) -> tuple[NDArray[np.int32], list[str]]:
     """Return the neighbours that positives are drawn from, and what is smaller than asked for."""
@@ -248,13 +252,13 @@ def _unit(codes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(codes: TokenSource, probes: Tensor) -> tuple[list[float], list[list[float]], float]:
+def _score_probes(codes: TokenSource, probes: Tensor) -> tuple[list[float], list[list[float]], float]:
     """Return the loss of each probe over all tokens, its class shares, and the mean cosine between codes."""
     total = torch.zeros(len(probes), dtype=torch.float64)
     counts = torch.zeros(probes.shape[:2], dtype=torch.float64)
     direction, number = torch.zeros(codes.dim, dtype=torch.float64), 0
-    for some in flat_batches(codes):
-        unit = _unit(some)
+    for batch in flat_batches(codes):
+        unit = _unit(batch)
         for index, probe in enumerate(probes):
             cosine, nearest = (unit @ probe.T).max(-1)
             total[index] -= cosine.double().sum()
@@ -265,7 +269,7 @@ def _judge(codes: TokenSource, probes: Tensor) -> tuple[list[float], list[list[f
     return (total / number).tolist(), (counts / number).tolist(), similarity
 
 
-def _collapse(similarity: float, shares: list[float], shifts: dict[str, float]) -> list[str]:
+def _collapse_warnings(similarity: float, shares: list[float], shifts: dict[str, float]) -> list[str]:
     """Return a warning where the codes, or the classes, became all the same."""
     if similarity > _COLLAPSED or max(shares) > 0.99:
         now = ",".join(f"{shifts[kind]:.2f}" for kind in KINDS)
