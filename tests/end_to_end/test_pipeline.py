@@ -486,7 +486,7 @@ def test_predictions_reject_a_protocol_that_crops(run, photos):
 
 def test_unknown_references_are_refused(run, photos):
     with pytest.raises(UsageError):
-        Context(Workspace(photos)).take("model", None)
+        Workspace(photos).current("model")
 
 
 @pytest.mark.parametrize("name", ["kmeans", "primaps", "stego", "stego_primaps"])

@@ -35,12 +35,12 @@ from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.inference import onnx_program
-from unsupseg_cli.inference.export import export
-from unsupseg_cli.inference.export_options import ExportConfig
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
 from unsupseg_cli.models.backbones import ALIASES
 from unsupseg_cli.pipeline.compare import compare
+from unsupseg_cli.pipeline.export import export
+from unsupseg_cli.pipeline.options import ExportConfig
 from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.graph import GraphConfig
 

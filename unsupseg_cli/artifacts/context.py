@@ -45,14 +45,6 @@ class Context:
             self.reporter.warn(warning)
         return artifact
 
-    def take(self, kind: str, reference: str | None, split: str | None = None) -> Artifact:
-        """Return a named artifact, or the current one, and say which was taken."""
-        if reference is not None:
-            return self.workspace.get(reference, kind)
-        artifact = self.workspace.current(kind, split)
-        self.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
-        return artifact
-
     def remembered(self, name: str) -> dict[str, Any]:
         """Return what a file of the workspace remembers; it is a convenience, and may be missing or damaged."""
         try:

@@ -57,6 +57,19 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def existing_folder(path: Path) -> Path:
+    """Return a folder, or the nearest one above it that is there."""
+    folder = path.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free space where a folder is or will be."""
+    return shutil.disk_usage(existing_folder(folder)).free
+
+
 def require_space(folder: Path, needed: int, subject: str) -> None:
     """Raise UnsupsegError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
     free = shutil.disk_usage(folder).free

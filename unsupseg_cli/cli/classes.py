@@ -14,6 +14,7 @@ from rich.text import Text
 from unsupseg_cli.cli.command import Invocation, run_guarded, stage_command
 from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.settings import find_settings, find_workspace
+from unsupseg_cli.cli.workspace import WorkspaceOption
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.stage import perform
@@ -47,9 +48,7 @@ def show(
         ),
     ] = None,
     predictions: Annotated[str | None, typer.Option(help="Predictions for the picture instead.")] = None,
-    workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
-    ] = None,
+    workspace: WorkspaceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print number, name and color of each class, and which clusters it is made of."""

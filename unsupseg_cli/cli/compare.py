@@ -5,16 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
-from unsupseg_cli.cli.settings import find_settings, find_workspace
+from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,9 +27,7 @@ app = typer.Typer()
 @app.command("compare")
 def compare(
     evaluations: Annotated[list[str], typer.Argument(help="Ids or paths of evaluations.")],
-    workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
-    ] = None,
+    workspace: WorkspaceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per setting.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
@@ -43,7 +39,7 @@ def compare(
             raise UsageError("--json, --csv and --markdown exclude each other; give one.")
         from unsupseg_cli.pipeline.compare import compare as run
 
-        space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
+        space = open_workspace(workspace)
         comparison = run([space.get(reference, "evaluation") for reference in evaluations])
         if as_json:
             rows = [row.to_json() for row in comparison.rows]

@@ -14,6 +14,7 @@ from rich.text import Text
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
+from unsupseg_cli.cli.workspace import WorkspaceOption
 from unsupseg_cli.core.errors import UnsupsegError
 
 app = typer.Typer()
@@ -21,9 +22,7 @@ app = typer.Typer()
 
 @app.command("doctor")
 def doctor(
-    workspace: Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
-    ] = None,
+    workspace: WorkspaceOption = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from unsupseg_cli.cli.command import Invocation, stage_command
 from unsupseg_cli.cli.console import result
-from unsupseg_cli.inference.export_options import ExportConfig
+from unsupseg_cli.pipeline.options import ExportConfig
 
 app = typer.Typer()
 _MODEL = Annotated[
@@ -22,7 +22,7 @@ _MODEL = Annotated[
 )
 def export(invocation: Invocation) -> None:
     """A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
-    from unsupseg_cli.inference.export import export as run
+    from unsupseg_cli.pipeline.export import export as run
 
     path = str(run(invocation.config, invocation.extra["model"], invocation.context()))
     result(json.dumps({"path": path}) if invocation.json else path)

@@ -105,8 +105,9 @@ def _explain(steps: Sequence[Step]) -> None:
 
 def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -> None:
     context = invocation.context()
+    from unsupseg_cli.artifacts.files import free_bytes
     from unsupseg_cli.pipeline.pace import probe
-    from unsupseg_cli.pipeline.plan import free_bytes, plan
+    from unsupseg_cli.pipeline.plan import plan
 
     probed = probe(steps, context) if invocation.extra["probe"] else []
     planned = plan(steps, context, first=first, probed=probed)

@@ -27,7 +27,9 @@ def run_stage(stage: Stage, invocation: Invocation) -> None:
     context, options = invocation.context(), None
     if stage.uses:
         method = choose_method(invocation.config, context)
-        options = invocation.method_options(method, stage.part(invocation.config, method))
+        options = invocation.method_options(
+            method, stage.part(method, getattr(invocation.config, "part", None))
+        )
     artifact = perform(stage, invocation.config, context, options=options)
     if artifact is None:
         return

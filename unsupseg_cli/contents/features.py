@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, has_array
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
@@ -106,6 +107,16 @@ class FeatureSet:
         else:
             rows = list(RowReader(self.artifact.path / name).take(list(views)))
         return [torch.from_numpy(np.asarray(row).astype(np.float32)) for row in rows]
+
+
+def features_behind(artifact: Artifact, context: Context) -> Artifact:
+    """Return the features that an artifact was made from; raises UsageError where they are gone."""
+    used = artifact.input("features")
+    features = context.workspace.find_key("features", used.key) if used else None
+    if features is None:
+        name = f"'{used.id}' " if used else ""
+        raise UsageError(f"The features {name}of '{artifact.id}' are gone; run their `extract` again.")
+    return features
 
 
 def foreseen_grids(features: Artifact) -> NDArray[np.int64]:

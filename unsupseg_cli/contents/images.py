@@ -58,6 +58,14 @@ def same_images(data: DataSource) -> dict[str, Any]:
     }
 
 
+def reopen(data: DataSource, labels: Path | None = None, class_file: Path | None = None) -> Dataset:
+    """Open the data set of an artifact again; raises UsageError where it is not found."""
+    location = same_images(data)
+    return open_dataset(
+        location["dataset"], root=location["root"], split=data.split, labels=labels, class_file=class_file
+    )
+
+
 def describe_images(dataset: Dataset, context: Context) -> DataSource:
     """Return name, split, count and content fingerprint of a data set's images; raises UnsupsegError if one is gone."""
     return DataSource(

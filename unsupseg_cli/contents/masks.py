@@ -45,6 +45,7 @@ class MaskWriter:
 
     def __init__(self, draft: Draft, features: FeatureSet, sizes: NDArray[np.int64], soft: bool) -> None:
         self._draft, self._features = draft, features
+        self._sizes = sizes
         self._size = views_per_block(sizes, (), np.int16)
         self._labels = GridWriter(draft.folder, LABELS, sizes, (), np.int16, self._size)
         self._soft = RaggedWriter(draft.folder / SOFT) if soft else None
@@ -63,8 +64,15 @@ class MaskWriter:
         """Write the masks of a block of views; ``figures`` are added up over the blocks.
 
         Raises:
+            UnsupsegError: the masks do not fit their view or each other; the message says which and how.
             UsageError: soft masks are asked for, and the method makes none.
         """
+        if len(masks) != len(views):
+            raise UnsupsegError(f"The labeller gave masks of {len(masks)} views, expected {len(views)}.")
+        for view, mask in zip(views, masks, strict=True):
+            if problem := _mismatch(mask, tuple(self._sizes[view].tolist())):
+                key = self._features.views["key"][view]
+                raise UnsupsegError(f"The labeller gave masks of '{key}' that do not fit: {problem}.")
         self._labels.write(block, [mask.labels for mask in masks])
         channels = []
         if self._soft is not None:
@@ -113,6 +121,25 @@ class MaskWriter:
     @staticmethod
     def _part(block: int) -> str:
         return f"block-{block:06d}"
+
+
+def _mismatch(masks: Masks, size: tuple[int, ...]) -> str:
+    """Say what is wrong with the masks of a view of a size, if anything."""
+    count = len(masks.area)
+    if masks.labels.shape != size:
+        return f"a label map of {masks.labels.shape}, expected {size}"
+    if not np.issubdtype(masks.labels.dtype, np.integer):
+        return f"a label map of type {masks.labels.dtype}, expected integers"
+    if not len(masks.score) == len(masks.group) == count:
+        return f"{count} areas, {len(masks.score)} scores and {len(masks.group)} classes, expected as many of each"
+    low, high = int(masks.labels.min(initial=-1)), int(masks.labels.max(initial=-1))
+    if low < -1 or high >= count:
+        return f"mask ids from {low} to {high}, expected -1 to {count - 1}"
+    if not np.isfinite(masks.score).all():
+        return "scores that are NaN or infinite"
+    if masks.soft is not None and (masks.soft.ndim != 3 or len(masks.soft) != count + 1):
+        return f"soft masks of {masks.soft.shape}, expected {count + 1} channels"
+    return ""
 
 
 _COLUMNS = pa.schema(

@@ -17,12 +17,12 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
-from unsupseg_cli.contents.features import stored_geometry
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.contents.features import features_behind, stored_geometry
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead
 from unsupseg_cli.methods.registry import import_heads, method_of, not_installed
-from unsupseg_cli.models.heads import HEADS
+from unsupseg_cli.models.heads import HEADS, build_head
 from unsupseg_cli.models.segmenter import Segmenter
 from unsupseg_cli.report.palette import class_colors
 
@@ -135,7 +135,34 @@ def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifa
             for i, (r, g, b) in enumerate(colors)
         ],
     )
+    try:
+        check_model(file, tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError, UnsupsegError) as error:
+        raise UnsupsegError(
+            f"The trainer of '{method}' gave a model whose parts do not fit ({reason_of(error)}); nothing was written."
+        ) from None
     write_model(folder, file, tensors)
+
+
+def check_model(file: ModelFile, tensors: dict[str, Tensor]) -> None:
+    """Raise an error of some kind unless the parts of a model belong together and hold numbers."""
+    Geometry(**file.geometry)
+    import_heads(str(head["type"]) for head in file.feature_heads)
+    described = {f"feature_heads.{index}.": head for index, head in enumerate(file.feature_heads)}
+    for prefix, head in (described | {"class_head.": file.class_head}).items():
+        build_head(head).load_state_dict(with_prefix(tensors, prefix))
+    outputs = int(file.class_head["classes"])
+    class_of = list(range(outputs)) if file.class_of is None else file.class_of
+    if len(class_of) != outputs or set(class_of) != set(range(len(file.classes))):
+        raise ValueError(f"{outputs} outputs of the class head do not make {len(file.classes)} classes")
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"'{name}' holds NaN or infinite values")
+
+
+def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def class_prototypes(model: Artifact) -> Tensor | None:
@@ -222,15 +249,9 @@ def features_of(model: Artifact, context: Context) -> Artifact:
     Raises:
         UsageError: the model came from a file, or its features are gone.
     """
-    used = model.input("features")
-    if used is None:
+    if model.input("features") is None:
         raise UsageError(f"The model '{model.id}' came from a file, without the features it was trained on.")
-    features = context.workspace.find_key("features", used.key)
-    if features is None:
-        raise UsageError(
-            f"The features '{used.id}' of the model '{model.id}' are gone; run their `extract` again."
-        )
-    return features
+    return features_behind(model, context)
 
 
 def code_channels(model: Artifact, context: Context) -> int:

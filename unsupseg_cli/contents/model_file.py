@@ -18,12 +18,16 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.model import BACKBONE, TIMM_WEIGHTS, ModelFile, write_model
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.methods.registry import import_heads
+from unsupseg_cli.contents.model import (
+    BACKBONE,
+    TIMM_WEIGHTS,
+    ModelFile,
+    check_model,
+    with_prefix,
+    write_model,
+)
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.models.backbone import JSON_NAME, TENSORS_NAME
-from unsupseg_cli.models.heads import build_head
 
 STAGE_VERSION = 1
 FORMAT = 1
@@ -55,20 +59,20 @@ def write_model_file(
     save_file(tensors, path, metadata={_METADATA: header.model_dump_json()})
 
 
-def take_model(reference: str | None, context: Context) -> Artifact:
-    """Return a model by reference: an artifact, by default the last one, or a file that `export` wrote.
+def take_model(reference: str, context: Context) -> Artifact:
+    """Return a model by reference: an artifact, or a file that `export` wrote.
 
     A file is unpacked into the workspace, once; the last model stays the last one.
 
     Raises:
         UnsupsegError: the file is no such export, is damaged, or was written by a newer version.
     """
-    if reference is not None and reference.endswith(".onnx"):
+    if reference.endswith(".onnx"):
         raise UsageError(
             f"'{reference}' is for other programs; `export --out NAME{SUFFIX}` writes a model for this one."
         )
-    if reference is None or not reference.endswith(SUFFIX):
-        return context.take("model", reference)
+    if not reference.endswith(SUFFIX):
+        return context.workspace.get(reference, "model")
     path = Path(reference)
     if not path.is_file():
         raise UsageError(f"The model file '{path}' does not exist; `unsupseg export` writes one.")
@@ -93,8 +97,8 @@ def take_model(reference: str | None, context: Context) -> Artifact:
     )
 
     def work(draft: Draft) -> dict[str, Any]:
-        write_model(draft.folder, file, _tensors_of(tensors, _HEADS_PREFIX))
-        if backbone := _tensors_of(tensors, _BACKBONE_PREFIX):
+        write_model(draft.folder, file, with_prefix(tensors, _HEADS_PREFIX))
+        if backbone := with_prefix(tensors, _BACKBONE_PREFIX):
             folder = draft.folder / BACKBONE
             folder.mkdir(exist_ok=True)
             save_file(backbone, folder / (TENSORS_NAME if header.backbone else TIMM_WEIGHTS))
@@ -104,10 +108,6 @@ def take_model(reference: str | None, context: Context) -> Artifact:
 
     result, reused = context.workspace.produce(identity, work, current=False)
     return context.say(result, reused)
-
-
-def _tensors_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
@@ -126,23 +126,10 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
             header = FileHeader.model_validate(raw)
             json.dumps(header.config, allow_nan=False)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-            _check_parts(header.model, _tensors_of(tensors, _HEADS_PREFIX))
+            check_model(header.model, with_prefix(tensors, _HEADS_PREFIX))
             return header, tensors
     except UnsupsegError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise UnsupsegError(f"The model file '{path}' cannot be read ({reason}); export it again.") from None
-
-
-def _check_parts(file: ModelFile, tensors: dict[str, Tensor]) -> None:
-    """Raise an error of some kind unless the parts of a model belong together."""
-    Geometry(**file.geometry)
-    import_heads(str(head["type"]) for head in file.feature_heads)
-    described = {f"feature_heads.{index}.": head for index, head in enumerate(file.feature_heads)}
-    for prefix, head in (described | {"class_head.": file.class_head}).items():
-        build_head(head).load_state_dict(_tensors_of(tensors, prefix))
-    outputs = int(file.class_head["classes"])
-    class_of = list(range(outputs)) if file.class_of is None else file.class_of
-    if len(class_of) != outputs or set(class_of) != set(range(len(file.classes))):
-        raise ValueError(f"{outputs} outputs of the class head do not make {len(file.classes)} classes")

@@ -21,12 +21,12 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import describe_images, open_paths, same_images
+from unsupseg_cli.contents.images import describe_images, open_paths, reopen
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf.trust import trusted
-from unsupseg_cli.data.datasets import Dataset, open_dataset
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.report.overlay import blend, legend
@@ -125,8 +125,7 @@ def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
         return open_paths([Path(name) for name in named[NAMED]])
     assert predictions.data is not None
-    location = same_images(predictions.data)
-    return open_dataset(location["dataset"], root=location["root"], split=predictions.data.split)
+    return reopen(predictions.data)
 
 
 def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.features import FeatureSet, stored_geometry
-from unsupseg_cli.contents.images import describe_images, same_images
+from unsupseg_cli.contents.images import describe_images, reopen
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.loader import resolve_workers
@@ -29,9 +28,8 @@ class ViewImages:
         manifest = features.artifact.manifest
         data = manifest.data
         assert data is not None
-        location = same_images(data)
         try:
-            dataset = open_dataset(location["dataset"], root=location["root"], split=data.split)
+            dataset = reopen(data)
         except UsageError as error:
             raise UnsupsegError(
                 f"{error} If the images were moved, run `extract` on them with --force, so that '{manifest.id}' knows "

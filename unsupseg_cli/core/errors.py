@@ -18,6 +18,11 @@ class UsageError(UnsupsegError):
     exit_code = 2
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name where it says nothing."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a hint such as ``; did you mean 'dino_vits8'? Known: ...`` for a mistyped name."""
     names = sorted(known)

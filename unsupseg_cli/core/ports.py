@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+from unsupseg_cli.core.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,23 @@ PSEUDOLABELS = Port("pseudolabels", "pseudolabels")
 MODEL = Port("model", "model")
 ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MODEL)}
 """The roles that a method may read, with the kind of each."""
+_FIRST = {"pseudolabels": 0, "features": 1}  # what other inputs follow
+
+
+def ports_to_fill(ports: Sequence[Port], named: Collection[str]) -> list[Port]:
+    """Return the ports that are read, in the order in which they are filled.
+
+    Of the ports of one choice it is the one named, else the first.
+
+    Raises:
+        UsageError: two of one choice are named.
+    """
+    filled = []
+    for port in ports:
+        choice = [other for other in ports if port.choice and other.choice == port.choice]
+        given = [other for other in choice if other.role in named]
+        if len(given) > 1:
+            raise UsageError(f"Give {' or '.join(f'--{other.role}' for other in given)}, not both.")
+        if not choice or port == (given or choice)[0]:
+            filled.append(port)
+    return sorted(filled, key=lambda port: _FIRST.get(port.role, len(_FIRST)))

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
 
 _PYTHON = (3, 11)
@@ -79,7 +79,7 @@ def _versions() -> Iterator[Finding]:
                 import_module("unsupseg_cli.models.torchvision_ops")
             import_module(name)
         except Exception as error:  # a package may fail to import in any way
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = reason_of(error)
             advice = "install unsupseg again into a fresh environment (make install)"
             yield Finding("versions", name, f"cannot be imported: {reason}", advice, broken=True)
 
@@ -146,9 +146,9 @@ def _memory() -> Iterator[Finding]:
 
 
 def _disk(workspace: Path) -> Iterator[Finding]:
-    folder = workspace.resolve()
-    while not folder.exists():
-        folder = folder.parent
+    from unsupseg_cli.artifacts.files import existing_folder
+
+    folder = existing_folder(workspace)
     state = "" if folder == workspace.resolve() else " (not there yet)"
     elsewhere = "give another folder with --workspace or $UNSUPSEG_WORKSPACE"
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

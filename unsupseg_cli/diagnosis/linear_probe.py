@@ -15,11 +15,11 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.clustering.linear import fit_linear_probe
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.images import same_images
-from unsupseg_cli.contents.model import ModelFile, OpenModel, read_model
+from unsupseg_cli.contents.images import reopen
+from unsupseg_cli.contents.model import ModelFile, OpenModel, features_of, read_model
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.datasets import Dataset, open_dataset
+from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
@@ -87,32 +87,14 @@ def fit_probe(
 def _training_data(
     model: Artifact, scored: Dataset, labels: Path | None, class_file: Path | None, context: Context
 ) -> tuple[FeatureSet, Dataset]:
-    used = model.input("features")
-    if used is None:
-        raise UsageError(
-            f"'{model.id}' came from an exported file, without the features that a linear probe is fitted on; probe it "
-            "in the workspace it was trained in."
-        )
-    features = context.workspace.find_key("features", used.key)
-    if features is None or features.manifest.data is None:
-        raise UsageError(
-            f"The features that '{model.id}' was trained on are gone, and the linear probe needs them; run their "
-            "`extract` again."
-        )
+    features = features_of(model, context)
     data = features.manifest.data
+    assert data is not None
     if data.dataset == scored.name and data.split == scored.split:
         raise UsageError(
             f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
         )
-    location = same_images(data)
-    train = open_dataset(
-        location["dataset"],
-        root=location["root"],
-        split=data.split,
-        labels=labels,
-        class_file=class_file,
-    )
-    return FeatureSet(features), train
+    return FeatureSet(features), reopen(data, labels=labels, class_file=class_file)
 
 
 def _view_labels(

@@ -20,6 +20,7 @@ from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.contents.features import GRID_DTYPES, write_views
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -226,10 +227,7 @@ class Extraction:
     def _embed_images(self, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
         """Embed images batch by batch, images of one size together, and return rows in the given order."""
         rows: dict[str, list[Any]] = {name: [None] * len(images) for name in self.keep}
-        sizes: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            sizes.setdefault(image.shape, []).append(index)
-        for members in sizes.values():
+        for members in indices_by(image.shape for image in images).values():
 
             def run(part: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
                 out = self.embed(np.stack([images[index] for index in part]))

@@ -136,7 +136,12 @@ class _WaitingView:
 
 
 def _segment(
-    segmenter: Segmenter, views: Sequence[_WaitingView], most: int, flip: bool, tile: int | None, overlap: float
+    segmenter: Segmenter,
+    views: Sequence[_WaitingView],
+    most: int,
+    flip: bool,
+    tile: int | None,
+    overlap: float,
 ) -> list[Segmented]:
     """Segment some views, those of one size together, and return them in the given order."""
     results: dict[int, Segmented] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -141,6 +142,9 @@ def check_method(method: Any, name: str) -> Method:
         )
     if not isinstance(method.labellers, tuple):
         raise UnsupsegError(f"expected labellers as a tuple, found {type(method.labellers).__name__}")
+    for text in (method.name, *(part.name for part in method.parts if isinstance(part, Part) and part.name)):
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", text):
+            raise UnsupsegError(f"expected a name of letters, digits, _ and -, found '{text}'")
     if not method.parts:
         raise UnsupsegError("expected a labeller or a trainer, found neither")
     for part in method.parts:

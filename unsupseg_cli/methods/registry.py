@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.methods.declaration import Method, check_method
 
 GROUP = "unsupseg.methods"
@@ -47,7 +47,7 @@ def get_method(name: str) -> Method:
     try:
         method = check_method(entry.load(), name)
     except Exception as error:  # a foreign package may fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise UnsupsegError(
             f"The method '{name}' of the package {_package(entry)} cannot be used ({entry.value}: {reason}); mend the "
             f"package, or uninstall it."

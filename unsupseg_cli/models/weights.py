@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
 
 _PREFIXES = ("module.", "backbone.", "teacher.", "student.", "encoder.", "model.")
 _HEADS = ("head.", "ibot_head.", "dino_head.", "fc.", "mask_token")
@@ -46,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"from the file ({reason}); save its state_dict as .safetensors."
         ) from None
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = reason_of(error)
         raise UnsupsegError(f"The weights file '{path}' cannot be read ({reason}).") from None
     return _rename(_tensors_of(_teacher_state(state), path))
 

@@ -7,12 +7,12 @@ from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.features import features_behind
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.ports import Port
+from unsupseg_cli.core.ports import Port, ports_to_fill
 from unsupseg_cli.pipeline.table import makers
 
-_ORDER = {"pseudolabels": 0, "features": 1}  # what other inputs follow is taken first
 _NOUNS = {
     "pseudolabels": ("the pseudo-labels", "were"),
     "graph": ("the graph", "was"),
@@ -32,13 +32,12 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
             read.
     """
     named = {port.role: getattr(config, port.role) for port in ports}
-    ports = [port for port in ports if not port.choice or port is _chosen_port(port.choice, ports, named)]
+    named = {role: reference for role, reference in named.items() if reference is not None}
+    ports = ports_to_fill(ports, named)
     taken = {
-        port.role: _require_method(port, take_artifact(port.kind, named[port.role], context))
-        for port in ports
-        if named[port.role] is not None
+        port.role: take_artifact(port.kind, named[port.role], context) for port in ports if port.role in named
     }
-    for port in sorted(ports, key=lambda port: _ORDER.get(port.role, len(_ORDER))):
+    for port in ports:
         if port.role in taken:
             continue
         artifact = _default_input(port, taken, context)
@@ -69,24 +68,14 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
     return artifact
 
 
-def _chosen_port(choice: str, ports: Sequence[Port], named: Mapping[str, str | None]) -> Port:
-    """Return the one port of a choice that is read: the one named, else the first."""
-    alternatives = [port for port in ports if port.choice == choice]
-    named_ports = [port for port in alternatives if named[port.role] is not None]
-    if len(named_ports) > 1:
-        raise UsageError(f"Give {' or '.join(f'--{port.role}' for port in named_ports)}, not both.")
-    return (named_ports or alternatives)[0]
-
-
-def _require_method(port: Port, artifact: Artifact) -> Artifact:
-    """Return a named artifact; raises UsageError where it is not of the method that the port reads."""
+def require_method(port: Port, artifact: Artifact) -> None:
+    """Raise UsageError unless an artifact is of the method that a port reads."""
     method = artifact.manifest.config.get("method")
     if port.method and method != port.method:
         raise UsageError(
             f"'{artifact.id}' is of method '{method}', and only {port.role} of '{port.method}' are read here; leave "
             f"--{port.role} out."
         )
-    return artifact
 
 
 def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
@@ -111,16 +100,8 @@ def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) 
 def _features_behind(taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
     """Return the features that an artifact already taken was made from."""
     for role, artifact in taken.items():
-        used = artifact.input("features") if role in _NOUNS else None
-        if used is None:
-            continue
-        features = context.workspace.find_key("features", used.key)
-        if features is None:
-            noun, _ = _NOUNS[role]
-            raise UsageError(
-                f"The features '{used.id}' of {noun} '{artifact.id}' are gone; run their `extract` again."
-            )
-        return features
+        if role in _NOUNS and artifact.input("features") is not None:
+            return features_behind(artifact, context)
     return None
 
 

@@ -1,8 +1,10 @@
-"""The options of `run` and `demo`. This module imports no torch."""
+"""The options of `run`, `demo` and `export`. This module imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 
@@ -34,3 +36,43 @@ class DemoConfig(Config):
         None, "Processes that decode images; default: the cores, at most 8.", ge=0
     )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
+
+
+class ExportConfig(Config):
+    """Write a model with its backbone into one file."""
+
+    out: Path = execution(
+        ..., "The file to write: NAME.safetensors for `--model`, or NAME.onnx for other programs."
+    )
+    frame: tuple[PositiveInt, PositiveInt] | None = execution(
+        None, "Height and width of the images that an .onnx file takes, such as 720x1280."
+    )
+    size: int | None = execution(
+        None, "Shorter side inside an .onnx file; 0 keeps the frame's. Default: as trained.", ge=0
+    )
+    weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
+
+    @field_validator("out")
+    @classmethod
+    def _known_suffix(cls, value: Path) -> Path:
+        if value.suffix not in (".safetensors", ".onnx"):
+            raise ValueError("expected a file whose name ends in .safetensors or .onnx")
+        return value
+
+    @field_validator("frame", mode="before")
+    @classmethod
+    def _two_sides(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        sides = value.lower().replace("x", ",").split(",")
+        if len(sides) != 2:
+            raise ValueError("expected HEIGHTxWIDTH in pixels, such as 720x1280")
+        return tuple(side.strip() for side in sides)
+
+    @model_validator(mode="after")
+    def _kind_of_file(self) -> ExportConfig:
+        if self.out.suffix == ".onnx" and self.frame is None:
+            raise ValueError("an .onnx file takes images of one size: give it as --frame HEIGHTxWIDTH")
+        if self.out.suffix != ".onnx" and (self.frame, self.size) != (None, None):
+            raise ValueError("--frame and --size are of .onnx files; a .safetensors file takes any image")
+        return self

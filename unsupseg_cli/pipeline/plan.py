@@ -7,7 +7,6 @@ weights from earlier features of this workspace (of a file, while its size and t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,14 +80,6 @@ def plan(
     """
     planner = _Planner(replace(context, read_only=True), probed)
     return [planner.plan(step, forced) for step, forced in with_force(steps, context.force, first)]
-
-
-def free_bytes(workspace: Path) -> int:
-    """Return the free space where a workspace is or will be."""
-    folder = workspace.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 class _PromisedWorkspace(Workspace):

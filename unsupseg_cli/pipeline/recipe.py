@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.layers import build_config
-from unsupseg_cli.core.ports import Port
+from unsupseg_cli.core.ports import Port, ports_to_fill
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.pipeline.options import RunConfig
@@ -167,7 +167,7 @@ class _Resolver:
         part = None
         if method is not None:
             written.setdefault("method", method.name)
-            part = _with_place(table, lambda: _part(stage, method, {**written, **line}))
+            part = _with_place(table, lambda: stage.part(method, {**written, **line}.get("part")))
         method_fields = set(part.options.model_fields) if part else set()
         stage_values, method_values = _split_assignments(
             assignments, set(stage.config.model_fields) - stage.roles.keys(), method_fields
@@ -260,12 +260,8 @@ class _Resolver:
         wired = {
             role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()
         }
-        order = {"pseudolabels": 0, "features": 1}
-        for port in sorted(ports, key=lambda port: order.get(port.role, len(order))):
-            alternatives = [other.role for other in ports if port.choice and other.choice == port.choice]
-            if port.role in wired or (
-                alternatives and (wired.keys() & alternatives or alternatives[0] != port.role)
-            ):
+        for port in _with_place(table, lambda: ports_to_fill(ports, wired)):
+            if port.role in wired:
                 continue
             source = self._last_step(port, wired)
             if source is not None:
@@ -304,10 +300,6 @@ _WIRED = "the stages before"
 
 def _data_place(recipe: RecipeFile) -> str:
     return f"'{recipe.path}', [data]"
-
-
-def _part(stage: Stage, method: Method, values: Mapping[str, Any]) -> Part:
-    return method.labeller(values.get("part")) if stage.uses == "labeller" else method.require_trainer()
 
 
 def _split_assignments(

@@ -79,9 +79,13 @@ class Stage:
         """Return the kind of the artifact made from inputs in these roles."""
         return self.makes or next((self.roles[role] for role in roles if role in self.roles), "")
 
-    def part(self, config: Any, method: Method) -> Part:
-        """Return the part of a method that does the work of a call; raises UsageError where it has none."""
-        return method.labeller(config.part) if self.uses == "labeller" else method.require_trainer()
+    def part(self, method: Method, name: str | None = None) -> Part:
+        """Return the part of a method that does the work: the labeller of a name, or the trainer.
+
+        Raises:
+            UsageError: the method has no such part.
+        """
+        return method.labeller(name) if self.uses == "labeller" else method.require_trainer()
 
 
 @dataclass
@@ -103,7 +107,7 @@ class Call:
     def part(self) -> Part:
         """The part of the method."""
         assert self.method is not None
-        return self.stage.part(self.config, self.method)
+        return self.stage.part(self.method, getattr(self.config, "part", None))
 
     @property
     def needs(self) -> Needs:
@@ -191,13 +195,13 @@ def settle(
     Raises:
         UsageError: an option has no effect, an input is missing or does not fit.
     """
-    from unsupseg_cli.pipeline.inputs import take_inputs
+    from unsupseg_cli.pipeline.inputs import require_method, take_inputs
 
     require_effect(config)
     method = None
     if stage.uses:
         method = choose_method(config, context)
-        part = stage.part(config, method)
+        part = stage.part(method, getattr(config, "part", None))
         options = part.options() if options is None else options
         if not isinstance(options, part.options):
             raise UsageError(
@@ -208,6 +212,9 @@ def settle(
     if inputs is None:
         inputs = take_inputs(ports, config, context)
     ordered = {port.role: inputs[port.role] for port in ports if port.role in inputs}
+    for port in ports:
+        if port.role in ordered:
+            require_method(port, ordered[port.role])
     return Call(stage, config, context, ordered, method, options)
 
 

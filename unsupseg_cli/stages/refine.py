@@ -162,15 +162,10 @@ def _refined(call: Call) -> Artifact:
 
 
 def _features(call: Call) -> Artifact:
-    """Return the features of pseudo-labels; raises UsageError where they are gone."""
-    labels = _refined(call)
-    used = labels.input("features")
-    features = call.context.workspace.find_key("features", used.key) if used else None
-    if features is None:
-        raise UsageError(
-            f"The features of the pseudo-labels '{labels.id}' are gone; run their `extract` again."
-        )
-    return features
+    """Return the features of pseudo-labels."""
+    from unsupseg_cli.contents.features import features_behind
+
+    return features_behind(_refined(call), call.context)
 
 
 def _is_soft(artifact: Artifact) -> bool:

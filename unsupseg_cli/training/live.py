@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.models.memory import with_backoff
 
 Images = Callable[[Sequence[int]], list[NDArray[np.uint8]]]
@@ -66,10 +67,7 @@ class LiveSource:
             augment: changes a batch (B, 3, H, W) in [0, 1] before the network sees it.
         """
         tokens: list[Tensor] = [torch.empty(0)] * len(images)
-        sizes: dict[torch.Size, list[int]] = {}
-        for index, image in enumerate(images):
-            sizes.setdefault(image.shape, []).append(index)
-        for members in sizes.values():
+        for members in indices_by(image.shape for image in images).values():
             batch = torch.stack([images[index] for index in members])
             changed = augment(batch) if augment else batch
 

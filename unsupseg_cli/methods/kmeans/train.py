@@ -31,8 +31,13 @@ class KMeansTrainer(Trainer):
             for restart in range(options.restarts)
         ]
         centroids = inputs.masks.state.get("centroids") if inputs.masks else None
+        self.warnings = []
         if centroids is not None and len(centroids) == inputs.classes:
             starts[0] = centroids.to(starts[0])
+        elif centroids is not None:
+            self.warnings.append(
+                f"the pseudo-labels have {len(centroids)} centres, which start no training of {inputs.classes} classes"
+            )
         self.module: nn.Module = Prototypes(torch.stack(starts)).to(inputs.device)
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -60,7 +65,7 @@ class KMeansTrainer(Trainer):
         figures: dict[str, Any] = {"losses": losses, "best_restart": best}
         classes, dim = weight.shape
         head = {"type": "cosine", "classes": classes, "dim": dim, "alpha": self.options.alpha}
-        return TrainedHead(head, {"class_head.weight": weight}, figures=figures)
+        return TrainedHead(head, {"class_head.weight": weight}, figures=figures, warnings=self.warnings)
 
     @property
     def _prototypes(self) -> Prototypes:

@@ -138,12 +138,15 @@ class TrainOptions(MethodOptions):
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other starts, and those of augmentation on stored tokens."""
         starts = {
-            "init_batches": ("pca",), "init_epochs": ("pca",), "init_sample": ("kmeans",), "init_restarts": ("kmeans",)
-        }  # fmt: skip
+            "init_batches": "pca",
+            "init_epochs": "pca",
+            "init_sample": "kmeans",
+            "init_restarts": "kmeans",
+        }
         unread = {
-            name: f"it is read with init={readers[0]}, and init is {self.init}"
-            for name, readers in starts.items()
-            if self.init not in readers
+            name: f"it is read with init={start}, and init is {self.init}"
+            for name, start in starts.items()
+            if self.init != start
         }
         if getattr(stage, "tokens", "live") == "stored":
             unread |= dict.fromkeys(_AUGMENTATION, "images are changed with --tokens live only")

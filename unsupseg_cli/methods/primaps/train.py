@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
@@ -127,12 +128,10 @@ class PrimapsTrainer(Trainer):
     def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
         """Return the focal loss of some views; views of one grid are compared together."""
         features, network = self.inputs.features, self.inputs.network
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for view in views:
-            groups.setdefault(tuple(features.grids[view].tolist()), []).append(view)
         draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "augment", step))
         parts = []
-        for members in groups.values():
+        for indices in indices_by(tuple(grid) for grid in features.grids[views].tolist()).values():
+            members = [views[index] for index in indices]
             masks = [torch.from_numpy(self.labels[view]).to(self.inputs.device) for view in members]
             if network is None:
                 clean = augmented = features.tokens(members)

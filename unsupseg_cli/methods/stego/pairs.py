@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.objective import correspondence, derangement, sample, uniform_points
 
@@ -56,11 +57,8 @@ def by_grid(maps: Sequence[Tensor], apply: Callable[[Tensor, list[int]], Tensor]
 
     ``apply`` gets maps (b, h, w, C) with their positions and returns (b, ...).
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for position, values in enumerate(maps):
-        groups.setdefault(tuple(values.shape), []).append(position)
     rows: dict[int, Tensor] = {}
-    for members in groups.values():
+    for members in indices_by(values.shape for values in maps).values():
         result = apply(torch.stack([maps[position] for position in members]), members)
         rows.update(zip(members, result.unbind(0), strict=True))
     return [rows[position] for position in range(len(maps))]

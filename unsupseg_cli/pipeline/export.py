@@ -13,10 +13,11 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
-from unsupseg_cli.contents.model_file import FileHeader, take_model, write_model_file
+from unsupseg_cli.contents.model_file import FileHeader, write_model_file
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.inference.export_options import ExportConfig
 from unsupseg_cli.inference.onnx_program import onnx_program
+from unsupseg_cli.pipeline.inputs import take_artifact
+from unsupseg_cli.pipeline.options import ExportConfig
 
 
 def export(config: ExportConfig, model: str | None = None, context: Context | None = None) -> Path:
@@ -34,7 +35,7 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
         raise UsageError(f"--out '{out}' is a folder; give the name of a file.")
     if out.exists() and not context.force:
         raise UsageError(f"'{out}' exists; give another --out, or --force to replace it.")
-    artifact = take_model(model, context)
+    artifact = take_artifact("model", model, context)
     opened = open_model(artifact, context, torch.device("cpu"), weights=config.weights, precision="fp32")
     save = _save_onnx(opened, config) if config.frame else _save_model(artifact, opened)
     try:
