@@ -18,7 +18,7 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import features_behind, stored_geometry
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead
 from unsupseg_cli.methods.registry import import_heads, method_of, not_installed
@@ -138,8 +138,9 @@ def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifa
     try:
         check_model(file, tensors)
     except (ValueError, KeyError, TypeError, RuntimeError, UnsupsegError) as error:
+        reason = " ".join(str(error).split())
         raise UnsupsegError(
-            f"The trainer of '{method}' gave a model whose parts do not fit ({reason_of(error)}); nothing was written."
+            f"The trainer of '{method}' gave a model whose parts do not fit ({reason}); nothing was written."
         ) from None
     write_model(folder, file, tensors)
 
