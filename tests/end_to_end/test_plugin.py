@@ -137,13 +137,27 @@ def test_another_version_of_a_plug_in_gives_another_key(site, tmp_path):
     assert first[1] != second[1]
 
 
+FAILS = """
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
+class Options(MethodOptions):
+    pass
+METHOD = Method("fails", "divides by zero", labellers=(Part(Options, "unsupseg_fails:Labeller"),))
+class Labeller:
+    def __init__(self, options, inputs):
+        1 / 0
+"""
+
+
 def test_a_broken_plug_in_is_named_and_the_rest_works(tmp_path):
     broken = package(tmp_path / "broken", "unsupseg_broken", "broken", "import a_module_that_is_not_there\n")
     package(broken, "unsupseg_wrong", "wrong", "METHOD = 7\n")
     package(broken, "unsupseg_hidden", "kmeans", "METHOD = 7\n")
+    package(broken, "unsupseg_exits", "exits", "print('noise')\nraise SystemExit('gone')\n")
+    package(broken, "unsupseg_typo", "typo", "METHOD = (\n")
+    package(broken, "unsupseg_fails", "fails", FAILS)
     package(broken, "unsupseg_first", "same", "METHOD = 7\n")
     package(broken, "unsupseg_second", "same", "METHOD = 7\n")
-    listed, _, label, plan, named, twice = run_calls(
+    listed, _, label, plan, named, twice, fails = run_calls(
         [
             ["methods", "list"],
             EXTRACT,
@@ -151,6 +165,7 @@ def test_a_broken_plug_in_is_named_and_the_rest_works(tmp_path):
             ["run", "scenes-kmeans", "--dry-run"],
             ["pseudolabel", "--method", "broken"],
             ["pseudolabel", "--method", "same"],
+            ["pseudolabel", "--method", "fails", "--classes", 4],
         ],
         tmp_path,
         broken,
@@ -159,11 +174,17 @@ def test_a_broken_plug_in_is_named_and_the_rest_works(tmp_path):
     assert "'broken' of the package unsupseg_broken 1.0 cannot be used" in listed[2]
     assert "a_module_that_is_not_there" in listed[2]
     assert "expected a Method, found int" in listed[2]
+    assert "unsupseg_exits:METHOD: gone" in listed[2]
+    assert "noise" not in listed[1]  # stdout is for the result
+    assert "unsupseg_typo:METHOD" in listed[2]
     assert "'kmeans' of unsupseg_hidden 1.0 is hidden" in listed[2]
     assert (label[0], plan[0], named[0], twice[0]) == (0, 0, 1, 1)
     assert "unsupseg_broken 1.0 cannot be used" in named[2]
     assert "not foreseen" not in named[2]
     assert "unsupseg_first 1.0 and unsupseg_second 1.0" in twice[2]
+    assert fails[0] == 1
+    assert "The method 'fails' of unsupseg_fails 1.0 failed (ZeroDivisionError: division by zero)" in fails[2]
+    assert "not foreseen" not in fails[2]
 
 
 PARTS = """

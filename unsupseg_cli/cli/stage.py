@@ -6,6 +6,7 @@ import typer
 
 from unsupseg_cli.cli.command import Invocation, stage_command
 from unsupseg_cli.cli.tables import SUMMARIES
+from unsupseg_cli.methods.declaration import blamed_on
 from unsupseg_cli.pipeline.stage import Stage, choose_method, perform
 from unsupseg_cli.pipeline.table import entries, get_stage
 
@@ -27,9 +28,9 @@ def run_stage(stage: Stage, invocation: Invocation) -> None:
     context, options = invocation.context(), None
     if stage.uses:
         method = choose_method(invocation.config, context)
-        options = invocation.method_options(
-            method, stage.part(method, getattr(invocation.config, "part", None))
-        )
+        part = stage.part(method, getattr(invocation.config, "part", None))
+        with blamed_on(method):
+            options = invocation.method_options(method, part)
     artifact = perform(stage, invocation.config, context, options=options)
     if artifact is None:
         return

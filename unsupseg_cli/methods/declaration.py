@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
 from unsupseg_cli.core.config import Config
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.ports import FEATURES, ROLES, Port
 
 
@@ -63,9 +64,9 @@ class Part:
         module, _, attribute = self.target.partition(":")
         try:
             return getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (Exception, SystemExit) as error:  # a foreign package may fail in any way
             raise UnsupsegError(
-                f"'{self.target}', a part of a method, cannot be imported: {error}."
+                f"'{self.target}', a part of a method, cannot be imported ({reason_of(error)}); mend its package."
             ) from error
 
 
@@ -128,6 +129,26 @@ class Method:
         return replace(self, package=package, version=f"{package} {version}{own_version}")
 
 
+@contextmanager
+def blamed_on(method: Method | None) -> Iterator[None]:
+    """Tell an error that was not foreseen as one of the package that a method comes from, if it is a plug-in.
+
+    Raises:
+        UnsupsegError: names the method, its package and the error.
+    """
+    try:
+        yield
+    except UnsupsegError:
+        raise
+    except Exception as error:
+        if method is None or not method.package:
+            raise
+        raise UnsupsegError(
+            f"The method '{method.name}' of {method.version} failed ({type(error).__name__}: {reason_of(error)}): an "
+            "error of that package, whose place -v prints."
+        ) from error
+
+
 def check_method(method: Any, name: str) -> Method:
     """Return what a plug-in gave for a name, if it is a method that can be used.
 
@@ -165,7 +186,12 @@ def _check_part(part: Any) -> None:
         )
     if part.target.count(":") != 1:
         raise UnsupsegError(f"expected the target of a part as 'module:Class', found '{part.target}'")
-    reads = part.options().needs().reads
+    try:
+        reads = part.options().needs().reads
+    except Exception as error:
+        raise UnsupsegError(
+            f"expected options that all have a default, and needs of them, found {' '.join(str(error).split())}"
+        ) from error
     roles = [port.role for port in reads]
     if FEATURES not in reads:
         raise UnsupsegError(f"expected a part that reads features, found one that reads {roles or 'nothing'}")

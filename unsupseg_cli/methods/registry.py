@@ -5,7 +5,9 @@ Nothing of a method is imported before it is asked for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -45,8 +47,9 @@ def get_method(name: str) -> Method:
         packages = " and ".join(sorted(map(_package, (entry, *others))))
         raise UnsupsegError(f"The method '{name}' comes from {packages}: uninstall all but one of them.")
     try:
-        method = check_method(entry.load(), name)
-    except Exception as error:  # a foreign package may fail in any way
+        with redirect_stdout(sys.stderr):  # stdout is for the one line of a command
+            method = check_method(entry.load(), name)
+    except (Exception, SystemExit) as error:  # a foreign package may fail in any way
         reason = reason_of(error)
         raise UnsupsegError(
             f"The method '{name}' of the package {_package(entry)} cannot be used ({entry.value}: {reason}); mend the "

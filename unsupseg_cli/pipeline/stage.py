@@ -10,7 +10,7 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.core.ports import ROLES, Port
-from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part
+from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part, blamed_on
 from unsupseg_cli.methods.registry import get_method, method_of
 
 if TYPE_CHECKING:
@@ -167,8 +167,9 @@ def perform(
     from unsupseg_cli.artifacts.context import Context
 
     call = settle(stage, config, context or Context(), options, inputs)
-    identity = stage.identify(call)
-    artifact, reused = stage.produce(call, identity) if stage.produce else produce(call, identity)
+    with blamed_on(call.method):
+        identity = stage.identify(call)
+        artifact, reused = stage.produce(call, identity) if stage.produce else produce(call, identity)
     if artifact is None:
         return None
     if stage.finish:
@@ -207,8 +208,9 @@ def settle(
             raise UsageError(
                 f"The options are {type(options).__name__}; method '{method.name}' expects {part.options.__name__}."
             )
-    check_reads(stage, config, method, options)
-    ports = ports_of(stage, options)
+    with blamed_on(method):
+        check_reads(stage, config, method, options)
+        ports = ports_of(stage, options)
     if inputs is None:
         inputs = take_inputs(ports, config, context)
     ordered = {port.role: inputs[port.role] for port in ports if port.role in inputs}
