@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unsupseg_cli.artifacts.canonical import digest_json
-from unsupseg_cli.artifacts.manifest import DataSource, Input
+from unsupseg_cli.artifacts.manifest import DataSource, Input, Manifest
 
 UNKNOWN = "unknown"
 """What a dry run does not know: the digest of images that were not read, or of weights that were not loaded yet."""
@@ -47,3 +47,19 @@ class Identity:
     def id(self) -> str:
         """The artifact's name: ``<slug>-<first 8 digits of the key>``."""
         return f"{self.slug}-{self.key[:8]}"
+
+    def manifest(self, **outcome: Any) -> Manifest:
+        """Return the manifest of the artifact; ``outcome`` are the fields that only the work tells."""
+        return Manifest(
+            kind=self.kind,
+            id=self.id,
+            stage=self.stage,
+            stage_version=self.stage_version,
+            key=self.key,
+            config=self.config,
+            execution=self.execution,
+            inputs=self.inputs,
+            data=self.data,
+            used_labels=self.used_labels,
+            **outcome,
+        )

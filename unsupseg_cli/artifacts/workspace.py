@@ -286,16 +286,7 @@ class Workspace:
             outputs = {name: output for name, output in outputs.items() if name.split("/")[0] not in packed}
             outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
         sync_folder(draft.folder)
-        manifest = Manifest(
-            kind=identity.kind,
-            id=identity.id,
-            stage=identity.stage,
-            stage_version=identity.stage_version,
-            key=identity.key,
-            config=identity.config,
-            execution=identity.execution,
-            inputs=identity.inputs,
-            data=identity.data,
+        manifest = identity.manifest(
             environment=describe_environment(),
             started=clock.started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock.ticks, 3),
@@ -305,7 +296,6 @@ class Workspace:
             summary=summary,
             warnings=draft.warnings,
             deterministic=draft.deterministic,
-            used_labels=identity.used_labels,
         )
         write_atomic(draft.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
 

@@ -141,20 +141,8 @@ class _Planner:
 
     def _promise(self, identity: Identity, summary: dict[str, Any]) -> Artifact:
         """Return the artifact of an identity, as far as it is known before it is made."""
-        manifest = Manifest(
-            kind=identity.kind,
-            id=identity.id,
-            stage=identity.stage,
-            stage_version=identity.stage_version,
-            key=identity.key,
-            config=identity.config,
-            execution=identity.execution,
-            inputs=identity.inputs,
-            data=identity.data,
-            summary=summary,
-            used_labels=identity.used_labels,
-        )
-        return Artifact(self.workspace.root / identity.kind / identity.id, manifest)
+        path = self.workspace.root / identity.kind / identity.id
+        return Artifact(path, identity.manifest(summary=summary))
 
     # Why and how long --------------------------------------------------------------------------------------
 
