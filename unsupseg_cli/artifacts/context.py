@@ -24,8 +24,9 @@ REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED)
 class Context:
     """Where a stage works and whom it tells.
 
-    ``read_only`` writes nothing there, not even what is remembered: the context of a dry run. Of a data set only
-    ``most_images`` are taken, evenly spread.
+    In a call ``by_recipe`` nothing counts that was asked by hand before. ``read_only`` writes nothing
+    there, not even what is remembered: the context of a dry run. Of a data set only ``most_images``
+    are taken, evenly spread.
     """
 
     workspace: Workspace = field(default_factory=lambda: Workspace(Path(DEFAULT_WORKSPACE)))
@@ -33,6 +34,7 @@ class Context:
     force: bool = False
     read_only: bool = False
     most_images: int | None = None
+    by_recipe: bool = False
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""

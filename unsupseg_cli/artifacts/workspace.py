@@ -159,9 +159,16 @@ class Workspace:
         return artifact
 
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
-        """Return what `current` does, or None; raises UsageError where that artifact was removed."""
+        """Return what `current` does, or None; where that artifact was removed, the newest one left."""
         name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
-        return None if name is None else self.get(name, kind)
+        artifacts = list(self.artifacts(kind)) if name is not None else []
+        if split is not None:
+            artifacts = [
+                item for item in artifacts if item.manifest.data and item.manifest.data.split == split
+            ]
+        named = [item for item in artifacts if item.id == name]
+        candidates = named or artifacts
+        return candidates[-1] if candidates else None
 
     def children(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that were made from this one."""

@@ -20,7 +20,10 @@ from unsupseg_cli.pipeline.recipe_file import Published, RecipeFile, load_recipe
 
 app = typer.Typer()
 _RECIPE = Annotated[
-    str, typer.Argument(help="Name of a bundled recipe (`unsupseg recipes list`), or a file ending in .toml.")
+    str,
+    typer.Argument(
+        help="Name of a bundled recipe (`unsupseg recipes list`), or FILE.toml, or FILE.toml:VARIANT."
+    ),
 ]
 _SET = Annotated[
     list[str] | None,

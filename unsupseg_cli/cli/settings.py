@@ -10,9 +10,9 @@ from typing import Any
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
-from unsupseg_cli.methods.registry import method_names
+from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
-from unsupseg_cli.pipeline.table import entries, stages
+from unsupseg_cli.pipeline.table import entries, get_stage, stages
 
 SETTINGS = "unsupseg.toml"
 _PATHS = {"root", "labels", "class_file", "weights"}
@@ -37,9 +37,8 @@ class Settings:
             UsageError: a table or a value of the file is of no command.
         """
         self._check()
-        shared = {
-            key: value for key, value in self.values.items() if not isinstance(value, dict) and key in fields
-        }
+        top = {key.replace("-", "_"): value for key, value in self.values.items()}
+        shared = {k: v for k, v in top.items() if not isinstance(v, dict) and k in fields}
         command_values = {
             key.replace("-", "_"): value
             for key, value in self._table(command).items()
@@ -49,14 +48,28 @@ class Settings:
 
     def for_method(self, command: str, method: str, part: str = "") -> dict[str, Any]:
         """Return the values that apply to the options of a method: ``set``, its table, and in it that of its part."""
+        self._check()
         table = self._table(command)
-        layers = [table.get(_SET, {}), table.get(method, {})]
+        layers = [self._set(command, method, part), table.get(method, {})]
         layers.append(layers[1].get(part, {}) if part else {})
         return {
             key.replace("-", "_"): value
             for layer in layers
             for key, value in layer.items()
             if not isinstance(value, dict)
+        }
+
+    def _set(self, command: str, method: str, part: str) -> dict[str, Any]:
+        """Return the options of ``set`` that the part of a method has, or that no method has: a typing mistake."""
+        stage, values = get_stage(command), self._table(command).get(_SET, {})
+        fields = set(stage.part(get_method(method), part or None).options.model_fields)
+        elsewhere = {
+            name for other in usable_methods() for one in other.parts for name in one.options.model_fields
+        }
+        return {
+            key: value
+            for key, value in values.items()
+            if key.replace("-", "_") in fields or key.replace("-", "_") not in elsewhere
         }
 
     def _table(self, command: str) -> dict[str, Any]:
@@ -77,14 +90,26 @@ class Settings:
                 raise UsageError(f"Unknown option '{key}' in '{self.path}'{did_you_mean(key, options)}")
         for command, stage in table_of_stages.items():
             for key, value in self._table(command).items():
-                if not isinstance(value, dict):
-                    continue
                 names = [_SET, *method_names()] if stage.uses else []
+                if not isinstance(value, dict):
+                    if key in names:
+                        raise UsageError(f"[{command}.{key}] in '{self.path}' must be a table of options.")
+                    continue
                 if key not in names:
                     raise UsageError(
                         f"Unknown table [{command}.{key}] in '{self.path}'"
                         f"{did_you_mean(key, names) if names else '; this command has no method.'}"
                     )
+                self._check_parts(command, key, value)
+
+    def _check_parts(self, command: str, method: str, table: dict[str, Any]) -> None:
+        """Raise UsageError for a table in that of a method which is of none of its parts."""
+        inner = [key for key, value in table.items() if isinstance(value, dict)]
+        if inner and method != _SET:
+            parts = [part.name for part in get_method(method).labellers if part.name]
+            for key in set(inner) - set(parts):
+                hint = did_you_mean(key, parts) if parts else "; this method has no parts."
+                raise UsageError(f"Unknown table [{command}.{method}.{key}] in '{self.path}'{hint}")
 
     def _anchor(self, key: str, value: Any) -> Any:
         """Read paths relative to the file they are written in."""
@@ -102,6 +127,8 @@ def find_settings(start: Path) -> Settings:
                 return Settings(path, tomllib.loads(path.read_text(encoding="utf-8")))
             except tomllib.TOMLDecodeError as error:
                 raise UsageError(f"'{path}' is not valid TOML: {error}.") from None
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"'{path}' cannot be read as UTF-8 text ({error}); mend the file.") from None
     return Settings(None, {})
 
 

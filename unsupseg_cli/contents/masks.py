@@ -132,6 +132,12 @@ def _mismatch(masks: Masks, size: tuple[int, ...]) -> str:
         return f"a label map of type {masks.labels.dtype}, expected integers"
     if not len(masks.score) == len(masks.group) == count:
         return f"{count} areas, {len(masks.score)} scores and {len(masks.group)} classes, expected as many of each"
+    columns = {"areas": masks.area, "classes": masks.group}
+    for name, column in columns.items():
+        if not np.issubdtype(np.asarray(column).dtype, np.integer):
+            return f"{name} of type {np.asarray(column).dtype}, expected integers"
+    if count and int(np.min(masks.group)) < -1:
+        return f"the class {int(np.min(masks.group))}, expected numbers from 0, or -1 for none"
     low, high = int(masks.labels.min(initial=-1)), int(masks.labels.max(initial=-1))
     if low < -1 or high >= count:
         return f"mask ids from {low} to {high}, expected -1 to {count - 1}"

@@ -120,8 +120,14 @@ class Method:
         return self.trainer
 
     def import_head(self, kind: str) -> None:
-        """Import the module that registers a type of head."""
-        import_module(self.heads[kind])
+        """Import the module that registers a type of head; raises UnsupsegError where it cannot be imported."""
+        try:
+            import_module(self.heads[kind])
+        except (Exception, SystemExit) as error:  # a foreign package may fail in any way
+            raise UnsupsegError(
+                f"'{self.heads[kind]}', which has the head '{kind}' of method '{self.name}', cannot be imported "
+                f"({reason_of(error)}); mend its package."
+            ) from error
 
     def of_package(self, package: str, version: str) -> Method:
         """Return the method as it comes from an installed package, whose version enters the keys."""
@@ -140,7 +146,7 @@ def blamed_on(method: Method | None) -> Iterator[None]:
         yield
     except UnsupsegError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if method is None or not method.package:
             raise
         raise UnsupsegError(
@@ -195,5 +201,10 @@ def _check_part(part: Any) -> None:
     roles = [port.role for port in reads]
     if FEATURES not in reads:
         raise UnsupsegError(f"expected a part that reads features, found one that reads {roles or 'nothing'}")
-    if unknown := [role for role in roles if role not in ROLES]:
-        raise UnsupsegError(f"unknown role '{unknown[0]}'{did_you_mean(unknown[0], ROLES)}")
+    for port in reads:
+        if port.role not in ROLES:
+            raise UnsupsegError(f"unknown role '{port.role}'{did_you_mean(port.role, ROLES)}")
+        if port.kind != ROLES[port.role]:
+            raise UnsupsegError(
+                f"expected '{ROLES[port.role]}' as the kind of '{port.role}', found '{port.kind}'"
+            )

@@ -106,10 +106,12 @@ def broken_plugins() -> list[str]:
 
 def import_heads(types: Iterable[str]) -> None:
     """Import the modules that register these types of head, so that a model with them can be built."""
-    for kind in types:
-        for method in usable_methods():
-            if kind in method.heads:
-                method.import_head(kind)
+    from unsupseg_cli.models.heads import HEADS
+
+    for kind in set(types) - HEADS.keys():
+        method = next((method for method in usable_methods() if kind in method.heads), None)
+        if method is not None:
+            method.import_head(kind)
 
 
 @cache

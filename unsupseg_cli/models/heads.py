@@ -30,8 +30,8 @@ def build_head(description: dict[str, Any]) -> nn.Module:
     kind = str(fields.pop("type"))
     if kind not in HEADS:
         raise UnsupsegError(
-            f"The model has a head of type '{kind}', which this version does not know (it knows "
-            f"{', '.join(sorted(HEADS))}); update unsupseg."
+            f"The model has a head of type '{kind}', which neither this version nor an installed method knows "
+            f"(known: {', '.join(sorted(HEADS))}); update unsupseg, or install the package of the model's method."
         )
     return HEADS[kind](**fields)
 

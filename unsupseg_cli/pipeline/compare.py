@@ -10,7 +10,7 @@ from typing import Any
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.pipeline.lineage import flat, lineage, without
+from unsupseg_cli.pipeline.lineage import flat, lineage, settings_of, without
 
 SCORES = ("accuracy", "miou", "miou_gt", "miou_all")
 
@@ -182,7 +182,7 @@ def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row
         options={
             f"{'train' if ancestor.kind == 'model' else ancestor.stage}.{name}": value
             for ancestor in chain
-            for name, value in flat(without(ancestor.config, ("seed", "entries"))).items()
+            for name, value in flat(without(settings_of(ancestor), ("seed", "entries"))).items()
         },
     )
 

@@ -27,6 +27,14 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flattened
 
 
+def settings_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the configuration of an artifact without what says nothing: the first version of a method, no part."""
+    first = {"method_version": "1", "part": ""}
+    return {
+        key: value for key, value in manifest.config.items() if first.get(key) != value or key not in first
+    }
+
+
 def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: bool = True) -> str:
     """Return what decides an artifact, back to its images, as canonical JSON.
 
@@ -44,7 +52,7 @@ def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: 
             inputs.append([item.role, describe(source) if source else item.key])
         description: dict[str, Any] = {
             "stage": ancestor.stage,
-            "config": without(ancestor.config, ignore),
+            "config": without(settings_of(ancestor), ignore),
             "inputs": inputs,
         }
         if images and ancestor.data:

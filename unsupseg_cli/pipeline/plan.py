@@ -103,7 +103,7 @@ class _Planner:
 
     def __init__(self, context: Context, probed: Sequence[Manifest]) -> None:
         self.workspace, self.probed = _PromisedWorkspace(context.workspace.root), probed
-        self.context = replace(context, workspace=self.workspace)
+        self.context = replace(context, workspace=self.workspace, by_recipe=True)
         self.past = [artifact.manifest for artifact in self.workspace.artifacts()]
         self.planned: dict[str, Artifact] = {}  # by the id of the step
         self.new: set[str] = set()  # keys of artifacts that are not there yet

@@ -248,6 +248,11 @@ def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     folder = path.resolve().parent
     for key in {"root", "labels", "class_file", "weights"} & anchored.keys():
         anchored[key] = str(folder / str(anchored[key]))
+    if "images" in anchored:
+        given = anchored["images"]
+        anchored["images"] = [
+            str(folder / str(name)) for name in (given if isinstance(given, list) else [given])
+        ]
     if os.sep in str(anchored.get("dataset", "")):
         anchored["dataset"] = f"{folder / str(anchored['dataset'])}{os.sep}"
     return anchored

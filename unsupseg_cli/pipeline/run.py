@@ -33,7 +33,11 @@ def run(
         context.reporter.info(f"stage {number} of {len(steps)}: {name}")
         inputs = {role: artifacts[source] for role, source in step.inputs.items()}
         artifact = perform(
-            step.stage, step.config, replace(context, force=forced), options=step.options, inputs=inputs
+            step.stage,
+            step.config,
+            replace(context, force=forced, by_recipe=True),
+            options=step.options,
+            inputs=inputs,
         )
         assert artifact is not None
         artifacts[step.id] = artifact

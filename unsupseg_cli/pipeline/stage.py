@@ -237,6 +237,20 @@ def ports_of(stage: Stage, options: MethodOptions | None) -> tuple[Port, ...]:
     return (*stage.ports, *(options.needs().reads if options is not None else ()))
 
 
+def say_unread(call: Call, artifact: Artifact) -> None:
+    """Say that a number of classes or a seed was given which the method does not read."""
+    fields = type(call.config).model_fields
+    unread = [
+        f"--{name}"
+        for name in ("classes", "seed")
+        if name not in call.needs.identity and getattr(call.config, name) != fields[name].default
+    ]
+    if unread and call.method is not None:
+        call.context.reporter.info(
+            f"method '{call.method.name}' reads no {' and '.join(unread)} here: '{artifact.id}' serves them all"
+        )
+
+
 def check_reads(stage: Stage, config: Any, method: Method | None, options: MethodOptions | None) -> None:
     """Raise UsageError where a call asks for what its method does not read."""
     if method is None or options is None:

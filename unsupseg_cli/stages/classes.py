@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.ports import MODEL
@@ -35,8 +35,22 @@ class ClassesConfig(Config):
 
 def identify(call: Call) -> Identity:
     """Return what decides the model: weights and inputs of the old one, and what its classes are now."""
-    artifact, file = call.input("model"), _edited(call)
+    artifact = call.input("model")
     manifest = artifact.manifest
+    if "model.safetensors" not in manifest.outputs:  # a dry run promises it
+        changes = call.config.model_dump(mode="json", exclude={"model"})
+        return Identity(
+            kind="model",
+            stage="classes",
+            stage_version=STAGE.version,
+            slug=artifact.id.rsplit("-", 1)[0],
+            config={**manifest.config, "changes": changes},
+            inputs=manifest.inputs,
+            data=manifest.data,
+            weights=UNKNOWN,
+            used_labels=manifest.used_labels,
+        )
+    file = _edited(call)
     classes = {
         "classes": len(file.classes),
         "entries": [entry.model_dump(mode="json") for entry in file.classes],

@@ -55,6 +55,10 @@ class EvalConfig(DataConfig, BatchConfig):
         if self.predictions is not None:
             reason = "label maps are scored, no model runs"
             unread |= dict.fromkeys(("weights", "flip", "precision", "batch_size"), reason)
+            unread["crf"] = (
+                "--crf needs a model: refine predictions with `unsupseg refine` and score the result"
+            )
+            unread["linear_probe"] = "--linear-probe needs a model: name one with --model"
         return unread
 
 

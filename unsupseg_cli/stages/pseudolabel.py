@@ -8,7 +8,7 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import DeviceConfig
-from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, say_unread
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
@@ -110,20 +110,15 @@ def finish(call: Call, labels: Artifact) -> None:
     from unsupseg_cli.artifacts.context import ASKED
 
     config, context = call.config, call.context
-    unread = [
-        name
-        for name in ("classes", "seed")
-        if name not in call.needs.identity
-        and getattr(config, name) != PseudolabelConfig.model_fields[name].default
-    ]
-    if not unread:
+    say_unread(call, labels)
+    if "classes" in call.needs.identity or context.by_recipe:
         return
-    options = " and ".join(f"--{name}" for name in unread)
-    context.reporter.info(f"method '{config.method}' reads no {options} here: '{labels.id}' serves them all")
-    if "classes" in unread:
-        asked = {**context.remembered(ASKED), labels.id: {"classes": config.classes}}
-        context.remember(ASKED, asked)
+    asked = {name: value for name, value in context.remembered(ASKED).items() if name != labels.id}
+    if config.classes is not None:
+        asked[labels.id] = {"classes": config.classes}
         context.reporter.info(f"`train` on it makes {config.classes} classes, unless told otherwise")
+    if asked != context.remembered(ASKED):
+        context.remember(ASKED, asked)
 
 
 def foresee(call: Call) -> Foreseen:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DeviceConfig
-from unsupseg_cli.pipeline.stage import Call, Stage, once
+from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def identify(call: Call) -> Identity:
         config={
             "method": name,
             "method_version": call.method.version,
-            "tokens": config.tokens,
+            "tokens": "live" if call.needs.network == "always" else config.tokens,
             "options": call.options.result(),
             **identity_values,
         },
@@ -95,7 +95,7 @@ def _classes_of(labels: Artifact, context: Context) -> int | None:
     """Return the number of classes of pseudo-labels: what decided them, else what `pseudolabel` was last asked for."""
     from unsupseg_cli.artifacts.context import ASKED
 
-    asked = context.remembered(ASKED).get(labels.id, {})
+    asked = {} if context.by_recipe else context.remembered(ASKED).get(labels.id, {})
     if classes := labels.manifest.config.get("classes", asked.get("classes")):
         return int(classes)
     before = labels.input("pseudolabels")  # they were refined
@@ -142,6 +142,8 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     head = trainer.finish()
     draft.warnings += head.warnings
     classes = int(head.class_head["classes"])
+    if classes != identity_values.get("classes", classes):
+        raise UnsupsegError(f"The trainer gave {classes} classes, expected {identity_values['classes']}.")
     if masks is not None and masks < classes:
         draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
     write_trained(draft.folder, call.method.name, head, call.input("features"), call.context)
@@ -181,4 +183,5 @@ STAGE = Stage(
     identify=identify,
     work=work,
     uses="trainer",
+    finish=say_unread,
 )
