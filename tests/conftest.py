@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import unsupseg_cli.models.torchvision_ops  # noqa: F401 - lets timm import beside a CPU build of torch
 
@@ -16,3 +17,20 @@ def blocks(tmp_path_factory):
         colors = rng.integers(0, 256, (3, 4, 3)).repeat(24, 0).repeat(24, 1)
         Image.fromarray(colors.astype(np.uint8)).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Call the command line in an empty folder, ``here``; returns (stdout, stderr in one line)."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
+
+    def invoke(*arguments, code=0):
+        from unsupseg_cli.cli.main import app
+
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output
+        return result.stdout.strip(), " ".join(result.stderr.split())
+
+    return invoke

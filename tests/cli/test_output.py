@@ -8,28 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
-
-from unsupseg_cli.cli.main import app
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Call the command line in an empty folder; returns stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
-    folder = tmp_path / "photos"
+@pytest.fixture(autouse=True)
+def photos(call):
+    """Four pictures of noise in the folder of the calls."""
+    folder = Path("photos")
     folder.mkdir()
     for number in range(4):
         pixels = np.random.default_rng(number).integers(0, 255, (32, 48, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == code, result.output
-        return result.stdout.strip(), " ".join(result.stderr.split())
-
-    return call
 
 
 EXTRACT = ["extract", "--dataset", "photos", "--size", 32, "--workers", 0, "--backbone", "untrained"]
@@ -46,41 +34,41 @@ def test_help_imports_no_torch(arguments):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_json_is_the_manifest_and_a_second_run_writes_nothing(run):
-    path, said = run(*EXTRACT)
+def test_json_is_the_manifest_and_a_second_run_writes_nothing(call):
+    path, said = call(*EXTRACT)
     assert "random weights" in said
     before = {file: file.stat().st_mtime_ns for file in Path(path).rglob("*")}
-    manifest = json.loads(run(*EXTRACT, "--json")[0])
+    manifest = json.loads(call(*EXTRACT, "--json")[0])
     assert manifest.pop("path") == path
     assert manifest == json.loads((Path(path) / "manifest.json").read_text())
     assert {file: file.stat().st_mtime_ns for file in Path(path).rglob("*")} == before
 
 
-def test_batch_size_does_not_enter_the_key_and_force_writes_the_same_bytes(run):
-    first = json.loads(run(*EXTRACT, "--json")[0])
-    assert "reused" in run(*EXTRACT, "--batch-size", 1)[1]
-    again = json.loads(run(*EXTRACT, "--force", "--json")[0])
+def test_batch_size_does_not_enter_the_key_and_force_writes_the_same_bytes(call):
+    first = json.loads(call(*EXTRACT, "--json")[0])
+    assert "reused" in call(*EXTRACT, "--batch-size", 1)[1]
+    again = json.loads(call(*EXTRACT, "--force", "--json")[0])
     assert again["key"] == first["key"]
     assert again["outputs"] == first["outputs"]
 
 
-def test_another_seed_gives_other_pseudolabels(run):
-    run(*EXTRACT)
-    one, two = (run("pseudolabel", "--classes", 3, "--seed", seed)[0] for seed in (0, 1))
+def test_another_seed_gives_other_pseudolabels(call):
+    call(*EXTRACT)
+    one, two = (call("pseudolabel", "--classes", 3, "--seed", seed)[0] for seed in (0, 1))
     assert one != two
 
 
-def test_gc_removes_drafts_and_verify_refuses_a_broken_manifest(run):
-    path, _ = run(*EXTRACT)
+def test_gc_removes_drafts_and_verify_refuses_a_broken_manifest(call):
+    path, _ = call(*EXTRACT)
     draft = Path(path).parent / ".partial-0123456789abcdef"
     draft.mkdir()
     (draft / "part").write_text("left by a kill")
-    run("gc")
+    call("gc")
     assert draft.exists()  # only listed without --yes
-    run("gc", "--yes")
+    call("gc", "--yes")
     assert not draft.exists()
     assert Path(path).is_dir()
     (Path(path) / "manifest.json").write_text("{")
-    _, said = run("verify", code=1)
+    _, said = call("verify", code=1)
     assert "manifest" in said
     assert "Traceback" not in said

@@ -4,23 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
-
-from unsupseg_cli.cli.main import app
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Call the command in an empty folder that holds features of the scenes; returns (stdout, stderr in one line)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
-
-    def invoke(*arguments, code=0):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == code, result.output
-        return result.stdout.strip(), " ".join(result.stderr.split())
-
-    return invoke
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from unsupseg_cli import (
     Context,
@@ -27,7 +26,6 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
@@ -67,34 +65,19 @@ def photos(tmp_path):
     return root
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Call the command line in an empty folder; returns (exit code, stdout, stderr)."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == code, result.output
-        return result.stdout.strip(), " ".join(result.stderr.split())
-
-    return call
-
-
 def images(root, split):
     return root / "images" / split
 
 
-def test_the_chain_by_hand(run, photos, tmp_path):
+def test_the_chain_by_hand(call, photos, tmp_path):
     train_images, val_images = images(photos, "train"), images(photos, "val")
-    features, _ = run("extract", "--dataset", train_images, *SMALL)
-    masks, said = run("pseudolabel", "--classes", 4)
+    features, _ = call("extract", "--dataset", train_images, *SMALL)
+    masks, said = call("pseudolabel", "--classes", 4)
     assert "taking features" in said
-    model, _ = run("train", "--set", "steps=30")
-    predictions, _ = run("predict", val_images, "--out", tmp_path / "out", "--workers", 0)
+    model, _ = call("train", "--set", "steps=30")
+    predictions, _ = call("predict", val_images, "--out", tmp_path / "out", "--workers", 0)
     labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
-    scores, said = run("eval", "--dataset", val_images, *labels, "--workers", 0)
+    scores, said = call("eval", "--dataset", val_images, *labels, "--workers", 0)
     for path, kind in ((features, "features"), (masks, "pseudolabels"), (model, "model")):
         assert "\n" not in path
         assert Path(path).parent.name == kind
@@ -111,13 +94,13 @@ def test_the_chain_by_hand(run, photos, tmp_path):
         "legend.png",
         "classes.json",
     }
-    same, said = run("eval", "--predictions", predictions, "--dataset", val_images, *labels)
+    same, said = call("eval", "--predictions", predictions, "--dataset", val_images, *labels)
     again = json.loads((Path(same) / "manifest.json").read_text())["summary"]
     assert again["confusion"] == summary["confusion"]  # predict | eval and eval of the model are one figure
-    assert run("extract", "--dataset", train_images, *SMALL)[0] == features
-    assert run("train", "--set", "steps=30")[0] == model
-    run("verify")
-    listed = json.loads(run("list", "--json")[0])
+    assert call("extract", "--dataset", train_images, *SMALL)[0] == features
+    assert call("train", "--set", "steps=30")[0] == model
+    call("verify")
+    listed = json.loads(call("list", "--json")[0])
     assert {row["kind"] for row in listed} == {
         "features",
         "pseudolabels",
@@ -125,7 +108,7 @@ def test_the_chain_by_hand(run, photos, tmp_path):
         "predictions",
         "evaluation",
     }
-    table = run("show", scores, "--csv")[0]
+    table = call("show", scores, "--csv")[0]
     assert "iou/sky" in table
     assert not any(row["used_labels"] for row in listed)
 
@@ -163,11 +146,11 @@ def test_no_stage_but_eval_opens_a_label(photos, tmp_path):
         evaluate(EvalConfig(model=model.id, dataset=dataset, workers=0, **labels), context)
 
 
-def test_the_linear_probe_beats_the_clusters_and_is_marked(run, tmp_path):
-    run("extract", "--dataset", "scenes", "--split", "train", "--size", 64, "--backbone", "untrained")
-    run("pseudolabel")
-    run("train", "--set", "steps=30")
-    path, said = run("eval", "--dataset", "scenes", "--linear-probe", "--probe-steps", 150)
+def test_the_linear_probe_beats_the_clusters_and_is_marked(call, tmp_path):
+    call("extract", "--dataset", "scenes", "--split", "train", "--size", 64, "--backbone", "untrained")
+    call("pseudolabel")
+    call("train", "--set", "steps=30")
+    path, said = call("eval", "--dataset", "scenes", "--linear-probe", "--probe-steps", 150)
     manifest = json.loads((Path(path) / "manifest.json").read_text())
     assert manifest["used_labels"]
     assert "used labels" in said
@@ -175,16 +158,16 @@ def test_the_linear_probe_beats_the_clusters_and_is_marked(run, tmp_path):
     assert manifest["summary"]["linear_probe"]["miou"] > manifest["summary"]["miou"]
 
 
-def test_images_of_any_shape_and_kind_keep_their_size(run, tmp_path):
+def test_images_of_any_shape_and_kind_keep_their_size(call, tmp_path):
     folder = tmp_path / "mixed" / "tief verschachtelt ü"
     folder.mkdir(parents=True)
     sizes = {"wide.png": (40, 333), "tall.webp": (200, 50), "even.bmp": (64, 64), "odd.tiff": (77, 91)}
     for name, (height, width) in sizes.items():
         Image.fromarray(picture(1, height, width)[0]).save(folder / name)
-    run("extract", "--dataset", tmp_path / "mixed", *SMALL)
-    run("pseudolabel", "--classes", 3)
-    run("train", "--set", "steps=5")
-    path, _ = run(
+    call("extract", "--dataset", tmp_path / "mixed", *SMALL)
+    call("pseudolabel", "--classes", 3)
+    call("train", "--set", "steps=5")
+    path, _ = call(
         "predict", tmp_path / "mixed", "--flip", "--keep", "scores", "--only", "class 1", "--workers", 0
     )
     for name, (height, width) in sizes.items():
@@ -197,28 +180,28 @@ def test_images_of_any_shape_and_kind_keep_their_size(run, tmp_path):
     assert not features.patch.regular
 
 
-def test_tiles_cover_the_image_and_agree_with_the_whole(run, photos, tmp_path):
-    run("extract", "--dataset", images(photos, "train"), *SMALL)
-    run("pseudolabel", "--classes", 3)
-    run("train", "--set", "steps=20")
+def test_tiles_cover_the_image_and_agree_with_the_whole(call, photos, tmp_path):
+    call("extract", "--dataset", images(photos, "train"), *SMALL)
+    call("pseudolabel", "--classes", 3)
+    call("train", "--set", "steps=20")
     big = tmp_path / "big.png"
     Image.fromarray(picture(3, 256, 384)[0]).save(big)
-    whole, _ = run("predict", big, "--size", 0, "--workers", 0)
-    tiled, _ = run("predict", big, "--size", 0, "--tile", 128, "--workers", 0)
+    whole, _ = call("predict", big, "--size", 0, "--workers", 0)
+    tiled, _ = call("predict", big, "--size", 0, "--tile", 128, "--workers", 0)
     a, b = (np.asarray(Image.open(Path(path) / "ids" / "big.png.png")) for path in (whole, tiled))
     assert a.shape == b.shape == (256, 384)
     assert (a == b).mean() > 0.8
 
 
-def test_with_much_position_a_class_is_a_part_of_the_frame(run, photos, tmp_path):
-    run("extract", "--dataset", images(photos, "train"), *SMALL, "--position", 5)
-    run("pseudolabel", "--classes", 4)
-    run("train", "--set", "steps=20")
+def test_with_much_position_a_class_is_a_part_of_the_frame(call, photos, tmp_path):
+    call("extract", "--dataset", images(photos, "train"), *SMALL, "--position", 5)
+    call("pseudolabel", "--classes", 4)
+    call("train", "--set", "steps=20")
     for seed in (3, 4):
         Image.fromarray(picture(seed, 128, 192)[0]).save(tmp_path / f"{seed}.png")
     frames = [tmp_path / f"{seed}.png" for seed in (3, 4)]
-    whole, _ = run("predict", *frames, "--size", 0, "--workers", 0)
-    tiled, _ = run("predict", *frames, "--size", 0, "--tile", 64, "--flip", "--workers", 0)
+    whole, _ = call("predict", *frames, "--size", 0, "--workers", 0)
+    tiled, _ = call("predict", *frames, "--size", 0, "--tile", 64, "--flip", "--workers", 0)
     first, second, again = (
         np.asarray(Image.open(Path(path) / "ids" / f"{seed}.png.png"))
         for path, seed in ((whole, 3), (whole, 4), (tiled, 3))
@@ -227,19 +210,19 @@ def test_with_much_position_a_class_is_a_part_of_the_frame(run, photos, tmp_path
     assert (first == second).mean() > 0.9
     assert (first == again).mean() > 0.9
     model = Workspace(Path("unsupseg-workspace")).current("model").id
-    _, said = run("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
+    _, said = call("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
     assert "made with --position 5" in said
     again = ("extract", "--dataset", images(photos, "train"), *SMALL, "--model", model)
-    run(*again, "--position", 5)
-    assert "carry their place" in run(*again, "--geometry", "five-crop", code=2)[1]
+    call(*again, "--position", 5)
+    assert "carry their place" in call(*again, "--geometry", "five-crop", code=2)[1]
 
 
-def test_unreadable_images_are_skipped_counted_and_named(run, photos):
+def test_unreadable_images_are_skipped_counted_and_named(call, photos):
     folder = images(photos, "train")
     (folder / "text.jpg").write_text("hello")
     whole = (folder / "frame 00.jpg").read_bytes()
     (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    path, said = run("extract", "--dataset", folder, *SMALL)
+    path, said = call("extract", "--dataset", folder, *SMALL)
     manifest = json.loads((Path(path) / "manifest.json").read_text())
     assert sorted(manifest["summary"]["skipped"]) == ["cut.jpg", "text.jpg"]
     assert manifest["summary"]["views"] == 6
@@ -248,7 +231,7 @@ def test_unreadable_images_are_skipped_counted_and_named(run, photos):
     assert len(features) == len(features.patch) == len(features.rows("cls")) == 6
     assert np.isfinite(features.patch[5]).all()
     assert np.abs(features.patch[5].astype(float)).sum() > 0
-    _, said = run("extract", "--dataset", folder, *SMALL, "--strict", "--force", code=1)
+    _, said = call("extract", "--dataset", folder, *SMALL, "--strict", "--force", code=1)
     assert "text.jpg" in said or "cut.jpg" in said
 
 
@@ -276,37 +259,37 @@ def test_unreadable_images_are_skipped_counted_and_named(run, photos):
         (["--workspace", "x"], 2, "--workspace"),
     ],
 )
-def test_a_wrong_call_says_what_and_how_to_mend_it(run, tmp_path, arguments, code, expected):
+def test_a_wrong_call_says_what_and_how_to_mend_it(call, tmp_path, arguments, code, expected):
     (tmp_path / "empty").mkdir()
     arguments = [str(tmp_path / "empty") if one == "EMPTY" else one for one in arguments]
-    _, said = run(*arguments, code=code)
+    _, said = call(*arguments, code=code)
     assert expected in said
     assert "Traceback" not in said
 
 
-def test_mistakes_after_extraction(run, photos, tmp_path):
-    run("extract", "--dataset", images(photos, "train"), *SMALL)
-    assert "--classes" in run("pseudolabel", code=2)[1]
-    assert "more than the" in run("pseudolabel", "--classes", 9999, code=2)[1]
-    masks, _ = run("pseudolabel", "--classes", 4)
-    other, _ = run("extract", "--dataset", images(photos, "val"), *SMALL)
-    said = run("train", "--pseudolabels", masks, "--features", other, code=2)[1]
+def test_mistakes_after_extraction(call, photos, tmp_path):
+    call("extract", "--dataset", images(photos, "train"), *SMALL)
+    assert "--classes" in call("pseudolabel", code=2)[1]
+    assert "more than the" in call("pseudolabel", "--classes", 9999, code=2)[1]
+    masks, _ = call("pseudolabel", "--classes", 4)
+    other, _ = call("extract", "--dataset", images(photos, "val"), *SMALL)
+    said = call("train", "--pseudolabels", masks, "--features", other, code=2)[1]
     assert "were made from the features" in said
-    run("train", "--set", "steps=5")
-    assert "--labels" in run("eval", "--dataset", images(photos, "val"), code=2)[1]
+    call("train", "--set", "steps=5")
+    assert "--labels" in call("eval", "--dataset", images(photos, "val"), code=2)[1]
     labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
     bad = photos / "labels" / "val" / "frame 07.png"
     good = bad.read_bytes()
     Image.fromarray(np.full((64, 96), 77, np.uint8)).save(bad)
-    said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
+    said = call("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
     assert "frame 07.png" in said
     assert "77" in said
     Image.fromarray(np.zeros((10, 20), np.uint8)).save(bad)
-    said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
+    said = call("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0, code=2)[1]
     assert "20x10" in said
     assert "96x64" in said
     bad.unlink()
-    _, said = run("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0)
+    _, said = call("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0)
     assert "1 images without a label" in said
     bad.write_bytes(good)
     shard = next((Path(other) / "patch" / "c").rglob("0"))
@@ -315,20 +298,20 @@ def test_mistakes_after_extraction(run, photos, tmp_path):
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(bytes(content))
-    assert "was changed" in run("verify", code=1)[1]
+    assert "was changed" in call("verify", code=1)[1]
 
 
-def test_a_workspace_that_cannot_be_written_is_named(run, tmp_path):
+def test_a_workspace_that_cannot_be_written_is_named(call, tmp_path):
     (tmp_path / "file").write_text("")
-    said = run("extract", "--dataset", "scenes", *SMALL, "-w", tmp_path / "file" / "w", code=1)[1]
+    said = call("extract", "--dataset", "scenes", *SMALL, "-w", tmp_path / "file" / "w", code=1)[1]
     assert "--workspace" in said
 
 
-def test_weights_of_another_model_and_no_network(run, tmp_path, monkeypatch):
+def test_weights_of_another_model_and_no_network(call, tmp_path, monkeypatch):
     import torch
 
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    said = run(
+    said = call(
         "extract",
         "--dataset",
         "scenes",
@@ -341,33 +324,33 @@ def test_weights_of_another_model_and_no_network(run, tmp_path, monkeypatch):
     assert "unknown: conv1.weight" in said[1]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    said = run("extract", "--dataset", "scenes", "--backbone", "dino_vits16", code=1)[1]
+    said = call("extract", "--dataset", "scenes", "--backbone", "dino_vits16", code=1)[1]
     assert "--weights FILE" in said
     assert "network" in said
 
 
-def test_settings_come_from_the_file_and_the_command_line_wins(run, photos):
+def test_settings_come_from_the_file_and_the_command_line_wins(call, photos):
     folder = Path.cwd()
     (folder / "set").symlink_to(photos)
     (folder / "unsupseg.toml").write_text(
         'dataset = "camvid"\nroot = "set"\nworkspace = "store"\n[extract]\nsize = 32\nbackbone = "untrained"\n'
     )
-    path, said = run("extract", "--workers", 0, "--explain")
+    path, said = call("extract", "--workers", 0, "--explain")
     manifest = json.loads((Path(path) / "manifest.json").read_text())
     assert Path(path).is_relative_to(folder / "store")
     assert manifest["data"]["dataset"] == "camvid"
     assert manifest["config"]["size"] == 32
     assert "unsupseg.toml" in said
-    path, _ = run("extract", "--workers", 0, "--size", 48)
+    path, _ = call("extract", "--workers", 0, "--size", 48)
     assert json.loads((Path(path) / "manifest.json").read_text())["config"]["size"] == 48
     (folder / "unsupseg.toml").write_text('workspace = "store"\n[extract]\nsise = 32\n')
-    assert "did you mean 'size'" in run("extract", code=2)[1]
+    assert "did you mean 'size'" in call("extract", code=2)[1]
     (folder / "unsupseg.toml").write_text('workspace = "store"\n')
-    run("extract", "--dataset", "camvid", *SMALL)  # the root is remembered
+    call("extract", "--dataset", "camvid", *SMALL)  # the root is remembered
 
 
-def test_five_crops_give_five_views(run, photos):
-    run("extract", "--dataset", images(photos, "train"), *SMALL, "--geometry", "five-crop")
+def test_five_crops_give_five_views(call, photos):
+    call("extract", "--dataset", images(photos, "train"), *SMALL, "--geometry", "five-crop")
     features = FeatureSet(Workspace(Path("unsupseg-workspace")).current("features"))
     assert len(features) == 30
     assert features.patch.regular
@@ -439,7 +422,7 @@ def test_help_imports_nothing_heavy(arguments, heavy):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_nan_features_are_refused(run, photos, monkeypatch):
+def test_nan_features_are_refused(call, photos, monkeypatch):
     import torch
 
     from unsupseg_cli.models.backbone import Backbone
@@ -450,7 +433,7 @@ def test_nan_features_are_refused(run, photos, monkeypatch):
         "forward",
         lambda self, x, keep=(): {k: v * torch.nan for k, v in forward(self, x, keep).items()},
     )
-    assert "NaN" in run("extract", "--dataset", images(photos, "train"), *SMALL, code=1)[1]
+    assert "NaN" in call("extract", "--dataset", images(photos, "train"), *SMALL, code=1)[1]
 
 
 def test_two_processes_with_one_key_make_it_once(photos, tmp_path):
@@ -462,13 +445,13 @@ def test_two_processes_with_one_key_make_it_once(photos, tmp_path):
     assert sorted("written" in said for _, said in out) == [False, True]
 
 
-def test_predictions_reject_a_protocol_that_crops(run, photos):
-    run("extract", "--dataset", images(photos, "train"), *SMALL)
-    run("pseudolabel", "--classes", 3)
-    run("train", "--set", "steps=5")
+def test_predictions_reject_a_protocol_that_crops(call, photos):
+    call("extract", "--dataset", images(photos, "train"), *SMALL)
+    call("pseudolabel", "--classes", 3)
+    call("train", "--set", "steps=5")
     labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
-    path, _ = run("predict", images(photos, "val"), "--workers", 0)
-    said = run(
+    path, _ = call("predict", images(photos, "val"), "--workers", 0)
+    said = call(
         "eval",
         "--predictions",
         path,
@@ -480,11 +463,11 @@ def test_predictions_reject_a_protocol_that_crops(run, photos):
         code=2,
     )
     assert "'native' only" in said[1]
-    path, _ = run("eval", "--dataset", images(photos, "val"), *labels, "--protocol", "stego", "--workers", 0)
+    path, _ = call("eval", "--dataset", images(photos, "val"), *labels, "--protocol", "stego", "--workers", 0)
     assert json.loads((Path(path) / "manifest.json").read_text())["summary"]["protocol"]["flip"] is True
 
 
-def test_unknown_references_are_refused(run, photos):
+def test_unknown_references_are_refused(call, photos):
     with pytest.raises(UsageError):
         Workspace(photos).current("model")
 
@@ -505,20 +488,20 @@ def test_the_sample_scripts_run(tmp_path, name):
     assert (tmp_path / done.stdout.split()[-1] / "sheet.png").exists()
 
 
-def test_crf_in_eval_and_by_refine_give_one_figure(run, photos):
-    run("extract", "--dataset", images(photos, "train"), *SMALL)
-    run("pseudolabel", "--classes", 4)
-    run("train", "--set", "steps=20")
+def test_crf_in_eval_and_by_refine_give_one_figure(call, photos):
+    call("extract", "--dataset", images(photos, "train"), *SMALL)
+    call("pseudolabel", "--classes", 4)
+    call("train", "--set", "steps=20")
     val = images(photos, "val")
     labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "classes.json")
-    run("predict", val, "--workers", 0)
-    assert "--keep scores" in run("refine", code=2)[1]
-    run("refine", "--label-confidence", 0.8, "--iterations", 2)
-    run("predict", val, "--keep", "scores", "--workers", 0)
-    refined, _ = run("refine")
-    by_hand, _ = run("eval", "--predictions", refined, "--dataset", val, *labels)
-    direct, said = run("eval", "--dataset", val, *labels, "--crf", "--workers", 0)
-    plain, _ = run("eval", "--dataset", val, *labels, "--workers", 0)
+    call("predict", val, "--workers", 0)
+    assert "--keep scores" in call("refine", code=2)[1]
+    call("refine", "--label-confidence", 0.8, "--iterations", 2)
+    call("predict", val, "--keep", "scores", "--workers", 0)
+    refined, _ = call("refine")
+    by_hand, _ = call("eval", "--predictions", refined, "--dataset", val, *labels)
+    direct, said = call("eval", "--dataset", val, *labels, "--crf", "--workers", 0)
+    plain, _ = call("eval", "--dataset", val, *labels, "--workers", 0)
     confusion = [
         json.loads((Path(path) / "manifest.json").read_text())["summary"]["confusion"]
         for path in (by_hand, direct, plain)

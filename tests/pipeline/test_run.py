@@ -9,11 +9,9 @@ import pytest
 import timm
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.pace import extrapolate, probe
@@ -86,21 +84,6 @@ def recipe(tmp_path, photos):
     path = tmp_path / "small.toml"
     path.write_text(RECIPE.format(photos=photos))
     return path
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    """Call the command line in an empty folder; returns (stdout, stderr in one line)."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.delenv("UNSUPSEG_WORKSPACE", raising=False)
-
-    def invoke(*arguments, code=0):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == code, result.output
-        return result.stdout.strip(), " ".join(result.stderr.split())
-
-    return invoke
 
 
 def write(tmp_path, text):

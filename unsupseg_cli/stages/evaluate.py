@@ -15,12 +15,12 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
 from unsupseg_cli.core.ports import Port
 from unsupseg_cli.crf.config import CRFConfig
+from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
-    from unsupseg_cli.contents.model import OpenModel
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.labels import LabelSpace
     from unsupseg_cli.metrics.protocols import Protocol
@@ -107,7 +107,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
     space, protocol = _space(call), _protocol(call)
     if scored.manifest.kind == "model":
-        model = _model(call)
+        model = opened_model(call)
         probe = None
         if config.linear_probe:
             files = {"labels": config.labels, "class_file": config.class_file}
@@ -196,21 +196,6 @@ def _protocol(call: Call) -> Protocol:
         )
     flip = protocol.flip if config.flip is None else config.flip
     return replace(protocol, flip=flip, matching=config.matching or protocol.matching)
-
-
-@once
-def _model(call: Call) -> OpenModel:
-    from unsupseg_cli.contents.model import open_model
-    from unsupseg_cli.models.device import resolve_device
-
-    config = call.config
-    return open_model(
-        call.input("model"),
-        call.context,
-        resolve_device(config.device),
-        weights=config.weights,
-        precision=config.precision,
-    )
 
 
 def _method_of(artifact: Artifact, call: Call) -> str:

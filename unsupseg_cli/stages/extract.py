@@ -21,6 +21,7 @@ from unsupseg_cli.core.options import (
     ResizeFilter,
 )
 from unsupseg_cli.core.ports import Port
+from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, perform
 from unsupseg_cli.pipeline.stage import produce as make
 
@@ -359,13 +360,8 @@ def _token_fields(call: Call) -> dict[str, Any]:
 
 @once
 def _model(call: Call) -> OpenModel:
-    from unsupseg_cli.contents.model import open_model
-
-    config, model = call.config, call.input("model")
-    opened = open_model(
-        model, call.context, _device(call), weights=config.weights, precision=config.precision
-    )
-    _require_model_tokens(config, opened.file.backbone, model)
+    opened = opened_model(call)
+    _require_model_tokens(call.config, opened.file.backbone, call.input("model"))
     return opened
 
 

@@ -9,12 +9,12 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
 from unsupseg_cli.core.ports import MODEL
+from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
-    from unsupseg_cli.contents.model import OpenModel
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.geometry import Geometry
 
@@ -87,7 +87,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
-    config, model, dataset = call.config, _model(call), _dataset(call)
+    config, model, dataset = call.config, opened_model(call), _dataset(call)
     draft.deterministic = resolve_device(config.device).type == "cpu"
     writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay)
     segmented = segment_items(
@@ -150,21 +150,6 @@ def _geometry(call: Call) -> Geometry:
     from unsupseg_cli.inference.segment import whole_images
 
     return whole_images(model_geometry(call.input("model"), call.context), call.config.size)
-
-
-@once
-def _model(call: Call) -> OpenModel:
-    from unsupseg_cli.contents.model import open_model
-    from unsupseg_cli.models.device import resolve_device
-
-    config = call.config
-    return open_model(
-        call.input("model"),
-        call.context,
-        resolve_device(config.device),
-        weights=config.weights,
-        precision=config.precision,
-    )
 
 
 @once
