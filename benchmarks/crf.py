@@ -29,7 +29,7 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.manifest import read_manifest
-from unsupseg_cli.crf import CRFConfig, refine_batch
+from unsupseg_cli.crf import CRFConfig, lattice, refine_batch
 from unsupseg_cli.crf.meanfield import refine
 from unsupseg_cli.crf.pydensecrf_engine import refine_one
 from unsupseg_cli.crf.scores import prepare
@@ -220,7 +220,11 @@ def main() -> None:
     parser.add_argument(
         "--predictions", type=Path, help="predictions with --keep scores: refine these as well"
     )
+    parser.add_argument(
+        "--least-mass", type=float, default=lattice.LEAST_MASS, help="mass that keeps a vertex of the lattice"
+    )
     options = parser.parse_args()
+    lattice.LEAST_MASS = options.least_mass
     found = sorted((options.camvid / "images").glob("*/*"))
 
     def spread(count: int) -> list[Path]:

@@ -69,7 +69,7 @@ def test_images_of_one_size_go_together(model, batches):
 
 
 def test_eval_does_so_too_and_gives_the_same_scores(batches, tmp_path):
-    context = Context(Workspace(tmp_path / "work"))
+    context = Context(Workspace(tmp_path / "work"), most_images=9)
     scenes = {"dataset": "scenes", "workers": 0, "device": "cpu"}
     extract(ExtractConfig(**scenes, size=32, backbone="untrained", precision="fp32"), context)
     pseudolabel(PseudolabelConfig(sheet=0, workers=0, device="cpu"), context)
