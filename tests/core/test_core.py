@@ -42,6 +42,7 @@ def test_the_nearest_name_is_suggested_and_none_where_nothing_is_near():
     known = ["dino_vits8", "dino_vitb8", "tiny"]
     assert did_you_mean("dino_vits_8", known).startswith("; did you mean 'dino_vits8'?")
     assert did_you_mean("zzz", known) == ". Known: dino_vitb8, dino_vits8, tiny."
+    assert did_you_mean("zzz", []) == ". There is none."
 
 
 LAYERS = st.lists(

@@ -123,6 +123,7 @@ def test_a_bundled_recipe_that_is_taken_for_a_file_is_called_by_its_name():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (("extract.backbone", "extract.command"), r"\[variant\.large\]: the command of a stage is the same"),
         (
             ("extract.backbone", "extarct.backbone"),
             r"\[variant\.large\]: .*no stage 'extarct'; did you mean 'extract'",

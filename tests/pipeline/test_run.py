@@ -112,6 +112,7 @@ def files(folder):
             r"stage 3: unknown command 'trian'; did you mean 'train'",
         ),
         (('name = "small"', 'nmae = "small"'), "'nmae'.*did you mean 'name'"),
+        (('name = "small"', ""), r"name is required \('.*other\.toml'\)"),
         (("labels =", "label ="), r"\[data\].*did you mean 'labels'"),
         (("miou = 80.5", "mious = 80.5"), r"\[published\].*did you mean 'miou'"),
         (("miou = 80.5", "miou = 805"), r"miou '805'.*\[published\]"),

@@ -28,4 +28,4 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    return f"{hint} Known: {', '.join(names)}."
+    return f"{hint} Known: {', '.join(names)}." if names else ". There is none."

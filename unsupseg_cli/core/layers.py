@@ -95,7 +95,8 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
             raise UsageError(f"The options ({places}) do not go together: {reason}.") from None
         name = str(first["loc"][0])
         if first["type"] == "missing":
-            raise UsageError(f"{option_name(name, prefix)} is required.") from None
+            origin = "" if prefix == "--" else f" ({' and '.join(layers)})"
+            raise UsageError(f"{option_name(name, prefix)} is required{origin}.") from None
         place = _origins(layers).get(name, "default")
         raise UsageError(
             f"{option_name(name, prefix)} '{first['input']}' ({place}) does not fit: {reason}."

@@ -168,7 +168,7 @@ def _with_variant(path: Path, tables: dict[str, Any], variant: str) -> dict[str,
     """Return the tables of a recipe with the values of one of its variants, and without the variants.
 
     Raises:
-        UsageError: a variant is missing, too many or unknown, or it names no stage of the recipe.
+        UsageError: a variant is missing, too many or unknown, it names no stage of the recipe, or changes its command.
     """
     plain = dict(tables)
     variants = plain.pop("variant", {})
@@ -195,6 +195,10 @@ def _with_variant(path: Path, tables: dict[str, Any], variant: str) -> dict[str,
             raise UsageError(f"{place}: the recipe has no stage '{key}'{did_you_mean(key, known)}")
         if not isinstance(values, dict):
             raise UsageError(f"{place}: '{key}' holds options: write {key}.OPTION = VALUE.")
+        if key in stages and (fixed := {"command", "id"} & values.keys()):
+            raise UsageError(
+                f"{place}: the {min(fixed)} of a stage is the same in all variants; leave it out."
+            )
         if key in stages:
             stages[key] = _merged(stages[key], values)
         else:
