@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import features_behind
 from unsupseg_cli.contents.model_file import take_model
@@ -45,6 +46,7 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
             taken[port.role] = artifact
     if "features" in taken:
         _require_same_features(taken)
+        _require_same_images(taken)
     return taken
 
 
@@ -141,3 +143,16 @@ def _require_same_features(taken: Mapping[str, Artifact]) -> None:
                 f"not from '{features.id}' (key {features.manifest.key[:12]}); give what belongs together, or name "
                 "only one."
             )
+
+
+def _require_same_images(taken: Mapping[str, Artifact]) -> None:
+    """Raise UsageError for imported masks of other images than those of the features."""
+    features, masks = taken["features"], taken.get("masks")
+    if masks is None or features.manifest.data is None or masks.manifest.data is None:
+        return
+    ours, theirs = features.manifest.data, masks.manifest.data
+    if ours.fingerprint != theirs.fingerprint and UNKNOWN not in (ours.fingerprint, theirs.fingerprint):
+        raise UsageError(
+            f"The masks '{masks.id}' are of other images ({theirs.dataset}, {theirs.split}: {theirs.count}) than the "
+            f"features '{features.id}' ({ours.dataset}, {ours.split}: {ours.count}); give what belongs together."
+        )
