@@ -107,6 +107,8 @@ class MaskSource(ABC):
                 f"written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
             )
 
+    names = "images"
+    """What is matched with the images of the data set."""
     _unknown = False
 
     def _find(self, index: ItemIndex, name: str, place: str) -> int | None:
@@ -117,7 +119,7 @@ class MaskSource(ABC):
             self._problems.append(f"{place}: {error}")
             return None
         if found is None and self.skip_unknown:
-            self.findings.leave_out("of images that the data set does not have")
+            self.findings.leave_out(f"{self.names} that the data set does not have")
         elif found is None:
             self._unknown = True
             self._problems.append(f"{place}: the data set has no image '{name}'")
@@ -206,7 +208,7 @@ class CocoSource(MaskSource):
     def _take(self, item: int, record: CocoMask) -> None:
         """Look a record over and keep it, or count or name it."""
         if record.crowd and not self._crowd:
-            self.findings.leave_out("marked iscrowd (groups; --crowd takes them)")
+            self.findings.leave_out("masks marked iscrowd (groups; --crowd takes them)")
             return
         try:
             area = int(decode(record.segmentation, *self.sizes[item]).sum())
@@ -214,7 +216,7 @@ class CocoSource(MaskSource):
             self._problems.append(f"{record.place} ('{self.items[item].key}'): {error}")
             return
         if area < self.least:
-            self.findings.leave_out(f"of fewer pixels than {self.least}")
+            self.findings.leave_out(f"masks of fewer pixels than {self.least}")
             return
         records = self._records.setdefault(item, [])
         records.append(record)
@@ -228,6 +230,8 @@ class LabelMapSource(MaskSource):
     With ``values`` "masks" each value of a map is one mask, without a class; with "classes" each value is a class, and
     each connected region of it (over edges and corners) a mask. ``background`` are values that are no mask.
     """
+
+    names = "label maps of images"
 
     def __init__(
         self,
@@ -278,7 +282,7 @@ class LabelMapSource(MaskSource):
             regions = list(self._regions(raw))
             kept = [value for value, mask in regions if mask.sum() >= self.least]
             if len(kept) < len(regions):
-                self.findings.leave_out(f"of fewer pixels than {self.least}", len(regions) - len(kept))
+                self.findings.leave_out(f"masks of fewer pixels than {self.least}", len(regions) - len(kept))
             if len(kept) > MOST_MASKS:
                 self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
             present |= set(kept)

@@ -123,9 +123,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         writer.write(block, views, masks, {}, [one.source for one in found])
     summary = writer.close()
     draft.warnings += findings.remarks
-    draft.warnings += [
-        f"{count:,} masks were left out: {reason}" for reason, count in findings.left_out.items()
-    ]
+    draft.warnings += [f"left out: {count:,} {what}" for what, count in findings.left_out.items()]
     skipped = _readable(call)[2]
     if skipped:
         first, reason = next(iter(skipped.items()))
