@@ -127,9 +127,7 @@ def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     from pycocotools import mask as coco
 
     polygons = [_polygon(polygon, height, width) for polygon in segmentation]
-    merged = coco.merge(coco.frPyObjects(polygons, height, width))
-    mask: NDArray[np.bool_] = coco.decode(merged).astype(np.bool_)
-    return mask
+    return _decode_runs(coco.merge(coco.frPyObjects(polygons, height, width)), height, width)
 
 
 def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
