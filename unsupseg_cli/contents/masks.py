@@ -20,7 +20,7 @@ from torch import Tensor
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.artifacts.grids import GridReader, array_bytes, views_per_block
+from unsupseg_cli.artifacts.grids import GridReader, views_per_block
 from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind
@@ -406,10 +406,14 @@ def write_state(folder: Path, state: dict[str, Tensor]) -> None:
 
 def label_bytes(sizes: NDArray[np.int64]) -> int:
     """Return about how many bytes the label maps of views of these sizes, (N, 2), take on disk."""
-    return array_bytes(sizes, (), np.int16) // _SHRINKAGE
+    cells = sizes.prod(1)
+    return int(np.minimum(_BORDER * np.sqrt(cells), 2 * cells + _PIECE).sum())
 
 
-_SHRINKAGE = 50  # of PriMaPs' masks on CamVid, see benchmarks/store.py; ragged ones shrink less
+_BORDER = (
+    15  # bytes for each cell of a map's side, since borders are what takes room: of PriMaPs' masks on CamVid
+)
+_PIECE = 16  # bytes that a piece takes at least
 
 
 class MaskScores:

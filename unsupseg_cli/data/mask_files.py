@@ -6,10 +6,10 @@ Everything is looked over before the first mask is handed out: `check` reads all
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,12 @@ from unsupseg_cli.data.labels import read_label
 from unsupseg_cli.data.masks import MOST_MASKS, to_layers
 
 _SHOWN = 5  # records that an error names
+_NONE = (
+    np.empty(0, np.int64),
+    np.empty(0, np.float32),
+    np.empty(0, np.int64),
+    (),
+)  # area, score, group, source
 _DIAGONALS = np.ones((3, 3), bool)  # pixels that touch at a corner are connected
 
 
@@ -272,25 +278,25 @@ class LabelMapSource(MaskSource):
     def check(self) -> Findings:
         """Read every map."""
         present: set[int] = set()
-        ends_at_255 = 0
+        with_255 = 0
         for item, path in sorted(self.maps.items()):
             try:
                 raw = self._read(item, path)
             except UnsupsegError as error:
                 self._problems.append(str(error).rstrip("."))
                 continue
-            regions = list(self._regions(raw))
-            kept = [value for value, mask in regions if mask.sum() >= self.least]
-            if len(kept) < len(regions):
-                self.findings.leave_out(f"masks of fewer pixels than {self.least}", len(regions) - len(kept))
+            _, values, area = self._split(raw)
+            kept = values[area >= self.least]
+            if len(kept) < len(values):
+                self.findings.leave_out(f"masks of fewer pixels than {self.least}", len(values) - len(kept))
             if len(kept) > MOST_MASKS:
                 self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
-            present |= set(kept)
-            ends_at_255 += 255 in kept
+            present |= set(kept.tolist())
+            with_255 += 255 in kept
         self._refuse()
-        if ends_at_255:
+        if with_255:
             self.findings.remarks.append(
-                f"the value 255 is a mask in {ends_at_255} label maps; where it means 'no class', give it as "
+                f"the value 255 is a mask in {with_255} label maps; where it means 'no class', give it as "
                 f"--background {','.join(map(str, [*self._background, 255]))}"
             )
         self._classes = np.array(sorted(present), np.int64)
@@ -300,18 +306,19 @@ class LabelMapSource(MaskSource):
 
     def masks(self, item: int) -> ImageMasks:
         """Return the masks of a map in the order of its values; none where there is no map."""
-        size = self.sizes[item]
-        raw = self._read(item, self.maps[item]) if item in self.maps else np.empty((0, 0), np.int32)
-        kept = [
-            (value, mask, area) for value, mask in self._regions(raw) if (area := mask.sum()) >= self.least
-        ]
-        values = np.array([value for value, _, _ in kept], np.int64)
+        if item not in self.maps:
+            return ImageMasks(to_layers((), self.sizes[item]), *_NONE)
+        regions, values, area = self._split(self._read(item, self.maps[item]))
+        kept = area >= self.least
+        number = np.full(len(values) + 1, VOID, np.int16)  # the last entry is that of no mask
+        number[:-1][kept] = np.arange(kept.sum())
+        values = values[kept]
         classes = np.searchsorted(self._classes, values)
         return ImageMasks(
-            layers=to_layers((mask for _, mask, _ in kept), size),
-            area=np.array([area for _, _, area in kept], np.int64),
-            score=np.ones(len(kept), np.float32),
-            group=classes if self._values == "classes" else np.full(len(kept), VOID, np.int64),
+            layers=number[regions][None],
+            area=area[kept],
+            score=np.ones(len(values), np.float32),
+            group=classes if self._values == "classes" else np.full(len(values), VOID, np.int64),
             source=tuple(f"value {value}" for value in values.tolist()),
         )
 
@@ -327,13 +334,21 @@ class LabelMapSource(MaskSource):
             raise UsageError(f"'{path}' is an RGB picture; expected one channel of numbers")
         return raw
 
-    def _regions(self, raw: NDArray[np.int32]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-        """Yield each mask with its value."""
-        for value in np.setdiff1d(raw, self._background).tolist():
-            mask = raw == value
-            if self._values == "masks":
-                yield value, mask
+    def _split(
+        self, raw: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number of the mask of each pixel (H, W), -1 for none, and value and area of each mask (M,)."""
+        present, place = np.unique(raw, return_inverse=True)
+        place = place.reshape(raw.shape)
+        regions, values = np.full(raw.shape, VOID, np.int64), list[int]()
+        for index, value in enumerate(present.tolist()):
+            if value in self._background:
                 continue
-            regions, count = ndimage.label(mask, _DIAGONALS)
-            for number in range(1, count + 1):
-                yield value, regions == number
+            inside, count = place == index, 1
+            parts: NDArray[np.integer[Any]] = inside
+            if self._values == "classes":
+                parts, count = ndimage.label(inside, _DIAGONALS)
+            regions[inside] = parts[inside] + (len(values) - 1)
+            values += [value] * count
+        area = np.bincount(regions[regions != VOID], minlength=len(values))
+        return regions, np.array(values, np.int64), area
