@@ -338,13 +338,9 @@ class LabelMapSource(MaskSource):
         self, raw: NDArray[np.int32]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the number of the mask of each pixel (H, W), -1 for none, and value and area of each mask (M,)."""
-        present, place = np.unique(raw, return_inverse=True)
-        place = place.reshape(raw.shape)
         regions, values = np.full(raw.shape, VOID, np.int64), list[int]()
-        for index, value in enumerate(present.tolist()):
-            if value in self._background:
-                continue
-            inside, count = place == index, 1
+        for value in np.setdiff1d(raw, self._background).tolist():
+            inside, count = raw == value, 1
             parts: NDArray[np.integer[Any]] = inside
             if self._values == "classes":
                 parts, count = ndimage.label(inside, _DIAGONALS)
