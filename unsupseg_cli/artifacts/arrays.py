@@ -308,7 +308,7 @@ class RaggedWriter:
         if width:
             chunk, shard = _RAGGED_CHUNK, max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
         else:  # shards of one chunk and of one length: a chunk is always written whole
-            chunk = shard = -(-total // -(-total // per_shard))
+            chunk = shard = -(-total // max(1, -(-total // per_shard)))
         array = create_array(self.path, (total, *width), heads[0].dtype, (chunk, *width), (shard, *width))
         for first, rows in _regroup(heads, shard):
             array[first : first + len(rows)] = rows
