@@ -64,6 +64,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
     "predict": {"predict": ["--keep", "scores"]},
     "pretrain": {"pretrain": ["--steps", "3", "--batch", "2"]},
     "classes": {"classes": []},
+    "import-masks": {"import-masks": ["--values", "classes", "--from-labels"]},
 }
 """Calls of a stage that are more than one, or more than its ports and small options."""
 
@@ -133,6 +134,8 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
             values.pop("size", None)
     if name == "pretrain":
         arguments += ["--images", str(images / "images" / "train")]
+    if name == "import-masks":
+        arguments.insert(1, str(images / "labels" / "train"))
     for key, value in values.items():
         arguments += [f"--{key}", value]
     return arguments + SPECIAL.get(name, {}).get(call, [])

@@ -1,8 +1,9 @@
-"""Reads of patch features from the store beside numpy memory-mapping, in one run: ratios.
+"""Reads from the store beside numpy memory-mapping, in one run: patch features (ratios), and label maps of masks.
 
-    python benchmarks/store.py [--views 700] [--rounds 5]
+    python benchmarks/store.py [--views 700] [--rounds 5] [--masks PSEUDOLABELS]
 
-Both read the same float16 array from files that the system has cached; both return a fresh copy.
+All read the same array from files that the system has cached, and return a fresh copy. Label maps are those of an
+artifact of `pseudolabel` or `import-masks` whose maps have one size (its folder), repeated; by default made-up blobs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 
 import numpy as np
 import zarr
+from scipy import ndimage
 
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, views_per_block
+from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter
+from unsupseg_cli.contents.masks import MaskTable
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -36,12 +40,63 @@ def write(folder: Path, values: np.ndarray) -> None:
     writer.close()
 
 
+def blobs(height: int = 360, width: int = 480, count: int = 48) -> list[np.ndarray]:
+    """Return label maps of five masks with smooth borders."""
+    rng = np.random.default_rng(0)
+    zoom = (1, height / 6, width / 8)
+    return [ndimage.zoom(rng.normal(size=(5, 6, 8)), zoom, order=1).argmax(0) - 1 for _ in range(count)]
+
+
+def time_label_maps(options: argparse.Namespace) -> None:
+    """Time single reads of label maps in random order, compressed and not."""
+    if options.masks:
+        table = MaskTable(options.masks)
+        maps = [table.label_map(view) for view in range(len(table))]
+    else:
+        maps = blobs()
+    views = [np.roll(maps[i % len(maps)], 7 * i, 1).astype(np.int16) for i in range(options.views)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sizes = np.tile([views[0].shape], (len(views), 1))
+        size = views_per_block(sizes, (), np.int16)
+        plain, packed = (
+            GridWriter(folder, "plain", sizes, (), np.int16, size),
+            PackedWriter(folder, "packed", np.int16),
+        )
+        told = []
+        for block, start in enumerate(range(0, len(views), size)):
+            plain.write(block, views[start : start + size])
+            told += packed.write(block, [view[None] for view in views[start : start + size]])
+        plain.close()
+        packed.close(told)
+        np.save(folder / "map.npy", np.stack(views))
+        mapped = np.load(folder / "map.npy", mmap_mode="r")
+        readers: dict[str, Any] = {
+            "numpy memory map": lambda view, mapped=mapped: np.array(mapped[view]),
+            "not compressed": GridReader(folder, "plain").__getitem__,
+            "as artifacts hold them": PackedReader(folder, "packed", np.int16).__getitem__,
+        }
+        order = np.random.default_rng(0).permutation(len(views)).tolist()
+        times: dict[str, list[float]] = {reader: [] for reader in readers}
+        for _ in range(options.rounds):
+            for reader, read in readers.items():
+                times[reader] += [seconds(lambda view=view, read=read: read(view)) for view in order]
+        height, width = views[0].shape
+        stored = np.mean([length for length, *_ in told])
+        print(
+            f"{len(views)} label maps of {height}x{width}: {views[0].nbytes:,} bytes each, stored {stored:,.0f}"
+        )
+        for reader, taken in times.items():
+            print(f"  one of them {reader:24s} {1e6 * statistics.median(taken):.0f} us")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--views", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--masks", type=Path)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     values = rng.normal(size=(options.views, 22, 30, 384)).astype(np.float16)
@@ -77,6 +132,7 @@ def main() -> None:
             base = statistics.median(times["numpy memory map"])
             for reader, taken in times.items():
                 print(f"  {case:26s} {reader:18s} {base / statistics.median(taken):.2f}")
+    time_label_maps(options)
 
 
 if __name__ == "__main__":

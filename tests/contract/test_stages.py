@@ -12,6 +12,7 @@ from unsupseg_cli import (
     ClassesConfig,
     EvalConfig,
     ExtractConfig,
+    ImportMasksConfig,
     PredictConfig,
     PretrainConfig,
     PseudolabelConfig,
@@ -169,6 +170,8 @@ SPECIAL = {
     "local_size": [40],
     "final_size": [40],
     "probe_root": ["camvid"],
+    "images_file": ["images.json"],
+    "background": [(0, 1)],
 }
 """Other values of options whose type does not tell any."""
 
@@ -187,6 +190,9 @@ def chain(world, pictures):
         "refine": RefineConfig(predictions=predictions.id),
         "pretrain": PretrainConfig(images=[pictures / "images"], size=32, final_size=32),
         "classes": ClassesConfig(model=model.id, merge=(("0", "1"),)),
+        "import-masks": ImportMasksConfig(
+            masks_from=pictures / "labels" / "val", dataset=f"{pictures}/", split="train"
+        ),
     }
     return world, configs
 

@@ -11,10 +11,12 @@ from safetensors.numpy import load_file
 
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.manifest import Manifest
+from unsupseg_cli.artifacts.packed import PackedReader, is_packed
 from unsupseg_cli.artifacts.workspace import Workspace
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
+DTYPES = {"labels": np.int16, "soft": np.float16}
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
@@ -25,6 +27,10 @@ def figures(artifact):
         path = artifact.path / name
         if path.suffix == ".h5":
             found[name] = None
+        elif path.name == "zarr.json" and is_packed(artifact.path, path.parent.name):
+            reader = PackedReader(artifact.path, path.parent.name, DTYPES[path.parent.name])
+            values = np.concatenate([reader[view].ravel() for view in range(len(reader))])
+            found[path.parent.name] = statistics(values)
         elif path.name == "zarr.json":
             reader = RowReader(path.parent)
             found[path.parent.relative_to(artifact.path).as_posix()] = statistics(reader.rows(0, len(reader)))
@@ -82,14 +88,14 @@ def test_outputs_change_only_with_the_version_of_their_stage(matrix, every_call)
             assert one[key] == pytest.approx(other[key], abs=slack), f"{name}, {key}: {message}"
 
 
-def test_the_manifest_of_every_kind_fits_the_schema(matrix, every_call):
+def test_the_manifest_of_every_kind_fits_the_schema(kill_matrix, matrix, every_call):
     matrix.make(every_call)
     path = Workspace(matrix.space).get(matrix.made[every_call]).path / "manifest.json"
     value = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.validate(value, Manifest.model_json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(value | {"surprise": 1}, Manifest.model_json_schema())
-    assert value["stage"] == every_call.split("-")[0]
+    assert value["stage"] == kill_matrix.stages()[every_call][0]
     assert set(value["outputs"]) == {
         item.relative_to(path.parent).as_posix()
         for item in path.parent.rglob("*")

@@ -269,7 +269,7 @@ def test_the_dry_run_knows_the_artifacts_and_their_sizes_and_writes_nothing(
     assert (
         planned[0].bytes == 5 * 2 * 3 * channels * 2 + 2 * 5 * 192 * 4
     )  # tokens in 2 bytes, cls and pooled in 4
-    assert planned[1].bytes == 5 * 2 * 3 * 2
+    assert planned[1].bytes == 5 * (2 * 3 * 2 + 16)  # maps of the tokens' grid are too small to shrink
     made = run(steps, context)
     sizes = {
         name: output.bytes
@@ -501,12 +501,11 @@ iterations = 1
     context = Context(Workspace(tmp_path / "w"))
     planned = plan(steps, context)
     made = run(steps, context)
-    pixels = 5 * 32 * 48
-    assert [planned[1].bytes, planned[2].bytes, planned[4].bytes] == [
-        5 * 6 * 2,
-        pixels * 2,
-        2 * 32 * 48 * 3 * 2,
-    ]
+    for step in planned[1:3]:  # label maps are compressed, so that their size is only about known
+        outputs = made[step.step.id].manifest.outputs
+        size = sum(output.bytes for name, output in outputs.items() if name.startswith("labels/c/"))
+        assert 0 < size < 2 * step.bytes
+    assert planned[4].bytes == 2 * 32 * 48 * 3 * 2
     assert [one.artifact.id for one in plan(steps, context)] == [made[step.id].id for step in steps]
     assert all(one.reused for one in plan(steps, context))
     (found,) = outcomes(steps, made, load_recipe(path).published)

@@ -220,6 +220,9 @@ class _ZarrRows:
     def rows(self, start: int, stop: int) -> Array:
         if not self._direct:
             return self._decode(start, stop)
+        if start // self._chunk == (stop - 1) // self._chunk and start < stop:
+            first = start - start % self._chunk
+            return self._read_chunk(start // self._chunk)[start - first : stop - first].copy()
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         row = start
         while row < stop:
@@ -252,7 +255,7 @@ class _ZarrRows:
         per_shard = self._shard // self._chunk
         data, index = self._map(chunk // per_shard, per_shard)
         shape = (self._chunk, *self.shape[1:])
-        offset, length = (int(value) for value in index[chunk % per_shard])
+        offset, length = index[chunk % per_shard].tolist()
         if offset == _EMPTY:
             return np.zeros(shape, self.dtype)
         return data[offset : offset + length].view(self.dtype).reshape(shape)
@@ -262,7 +265,8 @@ class _ZarrRows:
             path = self._path.joinpath("c", str(shard), *["0"] * (len(self.shape) - 1))
             if not path.exists():
                 raise UnsupsegError(f"The shard '{path}' is missing; {MEND}")
-            data = np.memmap(path, np.uint8, mode="r") if path.stat().st_size else np.empty(0, np.uint8)
+            empty = path.stat().st_size == 0
+            data = np.empty(0, np.uint8) if empty else np.asarray(np.memmap(path, np.uint8, mode="r"))
             row = math.prod((self._chunk, *self.shape[1:])) * self.dtype.itemsize
             index = _read_index(data, per_shard, row)
             if index is None:
@@ -290,6 +294,8 @@ def _read_index(data: NDArray[np.uint8], chunks: int, size: int) -> NDArray[np.u
 class RaggedWriter:
     """Writes the rows of views with different grids one after the other; blocks survive a kill.
 
+    Rows without channels, such as bytes, make shards of one chunk each, so that any stretch of them is read at once.
+
     Blocks are kept as plain ``.npy`` files and copied into one sharded array by `close`, since a shard
     boundary of the token axis falls into the middle of a view. They lie in a hidden folder, which is scratch:
     it stays until the artifact is published, so that a kill after `close` loses nothing either.
@@ -313,10 +319,11 @@ class RaggedWriter:
         heads = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
         total, width = sum(len(head) for head in heads), heads[0].shape[1:]
         per_shard = rows_per_shard(width, heads[0].dtype, total)
-        shard = max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
-        array = create_array(
-            self.path, (total, *width), heads[0].dtype, (_RAGGED_CHUNK, *width), (shard, *width)
-        )
+        if width:
+            chunk, shard = _RAGGED_CHUNK, max(_RAGGED_CHUNK, per_shard - per_shard % _RAGGED_CHUNK)
+        else:  # shards of one chunk and of one length: a chunk is always written whole
+            chunk = shard = -(-total // max(1, -(-total // per_shard)))
+        array = create_array(self.path, (total, *width), heads[0].dtype, (chunk, *width), (shard, *width))
         for first, rows in _regroup(heads, shard):
             array[first : first + len(rows)] = rows
 

@@ -18,6 +18,7 @@ _ORDER = [
     "demo",
     "run",
     "extract",
+    "import-masks",
     "graph",
     "pseudolabel",
     "train",

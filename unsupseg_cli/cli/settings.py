@@ -15,7 +15,7 @@ from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, get_stage, stages
 
 SETTINGS = "unsupseg.toml"
-_PATHS = {"root", "labels", "class_file", "weights"}
+_PATHS = {"root", "labels", "class_file", "weights", "masks_from", "images_file"}
 _SET = "set"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,12 @@ def stored_geometry(config: dict[str, Any]) -> dict[str, Any]:
     return fields | ({"ratios": config["ratios"]} if "ratios" in config else {})
 
 
+def view_of(views: Mapping[str, Sequence[Any]], row: int) -> View:
+    """Return a row of a table of views, read by column: its box in the image, its size."""
+    fields = {name: views[name][row] for name in ("crop", "height", "width", "flip")}
+    return View(box=tuple(views["box"][row]), **fields)
+
+
 class FeatureSet:
     """The features of one split; also the `TokenSource` of stored tokens."""
 
@@ -44,8 +50,7 @@ class FeatureSet:
 
     def view(self, row: int) -> View:
         """Return a view: its box in the image, its size."""
-        fields = {name: self.views[name][row] for name in ("crop", "box", "height", "width", "flip")}
-        return View(**{**fields, "box": tuple(fields["box"])})
+        return view_of(self.views, row)
 
     @property
     def sizes(self) -> NDArray[np.int64]:

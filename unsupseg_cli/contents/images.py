@@ -72,7 +72,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
         dataset=dataset.name,
         split=dataset.split,
         root=str(dataset.root.absolute()),  # found again from any folder
-        fingerprint=_fingerprint(((item.key, item.image) for item in dataset.items), context),
+        fingerprint=fingerprint(((item.key, item.image) for item in dataset.items), context),
         count=len(dataset.items),
     )
 
@@ -89,7 +89,7 @@ def identify_images(dataset: Dataset, context: Context) -> DataSource:
 
 def label_fingerprint(items: Iterable[Item], context: Context) -> str:
     """Return the content fingerprint of the label files; only evaluation and diagnosis call this."""
-    return _fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
+    return fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
 
 
 def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
@@ -137,7 +137,12 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
     return Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
 
 
-def _fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
+def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
+    """Return a digest of the contents of files under their names; digests are remembered until a file changes.
+
+    Raises:
+        UnsupsegError: a file is gone.
+    """
     cache = context.remembered(DIGESTS)
     pairs, changed = [], False
     for key, path in files:

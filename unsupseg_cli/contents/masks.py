@@ -1,9 +1,10 @@
-"""Writing and reading the content of a `pseudolabels` artifact: label maps, soft masks, the table of masks."""
+"""Writing and reading the content of `pseudolabels` and of `masks`: layers of masks, soft masks, the table of masks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,52 +17,66 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unsupseg_cli.artifacts.arrays import RaggedWriter, RowReader, write_array
+from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, views_per_block
+from unsupseg_cli.artifacts.grids import GridReader, views_per_block
+from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.views import ViewImages
+from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind, view_of
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf.trust import trusted
+from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
 from unsupseg_cli.methods.interface import Masks, MaskSet
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.training.live import Images
 
 MASKS, STATE, LABELS, SOFT = "masks.parquet", "state.safetensors", "labels", "soft"
 
 
 class MaskWriter:
-    """Writes label maps, soft masks and the table of masks, block by block; finished blocks survive a kill.
+    """Writes masks, soft masks and the table of masks, block by block; finished blocks survive a kill.
 
     Args:
         draft: of the artifact.
-        features: whose views are labelled.
-        sizes: rows and columns of each view's label map, (N, 2).
+        keys: the image that each view shows a part of.
+        sizes: rows and columns of each view's masks, (N, 2).
         soft: also write the soft masks.
     """
 
-    def __init__(self, draft: Draft, features: FeatureSet, sizes: NDArray[np.int64], soft: bool) -> None:
-        self._draft, self._features = draft, features
-        self._sizes = sizes
+    def __init__(self, draft: Draft, keys: Sequence[str], sizes: NDArray[np.int64], soft: bool) -> None:
+        self._draft, self._keys, self._sizes = draft, keys, sizes
         self._size = views_per_block(sizes, (), np.int16)
-        self._labels = GridWriter(draft.folder, LABELS, sizes, (), np.int16, self._size)
-        self._soft = RaggedWriter(draft.folder / SOFT) if soft else None
+        self._labels = PackedWriter(draft.folder, LABELS, np.int16)
+        self._soft = PackedWriter(draft.folder, SOFT, np.float16) if soft else None
 
     def todo(self, context: Context, description: str = "pseudolabel") -> Iterator[tuple[int, list[int]]]:
         """Yield the number and the views of each block that is not finished yet."""
-        count = len(self._features)
+        count = len(self._keys)
         blocks = [range(start, min(start + self._size, count)) for start in range(0, count, self._size)]
         todo = [(i, list(views)) for i, views in enumerate(blocks) if not self._draft.is_done(self._part(i))]
         done = len(blocks) - len(todo)
         yield from context.reporter.track(todo, description, total=len(blocks), done=done)
 
     def write(
-        self, block: int, views: Sequence[int], masks: Sequence[Masks], figures: dict[str, Any]
+        self,
+        block: int,
+        views: Sequence[int],
+        masks: Sequence[Masks],
+        figures: Mapping[str, Any],
+        sources: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        """Write the masks of a block of views; ``figures`` are added up over the blocks.
+        """Write the masks of a block of views.
+
+        Args:
+            block: its number.
+            views: their numbers.
+            masks: of each view.
+            figures: added up over the blocks.
+            sources: what each mask is called where it came from; in all blocks or in none.
 
         Raises:
             UnsupsegError: the masks do not fit their view or each other; the message says which and how.
@@ -71,42 +86,37 @@ class MaskWriter:
             raise UnsupsegError(f"The labeller gave masks of {len(masks)} views, expected {len(views)}.")
         for view, mask in zip(views, masks, strict=True):
             if problem := _mismatch(mask, tuple(self._sizes[view].tolist())):
-                key = self._features.views["key"][view]
-                raise UnsupsegError(f"The labeller gave masks of '{key}' that do not fit: {problem}.")
-        self._labels.write(block, [mask.labels for mask in masks])
-        channels = []
+                raise UnsupsegError(
+                    f"The labeller gave masks of '{self._keys[view]}' that do not fit: {problem}."
+                )
+        layers = [mask.labels if mask.labels.ndim == 3 else mask.labels[None] for mask in masks]
+        note: dict[str, Any] = {"labels": self._labels.write(block, layers), "figures": dict(figures)}
         if self._soft is not None:
             if any(mask.soft is None for mask in masks):
                 raise UsageError("This method makes no soft masks; leave --keep soft out.")
-            log_probs = [mask.soft for mask in masks if mask.soft is not None]
-            self._soft.write(block, np.concatenate([scores.ravel() for scores in log_probs]))
-            channels = [len(scores) for scores in log_probs]
-        note = {"channels": channels, "figures": figures, "masks": [_mask_rows(mask) for mask in masks]}
+            note["soft"] = self._soft.write(block, [mask.soft for mask in masks if mask.soft is not None])
+        note["masks"] = [_mask_rows(mask) for mask in masks]
+        note["sources"] = None if sources is None else [list(names) for names in sources]
         self._draft.finish(self._part(block), note)
 
     def close(self) -> dict[str, Any]:
         """Finish the files and return the summary."""
-        notes = [self._draft.note(self._part(i)) for i in range(-(-len(self._features) // self._size))]
-        self._labels.close()
+        notes = [self._draft.note(self._part(i)) for i in range(-(-len(self._keys) // self._size))]
+        told = [piece for note in notes for piece in note["labels"]]
+        self._labels.close(told)
         if self._soft is not None:
-            self._soft.close()
-            channels = np.array([count for note in notes for count in note["channels"]], np.int64)
-            write_array(self._draft.folder / f"{SOFT}_channels", channels)
+            self._soft.close([piece for note in notes for piece in note["soft"]])
         rows = [view_rows for note in notes for view_rows in note["masks"]]
         table = [[view, *row] for view, view_rows in enumerate(rows) for row in view_rows]
         columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
-        pq.write_table(
-            pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS), self._draft.folder / MASKS
-        )
-        empty = [self._features.views["key"][view] for view, view_rows in enumerate(rows) if not view_rows]
+        written = pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS)
+        if notes[0]["sources"] is not None:
+            sources = [name for note in notes for names in note["sources"] for name in names]
+            written = written.append_column("source", pa.array(sources, pa.string()))
+        pq.write_table(written, self._draft.folder / MASKS)
+        empty = [self._keys[view] for view, view_rows in enumerate(rows) if not view_rows]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
-        per_view = len(table) / len(rows)
-        if len(rows) > 1 and per_view < _FEW_MASKS:
-            self._draft.warnings.append(
-                f"nearly every view is a single mask ({per_view:.2f} per view): look at sheet.png; masks that "
-                "separate nothing teach nothing"
-            )
         figures: Counter[str] = Counter()
         for note in notes:
             figures.update(note["figures"])
@@ -114,7 +124,8 @@ class MaskWriter:
             **figures,
             "views": len(rows),
             "masks": len(table),
-            "masks_per_view": per_view,
+            "masks_per_view": len(table) / len(rows),
+            "overlapping": sum(count > 1 for _, count, *_ in told),
             "empty": empty,
         }
 
@@ -123,11 +134,21 @@ class MaskWriter:
         return f"block-{block:06d}"
 
 
+def warn_of_single_masks(draft: Draft, summary: Mapping[str, Any]) -> None:
+    """Warn of pseudo-labels that take nearly every view as one mask."""
+    per_view = summary["masks_per_view"]
+    if summary["views"] > 1 and per_view < _FEW_MASKS:
+        draft.warnings.append(
+            f"nearly every view is a single mask ({per_view:.2f} per view): look at sheet.png; masks that "
+            "separate nothing teach nothing"
+        )
+
+
 def _mismatch(masks: Masks, size: tuple[int, ...]) -> str:
     """Say what is wrong with the masks of a view of a size, if anything."""
     count = len(masks.area)
-    if masks.labels.shape != size:
-        return f"a label map of {masks.labels.shape}, expected {size}"
+    if masks.labels.shape[-2:] != size or masks.labels.ndim not in (2, 3) or not len(masks.labels):
+        return f"a label map of {masks.labels.shape}, expected {size}, or layers of that size"
     if not np.issubdtype(masks.labels.dtype, np.integer):
         return f"a label map of type {masks.labels.dtype}, expected integers"
     if not len(masks.score) == len(masks.group) == count:
@@ -165,23 +186,23 @@ def _mask_rows(masks: Masks) -> list[tuple[int, int, float, int]]:
     return [(index, *row) for index, row in enumerate(zip(*columns, strict=True))]
 
 
-def draw_masks(folder: Path, features: FeatureSet, count: int, context: Context) -> None:
+def draw_masks(folder: Path, open_images: Callable[[], Images], count: int, context: Context) -> None:
     """Write ``sheet.png``: some views, evenly chosen, each with its masks (or its classes, where there are any)."""
     try:
-        images = ViewImages(features, context) if count else None
+        images = open_images() if count else None
     except UnsupsegError as error:
         context.reporter.info(f"no picture sheet: {error}")
         return
     if images is None:
         return
-    views = np.linspace(0, len(features) - 1, min(count, len(features))).round().astype(int).tolist()
-    maps, table = GridReader(folder, LABELS), pq.read_table(folder / MASKS)
+    masks = MaskTable(folder)
+    views = np.linspace(0, len(masks) - 1, min(count, len(masks))).round().astype(int).tolist()
     colors = class_colors(256)
     pictures: list[NDArray[np.uint8]] = []
     for view, image in zip(views, images(views), strict=True):
-        groups = table["class"].to_numpy()[table["view"].to_numpy() == view]
+        groups = masks.rows(view).group
         shown = np.where(groups < 0, np.arange(len(groups)), groups) % len(colors)
-        labels = np.append(shown, -1)[maps[view]]
+        labels = np.append(shown, -1)[masks.label_map(view)]
         scale = (image.shape[0] // labels.shape[0], image.shape[1] // labels.shape[1])
         pictures += [image, blend(image, np.kron(labels, np.ones(scale, labels.dtype)), colors)]
     rows = [pictures[start : start + _SHEET_COLUMNS] for start in range(0, len(pictures), _SHEET_COLUMNS)]
@@ -192,49 +213,182 @@ _FEW_MASKS = 1.5  # per view
 _SHEET_COLUMNS = 6  # pictures in a row: three views
 
 
-class LabelMaps(Sequence[Any]):
-    """Label maps by view, read when they are asked for."""
+class Layers(Sequence[Any]):
+    """The masks of each view in layers (L, h, w) int16, see `data.masks`; read when they are asked for.
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._reader = GridReader(artifact.path, LABELS)
+    Label maps that were written before masks could overlap are read as one layer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._packed = PackedReader(folder, LABELS, np.int16) if is_packed(folder, LABELS) else None
+        self._grids = GridReader(folder, LABELS) if self._packed is None else None
 
     def __len__(self) -> int:
-        return len(self._reader)
+        return len(self._packed or self._grids or ())
 
     def __getitem__(self, view: Any) -> Any:
-        return self._reader[view]
+        if self._packed is not None:
+            return self._packed[view]
+        assert self._grids is not None
+        return self._grids[view][None]
+
+
+@dataclass(frozen=True)
+class MaskRows:
+    """The table of the masks of one view: a row each. ``group`` is the class, -1 without one."""
+
+    id: NDArray[np.int64]
+    area: NDArray[np.int64]
+    score: NDArray[np.float64]
+    group: NDArray[np.int64]
+
+
+class MaskTable:
+    """The masks in the folder of an artifact, of kind `masks` or `pseudolabels`, by view."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layers = Layers(folder)
+        table = pq.read_table(folder / MASKS)
+        first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
+        self._rows = [slice(start, stop) for start, stop in pairwise(first.tolist())]
+        self._columns = {name: table[name].to_numpy() for name in _COLUMNS.names}
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def rows(self, view: int) -> MaskRows:
+        """Return the rows of the masks of a view, in the order of their ids."""
+        area, score, group = (self._columns[name][self._rows[view]] for name in ("area", "score", "class"))
+        return MaskRows(np.arange(len(area)), area, score, group)
+
+    def count(self, view: int) -> int:
+        """Return the number of masks M of a view."""
+        return int(self._rows[view].stop - self._rows[view].start)
+
+    def masks(self, view: int) -> NDArray[np.bool_]:
+        """Return every mask of a view whole, (M, h, w)."""
+        return to_masks(self.layers[view], self.count(view))
+
+    def label_map(self, view: int) -> NDArray[np.int16]:
+        """Return the mask id of each cell, (h, w), -1 without one; of masks that overlap the one of higher score."""
+        rows = self.rows(view)
+        return to_label_map(self.layers[view], rows.score, rows.area)
+
+
+class MaskReader(MaskTable):
+    """The masks of an artifact of kind `masks` or `pseudolabels`, and where they lie in the images.
+
+    Raises:
+        UsageError: the features that pseudo-labels were made from are gone.
+    """
+
+    def __init__(self, artifact: Artifact, context: Context) -> None:
+        super().__init__(artifact.path)
+        if artifact.manifest.kind == "masks":
+            self.views: dict[str, list[Any]] = pq.read_table(artifact.path / VIEWS).to_pydict()
+        else:
+            self.views = FeatureSet(features_behind(artifact, context)).views
+
+    def boxes(self, view: int) -> NDArray[np.float64]:
+        """Return left, top, right and bottom of each mask in pixels of the original image, (M, 4); zeros if empty."""
+        layers, shown = self.layers[view], view_of(self.views, view)
+        cells = cell_boxes(layers, self.count(view))
+        boxes = shown.boxes_to_original(
+            cells * np.tile([shown.width / layers.shape[2], shown.height / layers.shape[1]], 2)
+        )
+        boxes[cells[:, 2] == 0] = 0
+        return boxes
+
+
+class LabelMaps(Sequence[Any]):
+    """Label maps (h, w) by view, read when they are asked for; of masks that overlap that of the higher score."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._table = MaskTable(artifact.path)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, view: Any) -> Any:
+        return self._table.label_map(view)
 
 
 class SoftMasks(Sequence[Any]):
     """Soft masks (M + 1, h, w) by view: log-probabilities of no mask and of each mask, on the token grid."""
 
     def __init__(self, artifact: Artifact, grids: NDArray[np.int64]) -> None:
-        self._rows = RowReader(artifact.path / SOFT)
+        self._packed = (
+            PackedReader(artifact.path, SOFT, np.float16) if is_packed(artifact.path, SOFT) else None
+        )
+        if self._packed is not None:
+            return
+        self._rows = RowReader(
+            artifact.path / SOFT
+        )  # of an earlier version: the values of all views in one row
         channels = RowReader(artifact.path / f"{SOFT}_channels")
         self._shapes = np.concatenate([channels.rows(0, len(channels))[:, None], grids], axis=1)
         self._offset = np.concatenate([[0], np.cumsum(self._shapes.prod(1))])
 
     def __len__(self) -> int:
-        return len(self._shapes)
+        return len(self._shapes if self._packed is None else self._packed)
 
     def __getitem__(self, view: Any) -> Any:
+        if self._packed is not None:
+            return self._packed[view]
         values = self._rows.rows(int(self._offset[view]), int(self._offset[view + 1]))
         return values.reshape(self._shapes[view])
 
 
-def mask_counts(artifact: Artifact, views: int) -> NDArray[np.int64]:
-    """Return how many masks each view has, (views,)."""
-    table = pq.read_table(artifact.path / MASKS)
-    return np.bincount(table["view"].to_numpy(), minlength=views)
-
-
 def read_masks(artifact: Artifact) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
-    labels = LabelMaps(artifact)
-    table = pq.read_table(artifact.path / MASKS)
-    first = np.searchsorted(table["view"].to_numpy(), np.arange(1, len(labels)))
-    groups = np.split(table["class"].to_numpy().astype(np.int64), first)
-    return MaskSet(labels, groups, load_file(artifact.path / STATE))
+    table = MaskTable(artifact.path)
+    groups = [table.rows(view).group for view in range(len(table))]
+    return MaskSet(LabelMaps(artifact), groups, load_file(artifact.path / STATE), table.masks)
+
+
+def read_imported(artifact: Artifact, features: FeatureSet, context: Context) -> MaskSet:
+    """Open a `masks` artifact as methods read it: each view of some features with the masks of its image.
+
+    Raises:
+        UnsupsegError: the masks have no view of an image of the features.
+    """
+    overlapping = artifact.manifest.summary["overlapping"]
+    if overlapping:
+        context.reporter.info(
+            f"masks of '{artifact.id}' overlap in {overlapping} images: in label maps the one of higher score counts, "
+            "of equal scores the smaller"
+        )
+    masks = _MasksOfViews(MaskReader(artifact, context), features)
+    return MaskSet(masks, [masks.group(view) for view in range(len(masks))], {}, masks.masks)
+
+
+class _MasksOfViews(Sequence[Any]):
+    """The masks of whole images as the views of some features show them, at the size of the view in pixels."""
+
+    def __init__(self, masks: MaskReader, features: FeatureSet) -> None:
+        rows = {key: row for row, key in enumerate(masks.views["key"])}
+        for key in features.views["key"]:
+            if key not in rows:
+                raise UnsupsegError(f"The masks know no image '{key}' of the features; import them again.")
+        self._masks, self._features = masks, features
+        self._rows = [rows[key] for key in features.views["key"]]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, view: Any) -> Any:
+        return self._shown(self._masks.label_map(self._rows[view]), view)
+
+    def group(self, view: int) -> NDArray[np.int64]:
+        return self._masks.rows(self._rows[view]).group
+
+    def masks(self, view: int) -> NDArray[np.bool_]:
+        row = self._rows[view]
+        layers = np.stack([self._shown(layer, view) for layer in self._masks.layers[row]])
+        return to_masks(layers, self._masks.count(row))
+
+    def _shown(self, labels: NDArray[np.int16], view: int) -> NDArray[np.int16]:
+        return Geometry().render_label(labels, self._features.view(view))
 
 
 def write_state(folder: Path, state: dict[str, Tensor]) -> None:
@@ -243,35 +397,36 @@ def write_state(folder: Path, state: dict[str, Tensor]) -> None:
 
 
 def label_bytes(sizes: NDArray[np.int64]) -> int:
-    """Return the bytes of the label maps of views of these sizes, (N, 2)."""
-    return array_bytes(sizes, (), np.int16)
+    """Return about how many bytes the label maps of views of these sizes, (N, 2), take on disk."""
+    cells = sizes.prod(1)
+    return int(np.minimum(_BORDER * np.sqrt(cells), 2 * cells + _PIECE).sum())
+
+
+_BORDER = (
+    15  # bytes for each cell of a map's side, since borders are what takes room: of PriMaPs' masks on CamVid
+)
+_PIECE = 16  # bytes that a piece takes at least
 
 
 class MaskScores:
     """The masks of some pseudo-labels by view, soft or trusted so far."""
 
     def __init__(self, labels: Artifact, features: FeatureSet, confidence: float | None) -> None:
-        table = pq.read_table(labels.path / MASKS)
-        first = np.searchsorted(table["view"].to_numpy(), np.arange(len(features) + 1))
-        self._rows = [slice(start, stop) for start, stop in pairwise(first.tolist())]
-        self._score, self._group = table["score"].to_numpy(), table["class"].to_numpy()
-        self._confidence = confidence
+        self._masks, self._confidence = MaskTable(labels.path), confidence
         if confidence is None:
             self._soft = SoftMasks(labels, features.grids)
-        else:
-            self._labels = LabelMaps(labels)
 
     def log_probs(self, view: int) -> Tensor:
         """Return log-probabilities (M + 1, h, w): of no mask, and of each mask."""
         if self._confidence is None:
             return torch.from_numpy(self._soft[view])
-        count = self._rows[view].stop - self._rows[view].start
-        return trusted(self._labels[view].astype(np.int64) + 1, count + 1, self._confidence)
+        labels = self._masks.label_map(view).astype(np.int64)
+        return trusted(labels + 1, self._masks.count(view) + 1, self._confidence)
 
     def remaining(self, view: int, labels: NDArray[np.int16]) -> Masks:
         """Return the masks that have pixels left in a new label map (H, W), numbered anew."""
-        rows = self._rows[view]
-        score, group = self._score[rows], self._group[rows]
+        rows = self._masks.rows(view)
+        score, group = rows.score, rows.group
         area = np.bincount(labels[labels >= 0], minlength=len(score)).astype(np.int64)
         remaining = np.flatnonzero(area)
         number = np.full(len(score) + 1, -1, np.int16)  # the last entry is that of label -1

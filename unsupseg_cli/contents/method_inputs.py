@@ -13,13 +13,13 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.graph import read_neighbours
-from unsupseg_cli.contents.masks import read_masks
+from unsupseg_cli.contents.masks import read_imported, read_masks
 from unsupseg_cli.contents.model import class_prototypes
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.regions import read_regions
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.methods.declaration import Needs
-from unsupseg_cli.methods.interface import Inputs
+from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.training.tokens import DeviceSource
 
 
@@ -64,17 +64,25 @@ def open_inputs(
         runs_in_loop = live or needs.network == "always"
         declared["network"] = live_source(features, context, device, workers) if runs_in_loop else None
     readers: dict[str, tuple[str, Callable[[Artifact], Any]]] = {
-        "masks": ("pseudolabels", read_masks),
         "graph": ("graph", read_neighbours),
         "regions": ("regions", partial(read_regions, features=features)),
     }
     for name, (role, read) in readers.items():
         if role in roles:
             declared[name] = read(artifacts[role]) if role in artifacts else None
+    if roles & {"pseudolabels", "masks"}:
+        declared["masks"] = _masks(artifacts, features, context)
     if "model" in roles:
         declared["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)
     return Inputs(arrays, device=device, reporter=context.reporter, **declared)
+
+
+def _masks(artifacts: Mapping[str, Artifact], features: FeatureSet, context: Context) -> MaskSet | None:
+    """Return the masks of the views of some features: pseudo-labels, or masks from outside."""
+    if "pseudolabels" in artifacts:
+        return read_masks(artifacts["pseudolabels"])
+    return read_imported(artifacts["masks"], features, context) if "masks" in artifacts else None
 
 
 def _prototypes(

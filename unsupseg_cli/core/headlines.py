@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-_HEADLINE = re.compile(r'"""([a-z]+): (.+?)\.?(?:"""|$)')
+_HEADLINE = re.compile(r'"""([a-z-]+): (.+?)\.?(?:"""|$)')
 
 
 class Headline(NamedTuple):

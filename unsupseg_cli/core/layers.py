@@ -96,6 +96,8 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
         name = str(first["loc"][0])
         if first["type"] == "missing":
             origin = "" if prefix == "--" else f" ({' and '.join(layers)})"
+            if cls.note(name, "argument"):
+                raise UsageError(f"Missing argument: {cls.model_fields[name].description}") from None
             raise UsageError(f"{option_name(name, prefix)} is required{origin}.") from None
         place = _origins(layers).get(name, "default")
         raise UsageError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unsupseg_cli.core.errors import UsageError
 
@@ -28,9 +28,12 @@ FEATURES = Port("features", "features")
 GRAPH = Port("graph", "graph")
 REGIONS = Port("regions", "regions")
 PSEUDOLABELS = Port("pseudolabels", "pseudolabels")
+MASKS = Port("masks", "masks")
 MODEL = Port("model", "model")
-ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MODEL)}
+ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MASKS, MODEL)}
 """The roles that a method may read, with the kind of each."""
+ANY_MASKS = (replace(PSEUDOLABELS, choice="masks"), replace(MASKS, choice="masks"))
+"""Masks of a labeller, or from outside: for a method that reads either."""
 _FIRST = {"pseudolabels": 0, "features": 1}  # what other inputs follow
 
 

@@ -48,6 +48,13 @@ class View:
             points[..., 0] = self.width - points[..., 0]
         return points * [(right - left) / self.width, (bottom - top) / self.height] + [left, top]
 
+    def boxes_to_original(self, boxes: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Map boxes (M, 4), as left, top, right, bottom of the view, to the original image."""
+        corners = self.to_original(boxes.reshape(-1, 2, 2))
+        return np.concatenate(
+            [corners.min(1), corners.max(1)], axis=1
+        )  # a mirrored view turns left and right
+
     def to_view(self, xy: ArrayLike) -> NDArray[np.float64]:
         """Map points (..., 2) as x, y of the original image to x, y of the view."""
         left, top, right, bottom = self.box

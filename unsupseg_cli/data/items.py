@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +60,47 @@ def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> lis
             f"first label '{next(iter(label_by_stem), 'none')}'."
         )
     return items
+
+
+class ItemIndex:
+    """Finds the image that a name in somebody else's file means.
+
+    It is the image of this relative path, else the only one of this file name. Without ``suffix`` only what stands
+    before the suffix counts, as for labels.
+    """
+
+    def __init__(self, items: Sequence[Item], *, suffix: bool = True) -> None:
+        self._items, self._suffix = items, suffix
+        self._by_path: dict[str, list[int]] = {}
+        self._by_name: dict[str, list[int]] = {}
+        for index, item in enumerate(items):
+            path = self._compared(item.key)
+            self._by_path.setdefault(path, []).append(index)
+            self._by_name.setdefault(path.rpartition("/")[2], []).append(index)
+
+    def find(self, name: str) -> int | None:
+        """Return the number of the image, None where there is none.
+
+        Raises:
+            ValueError: it may be one of several; the message names two.
+        """
+        path = self._compared(unicodedata.normalize("NFC", name.replace("\\", "/")))
+        matches = self._by_path.get(path) or self._by_name.get(path.rpartition("/")[2], [])
+        if len(matches) > 1:
+            below = [index for index in matches if _is_end(path, self._compared(self._items[index].key))]
+            matches = below if len(below) == 1 else matches
+        if len(matches) > 1:
+            first, second = (self._items[index].key for index in matches[:2])
+            raise ValueError(f"'{name}' may be '{first}' or '{second}'")
+        return matches[0] if matches else None
+
+    def _compared(self, path: str) -> str:
+        return path if self._suffix else _stem(path)
+
+
+def _is_end(one: str, other: str) -> bool:
+    """Tell whether one of two paths ends in the other."""
+    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
 
 
 def relative_key(root: Path, path: Path) -> str:

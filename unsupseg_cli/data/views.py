@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,7 +30,7 @@ class ViewTable:
         width: Columns, (N,).
         flip: Whether the view is mirrored, (N,).
         parent: Row of another table that a region was found in, (N,); -1 where there is none.
-        tag: What the maker of a region says of it, (N,): see `anchors`, `pyramid` and `mask_boxes`.
+        tag: What the maker of a region says of it, (N,): see `covered_anchors` and `pyramid`; the id of a mask.
     """
 
     item: NDArray[np.int64]
@@ -264,30 +265,14 @@ def pyramid(height: int, width: int, levels: int, overlap: float) -> Regions:
 def _spans(length: int, count: int, overlap: float) -> list[tuple[int, int]]:
     """Return ``count`` equal [start, stop) that cover a length, each with ``overlap`` of its side on the next."""
     side = length / (1 + (count - 1) * (1 - overlap))
-    size = max(1, round(side))
+    size = math.ceil(side - 1e-9)  # rounded down, spans without overlap would leave pixels out
     starts = np.linspace(0, length - size, count).round().astype(int)
     return [(int(start), int(start) + size) for start in starts]
 
 
-def to_pixels(view: View, boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
-    """Return boxes (M, 4) of a view as whole pixels of its image (height, width), at least one pixel each way."""
-    corners = view.to_original(boxes.reshape(-1, 2, 2))
-    low, high = corners.min(1), corners.max(1)  # a mirrored view turns left and right
+def to_pixels(boxes: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
+    """Return boxes (M, 4) of an image (height, width) in whole pixels, at least one each way."""
     limit = np.array([width, height])
-    start = np.clip(np.floor(low + 0.5), 0, limit - 1)
-    stop = np.clip(np.maximum(np.floor(high + 0.5), start + 1), 1, limit)
+    start = np.clip(np.floor(boxes[:, :2] + 0.5), 0, limit - 1)
+    stop = np.clip(np.maximum(np.floor(boxes[:, 2:] + 0.5), start + 1), 1, limit)
     return np.concatenate([start, stop], axis=1).astype(np.int64)
-
-
-def mask_boxes(labels: NDArray[np.integer[Any]], count: int) -> NDArray[np.int64]:
-    """Return the box of each of ``count`` masks of a label map (h, w) in cells, (count, 4); zeros where it is empty."""
-    boxes = np.zeros((count, 4), np.int64)
-    rows, columns = np.nonzero((labels >= 0) & (labels < count))
-    ids = labels[rows, columns].astype(np.int64)
-    low, high = np.full((count, 2), np.iinfo(np.int64).max), np.full((count, 2), -1)
-    for axis, places in enumerate((columns, rows)):
-        np.minimum.at(low[:, axis], ids, places)
-        np.maximum.at(high[:, axis], ids, places)
-    there = high[:, 0] >= 0
-    boxes[there] = np.concatenate([low, high + 1], axis=1)[there]
-    return boxes

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.masks import LabelMaps, mask_counts
+from unsupseg_cli.contents.masks import MaskReader
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.options import RegionConfig
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import View, render_part
@@ -20,7 +22,6 @@ from unsupseg_cli.data.views import (
     Regions,
     anchors,
     covered_anchors,
-    mask_boxes,
     pyramid,
     table_of_regions,
     to_pixels,
@@ -35,6 +36,7 @@ def lay_out_regions(
     dataset: Dataset,
     config: RegionConfig,
     inputs: Mapping[str, Artifact],
+    context: Context,
     side: int | None,
     resize: str,
     patch: int,
@@ -46,6 +48,7 @@ def lay_out_regions(
         dataset: the images.
         config: which regions.
         inputs: the artifacts that they are found in, by role.
+        context: the workspace that these lie in.
         side: height and width of a region as it is embedded, in pixels; None keeps a box's own size.
         resize: filter of the resize.
         patch: pixels of a token's side.
@@ -57,7 +60,7 @@ def lay_out_regions(
         UsageError: features have no attention, or views that are not whole images.
     """
     items, sizes, skipped = readable_items(dataset, strict)
-    find = _finder(config, inputs)
+    find = _finder(config, inputs, context)
     regions = [find(item.key, *size) for item, size in zip(items, sizes, strict=True)]
     keys = [item.key for item in items]
     table = table_of_regions(keys, sizes, regions, side, patch)
@@ -78,11 +81,12 @@ def _render(image: NDArray[np.uint8], view: View, resize: str) -> NDArray[np.uin
     return render_part(image, view.box, view, resize)  # type: ignore[arg-type]
 
 
-def _finder(config: RegionConfig, inputs: Mapping[str, Artifact]) -> Find:
+def _finder(config: RegionConfig, inputs: Mapping[str, Artifact], context: Context) -> Find:
     if config.regions == "pyramid":
         return lambda key, height, width: pyramid(height, width, config.levels, config.overlap)
     if config.regions == "masks":
-        return _MaskRegions(inputs)
+        masks = inputs.get("pseudolabels") or inputs["masks"]
+        return _MaskRegions(MaskReader(masks, context))
     if config.foreground == 0:
         return partial(_all_anchors, scales=config.scales)
     return _CoveredAnchors(FeatureSet(inputs["features"]), config)
@@ -90,8 +94,7 @@ def _finder(config: RegionConfig, inputs: Mapping[str, Artifact]) -> Find:
 
 def _all_anchors(key: str, height: int, width: int, scales: Sequence[float]) -> Regions:
     """Return every anchor of an image as foreground."""
-    frame = View(0, (0.0, 0.0, float(width), float(height)), height, width)
-    boxes = to_pixels(frame, anchors(height, width, scales), height, width)
+    boxes = to_pixels(anchors(height, width, scales), height, width)
     return Regions(boxes, np.full(len(boxes), -1), np.full(len(boxes), FOREGROUND))
 
 
@@ -120,37 +123,27 @@ class _CoveredAnchors:
         boxes = anchors(view.height, view.width, self._config.scales)
         cells = boxes * np.tile([attention.shape[1] / view.width, attention.shape[0] / view.height], 2)
         kept, tags = covered_anchors(attention, cells, self._config.foreground, self._config.background)
-        found = to_pixels(view, boxes[kept], height, width)
+        found = to_pixels(view.boxes_to_original(boxes[kept]), height, width)
         return Regions(found, np.full(len(found), row), tags[kept])
 
 
 class _MaskRegions:
     """The boxes of the masks of an image."""
 
-    def __init__(self, inputs: Mapping[str, Artifact]) -> None:
-        self._features = FeatureSet(inputs["features"])
-        self._labels = LabelMaps(inputs["pseudolabels"])
-        self._counts = mask_counts(inputs["pseudolabels"], len(self._features))
-        self._rows: dict[str, list[int]] = {}
-        for row, key in enumerate(self._features.views["key"]):
-            self._rows.setdefault(key, []).append(row)
+    def __init__(self, masks: MaskReader) -> None:
+        self._masks = masks
+        self._views = indices_by(masks.views["key"])
 
     def __call__(self, key: str, height: int, width: int) -> Regions:
-        boxes, parents, tags = [], [], []
-        for row, view, cells in self._boxes(key):
-            there = np.flatnonzero(cells[:, 2] > cells[:, 0])
-            grid = self._labels[row].shape
-            in_view = cells[there] * np.tile([view.width / grid[1], view.height / grid[0]], 2)
-            boxes.append(to_pixels(view, in_view, height, width))
-            parents.append(np.full(len(there), row))
-            tags.append(there)
-        if not boxes:
-            return Regions(np.empty((0, 4), np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
-        return Regions(np.concatenate(boxes), np.concatenate(parents), np.concatenate(tags))
-
-    def _boxes(self, key: str) -> Iterator[tuple[int, View, NDArray[np.int64]]]:
-        for row in self._rows.get(key, ()):
-            yield row, self._features.view(row), mask_boxes(self._labels[row], int(self._counts[row]))
+        boxes, parents, tags = [np.empty((0, 4))], [], []
+        for view in self._views.get(key, ()):
+            of_masks = self._masks.boxes(view)
+            there = np.flatnonzero(of_masks[:, 2] > of_masks[:, 0])
+            boxes.append(of_masks[there])
+            parents += [view] * len(there)
+            tags += there.tolist()
+        found = to_pixels(np.concatenate(boxes), height, width)
+        return Regions(found, np.array(parents, np.int64), np.array(tags, np.int64))
 
 
 def most_anchors(grids: NDArray[np.int64], scales: Sequence[float]) -> int:

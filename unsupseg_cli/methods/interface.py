@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,8 @@ from unsupseg_cli.training.tokens import TokenSource
 class Masks:
     """The pseudo-masks of one view.
 
-    ``labels`` (h, w) int16 holds mask ids from 0, -1 where no mask is; ``area`` (cells), ``score`` in [0, 1]
+    ``labels`` (h, w) int16 holds mask ids from 0, -1 where no mask is; masks that overlap come in layers (L, h, w),
+    each mask whole in one of them (`data.masks.to_layers`). ``area`` (cells), ``score`` in [0, 1]
     and ``group`` (class of the mask, -1 if the method gives none) have one entry per mask. ``soft`` (M + 1, h,
     w), where the method has it, holds log-probabilities of no mask and of each mask, on the token grid.
     """
@@ -38,15 +39,18 @@ class Masks:
 
 @dataclass(frozen=True)
 class MaskSet:
-    """Pseudo-labels as a method reads them.
+    """Pseudo-labels, or masks from outside, as a method reads them.
 
-    ``labels`` are the label maps (h, w) int16 by view, of mask ids from 0, -1 where no mask is; ``groups`` the class of
-    each mask of a view, -1 where the labeller gives none; ``state`` what the labeller left for training.
+    ``labels`` are the label maps (h, w) int16 by view, of mask ids from 0, -1 where no mask is; of masks that overlap
+    the one of higher score counts, of equal scores the smaller. ``groups`` is the class of each mask of a view, -1
+    where there is none; ``state`` what the labeller left for training; ``masks`` gives every mask of a view whole,
+    (M, h, w).
     """
 
     labels: Sequence[NDArray[np.int16]]
     groups: Sequence[NDArray[np.int64]]
     state: dict[str, Tensor]
+    masks: Callable[[int], NDArray[np.bool_]] | None = None
 
     def classes(self, view: int) -> NDArray[np.int64]:
         """Return the class of each cell or pixel of a view, (h, w), -1 where there is none."""

@@ -161,15 +161,18 @@ def _same_images(first: Artifact, second: Artifact) -> bool:
 
 
 def _require_same_images(taken: Mapping[str, Artifact]) -> None:
-    """Raise UsageError for regions of other images than those of the features."""
-    features, regions = taken["features"], taken.get("regions")
-    if regions is not None and not _same_images(features, regions):
-        data, others = features.manifest.data, regions.manifest.data
+    """Raise UsageError for regions or imported masks of other images than those of the features."""
+    features = taken["features"]
+    for artifact in (taken[role] for role in ("regions", "masks") if role in taken):
+        if _same_images(features, artifact):
+            continue
+        data, others = features.manifest.data, artifact.manifest.data
         assert data is not None
         assert others is not None
         raise UsageError(
-            f"The regions '{regions.id}' are of other images ({others.dataset}, {others.split}: {others.count}) than "
-            f"the features '{features.id}' ({data.dataset}, {data.split}: {data.count}); give what belongs together."
+            f"The {artifact.manifest.kind} '{artifact.id}' are of other images ({others.dataset}, {others.split}: "
+            f"{others.count}) than the features '{features.id}' ({data.dataset}, {data.split}: {data.count}); give "
+            "what belongs together."
         )
 
 

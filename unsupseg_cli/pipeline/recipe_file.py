@@ -250,7 +250,7 @@ def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Read paths relative to the recipe they are written in; a data set's name is no path."""
     anchored = dict(values)
     folder = path.resolve().parent
-    for key in {"root", "labels", "class_file", "weights"} & anchored.keys():
+    for key in {"root", "labels", "class_file", "weights", "masks_from", "images_file"} & anchored.keys():
         anchored[key] = str(folder / str(anchored[key]))
     if "images" in anchored:
         given = anchored["images"]

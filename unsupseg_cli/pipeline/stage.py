@@ -230,8 +230,9 @@ def choose_method(config: Any, context: Context) -> Method:
     """Return the method of a call: the one named, else that of the pseudo-labels; raises UsageError without any."""
     if config.method is not None:
         return get_method(config.method)
-    if config.pseudolabels is None and config.features is not None:
-        raise UsageError("--features alone does not say how to train: give --method or --pseudolabels.")
+    for role in ("features", "masks"):
+        if config.pseudolabels is None and getattr(config, role) is not None:
+            raise UsageError(f"--{role} alone does not say how to train: give --method or --pseudolabels.")
     from unsupseg_cli.pipeline.inputs import take_artifact
 
     labels = take_artifact("pseudolabels", config.pseudolabels, context, quiet=True)

@@ -22,7 +22,7 @@ from unsupseg_cli.core.options import (
     ResizeFilter,
     split,
 )
-from unsupseg_cli.core.ports import FEATURES, PSEUDOLABELS, Port
+from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, Port
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, perform
 from unsupseg_cli.pipeline.stage import produce as make
@@ -59,8 +59,9 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
     model: str | None = execution(
         None, "Store the codes of this model, or file of `export`, not a backbone's tokens."
     )
-    features: str | None = execution(None, "Features that --regions are found in; default: the last ones.")
-    pseudolabels: str | None = execution(None, "Pseudo-labels whose masks are embedded, for --regions masks.")
+    features: str | None = execution(None, "Features for --regions anchors; default: the last ones.")
+    pseudolabels: str | None = execution(None, "Pseudo-labels for --regions masks; default: the last ones.")
+    masks: str | None = execution(None, "Imported masks instead of pseudo-labels, for --regions masks.")
     backbone: str = setting(
         "auto",
         "Backbone name (`unsupseg backbones list`), or a `backbone` artifact; auto: of regions that of the features.",
@@ -133,9 +134,9 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
         if self.regions is not None:
             unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
         read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
-        for role, kinds in (("features", "anchors or masks"), ("pseudolabels", "masks")):
+        for role, kind in (("features", "anchors"), ("pseudolabels", "masks"), ("masks", "masks")):
             if role not in read:
-                unread[role] = f"it is read with --regions {kinds}"
+                unread[role] = f"it is read with --regions {kind}"
         if self.model is not None:
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
         return unread
@@ -145,7 +146,7 @@ def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
     """Return what is read with some values of the options."""
     model = Port("model", "model", optional=True)
     if values.get("regions") == "masks":
-        return (model, PSEUDOLABELS, FEATURES)
+        return (model, *ANY_MASKS)
     if values.get("regions") == "anchors" and float(values.get("foreground", 1)) > 0:
         return (model, FEATURES)
     return (model,)
@@ -198,16 +199,16 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
 
 def _require_same_images(call: Call, data: DataSource) -> None:
     """Raise UsageError where regions are found in artifacts of other images."""
-    for role in ("pseudolabels", "features"):
-        source = call.inputs[role].manifest if role in call.inputs else None
-        if source is None or source.data is None or UNKNOWN in (source.data.fingerprint, data.fingerprint):
-            continue
-        if source.data.fingerprint != data.fingerprint:
-            raise UsageError(
-                f"'{source.id}' was made from other images ({source.data.dataset}, {source.data.split}: "
-                f"{source.data.count}) than those named ({data.dataset}, {data.split}: {data.count}); leave --dataset "
-                "out, or name what belongs to it."
-            )
+    source = _source(call)
+    found_in = source.manifest.data if source else None
+    if source is None or found_in is None or UNKNOWN in (found_in.fingerprint, data.fingerprint):
+        return
+    if found_in.fingerprint != data.fingerprint:
+        raise UsageError(
+            f"'{source.id}' was made from other images ({found_in.dataset}, {found_in.split}: {found_in.count}) than "
+            f"those named ({data.dataset}, {data.split}: {data.count}); leave --dataset out, or name what "
+            "belongs to it."
+        )
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
@@ -274,7 +275,14 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
             info.patch_size
         )
     views = lay_out_regions(
-        dataset, config, call.inputs, config.size or None, config.filter, info.patch_size, config.strict
+        dataset,
+        config,
+        call.inputs,
+        call.context,
+        config.size or None,
+        config.filter,
+        info.patch_size,
+        config.strict,
     ).views
     context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, as many forwards")
     return views.grids(info.patch_size)
@@ -401,14 +409,25 @@ def _dataset(call: Call) -> Dataset:
 
 
 def _source(call: Call) -> Artifact | None:
-    """Return the features that regions are found in, if they are found in some."""
-    return call.inputs.get("features")
+    """Return the artifact that regions are found in, if they are found in one."""
+    return next(
+        (call.inputs[role] for role in ("features", "pseudolabels", "masks") if role in call.inputs), None
+    )
+
+
+@once
+def _features(call: Call) -> Artifact | None:
+    """Return the features that regions are found in, or that their masks were made from."""
+    from unsupseg_cli.contents.features import features_behind
+
+    labels = call.inputs.get("pseudolabels")
+    return features_behind(labels, call.context) if labels else call.inputs.get("features")
 
 
 @once
 def _weights(call: Call) -> Path | None:
     """Return the file of the weights: the one named, else the one of the features that give the backbone."""
-    config, source = call.config, _source(call)
+    config, source = call.config, _features(call)
     if config.weights is not None or config.backbone != "auto" or source is None or "model" in call.inputs:
         weights: Path | None = config.weights
         return weights
@@ -419,7 +438,7 @@ def _backbone_name(call: Call) -> str:
     """Return the backbone: the one named, else that of the features, else the default."""
     from unsupseg_cli.models.backbones import default_backbone
 
-    config, source = call.config, _source(call)
+    config, source = call.config, _features(call)
     if config.backbone != "auto":
         return str(config.backbone)
     return str(source.manifest.config["backbone"]) if source else default_backbone()
@@ -434,7 +453,14 @@ def _layout(call: Call) -> Layout:
     if config.regions is None:
         return lay_out_views(_dataset(call), _geometry(call), patch, config.strict)
     return lay_out_regions(
-        _dataset(call), config, call.inputs, config.size or None, config.filter, patch, config.strict
+        _dataset(call),
+        config,
+        call.inputs,
+        call.context,
+        config.size or None,
+        config.filter,
+        patch,
+        config.strict,
     )
 
 
@@ -561,7 +587,7 @@ STAGE = Stage(
     identify=identify,
     work=work,
     also={"regions": "regions"},
-    ports=(Port("model", "model", optional=True), FEATURES, PSEUDOLABELS),
+    ports=(Port("model", "model", optional=True), FEATURES, *ANY_MASKS),
     reads=_reads,
     foresee=foresee,
     produce=produce,

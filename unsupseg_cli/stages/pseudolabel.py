@@ -22,6 +22,7 @@ class PseudolabelConfig(DeviceConfig):
     graph: str | None = execution(None, "Graph artifact, for a method that reads one; default: the last one.")
     regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
     pseudolabels: str | None = execution(None, "Earlier pseudo-labels, for a method that reads them.")
+    masks: str | None = execution(None, "Imported masks, for a method that reads them.")
     model: str | None = execution(None, "Model artifact, for a method that reads one.")
     method: str = setting("kmeans", "Method (`unsupseg methods list`).")
     part: str | None = setting(None, "Part of a method that has several.")
@@ -83,8 +84,9 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Fit the labeller, then label block by block; finished blocks survive a kill."""
     from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.masks import MaskWriter, draw_masks, write_state
+    from unsupseg_cli.contents.masks import MaskWriter, draw_masks, warn_of_single_masks, write_state
     from unsupseg_cli.contents.method_inputs import open_inputs
+    from unsupseg_cli.contents.views import ViewImages
     from unsupseg_cli.models.device import resolve_device
 
     config, needs, device = call.config, call.needs, resolve_device(call.config.device)
@@ -97,11 +99,12 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     figures = labeller.fit()
     write_state(draft.folder, labeller.state())
     sizes = features.sizes if needs.images else features.grids
-    writer = MaskWriter(draft, features, sizes, config.keep == "soft")
+    writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "soft")
     for block, views in writer.todo(call.context):
         writer.write(block, views, labeller.label(views), labeller.figures())
     summary = writer.close()
-    draw_masks(draft.folder, features, config.sheet, call.context)
+    warn_of_single_masks(draft, summary)
+    draw_masks(draft.folder, lambda: ViewImages(features, call.context), config.sheet, call.context)
     return {**figures, **summary}
 
 
@@ -122,7 +125,7 @@ def finish(call: Call, labels: Artifact) -> None:
 
 
 def foresee(call: Call) -> Foreseen:
-    """Return the bytes of the label maps, by cell or by pixel."""
+    """Return about the bytes of the label maps, by cell or by pixel."""
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.contents.masks import label_bytes
 
@@ -135,7 +138,7 @@ STAGE = Stage(
     name="pseudolabel",
     config=PseudolabelConfig,
     makes="pseudolabels",
-    version=4,
+    version=5,
     identify=identify,
     work=work,
     uses="labeller",

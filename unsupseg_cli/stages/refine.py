@@ -50,7 +50,7 @@ def identify(call: Call) -> Identity:
     if not soft and config.label_confidence is None:
         raise UsageError(_HARD[manifest.kind].format(id=refined.id))
     decided: dict[str, Any] = {**config.crf().result(), "label_confidence": config.label_confidence}
-    inputs = call.described()
+    inputs, version = call.described(), STAGE.version
     if manifest.kind == "pseudolabels":
         decided = {
             **manifest.config,
@@ -58,7 +58,7 @@ def identify(call: Call) -> Identity:
             "label_confidence": config.label_confidence,
         }
         inputs.append(_features(call).as_input("features"))
-        execution = {}
+        execution, version = {}, _VERSION_OF_MASKS
     else:
         from unsupseg_cli.contents.predictions import named_images
 
@@ -66,7 +66,7 @@ def identify(call: Call) -> Identity:
     return Identity(
         kind=manifest.kind,
         stage="refine",
-        stage_version=STAGE.version,
+        stage_version=version,
         slug=f"{refined.id.rsplit('-', 1)[0]}-crf",
         config=decided,
         inputs=inputs,
@@ -84,7 +84,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
 
 def foresee(call: Call) -> Foreseen:
-    """Return the bytes of the label maps of refined pseudo-labels, which have the views' size."""
+    """Return about the bytes of the label maps of refined pseudo-labels, which have the views' size."""
     if _refined(call).manifest.kind == "predictions":
         return Foreseen()
     from unsupseg_cli.contents.features import foreseen_grids
@@ -132,7 +132,7 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
 
 def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter, draw_masks
+    from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter, draw_masks, warn_of_single_masks
     from unsupseg_cli.contents.views import ViewImages
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.refinement import refine_labels
@@ -143,7 +143,7 @@ def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
     images = ViewImages(features, call.context, config.workers)
     masks = MaskScores(labels, features, config.label_confidence)
     workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
-    writer = MaskWriter(draft, features, images.sizes, soft=False)
+    writer = MaskWriter(draft, features.views["key"], images.sizes, soft=False)
     shutil.copy2(labels.path / STATE, draft.folder / STATE)
     for block, views in writer.todo(call.context, "refine"):
         scores = [masks.log_probs(view) for view in views]
@@ -151,7 +151,8 @@ def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
         refined_masks = [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
         writer.write(block, views, refined_masks, {})
     summary = writer.close()
-    draw_masks(draft.folder, features, config.sheet, call.context)
+    warn_of_single_masks(draft, summary)
+    draw_masks(draft.folder, lambda: images, config.sheet, call.context)
     return summary
 
 
@@ -175,6 +176,7 @@ def _is_soft(artifact: Artifact) -> bool:
     return (manifest.stage, manifest.config.get("keep")) == soft[manifest.kind]
 
 
+_VERSION_OF_MASKS = 4  # since their label maps are compressed; predictions stay as they were
 _HARD = {
     "predictions": "The predictions '{id}' are hard labels; a CRF needs soft scores. Predict again with --keep scores, "
     "or say how far to trust the labels with --label-confidence 0.9.",

@@ -30,6 +30,9 @@ class TrainConfig(DeviceConfig):
 
     features: str | None = execution(None, "Features artifact; default: those of the pseudo-labels.")
     pseudolabels: str | None = execution(None, "Pseudo-labels artifact; default: the last one.")
+    masks: str | None = execution(
+        None, "Imported masks instead of pseudo-labels, for a method that reads them."
+    )
     graph: str | None = execution(None, "Graph artifact, for a method that reads one; default: the last one.")
     regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
     model: str | None = execution(None, "Model artifact, for a method that starts from one.")
@@ -114,10 +117,10 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.training.loop import Schedule
 
     config, device, identity_values = call.config, resolve_device(call.config.device), _classes_and_seed(call)
-    labels = call.inputs.get("pseudolabels")
+    labels = call.inputs.get("pseudolabels") or call.inputs.get("masks")
     masks = labels.manifest.summary["masks"] if labels else None
     if labels and not masks:
-        raise UsageError(f"The pseudo-labels '{labels.id}' hold no mask to train on; make others.")
+        raise UsageError(f"The {labels.manifest.kind} '{labels.id}' hold no mask to train on; make others.")
     draft.deterministic = device.type == "cpu"
     torch.use_deterministic_algorithms(True, warn_only=True)
     inputs = open_inputs(

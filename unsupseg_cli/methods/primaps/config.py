@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
-from unsupseg_cli.core.ports import FEATURES, MODEL, PSEUDOLABELS
+from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, MODEL
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 _CODE = "PriMaPs, published code"
@@ -133,7 +133,7 @@ class TrainOptions(MethodOptions):
     def needs(self) -> Needs:
         """Return what EM reads: tokens and masks; the prototypes of the model under the features to start from."""
         model = (replace(MODEL, optional=True),) if self.init == "model" else ()
-        return Needs(reads=(FEATURES, PSEUDOLABELS, *model), network="optional")
+        return Needs(reads=(FEATURES, *ANY_MASKS, *model), network="optional")
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other starts, and those of augmentation on stored tokens."""

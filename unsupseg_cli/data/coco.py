@@ -1,0 +1,274 @@
+"""Masks in the COCO format: files of annotations, lists of results, polygons and run lengths.
+
+Source of the format: cocodataset.org, "Data format" and "Results format"; pycocotools.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.core.errors import UsageError
+
+_OUTSIDE = 1.0  # pixels that a polygon may reach over the border: annotation tools round
+_LEAST = 6  # numbers of a polygon: three points
+_MOST = (
+    1e15  # numbers beyond are damage; NaN and infinity, which Python's JSON knows, are not below it either
+)
+
+
+class MalformedMask(ValueError):  # noqa: N818 - says what it is, as the user reads it
+    """A segmentation that describes no mask of its image; the message says why."""
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """An image as a file names it; its size is 0 where the file does not tell."""
+
+    name: str
+    height: int = 0
+    width: int = 0
+
+
+@dataclass(frozen=True)
+class CocoMask:
+    """One annotation or result: ``place`` says where in its file it stands; ``category`` is None without one."""
+
+    place: str
+    image: int | str
+    segmentation: Any
+    category: int | None
+    score: float
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """The content of a file: images and names of categories by id, records in their order.
+
+    ``problems`` are the records that say no mask of an image; they are in none of the other fields.
+    """
+
+    images: Mapping[int | str, CocoImage]
+    records: list[CocoMask]
+    categories: Mapping[int, str]
+    problems: list[str]
+
+
+def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
+    """Read a file of annotations (a JSON object) or of results (a JSON array).
+
+    Args:
+        path: of the file.
+        images_of: a file of annotations whose images and categories the ids of results mean. Without one, the image
+            ids of results are file names.
+
+    Raises:
+        UsageError: the file cannot be read, is no JSON, or holds something else.
+    """
+    content = _load(path)
+    problems: list[str] = []
+    if isinstance(content, dict):
+        if images_of is not None:
+            raise UsageError(f"'{path}' has images of its own; leave --images-file out.")
+        images, categories = _images(content, path, problems), _categories(content, path, problems)
+        entries = content.get("annotations")
+        noun = "annotation"
+    else:
+        images, categories, entries, noun = {}, {}, content, "result"
+        if images_of is not None:
+            listing = _load(images_of)
+            if not isinstance(listing, dict):
+                raise UsageError(f"'{images_of}' lists no images; expected a COCO file of annotations.")
+            images = _images(listing, images_of, problems)
+            categories = _categories(listing, images_of, problems)
+    if not isinstance(entries, list):
+        raise UsageError(
+            f"'{path}' is no COCO file: expected a JSON object with 'images' and 'annotations', or an array of results."
+        )
+    records, seen = [], dict[int, str]()
+    for number, entry in enumerate(entries):
+        try:
+            record = _record(entry, number, noun)
+        except MalformedMask as error:
+            problems.append(str(error))
+            continue
+        if noun == "annotation" and (own := entry.get("id")) is not None:
+            if own in seen:
+                problems.append(f"{record.place}: its id {own} is that of {seen[own]}")
+                continue
+            seen[own] = f"annotation number {number}"
+        if categories and record.category is not None and record.category not in categories:
+            problems.append(f"{record.place}: its category {record.category} is not among the categories")
+            continue
+        records.append(record)
+    if not categories:
+        known = sorted({record.category for record in records if record.category is not None})
+        categories = {category: str(category) for category in known}
+    return CocoFile(images, records, categories, problems)
+
+
+def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the mask (height, width) of polygons, or of run lengths, compressed or not.
+
+    Raises:
+        MalformedMask: they describe no mask of this size.
+    """
+    if isinstance(segmentation, dict):
+        return _decode_runs(segmentation, height, width)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise MalformedMask("it has no segmentation (polygons or run lengths)")
+    from pycocotools import mask as coco
+
+    polygons = [_polygon(polygon, height, width) for polygon in segmentation]
+    return _decode_runs(coco.merge(coco.frPyObjects(polygons, height, width)), height, width)
+
+
+def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
+    """Return the lengths of the runs that COCO's compressed text stands for.
+
+    Each character holds five bits of a number, the lowest first, and whether more follow; from the fourth number on
+    it is the difference to the number before the last. Source: pycocotools, rleToString.
+
+    Raises:
+        MalformedMask: the text has other characters, or ends within a number.
+    """
+    raw = counts.encode("utf-8") if isinstance(counts, str) else counts
+    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
+        raise MalformedMask("its compressed run lengths are broken")
+    ends = np.flatnonzero(codes & 32 == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    if (ends - starts).max() > 6:  # 7 characters hold more than any count
+        raise MalformedMask("its compressed run lengths are broken")
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    negative = codes[ends] & 16 != 0
+    values[negative] -= np.int64(1) << (5 * (ends - starts + 1))[negative]
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
+    return values
+
+
+def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        raise MalformedMask(
+            f"its run lengths are of size {size} (height, width), its image is [{height}, {width}]"
+        )
+    if isinstance(counts, list) and all(isinstance(count, int) and abs(count) < _MOST for count in counts):
+        lengths = np.array(counts, np.int64)
+    elif isinstance(counts, str | bytes):
+        lengths = run_lengths(counts)
+    else:
+        raise MalformedMask("its run lengths are neither a text nor whole numbers")
+    if (lengths < 0).any() or lengths.sum() != height * width:
+        raise MalformedMask(
+            f"its run lengths make {int(lengths.clip(0).sum())} pixels, its image has {height * width}"
+        )
+    values = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(values, lengths).reshape(width, height).T
+
+
+def _polygon(polygon: Any, height: int, width: int) -> list[float]:
+    if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
+        raise MalformedMask("a polygon is no list of finite numbers")
+    if len(polygon) < _LEAST or len(polygon) % 2:
+        raise MalformedMask(
+            f"a polygon has {len(polygon)} numbers, expected x and y of at least three points"
+        )
+    x, y = polygon[::2], polygon[1::2]
+    if min(*x, *y) < -_OUTSIDE or max(x) > width + _OUTSIDE or max(y) > height + _OUTSIDE:
+        raise MalformedMask(
+            f"a polygon reaches from ({min(x):g}, {min(y):g}) to ({max(x):g}, {max(y):g}), out of its image of "
+            f"{width}x{height} pixels (width x height)"
+        )
+    return polygon
+
+
+def _record(entry: Any, number: int, noun: str) -> CocoMask:
+    place = f"{noun} number {number}"
+    if not isinstance(entry, dict):
+        raise MalformedMask(f"{place}: expected an object")
+    if noun == "annotation" and "id" in entry:
+        place = f"annotation {entry['id']}"
+        if not isinstance(entry["id"], int | str):
+            raise MalformedMask(
+                f"{noun} number {number}: its id {entry['id']} is neither a number nor a text"
+            )
+    image, category, score = entry.get("image_id"), entry.get("category_id"), entry.get("score", 1.0)
+    if not isinstance(image, int | str):
+        raise MalformedMask(f"{place}: its image_id is {image!r}, expected a number or a file name")
+    if category is not None and (not isinstance(category, int) or isinstance(category, bool)):
+        raise MalformedMask(f"{place}: its category_id is {category!r}, expected a whole number")
+    if not _is_number(score):
+        raise MalformedMask(f"{place}: its score is {score!r}, expected a finite number")
+    if "segmentation" not in entry:
+        raise MalformedMask(f"{place}: it has no segmentation (polygons or run lengths)")
+    return CocoMask(
+        place, image, entry["segmentation"], category, float(score), bool(entry.get("iscrowd", 0))
+    )
+
+
+def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[int | str, CocoImage]:
+    images: dict[int | str, CocoImage] = {}
+    entries = content.get("images")
+    if not isinstance(entries, list):
+        raise UsageError(
+            f"'{path}' is no COCO file: it lists no 'images'; expected a JSON object with 'images' and "
+            "'annotations', or an array of results."
+        )
+    for number, entry in enumerate(entries):
+        named = isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
+        if not named or not isinstance(entry.get("id"), int | str):
+            problems.append(f"image number {number}: expected an object with 'id' and 'file_name'")
+        elif entry["id"] in images:
+            other = images[entry["id"]].name
+            problems.append(
+                f"image number {number} ('{entry['file_name']}'): its id {entry['id']} is that of '{other}'"
+            )
+        else:
+            height, width = entry.get("height") or 0, entry.get("width") or 0
+            if not isinstance(height, int) or not isinstance(width, int):
+                problems.append(
+                    f"image {entry['id']}: its size is {width!r} x {height!r}, expected whole numbers"
+                )
+                height = width = 0
+            images[entry["id"]] = CocoImage(entry["file_name"], height, width)
+    return images
+
+
+def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dict[int, str]:
+    names: dict[int, str] = {}
+    entries = content.get("categories") or []
+    if not isinstance(entries, list):
+        raise UsageError(f"The 'categories' of '{path}' are no array.")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
+            problems.append(f"category number {number}: expected an object with 'id' and 'name'")
+        elif entry["id"] in names:
+            problems.append(
+                f"category number {number}: its id {entry['id']} is that of '{names[entry['id']]}'"
+            )
+        else:
+            names[entry["id"]] = str(entry.get("name", entry["id"]))
+    return names
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+
+
+def _load(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The file '{path}' cannot be read as UTF-8 text ({error}).") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"The file '{path}' is no JSON: {error}.") from None

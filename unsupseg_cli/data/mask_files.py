@@ -1,0 +1,350 @@
+"""Masks that a user brings, by image: a COCO file, or a folder of label maps.
+
+Everything is looked over before the first mask is handed out: `check` reads all files and tells what does not fit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
+from unsupseg_cli.data.images import image_size
+from unsupseg_cli.data.items import Item, ItemIndex, relative_key, scan_images
+from unsupseg_cli.data.labels import read_label
+from unsupseg_cli.data.masks import MOST_MASKS, to_layers
+
+_SHOWN = 5  # records that an error names
+_NONE = (
+    np.empty(0, np.int64),
+    np.empty(0, np.float32),
+    np.empty(0, np.int64),
+    (),
+)  # area, score, group, source
+_DIAGONALS = np.ones((3, 3), bool)  # pixels that touch at a corner are connected
+
+
+@dataclass(frozen=True)
+class ImageMasks:
+    """The masks of one image, in original pixels.
+
+    ``layers`` (L, H, W), see `data.masks`; ``area`` in pixels, ``score``, ``group`` (class, -1 without one) and
+    ``source`` (what the mask is called in its file) have one entry per mask.
+    """
+
+    layers: NDArray[np.int16]
+    area: NDArray[np.int64]
+    score: NDArray[np.float32]
+    group: NDArray[np.int64]
+    source: tuple[str, ...]
+
+
+@dataclass
+class Findings:
+    """What `check` found: names of the classes, and what was left out and why."""
+
+    class_names: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        """Count something that is left out."""
+        self.left_out[reason] = self.left_out.get(reason, 0) + count
+
+
+class MaskSource(ABC):
+    """Where masks come from.
+
+    Args:
+        path: of the file or folder.
+        items: the images.
+        sizes: height and width of each image.
+        least: masks of fewer pixels are left out.
+        skip_unknown: leave out masks of other images, instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        items: Sequence[Item],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        least: int = 1,
+        skip_unknown: bool = False,
+    ) -> None:
+        self.path, self.items, self.sizes = path, items, sizes
+        self.least, self.skip_unknown = least, skip_unknown
+        self.findings = Findings()
+        self._problems: list[str] = []
+
+    @abstractmethod
+    def files(self) -> dict[str, Path]:
+        """Return the files that are read, by a name that does not tell where they lie."""
+
+    @abstractmethod
+    def check(self) -> Findings:
+        """Read everything once.
+
+        Raises:
+            UsageError: something does not fit; the message names the first records and how many there are.
+        """
+
+    @abstractmethod
+    def masks(self, item: int) -> ImageMasks:
+        """Return the masks of an image, after `check`."""
+
+    def _refuse(self) -> None:
+        """Raise UsageError where there were problems."""
+        if self._problems:
+            more = len(self._problems) - _SHOWN
+            rest = f"; and {more:,} more" if more > 0 else ""
+            hint = " (--skip-unknown leaves masks of other images out)" if self._unknown else ""
+            raise UsageError(
+                f"'{self.path}' does not fit the images in {len(self._problems):,} places, so that nothing was "
+                f"written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
+            )
+
+    names = "images"
+    """What is matched with the images of the data set."""
+    _unknown = False
+
+    def _find(self, index: ItemIndex, name: str, place: str) -> int | None:
+        """Return the image that a name means; note a problem where it means none, or several."""
+        try:
+            found = index.find(name)
+        except ValueError as error:
+            self._problems.append(f"{place}: {error}")
+            return None
+        if found is None and self.skip_unknown:
+            self.findings.leave_out(f"{self.names} that the data set does not have")
+        elif found is None:
+            self._unknown = True
+            self._problems.append(f"{place}: the data set has no image '{name}'")
+        return found
+
+
+class CocoSource(MaskSource):
+    """Masks of a COCO file; ``images_of`` names the images of a list of results, ``crowd`` takes groups too."""
+
+    def __init__(
+        self,
+        path: Path,
+        items: Sequence[Item],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        images_of: Path | None = None,
+        crowd: bool = False,
+        least: int = 1,
+        skip_unknown: bool = False,
+    ) -> None:
+        super().__init__(path, items, sizes, least=least, skip_unknown=skip_unknown)
+        self._images_of, self._crowd = images_of, crowd
+        self._records: dict[int, list[CocoMask]] = {}
+        self._class_of: dict[int, int] = {}
+
+    def files(self) -> dict[str, Path]:
+        """Return the file, and that of the images."""
+        return {"masks": self.path} | ({"images": self._images_of} if self._images_of else {})
+
+    def check(self) -> Findings:
+        """Match the images, then decode every mask."""
+        file = read_coco(self.path, self._images_of)
+        self._problems += file.problems
+        self._class_of = {category: number for number, category in enumerate(sorted(file.categories))}
+        self.findings.class_names = tuple(file.categories[category] for category in self._class_of)
+        images = self._match(file)
+        for record in file.records:
+            if record.image not in images:
+                self._problems.append(f"{record.place}: its image {record.image!r} is not among the images")
+            elif (item := images[record.image]) is not None:
+                self._take(item, record)
+        self._refuse()
+        return self.findings
+
+    def masks(self, item: int) -> ImageMasks:
+        """Decode the masks of an image."""
+        records, size = self._records.get(item, []), self.sizes[item]
+        masks = [decode(record.segmentation, *size) for record in records]
+        group = [VOID if record.category is None else self._class_of[record.category] for record in records]
+        return ImageMasks(
+            layers=to_layers(masks, size),
+            area=np.array([mask.sum() for mask in masks], np.int64),
+            score=np.array([record.score for record in records], np.float32),
+            group=np.array(group, np.int64),
+            source=tuple(record.place for record in records),
+        )
+
+    def _match(self, file: CocoFile) -> dict[int | str, int | None]:
+        """Return the number of each image of the file, None where it is left out or a problem."""
+        listed = dict(file.images) or {
+            record.image: CocoImage(record.image) for record in file.records if isinstance(record.image, str)
+        }
+        if not file.images and any(isinstance(record.image, int) for record in file.records):
+            raise UsageError(
+                f"The results in '{self.path}' name their images by number; give the file that says which those are "
+                "with --images-file (a COCO file with 'images')."
+            )
+        index, names = ItemIndex(self.items), dict[int, str]()
+        matched: dict[int | str, int | None] = {}
+        for number, image in listed.items():
+            place = f"image {number!r}"
+            matched[number] = item = self._find(index, image.name, place)
+            if item is None:
+                continue
+            key, (height, width) = self.items[item].key, self.sizes[item]
+            if item in names:
+                self._problems.append(f"{place}: both '{names[item]}' and '{image.name}' are '{key}'")
+            elif image.height and image.width and (image.height, image.width) != (height, width):
+                self._problems.append(
+                    f"{place}: '{key}' is {image.width}x{image.height} pixels there and {width}x{height} here "
+                    "(width x height)"
+                )
+            names[item] = image.name
+        return matched
+
+    def _take(self, item: int, record: CocoMask) -> None:
+        """Look a record over and keep it, or count or name it."""
+        if record.crowd and not self._crowd:
+            self.findings.leave_out("masks marked iscrowd (groups; --crowd takes them)")
+            return
+        try:
+            area = int(decode(record.segmentation, *self.sizes[item]).sum())
+        except MalformedMask as error:
+            self._problems.append(f"{record.place} ('{self.items[item].key}'): {error}")
+            return
+        if area < self.least:
+            self.findings.leave_out(f"masks of fewer pixels than {self.least}")
+            return
+        records = self._records.setdefault(item, [])
+        records.append(record)
+        if len(records) == MOST_MASKS + 1:
+            self._problems.append(f"'{self.items[item].key}' has more than {MOST_MASKS:,} masks")
+
+
+class LabelMapSource(MaskSource):
+    """Masks of a folder of label maps.
+
+    With ``values`` "masks" each value of a map is one mask, without a class; with "classes" each value is a class, and
+    each connected region of it (over edges and corners) a mask. ``background`` are values that are no mask.
+    """
+
+    names = "label maps of images"
+
+    def __init__(
+        self,
+        path: Path,
+        items: Sequence[Item],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        values: Literal["masks", "classes"] = "masks",
+        background: Sequence[int] = (0,),
+        least: int = 1,
+        skip_unknown: bool = False,
+    ) -> None:
+        super().__init__(path, items, sizes, least=least, skip_unknown=skip_unknown)
+        self._values, self._background = values, list(background)
+        self._classes: NDArray[np.int64] = np.empty(0, np.int64)
+        self.maps: dict[int, Path] = {}
+        index = ItemIndex(items, suffix=False)
+        paths = list(scan_images(path))
+        for map_path in paths:
+            name = relative_key(path, map_path)
+            item = self._find(index, name, f"'{name}'")
+            if item in self.maps:
+                key, other = items[item].key, self.maps[item]
+                self._problems.append(f"both '{other}' and '{map_path}' are of '{key}'")
+            elif item is not None:
+                self.maps[item] = map_path
+        if not self.maps:
+            first = relative_key(path, paths[0]) if paths else "none"
+            raise UsageError(
+                f"No label map in '{path}' has the relative name of an image: the first image is '{items[0].key}', "
+                f"the first map '{first}'."
+            )
+
+    def files(self) -> dict[str, Path]:
+        """Return the label map of each image that has one."""
+        return {self.items[item].key: path for item, path in sorted(self.maps.items())}
+
+    def check(self) -> Findings:
+        """Read every map."""
+        present: set[int] = set()
+        with_255 = 0
+        for item, path in sorted(self.maps.items()):
+            try:
+                raw = self._read(item, path)
+            except UnsupsegError as error:
+                self._problems.append(str(error).rstrip("."))
+                continue
+            _, values, area = self._split(raw)
+            kept = values[area >= self.least]
+            if len(kept) < len(values):
+                self.findings.leave_out(f"masks of fewer pixels than {self.least}", len(values) - len(kept))
+            if len(kept) > MOST_MASKS:
+                self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
+            present |= set(kept.tolist())
+            with_255 += 255 in kept
+        self._refuse()
+        if with_255:
+            self.findings.remarks.append(
+                f"the value 255 is a mask in {with_255} label maps; where it means 'no class', give it as "
+                f"--background {','.join(map(str, [*self._background, 255]))}"
+            )
+        self._classes = np.array(sorted(present), np.int64)
+        if self._values == "classes":
+            self.findings.class_names = tuple(map(str, self._classes.tolist()))
+        return self.findings
+
+    def masks(self, item: int) -> ImageMasks:
+        """Return the masks of a map in the order of its values; none where there is no map."""
+        if item not in self.maps:
+            return ImageMasks(to_layers((), self.sizes[item]), *_NONE)
+        regions, values, area = self._split(self._read(item, self.maps[item]))
+        kept = area >= self.least
+        number = np.full(len(values) + 1, VOID, np.int16)  # the last entry is that of no mask
+        number[:-1][kept] = np.arange(kept.sum())
+        values = values[kept]
+        classes = np.searchsorted(self._classes, values)
+        return ImageMasks(
+            layers=number[regions][None],
+            area=area[kept],
+            score=np.ones(len(values), np.float32),
+            group=classes if self._values == "classes" else np.full(len(values), VOID, np.int64),
+            source=tuple(f"value {value}" for value in values.tolist()),
+        )
+
+    def _read(self, item: int, path: Path) -> NDArray[np.int32]:
+        height, width = self.sizes[item]
+        if (size := image_size(path)) != (height, width):
+            raise UsageError(
+                f"'{path}' is {size[1]}x{size[0]} pixels, its image '{self.items[item].key}' is {width}x{height} "
+                "(width x height)"
+            )
+        raw = read_label(path)
+        if raw.ndim != 2:
+            raise UsageError(f"'{path}' is an RGB picture; expected one channel of numbers")
+        return raw
+
+    def _split(
+        self, raw: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the number of the mask of each pixel (H, W), -1 for none, and value and area of each mask (M,)."""
+        regions, values = np.full(raw.shape, VOID, np.int64), list[int]()
+        for value in np.setdiff1d(raw, self._background).tolist():
+            inside, count = raw == value, 1
+            parts: NDArray[np.integer[Any]] = inside
+            if self._values == "classes":
+                parts, count = ndimage.label(inside, _DIAGONALS)
+            regions[inside] = parts[inside] + (len(values) - 1)
+            values += [value] * count
+        area = np.bincount(regions[regions != VOID], minlength=len(values))
+        return regions, np.array(values, np.int64), area
