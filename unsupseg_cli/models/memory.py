@@ -8,6 +8,8 @@ from typing import TypeVar
 import psutil
 import torch
 
+# More tokens than this in one forward pass cost quadratic memory in attention: about 1400 px at patch 16.
+TOKEN_BUDGET = 8192
 A = TypeVar("A")
 B = TypeVar("B")
 
