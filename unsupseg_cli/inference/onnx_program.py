@@ -23,8 +23,8 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
     """Return the graph of a model for frames (height, width), ready to be saved; ``size`` is that of `predict`.
 
     Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32 and ``log_probs`` (1, K, h, w) of the
-    model's cells, which are those of the token grid in a linear model. The metadata holds the classes (names and colours,
-    JSON), the model's id and whether labels were used.
+    model's cells (the token grid of a linear model). The metadata holds the classes (names and colours, JSON), the
+    model's id and whether labels were used.
 
     Raises:
         UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, or the

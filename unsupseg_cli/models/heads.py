@@ -75,9 +75,12 @@ def load_part(part: nn.Module, tensors: Mapping[str, Tensor], prefix: str) -> No
     """Load a head or network with the tensors whose names begin with a prefix.
 
     Raises:
-        RuntimeError: a tensor is missing, left over or of another shape.
+        ValueError: a tensor is missing, left over or of another shape.
     """
-    part.load_state_dict(with_prefix(tensors, prefix))
+    try:
+        part.load_state_dict(with_prefix(tensors, prefix))
+    except RuntimeError as error:  # names each on a line of its own
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
