@@ -437,9 +437,6 @@ def test_the_command_line_plans_runs_and_shows_it(kind, call, tmp_path):
     planned = json.loads(call("run", "dense.toml", "--dry-run", "--json")[0])
     call("run", "dense.toml")
     again = json.loads(call("run", "dense.toml", "--dry-run", "--json")[0])
-    assert [stage["artifact"] for stage in planned["stages"]] == [
-        stage["artifact"] for stage in again["stages"]
-    ]
     assert all(stage["reused"] for stage in again["stages"])
     assert planned["stages"][3]["bytes"] > 0  # log-probabilities
     assert len(json.loads(call("classes", "show", "--json")[0])["classes"]) == 3

@@ -41,8 +41,8 @@ class FrameSegmenter(nn.Module):
         size = (self.rows.shape[1], self.columns.shape[1])
         scores = F.interpolate(score_map.scores[None], size=size, mode="bilinear", align_corners=False)
         best = self.segmenter.best(scores.argmax(1))
-        log_probs = self.segmenter.log_probs(score_map, *score_map.scores.shape[-2:])
-        return best.to(torch.int32), log_probs[None]
+        height, width = score_map.scores.shape[-2:]
+        return best.to(torch.int32), self.segmenter.log_probs(score_map, height, width)[None]
 
 
 def _round_to_bytes(pixels: Tensor) -> Tensor:

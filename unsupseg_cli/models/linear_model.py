@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,9 @@ class LinearModel(DenseModel):
     @torch.inference_mode()
     def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
         """Return the score maps of uint8 images (B, H, W, 3) that show ``box`` of an image; flips average codes."""
-        return self.score_codes(self.codes(images, flip, box))
+        codes = self.codes(images, flip, box)
+        maps = self.score_codes(codes)
+        return [replace(scores, codes=own) for scores, own in zip(maps, codes[:, None], strict=True)]
 
     @torch.inference_mode()
     def score_pixels(self, images: Tensor, box: Box = WHOLE) -> list[ScoreMap]:
@@ -95,8 +98,7 @@ class LinearModel(DenseModel):
     def score_codes(self, codes: Tensor) -> list[ScoreMap]:
         """Return the score maps of codes (B, h, w, D)."""
         scores = self.class_head.scores(codes).movedim(-1, 1).cpu()
-        norms = codes.norm(dim=-1).cpu()
-        return [ScoreMap(*maps) for maps in zip(scores, norms, codes[:, None], strict=True)]
+        return [ScoreMap(s, n) for s, n in zip(scores, codes.norm(dim=-1).cpu(), strict=True)]
 
     def log_softmax(self, scores: Tensor, norm: Tensor | None) -> Tensor:
         """Return the class head's log-probabilities (K, ...)."""
