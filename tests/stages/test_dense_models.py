@@ -382,6 +382,15 @@ def test_a_network_that_reads_what_there_is_none_of_is_told(registered):
         NetworkModel({"type": "test-reads", "classes": 3}, {})
 
 
+def test_arithmetic_of_half_length_finds_nearly_the_same(trained):
+    exact = trained.opened.segmenter.score(picture()[None])[0].scores
+    device = torch.device("cpu")
+    half = open_model(trained.artifact, trained.context, device, precision="bf16").segmenter
+    (rough,) = half.score(picture()[None])
+    assert not torch.equal(rough.scores, exact)
+    assert agreement(rough.scores.argmax(0), exact.argmax(0)) > 0.9
+
+
 def test_batches_give_what_single_images_give(trained):
     images = np.stack([picture(seed=seed) for seed in range(3)])
     together = trained.opened.segmenter.score(images, flip=True)

@@ -40,11 +40,12 @@ class DenseModel(nn.Module, ABC):
         backbone: the frozen one that the model stands on, if it does.
         class_of: the class that each output stands for, where outputs were merged.
 
-    ``linear`` says that scores are linear in codes (`LinearModel`): flips are then averaged as codes, and codes can be
-    stored. ``placed`` says that scores depend on which part of an image is shown.
+    ``placed`` says that scores depend on which part of an image is shown.
+
+    A `LinearModel` is the fast case: its looks at a cell are averaged, and its codes stored, before any softmax. A
+    `NetworkModel` is any other.
     """
 
-    linear = False
     placed = False
 
     def __init__(

@@ -160,7 +160,8 @@ class DenseNetwork(nn.Module, ABC):
             (B, 3, H, W), normalised by ``mean`` and ``std``, and place (B, 2, H, W), x and y of each pixel in the whole
             image from -1 to 1. A network that reads no array of the backbone is a model without one.
         multiple: the sides of an image are multiples of it, in pixels (besides those of a patch).
-        stride: pixels of a score cell's side; None is the patch size, or 1 without a backbone.
+        stride: pixels of a score cell's side; None is the patch size, or 1 without a backbone. The scores of a whole
+            image are kept in memory, K floats a cell.
         mean: per channel, of values from 0 to 1 (default: ImageNet's).
         std: per channel, of values from 0 to 1 (default: ImageNet's).
     """

@@ -28,7 +28,6 @@ class LinearModel(DenseModel):
         class_of: the class that each output of the class head stands for, where outputs were merged.
     """
 
-    linear = True
     backbone: Backbone
 
     def __init__(
