@@ -244,6 +244,22 @@ def test_an_onnx_file_says_what_predict_says(trained, tmp_path):
     assert np.abs(log_probs[0] - ours.numpy()).mean() < 0.02
 
 
+def test_a_network_that_is_no_graph_is_told(trained, tmp_path, monkeypatch):
+    def forward(self, arrays):
+        scores = whole(self, arrays)
+        return scores if float(scores.sum()) > 0 else -scores
+
+    network = {"toy-cnn": toy_cnn.CNN, "toy-decoder": toy_decoder.Decoder}[trained.kind]
+    whole = network.forward
+    monkeypatch.setattr(network, "forward", forward)
+    out = tmp_path / "model.onnx"
+    with pytest.raises(
+        UsageError, match=rf"'{trained.kind}' cannot be written as an ONNX graph.*safetensors"
+    ):
+        export(ExportConfig(out=out, frame=(48, 48)), trained.model, trained.context)
+    assert not out.exists()
+
+
 def test_a_file_carries_it_to_an_empty_workspace(trained, tmp_path):
     file = export(ExportConfig(out=tmp_path / "model.safetensors"), trained.model, trained.context)
     has_backbone = any(name.startswith("backbone.") for name in load_file(file))
@@ -348,8 +364,12 @@ def test_a_network_that_does_not_fit_is_not_written(workspace, tmp_path, monkeyp
     [
         (lambda pixels: pixels, r"shape \(1, 3, 16, 16\).*expected \(1, 3, 4, 4\)"),
         (lambda pixels: pixels[..., ::4, ::4] * torch.inf, "NaN or infinite"),
+        (
+            lambda pixels: pixels[:, 7],
+            r"'test-wrong' failed on images of 16x16 pixels \(IndexError: .*its package",
+        ),
     ],
-    ids=["shape", "infinite"],
+    ids=["shape", "infinite", "error"],
 )
 def test_a_network_that_gives_something_else_is_told(registered, give, said):
     @registered("test-wrong")

@@ -318,7 +318,8 @@ def open_model(
 ) -> OpenModel:
     """Load a model with its backbone; the backbone's weights are checked against those of the training."""
     file, tensors = read_model(artifact)
-    _import_heads(artifact, file)
+    with _told_as_damaged(artifact):
+        _import_heads(artifact, file)
     backbone = _open_backbone(artifact, file.backbone, context, device, weights, precision)
     with _told_as_damaged(artifact):
         segmenter = _build(file, tensors, backbone, resolve_precision(precision, device))

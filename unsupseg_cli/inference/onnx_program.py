@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from unsupseg_cli.contents.model import OpenModel
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.inference.segment import whole_images
 from unsupseg_cli.models.frames import FrameSegmenter
@@ -27,8 +27,8 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
     model's id and whether labels were used.
 
     Raises:
-        UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, or the
-            frame would have to be tiled.
+        UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, the frame
+            would have to be tiled, or a network does what has no place in such a graph.
     """
     if any(find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise UsageError(
@@ -46,14 +46,22 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's own exporter
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        program: Any = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            input_names=["frame"],
-            output_names=["labels", "log_probs"],
-            verbose=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                input_names=["frame"],
+                output_names=["labels", "log_probs"],
+                verbose=False,
+            )
+        except Exception as error:
+            if opened.file.network is None:
+                raise
+            raise UsageError(
+                f"The network '{opened.segmenter.name}' cannot be written as an ONNX graph ({reason_of(error)}); "
+                "export NAME.safetensors."
+            ) from error
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # lines of the source, with the folders of this machine
     program.model.metadata_props.update(

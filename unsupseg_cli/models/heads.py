@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.models.backbone import WHOLE, Box, places
 from unsupseg_cli.models.vit import MEAN, STD
 
 HEADS: dict[str, Callable[..., nn.Module]] = {}
@@ -181,6 +182,20 @@ class DenseNetwork(nn.Module, ABC):
         """Return what the sides of images are multiples of, and the stride, over a patch size (1: no backbone)."""
         stride = self.stride or patch
         return math.lcm(patch, self.multiple, stride), stride
+
+    def image_arrays(self, images: Tensor, box: Box = WHOLE) -> dict[str, Tensor]:
+        """Return what the network reads of images (B, H, W, 3), values 0 to 255, that show ``box`` of an image."""
+        arrays: dict[str, Tensor] = {}
+        if "pixels" in self.reads:
+            mean, std = (
+                torch.tensor(values, device=images.device).view(1, -1, 1, 1) * 255
+                for values in (self.mean, self.std)
+            )
+            arrays["pixels"] = (images.movedim(-1, 1).float() - mean) / std
+        if "place" in self.reads:
+            place = places(box, images.shape[1], images.shape[2], images.device).movedim(-1, 0)
+            arrays["place"] = place.expand(len(images), -1, -1, -1)
+        return arrays
 
     @abstractmethod
     def forward(self, arrays: dict[str, Tensor]) -> Tensor:

@@ -26,7 +26,7 @@ def with_backoff(run: Callable[[Sequence[A]], list[B]], items: Sequence[A], batc
         try:
             results = run(part)
         except (MemoryError, RuntimeError) as error:
-            if len(part) == 1 or not _is_out_of_memory(error):
+            if len(part) == 1 or not is_out_of_memory(error):
                 raise
             batch = len(part) // 2
             if torch.cuda.is_available():
@@ -36,7 +36,8 @@ def with_backoff(run: Callable[[Sequence[A]], list[B]], items: Sequence[A], batc
         start += len(part)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "out of memory" in text or "can't allocate memory" in text

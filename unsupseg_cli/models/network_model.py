@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import DTYPES, WHOLE, Backbone, Box, mirrored, places
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.models.backbone import DTYPES, WHOLE, Backbone, Box, mirrored
 from unsupseg_cli.models.dense import DenseModel, ScoreMap
 from unsupseg_cli.models.heads import TOKEN_ARRAYS, build_head, build_network, load_part
-from unsupseg_cli.models.memory import TOKEN_BUDGET
+from unsupseg_cli.models.memory import TOKEN_BUDGET, is_out_of_memory
 
 _MOST_PIXELS = (
     2**21
@@ -64,16 +65,12 @@ class NetworkModel(DenseModel):
         self.feature_heads = nn.ModuleList(build_head(description) for description in feature_heads)
         load_part(self.feature_heads, tensors, "feature_heads.")
         load_part(self.network, tensors, "network.")
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1) * 255, persistent=False)
         self.eval().requires_grad_(False)
 
     @property
     def device(self) -> torch.device:
         """Where the network lies."""
-        return self.mean.device
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
 
     @torch.inference_mode()
     def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
@@ -100,10 +97,18 @@ class NetworkModel(DenseModel):
 
     def _log_probs(self, images: Tensor, box: Box) -> Tensor:
         """Return log-probabilities (B, K, h, w) of images (B, H, W, 3), values 0 to 255."""
-        arrays = self._arrays(images, box)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            scores: Tensor = self.network(arrays)
         batch, height, width, _ = images.shape
+        arrays = self._arrays(images, box)
+        try:
+            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+                scores: Tensor = self.network(arrays)
+        except Exception as error:  # the network of a foreign package may fail in any way
+            if is_out_of_memory(error):
+                raise
+            raise UnsupsegError(
+                f"The network '{self.name}' failed on images of {height}x{width} pixels ({type(error).__name__}: "
+                f"{reason_of(error)}): an error of its package, whose place -v prints."
+            ) from error
         expected = (batch, self.outputs, height // self.stride, width // self.stride)
         if tuple(scores.shape) != expected:
             raise UnsupsegError(
@@ -114,19 +119,14 @@ class NetworkModel(DenseModel):
 
     def _arrays(self, images: Tensor, box: Box) -> dict[str, Tensor]:
         """Return what the network reads of images (B, H, W, 3), values 0 to 255."""
-        reads, arrays = self.network.reads, dict[str, Tensor]()
+        arrays = self.network.image_arrays(images, box)
         if self.backbone is not None:
-            keep = [name for name in reads if name in TOKEN_ARRAYS]
+            keep = [name for name in self.network.reads if name in TOKEN_ARRAYS]
             arrays |= self.backbone(self.backbone.normalise(images), keep=keep, box=box)
         if "patch" in arrays:
             arrays["patch"] = arrays["patch"].float()
             for head in self.feature_heads:
                 arrays["patch"] = head(arrays["patch"])
-        if "pixels" in reads:
-            arrays["pixels"] = (images.movedim(-1, 1).float() - self.mean) / self.std
-        if "place" in reads:
-            place = places(box, images.shape[1], images.shape[2], images.device)
-            arrays["place"] = place.movedim(-1, 0).expand(len(images), -1, -1, -1)
         return arrays
 
     def log_softmax(self, scores: Tensor, norm: Tensor | None) -> Tensor:
