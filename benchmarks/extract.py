@@ -1,8 +1,9 @@
 """Images per second of `extract`, decoding and writing included, beside a bare timm forward loop: a ratio.
 
-    python benchmarks/extract.py IMAGES [--count 96] [--backbone untrained] [--rounds 3]
+    python benchmarks/extract.py IMAGES [--count 96] [--backbone untrained] [--weights FILE] [--device cpu] [--rounds 3]
 
-The bare loop runs the same architecture at the same precision and size on images that lie decoded in memory.
+The bare loop runs the same architecture at the same precision and size on images that lie decoded in the memory of the
+device.
 The two alternate in one process, so that other load on the machine meets both.
 """
 
@@ -19,6 +20,7 @@ import torch
 
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.data.geometry import snap
 from unsupseg_cli.models.backbone import load_backbone, resolve_precision
 
 SIZE = 320
@@ -31,6 +33,8 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=96)
     parser.add_argument("--backbone", default="untrained")
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=3)
@@ -38,10 +42,11 @@ def main() -> None:
     paths = sorted(path for path in options.images.rglob("*") if path.suffix in {".jpg", ".png"})[
         : options.count
     ]
-    cpu = torch.device("cpu")
-    precision = resolve_precision("auto", cpu)
-    backbone = load_backbone(options.backbone).prepare(precision, cpu)
-    images = torch.randn(options.batch, 3, SIZE, SIZE)
+    device = torch.device(options.device)
+    precision = resolve_precision("auto", device)
+    backbone = load_backbone(options.backbone, options.weights).prepare(precision, device)
+    side = snap(SIZE, backbone.patch_size)
+    images = torch.randn(options.batch, 3, side, side, device=device)
     model = backbone.model
     ours, bare = [], []
     with tempfile.TemporaryDirectory() as name:
@@ -54,6 +59,8 @@ def main() -> None:
             config = ExtractConfig(
                 dataset=str(folder),
                 backbone=options.backbone,
+                weights=options.weights,
+                device=options.device,
                 geometry="stego",
                 size=SIZE,
                 batch_size=options.batch,
@@ -63,13 +70,15 @@ def main() -> None:
             ours.append(len(paths) / features.manifest.seconds)
             dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
             start = time.perf_counter()
-            with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 for first in range(0, len(paths), options.batch):
-                    model.forward_features(images[: min(options.batch, len(paths) - first)])
+                    tokens = model.forward_features(images[: min(options.batch, len(paths) - first)])
+                float(tokens.sum())  # waits for the device
             bare.append(len(paths) / (time.perf_counter() - start))
     ratio = statistics.median(a / b for a, b in zip(ours, bare, strict=True))
     print(
-        f"{options.backbone}, {SIZE}x{SIZE}, {precision}, {len(paths)} images, {torch.get_num_threads()} threads"
+        f"{options.backbone}, {side}x{side}, {precision}, {options.device}, {len(paths)} images, "
+        f"{torch.get_num_threads()} threads"
     )
     print(f"  extract          {statistics.median(ours):7.2f} images/s")
     print(f"  bare timm loop   {statistics.median(bare):7.2f} images/s")

@@ -58,6 +58,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
     "extract": {
         "extract": ["--geometry", "squash"],
         "extract-ragged": [],
+        "extract-regions": ["--regions", "pyramid", "--levels", "1"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
     },
     "predict": {"predict": ["--keep", "scores"]},
@@ -118,7 +119,7 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
         arguments += [text for key, value in small.items() for text in ("--set", f"{key}={value}")]
         if "classes" not in options.needs().identity:
             del values["classes"]
-    ports = [port for port in ports_of(stage, options) if not port.optional or port.method]
+    ports = [port for port in ports_of(stage, {}, options) if not port.optional or port.method]
     for port in {port.choice or port.role: port for port in reversed(ports)}.values():
         arguments += [f"--{port.role}", made.get(_source(port.kind, part_name), "")]
     if name == "classes":

@@ -158,6 +158,7 @@ def test_every_port_has_an_option_of_its_own(stage):
 
 SPECIAL = {
     "backbone": ["tiny"],
+    "keep": [("patch",), "scores"],
     "protocol": ["stego"],
     "only": ["class 1"],
     "size": [16, 24],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,13 +78,27 @@ class RegularWriter:
 
 def write_array(path: Path, values: Array) -> None:
     """Write a small array whole, in place of what a killed call left; chunks are rows, shards `SHARD_BYTES`."""
-    shutil.rmtree(path, ignore_errors=True)
-    rows = max(1, len(values))
-    shard = rows_per_shard(values.shape[1:], values.dtype, rows)
-    chunk = (1 if values.ndim > 1 else shard, *values.shape[1:])
-    array = create_array(path, values.shape, values.dtype, chunk, (shard, *values.shape[1:]))
+    array, _ = _create_rows(path, values.shape, values.dtype)
     if len(values):
         array[:] = values
+
+
+def write_rows(path: Path, blocks: Sequence[Path]) -> None:
+    """Write the rows of ``.npy`` files, one after the other, as `write_array` does; memory holds a shard."""
+    heads = [np.load(block, mmap_mode="r", allow_pickle=False) for block in blocks]
+    shape = (sum(len(head) for head in heads), *heads[0].shape[1:])
+    array, shard = _create_rows(path, shape, heads[0].dtype)
+    del heads
+    for first, rows in _regroup((np.load(block, allow_pickle=False) for block in blocks), shard):
+        array[first : first + len(rows)] = rows
+
+
+def _create_rows(path: Path, shape: Sequence[int], dtype: DTypeLike) -> tuple[zarr.Array[Any], int]:
+    """Create an array whose chunks are rows, in place of what is there; return it and the rows of a shard."""
+    shutil.rmtree(path, ignore_errors=True)
+    shard = rows_per_shard(shape[1:], dtype, max(1, shape[0]))
+    chunk = (1 if len(shape) > 1 else shard, *shape[1:])
+    return create_array(path, shape, dtype, chunk, (shard, *shape[1:])), shard
 
 
 class Rows(Protocol):
@@ -307,7 +321,7 @@ class RaggedWriter:
             array[first : first + len(rows)] = rows
 
 
-def _regroup(blocks: Sequence[Array], size: int) -> Iterator[tuple[int, Array]]:
+def _regroup(blocks: Iterable[Array], size: int) -> Iterator[tuple[int, Array]]:
     waiting: list[Array] = []
     count = first = 0
     for block in blocks:

@@ -14,6 +14,7 @@ from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import parse_assignments
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import explain
+from unsupseg_cli.core.progress import duration
 from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.recipe import Step, resolve, select
 from unsupseg_cli.pipeline.recipe_file import Published, RecipeFile, load_recipe
@@ -123,13 +124,11 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
     for entry in planned:
         action = "reused" if entry.reused else "would run"
         disk = _format_bytes(entry.bytes) if entry.bytes else "-"
-        table.add_row(
-            entry.step.id, action, f"{entry.images:,}", disk, _format_duration(entry.seconds), entry.why
-        )
+        table.add_row(entry.step.id, action, f"{entry.images:,}", disk, duration(entry.seconds), entry.why)
     print_table(table)
     estimates = [entry.seconds for entry in planned]
     total = sum(seconds for seconds in estimates if seconds is not None)
-    spent = _format_duration(total) if total or None not in estimates else "unknown"
+    spent = duration(total) if total or None not in estimates else "unknown"
     if total and None in estimates:
         spent += " and what is unknown"
     invocation.reporter.info(
@@ -173,11 +172,3 @@ def _format_difference(reached: float, published: float | None) -> str:
 
 def _format_bytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _format_duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    minutes, remaining = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{remaining:02d}"

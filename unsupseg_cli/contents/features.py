@@ -19,7 +19,7 @@ from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.geometry import View
-from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.views import ViewTable
 
 VIEWS = "views.parquet"
 # Tokens keep 11 bits in float16, far finer than what clustering resolves; descriptors are few and stay exact.
@@ -41,6 +41,11 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.views["key"])
+
+    def view(self, row: int) -> View:
+        """Return a view: its box in the image, its size."""
+        fields = {name: self.views[name][row] for name in ("crop", "box", "height", "width", "flip")}
+        return View(**{**fields, "box": tuple(fields["box"])})
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -126,14 +131,19 @@ def foreseen_grids(features: Artifact) -> NDArray[np.int64]:
     return grids
 
 
-def write_views(folder: Path, items: Sequence[Item], views: Sequence[tuple[int, View]]) -> None:
-    """Write the table of views: one row per row of the arrays."""
-    columns = {
-        "key": [items[item].key for item, _ in views],
-        "crop": [view.crop for _, view in views],
-        "box": [list(map(float, view.box)) for _, view in views],
-        "height": [view.height for _, view in views],
-        "width": [view.width for _, view in views],
-        "flip": [view.flip for _, view in views],
+def write_views(folder: Path, keys: Sequence[str], table: ViewTable, *, regions: bool = False) -> None:
+    """Write the table of views, one row per row of the arrays; of regions also their parents and tags.
+
+    ``keys`` are the names of the images that the table counts.
+    """
+    columns: dict[str, Any] = {
+        "key": [keys[item] for item in table.item.tolist()],
+        "crop": table.crop,
+        "box": table.box.tolist(),
+        "height": table.height,
+        "width": table.width,
+        "flip": table.flip,
     }
+    if regions:
+        columns |= {"parent": table.parent, "tag": table.tag}
     pq.write_table(pa.table(columns), folder / VIEWS)

@@ -222,6 +222,12 @@ class SoftMasks(Sequence[Any]):
         return values.reshape(self._shapes[view])
 
 
+def mask_counts(artifact: Artifact, views: int) -> NDArray[np.int64]:
+    """Return how many masks each view has, (views,)."""
+    table = pq.read_table(artifact.path / MASKS)
+    return np.bincount(table["view"].to_numpy(), minlength=views)
+
+
 def read_masks(artifact: Artifact) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
     labels = LabelMaps(artifact)

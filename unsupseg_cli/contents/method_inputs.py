@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.masks import read_masks
 from unsupseg_cli.contents.model import class_prototypes
 from unsupseg_cli.contents.network import live_source
+from unsupseg_cli.contents.regions import read_regions
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs
@@ -61,10 +63,10 @@ def open_inputs(
     if needs.network != "no":
         runs_in_loop = live or needs.network == "always"
         declared["network"] = live_source(features, context, device, workers) if runs_in_loop else None
-    readers = {
+    readers: dict[str, tuple[str, Callable[[Artifact], Any]]] = {
         "masks": ("pseudolabels", read_masks),
         "graph": ("graph", read_neighbours),
-        "regions": ("regions", FeatureSet),
+        "regions": ("regions", partial(read_regions, features=features)),
     }
     for name, (role, read) in readers.items():
         if role in roles:

@@ -12,7 +12,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.features import FeatureSet, stored_geometry
 from unsupseg_cli.contents.images import describe_images, reopen
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.data.geometry import Geometry, View
+from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.loader import resolve_workers
 
@@ -56,13 +56,5 @@ class ViewImages:
             return list(pool.map(self._render, views))
 
     def _render(self, view: int) -> NDArray[np.uint8]:
-        row = {name: column[view] for name, column in self._views.items()}
-        box = row["box"]
-        shown = View(
-            crop=row["crop"],
-            box=(box[0], box[1], box[2], box[3]),
-            height=row["height"],
-            width=row["width"],
-            flip=row["flip"],
-        )
-        return self._geometry.render(read_image(self._paths[row["key"]]), shown)
+        path = self._paths[self._views["key"][view]]
+        return self._geometry.render(read_image(path), self._features.view(view))

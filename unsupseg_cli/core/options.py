@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from unsupseg_cli.core.config import Config, execution
+from pydantic import field_validator
+
+from unsupseg_cli.core.config import Config, execution, setting
 
 DEFAULT_WORKSPACE = "unsupseg-workspace"
 
@@ -13,6 +15,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 GeometryName = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
 WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
+RegionKind = Literal["anchors", "pyramid", "masks"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -25,6 +28,75 @@ class DataConfig(Config):
     labels: Path | None = execution(None, "Folder of label images, matched by relative name.")
     class_file: Path | None = execution(None, "Class names, ids and colours (JSON, or one name a line).")
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
+
+
+class RegionConfig(Config):
+    """Which boxes of the images, instead of whole images."""
+
+    regions: RegionKind | None = setting(
+        None,
+        "Embed boxes instead of whole images, and store `regions`: anchors (squares of several scales, by the CLS "
+        "attention of features), pyramid (the image and grids of parts), masks (the boxes of masks).",
+    )
+    scales: tuple[float, ...] = setting(
+        (0.5, 0.4, 0.3, 0.2),
+        "Sides of the anchors over the image's shorter side.",
+        source="TransFGU, public code for COCO; VOC takes 0.6,0.5,0.4,0.3",
+    )
+    foreground: float = setting(
+        0.5,
+        "An anchor is kept as foreground where the CLS attention exceeds its mean on more than this share of it; 0 "
+        "keeps all and needs no features.",
+        source="TransFGU, public code: 0.5; none for Cityscapes and LIP",
+        ge=0,
+        lt=1,
+    )
+    background: float = setting(
+        0.8,
+        "An anchor is kept as background where more than this share of it is not foreground; 1 keeps none.",
+        source="TransFGU, public code for COCO; VOC keeps none",
+        ge=0,
+        le=1,
+    )
+    levels: int = setting(
+        2, "Highest level of the pyramid: level l is a grid of (l + 1) x (l + 1) parts.", ge=0, le=15
+    )
+    overlap: float = setting(0.25, "Share of a part of the pyramid that the next one covers too.", ge=0, lt=1)
+
+    @field_validator("scales", mode="before")
+    @classmethod
+    def _split_scales(cls, value: object) -> object:
+        return split(value)
+
+    @field_validator("scales")
+    @classmethod
+    def _scales_fit(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < scale <= 1 for scale in value):
+            raise ValueError("expected numbers above 0, at most 1, separated by commas")
+        return value
+
+    def unread_of_regions(self) -> dict[str, str]:
+        """Return the options of other regions than those asked for."""
+        readers = {
+            "scales": "anchors",
+            "foreground": "anchors",
+            "background": "anchors",
+            "levels": "pyramid",
+            "overlap": "pyramid",
+        }
+        unread = {
+            name: f"it is read with --regions {kind}"
+            for name, kind in readers.items()
+            if kind != self.regions
+        }
+        if self.regions == "anchors" and self.foreground == 0:
+            unread["background"] = "with --foreground 0 every anchor is foreground"
+        return unread
+
+
+def split(value: object) -> object:
+    """Return the parts of a text between commas, and anything else as it is."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 class DeviceConfig(Config):

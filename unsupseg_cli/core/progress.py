@@ -57,3 +57,12 @@ class TqdmReporter:
     ) -> Iterator[T]:
         """Yield the items beside a bar."""
         yield from tqdm(items, desc=description, total=total, initial=done)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as text: hours, minutes and seconds."""
+    if seconds is None:
+        return "unknown"
+    minutes, remaining = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{remaining:02d}"

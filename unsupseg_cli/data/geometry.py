@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, setting
-from unsupseg_cli.core.options import GeometryName, ResizeFilter
+from unsupseg_cli.core.options import CROPS, GeometryName, ResizeFilter
 
 Box = tuple[float, float, float, float]
 Value = TypeVar("Value", bound=np.generic)
@@ -99,7 +99,7 @@ class Geometry(Config):
         image_box = (0.0, 0.0, float(width), float(height))
         if self.kind == "stego":
             return [_centre_square(0, image_box, snap(self._side, patch))]
-        if self.kind in ("five-crop", "ten-crop"):
+        if self.kind in CROPS:
             side = snap(self._side, patch)
             boxes = self._crop_boxes(height, width)
             views = [_centre_square(i, box, side) for i, box in enumerate(boxes)]
@@ -117,21 +117,10 @@ class Geometry(Config):
         A view of ``five-crop`` or ``ten-crop`` is resized from its crop alone, as if it were an image; the filters
         of the other geometries reach over the border of the view where the image goes on.
         """
-        if self.filter == "nearest":
-            return _sample_nearest(image, view)
-        left, top, right, bottom = view.box
-        if self.kind in ("five-crop", "ten-crop"):
+        if self.kind in CROPS:
             boxes = self._crop_boxes(*image.shape[:2])
-            x0, y0, x1, y1 = map(int, boxes[view.crop % len(boxes)])
-            image = image[y0:y1, x0:x1]
-            left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
-        shown = Image.fromarray(image).resize(
-            (view.width, view.height),
-            _RESAMPLING[self.filter],
-            box=_clipped((left, top, right, bottom), image.shape),
-        )
-        array = np.asarray(shown)
-        return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
+            return render_part(image, boxes[view.crop % len(boxes)], view, self.filter)
+        return render_part(image, None, view, self.filter)
 
     def weights(self, view: View, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return `render` of a view of the whole image (height, width) as two matrices, (h, height) and (w, width).
@@ -158,6 +147,28 @@ class Geometry(Config):
     def _side(self) -> int:
         assert isinstance(self.size, int)
         return self.size
+
+
+def render_part(
+    image: NDArray[np.uint8], part: Box | None, view: View, resize: ResizeFilter
+) -> NDArray[np.uint8]:
+    """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
+
+    Where a ``part`` in whole pixels is given, the filter sees that part alone, as if it were an image; else it reaches
+    over the border of the view where the image goes on.
+    """
+    if resize == "nearest":
+        return _sample_nearest(image, view)
+    left, top, right, bottom = view.box
+    if part is not None:
+        x0, y0, x1, y1 = map(int, part)
+        image = image[y0:y1, x0:x1]
+        left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
+    shown = Image.fromarray(image).resize(
+        (view.width, view.height), _RESAMPLING[resize], box=_clipped((left, top, right, bottom), image.shape)
+    )
+    array = np.asarray(shown)
+    return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
 
 
 def snap(side: float, patch: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, read_image
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.views import ViewTable
 
 _AHEAD = 4  # images a worker decodes before they are asked for
 
@@ -36,7 +37,13 @@ class Failed:
     message: str
 
 
+Render = Callable[[NDArray[np.uint8], View], NDArray[np.uint8]]
+"""Returns what a view shows of an image (H, W, 3), uint8 (h, w, 3)."""
+
+
 class _Views(Dataset[Loaded | Failed]):
+    """All views of an image at a time."""
+
     def __init__(self, items: Sequence[Item], geometry: Geometry, patch: int, indices: Sequence[int]) -> None:
         self.items, self.geometry, self.patch, self.indices = items, geometry, patch, indices
 
@@ -51,6 +58,30 @@ class _Views(Dataset[Loaded | Failed]):
             return Failed(index, str(error))
         views = self.geometry.views(image.shape[0], image.shape[1], self.patch)
         return Loaded(index, [(view, self.geometry.render(image, view)) for view in views])
+
+
+class _Rows(Dataset[Loaded | Failed]):
+    """Some rows of a table at a time, of one image; the last image stays decoded, for its next rows."""
+
+    def __init__(
+        self, items: Sequence[Item], table: ViewTable, runs: Sequence[range], render: Render
+    ) -> None:
+        self.items, self.table, self.runs, self.render = items, table, runs, render
+        self._last: tuple[int, NDArray[np.uint8]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __getitem__(self, position: int) -> Loaded | Failed:
+        rows = self.runs[position]
+        index = int(self.table.item[rows.start])
+        if self._last is None or self._last[0] != index:
+            try:
+                self._last = (index, read_image(self.items[index].image))
+            except UnreadableImage as error:
+                return Failed(index, str(error))
+        views = [self.table[row] for row in rows]
+        return Loaded(index, [(view, self.render(self._last[1], view)) for view in views])
 
 
 def load_views(
@@ -69,10 +100,20 @@ def load_views(
         UnsupsegError: a worker was killed.
     """
     chosen = list(range(len(items))) if indices is None else list(indices)
-    dataset = _Views(items, geometry, patch, chosen)
-    workers = min(workers, len(chosen) // 2)  # a process costs more than a few images
+    return _load(_Views(items, geometry, patch, chosen), len(chosen), workers)
+
+
+def load_rows(
+    items: Sequence[Item], table: ViewTable, runs: Sequence[range], render: Render, *, workers: int
+) -> Iterator[Loaded | Failed]:
+    """Yield the views of each run of rows of a table, as `load_views` does; a run is of one image."""
+    return _load(_Rows(items, table, runs, render), len(runs), workers)
+
+
+def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterator[Loaded | Failed]:
+    workers = min(workers, count // 2)  # a process costs more than a few images
     if workers == 0:
-        for position in range(len(dataset)):
+        for position in range(count):
             yield dataset[position]
         return
     loader: DataLoader[Loaded | Failed] = DataLoader(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.artifacts.arrays import RowReader, write_array
+from unsupseg_cli.artifacts.arrays import RowReader, write_array, write_rows
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import require_space
@@ -21,16 +22,21 @@ from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, by
 from unsupseg_cli.contents.features import GRID_DTYPES, write_views
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.core.progress import duration
 from unsupseg_cli.data.datasets import Dataset
-from unsupseg_cli.data.geometry import Geometry, View
+from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import UnreadableImage, image_size
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.loader import Failed, load_views, resolve_workers
+from unsupseg_cli.data.loader import Failed, Render, load_rows, resolve_workers
+from unsupseg_cli.data.views import ViewTable, table_of_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import fitting_batch, with_backoff
 
 _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
 _GPU_BATCH = 64
+_NAMED = 5  # images of a warning
+_TIMED, _TIMED_ON_CPU = 4, 2  # forwards, and images in each
+_RUN_PIXELS = 8_000_000  # that a worker renders at a time: 24 MB
 _DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
 
 Embed = Callable[[NDArray[np.uint8]], dict[str, Tensor]]
@@ -53,38 +59,58 @@ def default_batch(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """The views of the readable images, and the images that are not readable."""
+    """What is embedded: the readable images, the views of them, how a view is rendered, and what is not readable.
+
+    ``regions`` says that the views are regions, of which an image has any number; ``empty`` are the images that have
+    none.
+    """
 
     items: list[Item]
-    views: list[tuple[int, View]]
+    views: ViewTable
+    render: Render
     skipped: dict[str, str]
+    regions: bool = False
+    empty: Sequence[str] = ()
 
-    def grids(self, patch: int) -> NDArray[np.int64]:
-        """Return the token grid of each view, (N, 2)."""
-        return np.array([[view.height // patch, view.width // patch] for _, view in self.views], np.int64)
+    @property
+    def keys(self) -> list[str]:
+        """The names of the images."""
+        return [item.key for item in self.items]
 
 
-def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, strict: bool) -> Layout:
-    """Read the size of every image from its header and lay out its views.
+def readable_items(
+    dataset: Dataset, strict: bool
+) -> tuple[list[Item], list[tuple[int, int]], dict[str, str]]:
+    """Read the size of every image from its header; return the readable images, their sizes, and the others.
 
     Raises:
         UnsupsegError: an image is unreadable and ``strict`` is set, or none is readable.
     """
     items: list[Item] = []
-    views: list[tuple[int, View]] = []
+    sizes: list[tuple[int, int]] = []
     skipped: dict[str, str] = {}
     for item in dataset.items:
         try:
-            height, width = image_size(item.image)
+            sizes.append(image_size(item.image))
         except UnreadableImage as error:
             _skip(skipped, item, str(error), strict)
             continue
-        views += [(len(items), view) for view in geometry.views(height, width, patch)]
         items.append(item)
     if not items:
         example = next(iter(skipped.values()), "")
         raise UnsupsegError(f"No image of '{dataset.root}' is readable; the first reason: {example}")
-    return Layout(items, views, skipped)
+    return items, sizes, skipped
+
+
+def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, strict: bool) -> Layout:
+    """Lay out the views of every image by a geometry; raises UnsupsegError as `readable_items` does."""
+    items, sizes, skipped = readable_items(dataset, strict)
+    views = [
+        (index, view)
+        for index, (height, width) in enumerate(sizes)
+        for view in geometry.views(height, width, patch)
+    ]
+    return Layout(items, table_of_views(views), geometry.render, skipped)
 
 
 def _skip(skipped: dict[str, str], item: Item, reason: str, strict: bool) -> None:
@@ -94,7 +120,7 @@ def _skip(skipped: dict[str, str], item: Item, reason: str, strict: bool) -> Non
 
 
 class Extraction:
-    """One run of the stage: blocks of images in, blocks of arrays out, each finished block kept.
+    """One run of the stage: blocks of views in, blocks of arrays out, each finished block kept.
 
     Of ``shard`` (i, n) the blocks i - 1, i - 1 + n, ... are made. The files are laid out on construction.
     """
@@ -103,8 +129,7 @@ class Extraction:
         self,
         draft: Draft,
         context: Context,
-        dataset: Dataset,
-        geometry: Geometry,
+        layout: Layout,
         network: Network,
         *,
         strict: bool,
@@ -113,16 +138,20 @@ class Extraction:
         workers: int | None,
         shard: tuple[int, int],
     ) -> None:
-        self.draft, self.context, self.geometry, self.shard = draft, context, geometry, shard
+        self.draft, self.context, self.layout, self.shard = draft, context, layout, shard
         self.strict, self.store, self.workers = strict, store, workers
-        self.backbone, self.embed, self.keep = network.backbone, network.embed, network.keep
-        backbone, device = network.backbone, network.device
-        self.layout = lay_out_views(dataset, geometry, backbone.patch_size, strict)
-        self.grids = self.layout.grids(backbone.patch_size)
+        self.network, self.backbone, self.embed, self.keep = (
+            network,
+            network.backbone,
+            network.embed,
+            network.keep,
+        )
+        device = network.device
+        self.views = layout.views
+        self.grids = self.views.grids(self.backbone.patch_size)
         tokens = int(self.grids.prod(1).max())
         most = batch_size or default_batch(device)
-        self.batch = batch_size or fitting_batch(tokens, backbone.dim, device, most)
-        self.per_item = len(self.layout.views) // len(self.layout.items)
+        self.batch = batch_size or fitting_batch(tokens, self.backbone.dim, device, most)
         draft.deterministic = device.type == "cpu"
         if draft.is_done(_DROPPING):
             draft.clear()  # a call was killed while it rewrote the arrays
@@ -133,26 +162,30 @@ class Extraction:
         grid_arrays = {
             name: self._channels(name, value) for name, value in arrays.items() if name in GRID_DTYPES
         }
+        self.vectors = {name: arrays[name].shape[-1] for name in self.keep if name not in GRID_DTYPES}
         sizes = [(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()]
         self.needed = sum(bytes_needed(*size) for size in sizes)
         packed = sum(array_bytes(*size) for size in sizes) if self.store == "hdf5" else 0
-        require_space(self.draft.folder, self.needed + packed, f"Features of {len(self.grids):,} views")
-        largest = max(grid_arrays.values(), default=(1,))
-        views = views_per_block(self.grids, largest, np.float16)
-        self.items_per_block = max(1, views // self.per_item)
+        rows = sum(self.vectors.values()) * len(self.views) * np.dtype(np.float32).itemsize
+        what = "Regions" if self.layout.regions else "Features"
+        # Rows lie on disk twice for a while: as blocks, and joined.
+        require_space(
+            self.draft.folder, self.needed + packed + 2 * rows, f"{what} of {len(self.views):,} views"
+        )
+        block = self._views_per_block(max(grid_arrays.values(), default=(1,)))
         self.writers = {
-            name: GridWriter(
-                self.draft.folder,
-                name,
-                self.grids,
-                shape,
-                GRID_DTYPES[name],
-                min(self.items_per_block * self.per_item, len(self.grids)),
-            )
+            name: GridWriter(self.draft.folder, name, self.grids, shape, GRID_DTYPES[name], block)
             for name, shape in grid_arrays.items()
         }
-        self.vectors = [name for name in self.keep if name not in GRID_DTYPES]
-        self.blocks = range(0, len(self.layout.items), self.items_per_block)
+        self.blocks = [
+            range(start, min(start + block, len(self.views))) for start in range(0, len(self.views), block)
+        ]
+
+    def _views_per_block(self, channels: tuple[int, ...]) -> int:
+        """Return how many views make a block: of whole images where each has the same number of views."""
+        views = views_per_block(self.grids, channels, np.float16)
+        per_item = 1 if self.layout.regions else len(self.views) // len(self.layout.items)
+        return min(max(1, views // per_item) * per_item, len(self.views))
 
     def write(self) -> None:
         """Make the blocks of this shard that are not finished yet.
@@ -162,19 +195,40 @@ class Extraction:
         """
         index, shards = self.shard
         shard_blocks = list(enumerate(self.blocks))[index - 1 :: shards]
-        todo = [(i, start) for i, start in shard_blocks if not self.draft.is_done(_part(i))]
+        todo = [(i, rows) for i, rows in shard_blocks if not self.draft.is_done(_part(i))]
         if len(todo) < len(shard_blocks):
             self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")
+        if self.layout.regions and todo:
+            self._announce(sum(len(rows) for _, rows in todo))
         for (block, _), (arrays, failed) in zip(todo, self._embed_blocks(shard_blocks, todo), strict=True):
             for name, writer in self.writers.items():
                 writer.write(block, arrays[name])
             for name in self.vectors:
-                np.save(self.draft.folder / f".{name}-{block:06d}.npy", np.stack(arrays[name]))
+                np.save(self._rows_of_block(name, block), np.stack(arrays[name]))
             self.draft.finish(_part(block), failed)
 
     def missing(self) -> int:
         """Return how many blocks, of all shards, are not finished."""
         return sum(not self.draft.is_done(_part(block)) for block in range(len(self.blocks)))
+
+    def _rows_of_block(self, name: str, block: int) -> Path:
+        return self.draft.folder / f".{name}-{block:06d}.npy"
+
+    def _announce(self, forwards: int) -> None:
+        """Say how many forwards are ahead, and about how long they take on this machine."""
+        height, width = (int(side) for side in np.median(self.grids, axis=0) * self.backbone.patch_size)
+        count = min(self.batch, _TIMED_ON_CPU if self.network.device.type == "cpu" else self.batch)
+        images = np.zeros((count, height, width, 3), np.uint8)
+        seconds = []
+        for _ in range(_TIMED):  # the first call warms up, and other work may slow any of them
+            start = time.perf_counter()
+            for value in self.embed(images).values():
+                value.float().sum().item()  # waits for the device
+            seconds.append(time.perf_counter() - start)
+        self.context.reporter.info(
+            f"{len(self.views):,} regions of {len(self.layout.items):,} images: {forwards:,} forwards of "
+            f"'{self.backbone.name}' at {height}x{width}, about {duration(forwards * min(seconds) / count)}"
+        )
 
     def _trial_arrays(self) -> dict[str, Tensor]:
         """Return the arrays of a black image of 2 x 2 patches: they tell the channels."""
@@ -186,43 +240,37 @@ class Extraction:
         return (value.shape[1],) if name == "attention" else (value.shape[-1],)
 
     def _embed_blocks(
-        self, shard_blocks: Sequence[tuple[int, int]], todo: Sequence[tuple[int, int]]
+        self, shard_blocks: Sequence[tuple[int, range]], todo: Sequence[tuple[int, range]]
     ) -> Iterator[tuple[dict[str, list[NDArray[Any]]], dict[str, str]]]:
         """Yield the arrays of each block, in order; the loader reads ahead over block borders."""
-        indices = [item for _, start in todo for item in self._items(start)]
-        loaded = load_views(
-            self.layout.items,
-            self.geometry,
-            self.backbone.patch_size,
-            workers=resolve_workers(self.workers),
-            indices=indices,
-        )
-        total = sum(len(self._items(start)) for _, start in shard_blocks)
-        first = total - len(indices)
-        tracked = iter(self.context.reporter.track(loaded, "extract", total=total, done=first))
-        for _, start in todo:
+        total, left = (sum(len(rows) for _, rows in blocks) for blocks in (shard_blocks, todo))
+        views = self._load([rows for _, rows in todo])
+        tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
+        for _, rows in todo:
             images: list[NDArray[np.uint8]] = []
             failed: dict[str, str] = {}
-            for item in self._items(start):
-                result = next(tracked)
-                if isinstance(result, Failed):
-                    _skip(failed, self.layout.items[item], result.message, self.strict)
-                    images += [
-                        np.zeros((*self._view_size(item, k), 3), np.uint8) for k in range(self.per_item)
-                    ]
-                else:
-                    images += [image for _, image in result.views]
+            for row in rows:
+                image = next(tracked)
+                if isinstance(image, Failed):
+                    item = self.layout.items[image.item]
+                    if item.key not in failed:
+                        _skip(failed, item, image.message, self.strict)
+                    image = np.zeros((self.views.height[row], self.views.width[row], 3), np.uint8)
+                images.append(image)
             yield self._embed_images(images), failed
         for _ in tracked:
             pass
 
-    def _items(self, start: int) -> range:
-        """Return the items of the block that begins at ``start``."""
-        return range(start, min(start + self.items_per_block, len(self.layout.items)))
-
-    def _view_size(self, item: int, crop: int) -> tuple[int, int]:
-        view = self.layout.views[item * self.per_item + crop][1]
-        return view.height, view.width
+    def _load(self, blocks: Sequence[range]) -> Iterator[NDArray[np.uint8] | Failed]:
+        """Yield what the views of some blocks show, one after the other."""
+        runs = [run for rows in blocks for run in self.views.runs(rows.start, rows.stop, _RUN_PIXELS)]
+        workers = resolve_workers(self.workers)
+        loaded = load_rows(self.layout.items, self.views, runs, self.layout.render, workers=workers)
+        for run, result in zip(runs, loaded, strict=True):
+            if isinstance(result, Failed):
+                yield from [result] * len(run)
+            else:
+                yield from (image for _, image in result.views)
 
     def _embed_images(self, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
         """Embed images batch by batch, images of one size together, and return rows in the given order."""
@@ -255,32 +303,33 @@ class Extraction:
         for writer in self.writers.values():
             writer.close()
         for name in self.vectors:
-            parts = [np.load(folder / f".{name}-{block:06d}.npy", allow_pickle=False) for block in blocks]
-            write_array(folder / name, np.concatenate(parts))
+            write_rows(folder / name, [self._rows_of_block(name, block) for block in blocks])
         failed: dict[str, str] = {}
         for block in blocks:
             failed.update(self.draft.note(_part(block)))
-        views = [
-            (item, view) for item, view in self.layout.views if self.layout.items[item].key not in failed
-        ]
-        if not views:
+        keys = self.layout.keys
+        readable = np.array([keys[item] not in failed for item in self.views.item.tolist()])
+        if not readable.any():
             raise UnsupsegError(f"No image is readable; the first reason: {next(iter(failed.values()))}")
         if failed:
-            self._drop_failed(failed)
-        write_views(folder, self.layout.items, views)
+            self._drop_failed(np.flatnonzero(readable))
+        views = self.views.take(readable)
+        write_views(folder, keys, views, regions=self.layout.regions)
         skipped = {**self.layout.skipped, **failed}
         if skipped:
-            examples = ", ".join(list(skipped)[:5])
+            examples = ", ".join(list(skipped)[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
             self.draft.warnings.append(
-                f"{len(skipped)} unreadable images were skipped ({examples}{', ...' if len(skipped) > 5 else ''}); "
-                "the manifest lists them"
+                f"{len(skipped)} unreadable images were skipped ({examples}); the manifest lists them"
             )
+        if empty := self.layout.empty:
+            examples = ", ".join(empty[:_NAMED])
+            self.draft.warnings.append(f"no region was kept in {len(empty)} images ({examples})")
         if self.backbone.name == "untrained":
             self.draft.warnings.append(
                 "the backbone 'untrained' has random weights: it shows the pipeline, not what features can do"
             )
         return {
-            "images": len({item for item, _ in views}),
+            "images": len(np.unique(views.item)),
             "views": len(views),
             "backbone": self.backbone.name,
             "patch_size": self.backbone.patch_size,
@@ -288,13 +337,11 @@ class Extraction:
             "weights_digest": self.backbone.weights_digest,
             "skipped": skipped,
             "data_bytes": self.needed,
+            **({"empty": list(self.layout.empty)} if self.layout.regions else {}),
         }
 
-    def _drop_failed(self, failed: dict[str, str]) -> None:
+    def _drop_failed(self, good: NDArray[np.int64]) -> None:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
-        good = [
-            i for i, (item, _) in enumerate(self.layout.views) if self.layout.items[item].key not in failed
-        ]
         folder = self.draft.folder
         self.draft.finish(_DROPPING)
         for name in self.keep:
@@ -308,7 +355,7 @@ class Extraction:
                 size = views_per_block(grids, reader.channels, GRID_DTYPES[name])
                 writer = GridWriter(folder, name, grids, reader.channels, GRID_DTYPES[name], size)
                 for block, start in enumerate(range(0, len(good), size)):
-                    writer.write(block, reader.take(good[start : start + size]))
+                    writer.write(block, reader.take(good[start : start + size].tolist()))
                 writer.close()
             else:
                 write_array(folder / name, RowReader(old).take(good))

@@ -55,6 +55,30 @@ class MaskSet:
         return classes
 
 
+@dataclass(frozen=True)
+class RegionSet:
+    """Features of regions as a method reads them: a row for each region, those of an image one after the other.
+
+    ``features`` gives their arrays (``cls``, ``pooled``); ``view`` (R,) is the view of the features that shows the
+    region's image, the first where there are several; ``parent`` the row of the features or pseudo-labels that the
+    region was found in, -1 where there is none; ``tag`` 1 for foreground and 0 for background of anchors, the level of
+    a pyramid, or the number of the mask; ``box`` (R, 4) left, top, right, bottom in pixels of the image.
+    """
+
+    features: TokenSource
+    view: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    tag: NDArray[np.int64]
+    box: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.view)
+
+    def rows(self, name: str) -> Tensor:
+        """Return ``cls`` or ``pooled`` of all regions, (R, C) float32."""
+        return torch.stack(self.features.array(name, range(len(self))))
+
+
 _GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model")
 
 
@@ -118,9 +142,9 @@ class Inputs:
         return graph
 
     @property
-    def regions(self) -> TokenSource | None:
+    def regions(self) -> RegionSet | None:
         """Features of regions of the images."""
-        regions: TokenSource | None = self._declared("regions")
+        regions: RegionSet | None = self._declared("regions")
         return regions
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import features_behind
 from unsupseg_cli.contents.model_file import take_model
@@ -16,7 +17,6 @@ from unsupseg_cli.pipeline.table import makers
 _NOUNS = {
     "pseudolabels": ("the pseudo-labels", "were"),
     "graph": ("the graph", "was"),
-    "regions": ("the regions", "were"),
 }
 """What is made from features and belongs to them."""
 
@@ -45,6 +45,7 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
             taken[port.role] = artifact
     if "features" in taken:
         _require_same_features(taken)
+        _require_same_images(taken)
     return taken
 
 
@@ -85,6 +86,8 @@ def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) 
         return _features_behind(taken, context) or take_artifact(port.kind, None, context)
     if port.optional:
         return _current_of_method(port, features, context) if port.method else None
+    if features is not None and port.role == "regions":
+        return _last_regions(features, context)
     if features is None or port.role not in _NOUNS:
         return take_artifact(port.kind, None, context)
     artifact = _last_made_from(port.kind, features, context)
@@ -120,13 +123,54 @@ def _current_of_method(port: Port, features: Artifact | None, context: Context) 
 
 def _last_made_from(kind: str, features: Artifact, context: Context) -> Artifact | None:
     """Return the current artifact of a kind if it was made from these features, else the newest that was."""
-    current = context.workspace.find_current(kind)
-    by_age = sorted(context.workspace.artifacts(kind), key=lambda artifact: artifact.manifest.started)
-    for artifact in ([current] if current else []) + by_age[::-1]:
+    for artifact in _current_and_older(kind, context):
         used = artifact.input("features")
         if used is not None and used.key == features.manifest.key:
             return artifact
     return None
+
+
+def _last_regions(features: Artifact, context: Context) -> Artifact:
+    """Return the current regions if they are of the images of these features, else the newest that are."""
+    for artifact in _current_and_older("regions", context):
+        if _same_images(artifact, features):
+            context.reporter.info(f"taking regions '{artifact.id}' (the last ones of these images)")
+            return artifact
+    data = features.manifest.data
+    where = f" (--dataset {data.dataset} --split {data.split})" if data else ""
+    raise UsageError(
+        f"There are no regions of the images of '{features.id}' yet; run `unsupseg extract --regions`{where} first."
+    )
+
+
+def _current_and_older(kind: str, context: Context) -> list[Artifact]:
+    """Return the artifacts of a kind: the current one, then the others from the newest to the oldest."""
+    current = context.workspace.find_current(kind)
+    by_age = sorted(context.workspace.artifacts(kind), key=lambda artifact: artifact.manifest.started)
+    return ([current] if current else []) + by_age[::-1]
+
+
+def _same_images(first: Artifact, second: Artifact) -> bool:
+    """Tell whether two artifacts were made from the same images; what a dry run does not know counts as the same."""
+    prints = [
+        artifact.manifest.data.fingerprint
+        for artifact in (first, second)
+        if artifact.manifest.data is not None
+    ]
+    return UNKNOWN in prints or len(set(prints)) < 2
+
+
+def _require_same_images(taken: Mapping[str, Artifact]) -> None:
+    """Raise UsageError for regions of other images than those of the features."""
+    features, regions = taken["features"], taken.get("regions")
+    if regions is not None and not _same_images(features, regions):
+        data, others = features.manifest.data, regions.manifest.data
+        assert data is not None
+        assert others is not None
+        raise UsageError(
+            f"The regions '{regions.id}' are of other images ({others.dataset}, {others.split}: {others.count}) than "
+            f"the features '{features.id}' ({data.dataset}, {data.split}: {data.count}); give what belongs together."
+        )
 
 
 def _require_same_features(taken: Mapping[str, Artifact]) -> None:

@@ -51,7 +51,7 @@ class Step:
     @property
     def makes(self) -> str:
         """The kind of its artifact."""
-        return self.stage.kind(self.inputs)
+        return self.stage.kind(self.config, self.inputs)
 
     @property
     def overridden(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class _Resolver:
             assignments, set(stage.config.model_fields) - stage.roles.keys(), method_fields
         )
         options, method_layers = self._options(table, method, part, method_values)
-        inputs = self._inputs(table, stage, options, named)
+        inputs = self._inputs(table, stage, {**written, **line}, options, named)
         layers = self._layers(stage, table, stage_values, written, inputs)
         config = build_config(
             stage.config,
@@ -249,14 +249,20 @@ class _Resolver:
         return layers
 
     def _inputs(
-        self, table: StageTable, stage: Stage, options: MethodOptions | None, named: Mapping[str, str]
+        self,
+        table: StageTable,
+        stage: Stage,
+        values: Mapping[str, Any],
+        options: MethodOptions | None,
+        named: Mapping[str, str],
     ) -> dict[str, str]:
         """Return the earlier step that each input comes from: the one named, else the last that fits."""
-        ports = ports_of(stage, options)
+        ports = ports_of(stage, values, options)
         unread = named.keys() - {port.role for port in ports}
         if unread:
             role = sorted(unread)[0]
-            raise UsageError(f"{table.place}: its method reads no {role}; leave it out.")
+            what = "its method" if stage.uses else f"`{table.command}`"
+            raise UsageError(f"{table.place}: {what} reads no {role} here; leave it out.")
         wired = {
             role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()
         }

@@ -45,7 +45,9 @@ class Stage:
         version: another one says that the outputs changed: it enters the key.
         identify: what decides the artifact. In a dry run the inputs may be promises, of which the manifest is known.
         work: fills the draft's folder and returns the summary for the manifest.
-        ports: the artifacts that it reads.
+        also: other kinds that it makes, by the option that asks for them.
+        ports: the artifacts that it may read.
+        reads: which of them it reads, by the values of its options that are set; default: all.
         uses: the part of a method that does the work, whose own ports and options come on top.
         foresee: what is known before the work.
         produce: makes or reuses the artifact where that is more than calling ``work``; None where others must finish.
@@ -58,7 +60,9 @@ class Stage:
     version: int
     identify: Callable[[Call], Identity]
     work: Callable[[Call, Draft], dict[str, Any]]
+    also: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[Port, ...] = ()
+    reads: Callable[[Mapping[str, Any]], tuple[Port, ...]] | None = None
     uses: Literal["", "labeller", "trainer"] = ""
     foresee: Callable[[Call], Foreseen] = lambda call: Foreseen()
     produce: Callable[[Call, Identity], tuple[Artifact | None, bool]] | None = None
@@ -75,9 +79,11 @@ class Stage:
         """Every role that an artifact may have here, with its kind."""
         return dict(ROLES) if self.uses else {port.role: port.kind for port in self.ports}
 
-    def kind(self, roles: Iterable[str]) -> str:
-        """Return the kind of the artifact made from inputs in these roles."""
-        return self.makes or next((self.roles[role] for role in roles if role in self.roles), "")
+    def kind(self, config: Config, roles: Iterable[str]) -> str:
+        """Return the kind of the artifact that a call makes from inputs in these roles."""
+        kinds = [kind for option, kind in self.also.items() if getattr(config, option) is not None]
+        kinds += [self.makes] if self.makes else [self.roles[role] for role in roles if role in self.roles]
+        return next(iter(kinds), "")
 
     def part(self, method: Method, name: str | None = None) -> Part:
         """Return the part of a method that does the work: the labeller of a name, or the trainer.
@@ -210,7 +216,7 @@ def settle(
             )
     with blamed_on(method):
         check_reads(stage, config, method, options)
-        ports = ports_of(stage, options)
+        ports = ports_of(stage, dict(config), options)
     if inputs is None:
         inputs = take_inputs(ports, config, context)
     ordered = {port.role: inputs[port.role] for port in ports if port.role in inputs}
@@ -232,9 +238,10 @@ def choose_method(config: Any, context: Context) -> Method:
     return method_of(labels.id, labels.manifest.config)
 
 
-def ports_of(stage: Stage, options: MethodOptions | None) -> tuple[Port, ...]:
-    """Return what a call reads: what the stage says, and what the part of the method says with these options."""
-    return (*stage.ports, *(options.needs().reads if options is not None else ()))
+def ports_of(stage: Stage, values: Mapping[str, Any], options: MethodOptions | None) -> tuple[Port, ...]:
+    """Return what a call reads: what the stage says with these values, and what the part of the method says."""
+    own = stage.reads(values) if stage.reads else stage.ports
+    return (*own, *(options.needs().reads if options is not None else ()))
 
 
 def say_unread(call: Call, artifact: Artifact) -> None:

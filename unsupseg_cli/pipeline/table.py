@@ -34,9 +34,11 @@ def stages() -> dict[str, Stage]:
 
 
 def makers(kind: str) -> list[str]:
-    """Return the names of the stages that make artifacts of a kind from others."""
-    return [
-        name
-        for name, stage in stages().items()
-        if stage.makes == kind and all(port.kind != kind for port in stage.ports)
-    ]
+    """Return the commands that make artifacts of a kind from others, with the option that asks for it."""
+    commands = []
+    for name, stage in stages().items():
+        ports = stage.reads({}) if stage.reads else stage.ports
+        if stage.makes == kind and all(port.kind != kind for port in ports):
+            commands.append(name)
+        commands += [f"{name} --{option}" for option, made in stage.also.items() if made == kind]
+    return commands

@@ -1,4 +1,4 @@
-"""extract: Images -> features of a frozen backbone, or the codes of a trained model."""
+"""extract: Images -> features of a frozen backbone or codes of a model, of whole images or of regions."""
 
 from __future__ import annotations
 
@@ -18,31 +18,38 @@ from unsupseg_cli.core.options import (
     DataConfig,
     GeometryName,
     Precision,
+    RegionConfig,
     ResizeFilter,
+    split,
 )
-from unsupseg_cli.core.ports import Port
+from unsupseg_cli.core.ports import FEATURES, PSEUDOLABELS, Port
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, perform
 from unsupseg_cli.pipeline.stage import produce as make
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
     import torch
     from lightning_fabric import Fabric
+    from numpy.typing import NDArray
 
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.manifest import DataSource
     from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.contents.backbone import BackboneInfo
     from unsupseg_cli.contents.model import BackboneRef, OpenModel
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.geometry import Geometry
-    from unsupseg_cli.inference.extraction import Extraction, Network
+    from unsupseg_cli.inference.extraction import Extraction, Layout, Network
 
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key")
 
 
-class ExtractConfig(DataConfig, BatchConfig):
-    """Run a frozen backbone over the images and store its features.
+class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
+    """Run a frozen backbone over the images, or over regions of them, and store its features.
 
     ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
     made from the features of one store is also what the other's would give. The digest of the artifact is
@@ -52,10 +59,19 @@ class ExtractConfig(DataConfig, BatchConfig):
     model: str | None = execution(
         None, "Store the codes of this model, or file of `export`, not a backbone's tokens."
     )
-    backbone: str = setting("auto", "Backbone name (`unsupseg backbones list`), or a `backbone` artifact.")
+    features: str | None = execution(None, "Features that --regions are found in; default: the last ones.")
+    pseudolabels: str | None = execution(None, "Pseudo-labels whose masks are embedded, for --regions masks.")
+    backbone: str = setting(
+        "auto",
+        "Backbone name (`unsupseg backbones list`), or a `backbone` artifact; auto: of regions that of the features.",
+    )
     weights: Path | None = execution(None, "Weights file (.safetensors, or the original .pth).")
     geometry: GeometryName = setting("native", "How an image becomes views: native keeps it whole.")
-    size: int | None = setting(320, "Length of a view's shorter side in pixels; 0 keeps the image's.", ge=0)
+    size: int | None = setting(
+        320,
+        "Length of a view's shorter side in pixels, of regions of both sides; 0 keeps the image's, or the box's.",
+        ge=0,
+    )
     ratios: tuple[float, ...] = setting(
         (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
     )
@@ -70,7 +86,9 @@ class ExtractConfig(DataConfig, BatchConfig):
         ge=0,
         le=10,
     )
-    keep: tuple[str, ...] = setting(("patch", "cls", "pooled"), f"Arrays to store: {', '.join(_ARRAYS)}.")
+    keep: tuple[str, ...] | None = setting(
+        None, f"Arrays to store: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
+    )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
     devices: int = execution(1, "GPUs (or CPU processes) that share the work.", ge=1)
     shard: str | None = execution(
@@ -85,17 +103,21 @@ class ExtractConfig(DataConfig, BatchConfig):
     @field_validator("keep", "ratios", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+        return split(value)
 
     @field_validator("keep")
     @classmethod
-    def _known_arrays(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known_arrays(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
         if not value or set(value) - set(_ARRAYS):
             raise ValueError(f"expected some of {', '.join(_ARRAYS)}, separated by commas")
         return tuple(name for name in _ARRAYS if name in value)
 
     @model_validator(mode="after")
     def _whole_views(self) -> ExtractConfig:
+        if self.position and self.regions is not None:
+            raise ValueError("--position needs views of whole images, not --regions")
         if self.position and self.geometry not in WHOLE_VIEWS:
             raise ValueError(
                 "--position needs views of whole images: --geometry "
@@ -104,13 +126,29 @@ class ExtractConfig(DataConfig, BatchConfig):
         return self
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
-        """Return the options of other geometries, and of a backbone where a model is given."""
-        unread = {}
+        """Return the options of other geometries and regions, and of a backbone where a model is given."""
+        unread = self.unread_of_regions()
         if self.geometry not in CROPS:
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
+        if self.regions is not None:
+            unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
+        read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
+        for role, kinds in (("features", "anchors or masks"), ("pseudolabels", "masks")):
+            if role not in read:
+                unread[role] = f"it is read with --regions {kinds}"
         if self.model is not None:
-            unread["keep"] = "the codes of a model are stored as patch and pooled"
+            unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
         return unread
+
+
+def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
+    """Return what is read with some values of the options."""
+    model = Port("model", "model", optional=True)
+    if values.get("regions") == "masks":
+        return (model, PSEUDOLABELS, FEATURES)
+    if values.get("regions") == "anchors" and float(values.get("foreground", 1)) > 0:
+        return (model, FEATURES)
+    return (model,)
 
 
 def identify(call: Call) -> Identity:
@@ -120,17 +158,19 @@ def identify(call: Call) -> Identity:
     from unsupseg_cli.models.backbone import resolve_precision
 
     config, device, model = call.config, _device(call), call.inputs.get("model")
-    info, tokens = _backbone_info(call), _token_fields(call)
-    if config.weights is not None and info.digest != UNKNOWN:
-        remember_weights(info.name, config.weights, info.digest, call.context)
+    info, tokens, weights = _backbone_info(call), _token_fields(call), _weights(call)
+    if weights is not None and info.digest != UNKNOWN:
+        remember_weights(info.name, weights, info.digest, call.context)
     data = identify_images(_dataset(call), call.context)
+    _require_same_images(call, data)
+    slug = f"{data.dataset}-{data.split}-{model.manifest.config['method'] if model else info.name}"
     return Identity(
-        kind="features",
+        kind="features" if config.regions is None else "regions",
         stage="extract",
         stage_version=STAGE.version,
-        slug=f"{data.dataset}-{data.split}-{model.manifest.config['method'] if model else info.name}",
+        slug=slug if config.regions is None else f"{slug}-{config.regions}",
         config={
-            **config.result(),
+            **_read_options(config),
             **tokens,
             "backbone": info.name,
             "precision": resolve_precision(config.precision, device),
@@ -141,7 +181,7 @@ def identify(call: Call) -> Identity:
         weights=info.digest,
         execution={
             "device": str(device),
-            "weights": str(config.weights.absolute()) if config.weights else "",
+            "weights": str(weights.absolute()) if weights else "",
             "batch_size": config.batch_size or default_batch(device),
             "store": config.store,
         },
@@ -149,8 +189,29 @@ def identify(call: Call) -> Identity:
     )
 
 
+def _read_options(config: ExtractConfig) -> dict[str, Any]:
+    """Return the options that decide the result: of regions those that are read, of whole images all others."""
+    options = config.result()
+    unread = config.unread() if config.regions is not None else RegionConfig.model_fields
+    return {name: value for name, value in options.items() if name not in unread}
+
+
+def _require_same_images(call: Call, data: DataSource) -> None:
+    """Raise UsageError where regions are found in artifacts of other images."""
+    for role in ("pseudolabels", "features"):
+        source = call.inputs[role].manifest if role in call.inputs else None
+        if source is None or source.data is None or UNKNOWN in (source.data.fingerprint, data.fingerprint):
+            continue
+        if source.data.fingerprint != data.fingerprint:
+            raise UsageError(
+                f"'{source.id}' was made from other images ({source.data.dataset}, {source.data.split}: "
+                f"{source.data.count}) than those named ({data.dataset}, {data.split}: {data.count}); leave --dataset "
+                "out, or name what belongs to it."
+            )
+
+
 def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Embed all images."""
+    """Embed all images, or all regions."""
     extraction = _open_extraction(call, draft)
     extraction.write()
     return extraction.close()
@@ -160,19 +221,11 @@ def foresee(call: Call) -> Foreseen:
     """Return the summary as far as later stages need it, and the bytes of the arrays."""
     import numpy as np
 
-    from unsupseg_cli.artifacts.arrays import has_array
-    from unsupseg_cli.artifacts.grids import GridReader, array_bytes
+    from unsupseg_cli.artifacts.grids import array_bytes
     from unsupseg_cli.contents.features import GRID_DTYPES
-    from unsupseg_cli.inference.extraction import lay_out_views
 
-    info, dataset, context = _backbone_info(call), _dataset(call), call.context
-    existing = context.workspace.find_key("features", identify(call).key)
-    if existing is not None and has_array(existing.path / "patch"):
-        grids = GridReader(existing.path, "patch").grids
-    else:
-        context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
-        views = lay_out_views(dataset, _geometry(call), info.patch_size, call.config.strict)
-        grids = views.grids(info.patch_size)
+    info = _backbone_info(call)
+    grids = _foreseen_grids(call, info)
     placed = info.dim + 2 if call.config.position and "model" not in call.inputs else info.dim
     size = 0
     for array in _kept_arrays(call):
@@ -188,6 +241,43 @@ def foresee(call: Call) -> Foreseen:
         "weights_digest": info.digest,
     }
     return Foreseen({**summary, "grids": grids}, size)
+
+
+def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
+    """Return the token grid of each view, (N, 2); of regions that are not known yet, of as many as there may be."""
+    import numpy as np
+
+    from unsupseg_cli.artifacts.arrays import has_array
+    from unsupseg_cli.artifacts.grids import GridReader
+    from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.data.geometry import snap
+    from unsupseg_cli.inference.extraction import lay_out_views
+    from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
+
+    config, dataset, context = call.config, _dataset(call), call.context
+    existing = context.workspace.find_key("features", identify(call).key)
+    if existing is not None and has_array(existing.path / "patch"):
+        return GridReader(existing.path, "patch").grids
+    made = all(artifact.path.exists() for artifact in call.inputs.values())
+    if config.regions is not None and not made:
+        count = 0
+        if config.regions == "anchors":
+            count = most_anchors(foreseen_grids(call.input("features")), config.scales)
+        bound = f"at most {count:,}" if count else "an unknown number of"
+        context.reporter.info(
+            f"{bound} regions of {len(dataset.items):,} images: more is known with their input"
+        )
+        return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
+    context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
+    if config.regions is None:
+        return lay_out_views(dataset, _geometry(call), info.patch_size, config.strict).views.grids(
+            info.patch_size
+        )
+    views = lay_out_regions(
+        dataset, config, call.inputs, config.size or None, config.filter, info.patch_size, config.strict
+    ).views
+    context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, as many forwards")
+    return views.grids(info.patch_size)
 
 
 def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
@@ -278,8 +368,7 @@ def _open_extraction(call: Call, draft: Draft) -> Extraction:
     return Extraction(
         draft,
         call.context,
-        _dataset(call),
-        _geometry(call),
+        _layout(call),
         _network(call),
         strict=config.strict,
         store=config.store,
@@ -301,9 +390,52 @@ def _device(call: Call) -> torch.device:
 
 @once
 def _dataset(call: Call) -> Dataset:
-    from unsupseg_cli.contents.images import open_data
+    """Return the images: those named, else those of what regions are found in."""
+    from unsupseg_cli.contents.images import open_data, same_images
 
-    return open_data(call.config, call.context)
+    config, source = call.config, _source(call)
+    data = source.manifest.data if source else None
+    if config.dataset is None and data is not None:
+        config = config.model_copy(update={**same_images(data), "split": data.split})
+    return open_data(config, call.context)
+
+
+def _source(call: Call) -> Artifact | None:
+    """Return the features that regions are found in, if they are found in some."""
+    return call.inputs.get("features")
+
+
+@once
+def _weights(call: Call) -> Path | None:
+    """Return the file of the weights: the one named, else the one of the features that give the backbone."""
+    config, source = call.config, _source(call)
+    if config.weights is not None or config.backbone != "auto" or source is None or "model" in call.inputs:
+        weights: Path | None = config.weights
+        return weights
+    return Path(used) if (used := source.manifest.execution.get("weights")) else None
+
+
+def _backbone_name(call: Call) -> str:
+    """Return the backbone: the one named, else that of the features, else the default."""
+    from unsupseg_cli.models.backbones import default_backbone
+
+    config, source = call.config, _source(call)
+    if config.backbone != "auto":
+        return str(config.backbone)
+    return str(source.manifest.config["backbone"]) if source else default_backbone()
+
+
+@once
+def _layout(call: Call) -> Layout:
+    from unsupseg_cli.inference.extraction import lay_out_views
+    from unsupseg_cli.inference.regions import lay_out_regions
+
+    config, patch = call.config, _network(call).backbone.patch_size
+    if config.regions is None:
+        return lay_out_views(_dataset(call), _geometry(call), patch, config.strict)
+    return lay_out_regions(
+        _dataset(call), config, call.inputs, config.size or None, config.filter, patch, config.strict
+    )
 
 
 def _geometry(call: Call) -> Geometry:
@@ -316,7 +448,10 @@ def _geometry(call: Call) -> Geometry:
 
 
 def _kept_arrays(call: Call) -> tuple[str, ...]:
-    return ("patch", "pooled") if "model" in call.inputs else call.config.keep
+    whole = call.config.regions is None
+    if "model" in call.inputs:
+        return ("patch", "pooled") if whole else ("pooled",)
+    return call.config.keep or (("patch", "cls", "pooled") if whole else ("cls", "pooled"))
 
 
 @once
@@ -324,15 +459,13 @@ def _backbone_info(call: Call) -> BackboneInfo:
     """Describe what gives the tokens or codes: in a dry run without loading its weights."""
     from unsupseg_cli.contents.backbone import BackboneInfo, known_backbone
     from unsupseg_cli.contents.model import code_channels, features_of
-    from unsupseg_cli.models.backbones import default_backbone
 
-    config, context, model = call.config, call.context, call.inputs.get("model")
+    context, model = call.context, call.inputs.get("model")
     if not context.read_only:
         backbone = _network(call).backbone
         return BackboneInfo(backbone.name, backbone.weights_digest, backbone.patch_size, backbone.dim)
     if model is None:
-        name = default_backbone() if config.backbone == "auto" else config.backbone
-        return known_backbone(name, config.weights, context)
+        return known_backbone(_backbone_name(call), _weights(call), context)
     manifest = features_of(model, context).manifest
     return BackboneInfo(
         manifest.config["backbone"],
@@ -378,7 +511,6 @@ def _network(call: Call) -> Network:
 
     from unsupseg_cli.contents.backbone import load_frozen
     from unsupseg_cli.inference.extraction import Network
-    from unsupseg_cli.models.backbones import default_backbone
 
     config, device, keep = call.config, _device(call), _kept_arrays(call)
     if "model" in call.inputs:
@@ -389,8 +521,10 @@ def _network(call: Call) -> Network:
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
 
         return Network(linear.backbone, codes, keep, device)
-    name = default_backbone() if config.backbone == "auto" else config.backbone
-    backbone = load_frozen(name, config.weights, _token_fields(call), call.context, device, config.precision)
+    fields = _token_fields(call)
+    backbone = load_frozen(
+        _backbone_name(call), _weights(call), fields, call.context, device, config.precision
+    )
 
     def tokens(images: Any) -> dict[str, torch.Tensor]:
         batch = backbone.normalise(torch.tensor(images, device=device))
@@ -415,10 +549,11 @@ def _require_model_tokens(config: ExtractConfig, backbone: BackboneRef, model: A
                 f"--{option} {asked} does not go with '{model.id}', whose tokens were made with --{option} {trained}; "
                 "leave it out."
             )
-    if backbone.position and config.geometry not in WHOLE_VIEWS:
+    whole = config.geometry in WHOLE_VIEWS and config.regions is None
+    if backbone.position and not whole:
         raise UsageError(
             f"The tokens of '{model.id}' carry their place, which needs views of whole images: --geometry "
-            f"{' or '.join(WHOLE_VIEWS)}, not {config.geometry}."
+            f"{' or '.join(WHOLE_VIEWS)}, and no --regions."
         )
 
 
@@ -431,7 +566,9 @@ STAGE = Stage(
     version=1,
     identify=identify,
     work=work,
-    ports=(Port("model", "model", optional=True),),
+    also={"regions": "regions"},
+    ports=(Port("model", "model", optional=True), FEATURES, PSEUDOLABELS),
+    reads=_reads,
     foresee=foresee,
     produce=produce,
     finish=finish,

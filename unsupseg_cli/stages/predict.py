@@ -120,7 +120,7 @@ def foresee(call: Call) -> Foreseen:
         return Foreseen()
     multiple = view_multiple(model, call.context)
     views = lay_out_views(_dataset(call), _geometry(call), multiple, config.strict).views
-    pixels = sum(view.height * view.width for _, view in views)
+    pixels = int((views.height * views.width).sum())
     return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
 
 

@@ -1,0 +1,272 @@
+"""`extract --regions`: features of boxes of images, a variable number for each."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PseudolabelConfig,
+    Workspace,
+    extract,
+    pseudolabel,
+)
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.method_inputs import open_inputs
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.ports import FEATURES, REGIONS
+from unsupseg_cli.methods.declaration import Needs
+from unsupseg_cli.pipeline.inputs import take_inputs
+from unsupseg_cli.pipeline.plan import plan
+from unsupseg_cli.pipeline.recipe import resolve
+from unsupseg_cli.pipeline.recipe_file import load_recipe
+from unsupseg_cli.pipeline.run import run
+from unsupseg_cli.pipeline.stage import settle
+from unsupseg_cli.stages.train import TrainConfig
+
+BASE = {"backbone": "untrained", "workers": 0, "device": "cpu", "size": 32}
+KINDS = ("anchors", "pyramid", "masks")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twelve pictures of two sizes, a bright square on noise each."""
+    root = tmp_path_factory.mktemp("photos")
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        height, width = (48, 64) if number % 2 else (64, 48)
+        pixels = rng.integers(0, 90, (height, width, 3))
+        pixels[8:40, 4 + number : 30 + number] += 150
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def context(photos, tmp_path_factory):
+    """A workspace with features, their masks, and the three kinds of regions."""
+    context = Context(Workspace(tmp_path_factory.mktemp("w")))
+    extract(ExtractConfig(dataset=f"{photos}/", keep=("patch", "cls", "attention"), **BASE), context)
+    pseudolabel(PseudolabelConfig(classes=4, sheet=0, device="cpu"), context)
+    return context
+
+
+def regions(context, kind, **fields):
+    return extract(ExtractConfig(regions=kind, **BASE | fields), context)
+
+
+@pytest.fixture(scope="module")
+def made(context):
+    return {kind: regions(context, kind) if kind != "pyramid" else pyramid_of(context) for kind in KINDS}
+
+
+def pyramid_of(context, **fields):
+    dataset = context.workspace.current("features").manifest.data.root
+    return regions(context, "pyramid", dataset=f"{dataset}/", **fields)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_region_is_embedded_like_an_image_of_its_box(made, photos, tmp_path, kind):
+    features = FeatureSet(made[kind])
+    cls, views = features.rows("cls"), features.views
+    assert not features.has("patch")
+    chosen = [0, len(cls) // 2, len(cls) - 1]
+    (tmp_path / "crops").mkdir()
+    for row in chosen:
+        left, top, right, bottom = map(int, views["box"][row])
+        pixels = np.asarray(Image.open(photos / views["key"][row]))[top:bottom, left:right]
+        Image.fromarray(pixels).save(tmp_path / "crops" / f"{row:05d}.png")
+    alone = extract(
+        ExtractConfig(dataset=f"{tmp_path / 'crops'}/", geometry="squash", **BASE),
+        Context(Workspace(tmp_path / "w")),
+    )
+    np.testing.assert_allclose(FeatureSet(alone).rows("cls"), cls[chosen], atol=1e-4)
+
+
+def test_anchors_lie_on_what_the_attention_marks(context, made):
+    features, anchors = FeatureSet(context.workspace.current("features")), FeatureSet(made["anchors"])
+    assert set(anchors.views["tag"]) == {0, 1}
+    assert len({anchors.views["key"].count(key) for key in set(anchors.views["key"])}) > 1  # any number
+    for row in range(0, len(anchors), 41):
+        parent = anchors.views["parent"][row]
+        assert features.views["key"][parent] == anchors.views["key"][row]
+        attention = features.array("attention", [parent])[0].mean(-1)
+        mask = np.kron((attention > attention.mean()).numpy(), np.ones((16, 16)))  # in pixels of the view
+        view = features.view(parent)
+        (left, top), (right, bottom) = view.to_view(np.reshape(anchors.views["box"][row], (2, 2)))
+        share = mask[int(top + 0.5) : int(bottom + 0.5), int(left + 0.5) : int(right + 0.5)].mean()
+        assert share > 0.4 if anchors.views["tag"][row] else share < 0.3
+
+
+def test_the_boxes_of_masks_are_theirs(context, made):
+    from unsupseg_cli.contents.masks import LabelMaps
+
+    masks, labels = FeatureSet(made["masks"]), LabelMaps(context.workspace.current("pseudolabels"))
+    features = FeatureSet(context.workspace.current("features"))
+    for row in range(0, len(masks), 5):
+        view = features.view(masks.views["parent"][row])
+        rows, columns = np.nonzero(labels[masks.views["parent"][row]] == masks.views["tag"][row])
+        corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) * 16
+        np.testing.assert_allclose(masks.views["box"][row], view.to_original(corners).ravel(), atol=0.51)
+
+
+def test_other_stores_shards_and_batches_give_the_same(context, made, tmp_path):
+    fields = BASE | {"dataset": f"{made['pyramid'].manifest.data.root}/", "regions": "pyramid"}
+    packed = extract(ExtractConfig(**fields, store="hdf5"), Context(Workspace(tmp_path / "h")))
+    assert packed.manifest.digest == made["pyramid"].manifest.digest
+    shards = Context(Workspace(tmp_path / "s"))
+    assert extract(ExtractConfig(**fields, shard="2/2"), shards) is None
+    whole = extract(ExtractConfig(**fields | {"workers": 2}, shard="1/2"), shards)
+    assert whole.manifest.digest == made["pyramid"].manifest.digest
+    single = extract(ExtractConfig(**fields, batch_size=1), Context(Workspace(tmp_path / "b")))
+    np.testing.assert_allclose(
+        FeatureSet(single).rows("cls"), FeatureSet(made["pyramid"]).rows("cls"), atol=1e-4
+    )
+
+
+def test_the_key_holds_what_is_read(context, made):
+    assert regions(context, "anchors").id == made["anchors"].id
+    for fields in ({"scales": (0.5,)}, {"foreground": 0.6}, {"background": 0.9}, {"keep": ("cls",)}):
+        call = settle(extract, ExtractConfig(regions="anchors", **BASE | fields), context)
+        assert extract.identify(call).key != made["anchors"].manifest.key
+    for name in ("levels", "ratios", "geometry", "strict"):
+        assert name not in made["anchors"].manifest.config
+    assert "scales" not in made["pyramid"].manifest.config
+    assert "regions" not in context.workspace.current("features").manifest.config
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (
+            {"regions": "pyramid", "scales": (0.5,)},
+            "--scales has no effect: it is read with --regions anchors",
+        ),
+        ({"regions": "anchors", "levels": 3}, "--levels has no effect"),
+        (
+            {"regions": "masks", "geometry": "squash"},
+            "--geometry has no effect: regions are squares of --size",
+        ),
+        ({"regions": "pyramid", "features": "x"}, "--features has no effect"),
+        ({"features": "x"}, "--features has no effect"),
+        ({"overlap": 0.5}, "--overlap has no effect"),
+        ({"regions": "anchors", "foreground": 0, "background": 0.5}, "every anchor is foreground"),
+    ],
+)
+def test_an_option_that_is_not_read_is_refused(context, fields, reason):
+    with pytest.raises(UsageError, match=reason):
+        extract(ExtractConfig(**BASE | fields), context)
+
+
+def test_without_a_test_of_coverage_no_features_are_read(photos, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    everything = regions(context, "anchors", dataset=f"{photos}/", foreground=0, scales=(0.5,))
+    assert everything.manifest.inputs == []
+    assert set(FeatureSet(everything).views["tag"]) == {1}
+
+
+def test_what_anchors_need_is_asked_for(photos, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    with pytest.raises(UsageError, match="No features in the workspace"):
+        regions(context, "anchors", dataset=f"{photos}/")
+    extract(ExtractConfig(dataset=f"{photos}/", keep=("cls",), **BASE), context)
+    with pytest.raises(UsageError, match="--keep cls,attention"):
+        regions(context, "anchors")
+    extract(ExtractConfig(dataset=f"{photos}/", geometry="five-crop", keep=("attention",), **BASE), context)
+    with pytest.raises(UsageError, match="--geometry native or squash"):
+        regions(context, "anchors")
+    extract(ExtractConfig(dataset=f"{photos}/", geometry="stego", keep=("attention",), **BASE), context)
+    with pytest.raises(UsageError, match=r"the view of .00\.png. in .* is a part of it"):
+        regions(context, "anchors")
+
+
+def test_regions_of_another_data_set_are_refused(context, made, blocks, tmp_path):
+    with pytest.raises(UsageError, match="was made from other images"):
+        regions(context, "anchors", dataset=f"{blocks}/")
+    other = Context(Workspace(context.workspace.root))
+    features = context.workspace.current("features")
+    extract(ExtractConfig(dataset=f"{blocks}/", **BASE), other)
+    foreign = regions(other, "pyramid", dataset=f"{blocks}/")
+    config = TrainConfig(method="kmeans", features=features.id, regions=foreign.id)
+    with pytest.raises(UsageError, match=f"The regions '{foreign.id}' are of other images"):
+        take_inputs((FEATURES, REGIONS), config, other)
+    taken = take_inputs((FEATURES, REGIONS), config.model_copy(update={"regions": None}), other)
+    assert taken["regions"].manifest.data.fingerprint == features.manifest.data.fingerprint
+    other.workspace._take(features)
+
+
+def test_a_method_reads_regions_beside_the_features(context, made):
+    import torch
+
+    features = context.workspace.current("features")
+    needs = Needs(reads=(FEATURES, REGIONS), arrays=("cls",), identity=())
+    artifacts = {"features": features, "regions": made["anchors"]}
+    inputs = open_inputs(artifacts, needs, context, torch.device("cpu"))
+    read = inputs.regions
+    assert read.rows("cls").shape == (len(read), 192)
+    keys = FeatureSet(features).views["key"]
+    assert [keys[view] for view in read.view] == FeatureSet(made["anchors"]).views["key"]
+    assert (read.view == read.parent).all()
+
+
+def test_unreadable_images_are_told_and_left_out(photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("00.png", "01.png", "02.png"):
+        (folder / name).write_bytes((photos / name).read_bytes())
+    context = Context(Workspace(tmp_path / "w"))
+    cut = (folder / "01.png").read_bytes()
+    (folder / "01.png").write_bytes(cut[: len(cut) // 2])  # its header is whole
+    some = regions(context, "pyramid", dataset=f"{folder}/", levels=1)
+    assert list(some.manifest.summary["skipped"]) == ["01.png"]
+    assert FeatureSet(some).views["key"] == ["00.png"] * 5 + ["02.png"] * 5
+    assert len(FeatureSet(some).rows("cls")) == 10
+    with pytest.raises(UnsupsegError, match="--strict"):
+        regions(context, "pyramid", dataset=f"{folder}/", levels=2, strict=True)
+
+
+def test_a_dry_run_tells_how_many_regions_there_may_be(context, photos, tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f"""
+name = "regions"
+description = "features, and regions of them"
+
+[data]
+dataset = "{photos}/"
+
+[[stage]]
+command = "extract"
+backbone = "untrained"
+size = 32
+keep = ["cls", "attention"]
+workers = 0
+
+[[stage]]
+id = "anchors"
+command = "extract"
+regions = "anchors"
+size = 32
+workers = 0
+"""
+    )
+    steps = resolve(load_recipe(str(path)))
+    assert [step.makes for step in steps] == ["features", "regions"]
+    lines = []
+
+    class Listening:
+        def info(self, message):
+            lines.append(message)
+
+        warn = info
+
+        def track(self, items, *rest, **more):
+            return iter(items)
+
+    fresh = Context(Workspace(tmp_path / "w"), reporter=Listening())
+    _, promised = plan(steps, fresh)
+    assert promised.bytes > 0
+    assert any("at most" in line and "regions of 12 images" in line for line in lines)
+    run(steps, fresh)
+    assert all(planned.reused for planned in plan(steps, fresh))
+    assert any("forwards of 'untrained' at 32x32, about 0:00:" in line for line in lines)

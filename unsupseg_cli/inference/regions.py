@@ -1,0 +1,159 @@
+"""Which boxes of which images are embedded: the layouts of `extract --regions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.masks import LabelMaps, mask_counts
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.options import RegionConfig
+from unsupseg_cli.data.datasets import Dataset
+from unsupseg_cli.data.geometry import View, render_part
+from unsupseg_cli.data.views import (
+    FOREGROUND,
+    Regions,
+    anchors,
+    covered_anchors,
+    mask_boxes,
+    pyramid,
+    table_of_regions,
+    to_pixels,
+)
+from unsupseg_cli.inference.extraction import Layout, readable_items
+
+Find = Callable[[str, int, int], Regions]
+"""Returns the regions of an image by its key, height and width."""
+
+
+def lay_out_regions(
+    dataset: Dataset,
+    config: RegionConfig,
+    inputs: Mapping[str, Artifact],
+    side: int | None,
+    resize: str,
+    patch: int,
+    strict: bool,
+) -> Layout:
+    """Lay out the regions of every readable image.
+
+    Args:
+        dataset: the images.
+        config: which regions.
+        inputs: the artifacts that they are found in, by role.
+        side: height and width of a region as it is embedded, in pixels; None keeps a box's own size.
+        resize: filter of the resize.
+        patch: pixels of a token's side.
+        strict: fail on an unreadable image.
+
+    Raises:
+        UnsupsegError: a box is empty or outside its image, no region is kept, or an image is unreadable and ``strict``
+            is set.
+        UsageError: features have no attention, or views that are not whole images.
+    """
+    items, sizes, skipped = readable_items(dataset, strict)
+    find = _finder(config, inputs)
+    regions = [find(item.key, *size) for item, size in zip(items, sizes, strict=True)]
+    keys = [item.key for item in items]
+    table = table_of_regions(keys, sizes, regions, side, patch)
+    if not len(table):
+        raise UnsupsegError(f"No image of '{dataset.root}' has a region: {_REMEDIES[str(config.regions)]}.")
+    empty = [key for key, found in zip(keys, regions, strict=True) if not len(found.boxes)]
+    return Layout(items, table, partial(_render, resize=resize), skipped, regions=True, empty=empty)
+
+
+_REMEDIES = {
+    "anchors": "lower --foreground or --background",
+    "pyramid": "there are no images",
+    "masks": "the masks are empty, make others",
+}
+
+
+def _render(image: NDArray[np.uint8], view: View, resize: str) -> NDArray[np.uint8]:
+    return render_part(image, view.box, view, resize)  # type: ignore[arg-type]
+
+
+def _finder(config: RegionConfig, inputs: Mapping[str, Artifact]) -> Find:
+    if config.regions == "pyramid":
+        return lambda key, height, width: pyramid(height, width, config.levels, config.overlap)
+    if config.regions == "masks":
+        return _MaskRegions(inputs)
+    if config.foreground == 0:
+        return partial(_all_anchors, scales=config.scales)
+    return _CoveredAnchors(FeatureSet(inputs["features"]), config)
+
+
+def _all_anchors(key: str, height: int, width: int, scales: Sequence[float]) -> Regions:
+    """Return every anchor of an image as foreground."""
+    frame = View(0, (0.0, 0.0, float(width), float(height)), height, width)
+    boxes = to_pixels(frame, anchors(height, width, scales), height, width)
+    return Regions(boxes, np.full(len(boxes), -1), np.full(len(boxes), FOREGROUND))
+
+
+class _CoveredAnchors:
+    """The anchors of an image that its CLS attention keeps."""
+
+    def __init__(self, features: FeatureSet, config: RegionConfig) -> None:
+        features.require("attention")
+        self._features, self._config = features, config
+        self._row = {key: row for row, key in enumerate(features.views["key"])}
+        if len(self._row) < len(features):
+            raise UsageError(
+                f"Anchors need features whose views are whole images, and '{features.artifact.id}' has "
+                f"{len(features)} views of {len(self._row)} images: extract them with --geometry native or squash."
+            )
+
+    def __call__(self, key: str, height: int, width: int) -> Regions:
+        row = self._row[key]
+        view = self._features.view(row)
+        if view.box != (0.0, 0.0, float(width), float(height)):
+            raise UsageError(
+                f"Anchors need features whose views are whole images; the view of '{key}' in "
+                f"'{self._features.artifact.id}' is a part of it: extract them with --geometry native or squash."
+            )
+        attention = self._features.array("attention", [row])[0].numpy()
+        boxes = anchors(view.height, view.width, self._config.scales)
+        cells = boxes * np.tile([attention.shape[1] / view.width, attention.shape[0] / view.height], 2)
+        kept, tags = covered_anchors(attention, cells, self._config.foreground, self._config.background)
+        found = to_pixels(view, boxes[kept], height, width)
+        return Regions(found, np.full(len(found), row), tags[kept])
+
+
+class _MaskRegions:
+    """The boxes of the masks of an image."""
+
+    def __init__(self, inputs: Mapping[str, Artifact]) -> None:
+        self._features = FeatureSet(inputs["features"])
+        self._labels = LabelMaps(inputs["pseudolabels"])
+        self._counts = mask_counts(inputs["pseudolabels"], len(self._features))
+        self._rows: dict[str, list[int]] = {}
+        for row, key in enumerate(self._features.views["key"]):
+            self._rows.setdefault(key, []).append(row)
+
+    def __call__(self, key: str, height: int, width: int) -> Regions:
+        boxes, parents, tags = [], [], []
+        for row, view, cells in self._boxes(key):
+            there = np.flatnonzero(cells[:, 2] > cells[:, 0])
+            grid = self._labels[row].shape
+            in_view = cells[there] * np.tile([view.width / grid[1], view.height / grid[0]], 2)
+            boxes.append(to_pixels(view, in_view, height, width))
+            parents.append(np.full(len(there), row))
+            tags.append(there)
+        if not boxes:
+            return Regions(np.empty((0, 4), np.int64), np.empty(0, np.int64), np.empty(0, np.int64))
+        return Regions(np.concatenate(boxes), np.concatenate(parents), np.concatenate(tags))
+
+    def _boxes(self, key: str) -> Iterator[tuple[int, View, NDArray[np.int64]]]:
+        for row in self._rows.get(key, ()):
+            yield row, self._features.view(row), mask_boxes(self._labels[row], int(self._counts[row]))
+
+
+def most_anchors(grids: NDArray[np.int64], scales: Sequence[float]) -> int:
+    """Return how many anchors there are at most on frames of these grids, (N, 2)."""
+    counts = {(h, w): len(anchors(h, w, scales)) for h, w in np.unique(grids, axis=0).tolist()}
+    return sum(counts[h, w] for h, w in grids.tolist())
