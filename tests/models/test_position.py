@@ -10,7 +10,7 @@ from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.inference.segment import segment_items
 from unsupseg_cli.models.backbone import load_backbone
-from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.models.linear_model import LinearModel
 
 WEIGHT = 0.5
 
@@ -36,12 +36,12 @@ def expected_place(rows: int, columns: int) -> torch.Tensor:
     return torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], -1)
 
 
-def segmenter(backbone, directions) -> Segmenter:
+def segmenter(backbone, directions) -> LinearModel:
     """Return a model whose classes are directions in the image."""
     weight = torch.zeros(len(directions), backbone.dim)
     weight[:, -2:] = torch.tensor(directions)
     head = {"type": "cosine", "classes": len(directions), "dim": backbone.dim}
-    return Segmenter(backbone, [], head, {"class_head.weight": weight})
+    return LinearModel(backbone, [], head, {"class_head.weight": weight})
 
 
 def test_a_token_carries_its_place_beside_what_it_was(backbone, image):
@@ -83,8 +83,8 @@ def test_a_protocol_that_crops_leaves_the_place_where_it_is(backbone, image, tmp
     for found in (whole, tiled):
         share = found.scores.scores[1] / found.scores.norm  # of the place along x in the token's length
         torch.testing.assert_close(share.sign(), x.round(decimals=4).sign().expand(5, 5))
-    assert whole.codes is not None
-    torch.testing.assert_close(place_of(whole.codes)[0, ..., 0], x.expand(5, 5))
+    assert whole.scores.codes is not None
+    torch.testing.assert_close(place_of(whole.scores.codes)[0, ..., 0], x.expand(5, 5))
 
 
 def test_tiles_find_what_the_whole_image_finds(backbone, image):

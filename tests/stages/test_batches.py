@@ -20,20 +20,20 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.methods.kmeans.config import TrainOptions
-from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.models.linear_model import LinearModel
 
 
 @pytest.fixture
 def batches(monkeypatch):
     """The sizes of the batches that go through the network."""
     sizes = []
-    codes = Segmenter.codes
+    codes = LinearModel.codes
 
     def recording(self, images, *arguments, **named):
         sizes.append(len(images))
         return codes(self, images, *arguments, **named)
 
-    monkeypatch.setattr(Segmenter, "codes", recording)
+    monkeypatch.setattr(LinearModel, "codes", recording)
     return sizes
 
 

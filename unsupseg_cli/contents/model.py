@@ -1,15 +1,24 @@
-"""Writing and opening a `model` artifact: ``model.safetensors`` and the chain in ``model.json``."""
+"""Writing and opening a `model` artifact: weights, and in ``model.json`` the way from image to classes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,14 +29,25 @@ from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import features_behind, stored_geometry
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.methods.interface import TrainedHead
+from unsupseg_cli.methods.interface import TrainedHead, TrainedNetwork
 from unsupseg_cli.methods.registry import import_heads, method_of, not_installed
-from unsupseg_cli.models.heads import HEADS, build_head
-from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.models.backbone import Backbone, resolve_precision
+from unsupseg_cli.models.dense import DenseModel
+from unsupseg_cli.models.heads import (
+    HEADS,
+    build_class_head,
+    build_head,
+    build_network,
+    load_part,
+)
+from unsupseg_cli.models.linear_model import LinearModel
+from unsupseg_cli.models.network_model import NetworkModel
 from unsupseg_cli.report.palette import class_colors
 
 _JSON, _TENSORS = "model.json", "model.safetensors"
 BACKBONE, TIMM_WEIGHTS = "backbone", "weights.safetensors"
+FORMAT = 2
+"""The newest version of ``model.json`` that is read."""
 
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -56,19 +76,45 @@ class ClassEntry(BaseModel):
 
 
 class ModelFile(BaseModel):
-    """The content of ``model.json``: the chain from image to classes."""
+    """The content of ``model.json``: the way from image to classes.
+
+    Format 1 is a linear model: backbone, feature heads, class head. Format 2 ends in a ``network`` instead, on a
+    backbone and feature heads, or on the image alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: int = 1
+    format_version: Literal[1, 2] = 1
     method: str = Field(pattern="^[A-Za-z0-9_-]+$")
-    backbone: BackboneRef
+    backbone: BackboneRef | None
     feature_heads: list[dict[str, Any]]
-    class_head: dict[str, Any]
+    class_head: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
     geometry: dict[str, Any]
     classes: list[ClassEntry]
     class_of: list[int] | None = None
-    """The class of each output of the class head, where some were merged."""
+    """The class of each output, where some were merged."""
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> ModelFile:
+        linear = self.class_head is not None and self.backbone is not None and self.network is None
+        dense = self.network is not None and self.class_head is None
+        if not (linear if self.format_version == 1 else dense):
+            raise ValueError("expected a backbone and a class head in format 1, a network in format 2")
+        if self.backbone is None and self.feature_heads:
+            raise ValueError("feature heads need a backbone")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_the_other_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = serialize(self)
+        del content["network" if self.network is None else "class_head"]
+        return content
+
+    @property
+    def outputs(self) -> int:
+        """The scores that the class head or the network gives, K."""
+        return int((self.class_head or self.network or {})["classes"])
 
 
 @dataclass(frozen=True)
@@ -77,8 +123,14 @@ class OpenModel:
 
     artifact: Artifact
     file: ModelFile
-    segmenter: Segmenter
+    segmenter: DenseModel
     geometry: Geometry
+
+    def require_codes(self) -> LinearModel:
+        """Return the model as a linear one, which has codes; raises UsageError where it is of another kind."""
+        require_codes(self.artifact, self.file)
+        assert isinstance(self.segmenter, LinearModel)
+        return self.segmenter
 
 
 def write_model(folder: Path, file: ModelFile, tensors: dict[str, Tensor]) -> None:
@@ -89,14 +141,14 @@ def write_model(folder: Path, file: ModelFile, tensors: dict[str, Tensor]) -> No
 
 
 def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
-    """Read the chain and the tensors of a model artifact.
+    """Read the description and the tensors of a model artifact.
 
     Raises:
         UnsupsegError: a file is missing, damaged or of a newer format.
     """
     try:
         raw = json.loads((artifact.path / _JSON).read_text(encoding="utf-8"))
-        if int(raw.get("format_version", 0)) > 1:
+        if int(raw.get("format_version", 0)) > FORMAT:
             raise UnsupsegError(
                 f"The model '{artifact.id}' has a newer format than this version reads; update unsupseg."
             )
@@ -107,35 +159,16 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
         ) from None
 
 
-def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifact, context: Context) -> None:
-    """Write the model that a training on some features gave: the heads of the features' own model come first."""
-    chain, tensors = list(head.feature_heads), dict(head.tensors)
-    config = features.manifest.config
-    backbone = BackboneRef(
-        name=config["backbone"],
-        weights_digest=features.manifest.summary["weights_digest"],
-        **{name: config[name] for name in TOKEN_FIELDS if name in config},  # older features lack some
-    )
-    base = features.input("model")
-    if base is not None:
-        below, below_tensors = read_model(context.workspace.get(base.id, "model"))
-        offset = len(below.feature_heads)
-        tensors = {_renumber_head(name, offset): value for name, value in tensors.items()}
-        tensors |= {name: value for name, value in below_tensors.items() if name.startswith("feature_heads.")}
-        chain, backbone = [*below.feature_heads, *chain], below.backbone
-    colors = class_colors(int(head.class_head["classes"]))
-    file = ModelFile(
-        method=method,
-        backbone=backbone,
-        feature_heads=chain,
-        class_head=head.class_head,
-        geometry=stored_geometry(config),
-        classes=[
-            ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
-            for i, (r, g, b) in enumerate(colors)
-        ],
-    )
+def write_trained(
+    folder: Path, method: str, trained: TrainedHead | TrainedNetwork, features: Artifact, context: Context
+) -> None:
+    """Write the model that a training on some features gave: the heads of the features' own model come first.
+
+    Raises:
+        UnsupsegError: its parts do not fit; nothing was written.
+    """
     try:
+        file, tensors = _assemble(method, trained, features, context)
         check_model(file, tensors)
     except (ValueError, KeyError, TypeError, RuntimeError, UnsupsegError) as error:
         reason = " ".join(str(error).split())
@@ -145,25 +178,91 @@ def write_trained(folder: Path, method: str, head: TrainedHead, features: Artifa
     write_model(folder, file, tensors)
 
 
+def _assemble(
+    method: str, trained: TrainedHead | TrainedNetwork, features: Artifact, context: Context
+) -> tuple[ModelFile, dict[str, Tensor]]:
+    """Return the file and the tensors of a model that was trained on some features."""
+    if isinstance(trained, TrainedNetwork):
+        import_heads([str(trained.network["type"])])
+        stands_on_tokens = build_network(trained.network).reads_tokens
+        parts: dict[str, Any] = {"format_version": 2, "network": trained.network}
+        heads, named = [], {f"network.{name}": value for name, value in trained.tensors.items()}
+    else:
+        stands_on_tokens, parts = True, {"class_head": trained.class_head}
+        heads, named = list(trained.feature_heads), trained.tensors
+    backbone, tensors = None, {name: value.detach().cpu().clone() for name, value in named.items()}
+    if stands_on_tokens:
+        backbone, below, below_tensors = _below(features, context)
+        tensors = {_renumber_head(name, len(below)): value for name, value in tensors.items()} | below_tensors
+        heads = [*below, *heads]
+    file = ModelFile(
+        method=method,
+        backbone=backbone,
+        feature_heads=heads,
+        geometry=stored_geometry(features.manifest.config),
+        classes=[
+            ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
+            for i, (r, g, b) in enumerate(class_colors(trained.classes))
+        ],
+        **parts,
+    )
+    return file, tensors
+
+
+def _below(
+    features: Artifact, context: Context
+) -> tuple[BackboneRef, list[dict[str, Any]], dict[str, Tensor]]:
+    """Return what made the tokens of features: the backbone, and feature heads with their tensors."""
+    base = features.input("model")
+    if base is not None:
+        file, tensors = read_model(context.workspace.get(base.id, "model"))
+        assert file.backbone is not None  # only a linear model has codes
+        heads = {name: value for name, value in tensors.items() if name.startswith("feature_heads.")}
+        return file.backbone, file.feature_heads, heads
+    config = features.manifest.config
+    backbone = BackboneRef(
+        name=config["backbone"],
+        weights_digest=features.manifest.summary["weights_digest"],
+        **{name: config[name] for name in TOKEN_FIELDS if name in config},  # older features lack some
+    )
+    return backbone, [], {}
+
+
 def check_model(file: ModelFile, tensors: dict[str, Tensor]) -> None:
     """Raise an error of some kind unless the parts of a model belong together and hold numbers."""
     Geometry(**file.geometry)
-    import_heads(str(head["type"]) for head in file.feature_heads)
-    described = {f"feature_heads.{index}.": head for index, head in enumerate(file.feature_heads)}
-    for prefix, head in (described | {"class_head.": file.class_head}).items():
-        build_head(head).load_state_dict(with_prefix(tensors, prefix))
-    outputs = int(file.class_head["classes"])
-    class_of = list(range(outputs)) if file.class_of is None else file.class_of
-    if len(class_of) != outputs or set(class_of) != set(range(len(file.classes))):
-        raise ValueError(f"{outputs} outputs of the class head do not make {len(file.classes)} classes")
+    import_heads(_types(file))
+    for index, head in enumerate(file.feature_heads):
+        load_part(build_head(head), tensors, f"feature_heads.{index}.")
+    if file.class_head is not None:
+        load_part(build_class_head(file.class_head), tensors, "class_head.")
+    if file.network is not None:
+        network = build_network(file.network)
+        if network.reads_tokens != (file.backbone is not None):
+            backbone = "no backbone" if file.backbone is None else f"the backbone '{file.backbone.name}'"
+            raise ValueError(f"the network reads {', '.join(network.reads)}, and the model has {backbone}")
+        load_part(network, tensors, "network.")
+    class_of = list(range(file.outputs)) if file.class_of is None else file.class_of
+    if len(class_of) != file.outputs or set(class_of) != set(range(len(file.classes))):
+        raise ValueError(f"{file.outputs} outputs of the model do not make {len(file.classes)} classes")
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"'{name}' holds NaN or infinite values")
 
 
-def with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _types(file: ModelFile) -> set[str]:
+    """Return the types of head and network that a method registers."""
+    described = file.feature_heads + ([] if file.network is None else [file.network])
+    return {str(description["type"]) for description in described}
+
+
+def require_codes(model: Artifact, file: ModelFile) -> None:
+    """Raise UsageError unless a model is linear: others give classes without codes between."""
+    if file.network is not None:
+        raise UsageError(
+            f"The model '{model.id}' has no codes: its network '{file.network['type']}' gives classes directly; take "
+            "the tokens of a backbone, or the codes of a linear model."
+        )
 
 
 def class_prototypes(model: Artifact) -> Tensor | None:
@@ -219,26 +318,69 @@ def open_model(
 ) -> OpenModel:
     """Load a model with its backbone; the backbone's weights are checked against those of the training."""
     file, tensors = read_model(artifact)
-    ref = file.backbone
-    if weights is None:
-        weights = own_weights(artifact) or _remembered_weights(artifact, context)
-    backbone = load_frozen(
-        ref.name,
-        weights,
-        {name: getattr(ref, name) for name in TOKEN_FIELDS},
-        context,
-        device,
-        precision,
-        digest=ref.weights_digest,
+    with _told_as_damaged(artifact):
+        _import_heads(artifact, file)
+    backbone = _open_backbone(artifact, file.backbone, context, device, weights, precision)
+    with _told_as_damaged(artifact):
+        segmenter = _build(file, tensors, backbone, resolve_precision(precision, device))
+    return OpenModel(artifact, file, segmenter.to(device), Geometry(**file.geometry))
+
+
+def _open_backbone(
+    artifact: Artifact,
+    ref: BackboneRef | None,
+    context: Context,
+    device: torch.device,
+    weights: Path | None,
+    precision: str,
+) -> Backbone | None:
+    """Load the backbone that a model stands on, if it does.
+
+    Raises:
+        UsageError: weights were named for a model without one.
+    """
+    if ref is None:
+        if weights is not None:
+            raise UsageError(f"The model '{artifact.id}' stands on no backbone; leave --weights out.")
+        return None
+    fields = {name: getattr(ref, name) for name in TOKEN_FIELDS}
+    weights = weights or own_weights(artifact) or _remembered_weights(artifact, context)
+    return load_frozen(ref.name, weights, fields, context, device, precision, digest=ref.weights_digest)
+
+
+def _build(
+    file: ModelFile, tensors: dict[str, Tensor], backbone: Backbone | None, precision: str
+) -> DenseModel:
+    """Return the dense model that a file describes."""
+    if file.network is None:
+        assert backbone is not None
+        assert file.class_head is not None
+        return LinearModel(backbone, file.feature_heads, file.class_head, tensors, file.class_of)
+    return NetworkModel(
+        file.network,
+        tensors,
+        backbone=backbone,
+        feature_heads=file.feature_heads,
+        class_of=file.class_of,
+        precision=precision,
     )
-    _import_heads(artifact, file)
-    segmenter = Segmenter(backbone, file.feature_heads, file.class_head, tensors, file.class_of).to(device)
-    return OpenModel(artifact, file, segmenter, Geometry(**file.geometry))
+
+
+@contextmanager
+def _told_as_damaged(artifact: Artifact) -> Iterator[None]:
+    """Tell errors of parts and tensors that do not fit as a damaged model."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UnsupsegError(
+            f"The model '{artifact.id}' is damaged ({reason}); run `unsupseg verify {artifact.id}` and train again."
+        ) from None
 
 
 def _import_heads(artifact: Artifact, file: ModelFile) -> None:
     """Import the modules of a model's heads; raises UsageError where its method is not installed any more."""
-    kinds = {str(head["type"]) for head in file.feature_heads}
+    kinds = _types(file)
     import_heads(kinds)
     if kinds - HEADS.keys() and (missing := not_installed(artifact.manifest.config)):
         raise UsageError(f"The model '{artifact.id}' was made by the {missing}; install it again.")
@@ -256,12 +398,22 @@ def features_of(model: Artifact, context: Context) -> Artifact:
 
 
 def code_channels(model: Artifact, context: Context) -> int:
-    """Return the channels of a model's codes; of one that a dry run promises, what its method says."""
+    """Return the channels of a model's codes; of one that a dry run promises, what its method says.
+
+    Raises:
+        UsageError: it has no codes.
+    """
     if (model.path / _JSON).exists():
-        return int(read_model(model)[0].class_head["dim"])
+        file = read_model(model)[0]
+        require_codes(model, file)
+        assert file.class_head is not None
+        return int(file.class_head["dim"])
     config = model.manifest.config
     dim = int(features_of(model, context).manifest.summary["dim"])
-    return method_of(model.id, config).require_trainer().options(**config["options"]).channels(dim)
+    channels = method_of(model.id, config).require_trainer().options(**config["options"]).channels(dim)
+    if channels is None:
+        raise UsageError(f"Models of '{config['method']}' have no codes: they give classes directly.")
+    return channels
 
 
 def model_geometry(model: Artifact, context: Context) -> Geometry:
@@ -269,6 +421,18 @@ def model_geometry(model: Artifact, context: Context) -> Geometry:
     if (model.path / _JSON).exists():
         return Geometry(**read_model(model)[0].geometry)
     return Geometry(**stored_geometry(features_of(model, context).manifest.config))
+
+
+def view_multiple(model: Artifact, context: Context) -> int:
+    """Return what the sides of a model's views are multiples of, in pixels; of a promised one, its features' patch."""
+    file = read_model(model)[0] if (model.path / _JSON).exists() else None
+    patch = 1
+    if file is None or file.backbone is not None:
+        patch = int(features_of(model, context).manifest.summary["patch_size"])
+    if file is None or file.network is None:
+        return patch
+    _import_heads(model, file)
+    return build_network(file.network).grid(patch)[0]
 
 
 def class_count(model: Artifact) -> int:

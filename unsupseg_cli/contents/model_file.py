@@ -20,34 +20,34 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import (
     BACKBONE,
+    FORMAT,
     TIMM_WEIGHTS,
     ModelFile,
     check_model,
-    with_prefix,
     write_model,
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.models.backbone import JSON_NAME, TENSORS_NAME
+from unsupseg_cli.models.heads import with_prefix
 
 STAGE_VERSION = 1
-FORMAT = 1
 SUFFIX = ".safetensors"
 _METADATA = "unsupseg"
 _HEADS_PREFIX, _BACKBONE_PREFIX = "heads.", "backbone."
 
 
 class FileHeader(BaseModel):
-    """What the file says of itself beside the tensors."""
+    """What the file says of itself beside the tensors; its format is that of the model in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: int = FORMAT
+    format_version: int
     name: str
     used_labels: bool
     config: dict[str, Any]
     model: ModelFile
     backbone: dict[str, Any] | None
-    """The JSON beside the backbone's weights; None for a backbone that timm builds by its name."""
+    """The JSON beside the backbone's weights; None for a backbone that timm builds by its name, or without one."""
 
 
 def write_model_file(
@@ -88,7 +88,7 @@ def take_model(reference: str, context: Context) -> Artifact:
             **header.config,
             "method": file.method,
             "classes": len(file.classes),
-            "backbone": file.backbone.name,
+            "backbone": file.backbone.name if file.backbone else "none",
             "file": digest,  # in the config too: `compare` tells settings apart by it
         },
         weights=digest,

@@ -35,11 +35,12 @@ def _encoder(features: FeatureSet, context: Context, device: torch.device) -> En
     weights = manifest.execution.get("weights") or None
     path = Path(weights) if weights else None
     model = features.artifact.input("model")
+    network: Encode
     if model is not None:
         artifact = context.workspace.get(model.id, "model")
         opened = open_model(artifact, context, device, weights=path, precision=config["precision"])
-        backbone = opened.segmenter.backbone
-        network: Encode = opened.segmenter.encode
+        linear = opened.require_codes()
+        backbone, network = linear.backbone, linear.encode
     else:
         fields = {name: config[name] for name in TOKEN_FIELDS if name in config}  # older ones lack some
         backbone = load_frozen(

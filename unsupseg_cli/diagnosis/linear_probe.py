@@ -25,7 +25,7 @@ from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.truth import read_truth
-from unsupseg_cli.models.segmenter import Segmenter
+from unsupseg_cli.models.linear_model import LinearModel
 
 _BATCH = 8
 _STRIDE = 4  # labels are compared at a quarter of the view's resolution, finer than any patch
@@ -45,9 +45,10 @@ def fit_probe(
     """Return the model with its class head replaced by a linear one fitted on the training split's labels.
 
     Raises:
-        UsageError: the features the model was trained on are gone, or their images have no labels, or the
-            split to be scored is the training split itself.
+        UsageError: the model has no codes, the features that it was trained on are gone, their images have no labels,
+            or the split to be scored is the training split itself.
     """
+    linear = model.require_codes()
     features, train = _training_data(model.artifact, scored, labels, class_file, context)
     geometry = Geometry(**model.file.geometry)
     items = {item.key: item for item in train.items if item.label is not None}
@@ -61,7 +62,7 @@ def fit_probe(
         _view_labels(features, view, items[features.views["key"][view]], geometry, space)
         for view in context.reporter.track(views, "read labels", total=len(views))
     ]
-    heads = _remaining_heads(model, features)
+    heads = _remaining_heads(linear, features)
     passes = 0
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,9 +80,9 @@ def fit_probe(
                         codes = head(codes)
                 yield codes.clone(), targets[index][None]
 
-    dim = int(model.segmenter.head.weight.shape[1])
+    dim = int(linear.class_head.weight.shape[1])
     probe = fit_linear_probe(batches, len(space.names), dim, steps=steps, seed=seeds.stream(seed, "probe"))
-    return _with_head(model, probe.weight, probe.bias)
+    return _with_head(model, linear, probe.weight, probe.bias)
 
 
 def _training_data(
@@ -113,19 +114,18 @@ def _view_labels(
     return torch.from_numpy(small)
 
 
-def _remaining_heads(model: OpenModel, features: FeatureSet) -> list[Any]:
+def _remaining_heads(model: LinearModel, features: FeatureSet) -> list[Any]:
     """Return the feature heads that the stored features have not gone through yet."""
     base = features.artifact.input("model")
-    return list(model.segmenter.feature_heads) if base is None else []
+    return list(model.feature_heads) if base is None else []
 
 
-def _with_head(model: OpenModel, weight: Tensor, bias: Tensor) -> OpenModel:
+def _with_head(model: OpenModel, linear: LinearModel, weight: Tensor, bias: Tensor) -> OpenModel:
     classes, dim = weight.shape
     _, tensors = read_model(model.artifact)
     tensors = {name: value for name, value in tensors.items() if not name.startswith("class_head.")}
     tensors |= {"class_head.weight": weight.detach().cpu(), "class_head.bias": bias.detach().cpu()}
     head = {"type": "linear", "classes": classes, "dim": dim}
-    segmenter = Segmenter(model.segmenter.backbone, model.file.feature_heads, head, tensors)
-    segmenter.to(next(model.segmenter.class_head.parameters()).device)
+    segmenter = LinearModel(linear.backbone, model.file.feature_heads, head, tensors).to(linear.device)
     file = ModelFile(**{**model.file.model_dump(), "class_head": head, "class_of": None})
     return replace(model, file=file, segmenter=segmenter)

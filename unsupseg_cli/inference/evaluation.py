@@ -111,7 +111,7 @@ def _pair(segmented: Segmented, probe: OpenModel | None, space: LabelSpace, geom
     else:
         truth = geometry.render_label(truth, segmented.view)
     height, width = truth.shape
-    probed = segmented.with_head(probe.segmenter).labels(height, width) if probe else None
+    probed = segmented.with_head(probe.require_codes()).labels(height, width) if probe else None
     return Pair(segmented.item, image, segmented.labels(height, width), truth, probed)
 
 

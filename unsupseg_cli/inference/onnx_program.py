@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from unsupseg_cli.contents.model import OpenModel
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.inference.segment import TOKEN_BUDGET, whole_images
+from unsupseg_cli.inference.segment import whole_images
 from unsupseg_cli.models.frames import FrameSegmenter
 
 _ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second file
@@ -22,12 +22,13 @@ _ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second 
 def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) -> Any:
     """Return the graph of a model for frames (height, width), ready to be saved; ``size`` is that of `predict`.
 
-    Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32 and ``log_probs`` (1, K, h, w) on the
-    token grid. The metadata holds the classes (names and colours, JSON), the model's id and whether labels were used.
+    Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32 and ``log_probs`` (1, K, h, w) of the
+    model's cells (the token grid of a linear model). The metadata holds the classes (names and colours, JSON), the
+    model's id and whether labels were used.
 
     Raises:
-        UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, or the
-            frame would have to be tiled.
+        UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, the frame
+            would have to be tiled, or a network does what has no place in such a graph.
     """
     if any(find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise UsageError(
@@ -36,7 +37,7 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
     graph = _frame_segmenter(opened, frame, size)
     if (needed := sum(parameter.nbytes for parameter in graph.parameters())) > _ONE_FILE:
         raise UsageError(
-            f"The weights of '{opened.segmenter.backbone.name}' take {needed / 2**30:.1f} GiB, and an .onnx file holds "
+            f"The weights of '{opened.segmenter.name}' take {needed / 2**30:.1f} GiB, and an .onnx file holds "
             f"{_ONE_FILE / 2**30} GiB; export NAME.safetensors, or train on a smaller backbone."
         )
     example = torch.zeros(1, *frame, 3, dtype=torch.uint8)
@@ -45,14 +46,22 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of torch's own exporter
         logging.getLogger("onnxscript").setLevel(logging.ERROR)
-        program: Any = torch.onnx.export(
-            graph,
-            (example,),
-            dynamo=True,
-            input_names=["frame"],
-            output_names=["labels", "log_probs"],
-            verbose=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                graph,
+                (example,),
+                dynamo=True,
+                input_names=["frame"],
+                output_names=["labels", "log_probs"],
+                verbose=False,
+            )
+        except Exception as error:
+            if opened.file.network is None:
+                raise
+            raise UsageError(
+                f"The network '{opened.segmenter.name}' cannot be written as an ONNX graph ({reason_of(error)}); "
+                "export NAME.safetensors."
+            ) from error
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # lines of the source, with the folders of this machine
     program.model.metadata_props.update(
@@ -65,13 +74,11 @@ def onnx_program(opened: OpenModel, frame: tuple[int, int], size: int | None) ->
 
 def _frame_segmenter(opened: OpenModel, frame: tuple[int, int], size: int | None) -> FrameSegmenter:
     geometry: Geometry = whole_images(opened.geometry, size)
-    patch = opened.segmenter.backbone.patch_size
-    (view,) = geometry.views(*frame, patch)
-    tokens = (view.height // patch) * (view.width // patch)
-    if tokens > TOKEN_BUDGET:
+    (view,) = geometry.views(*frame, opened.segmenter.multiple)
+    if (pixels := view.height * view.width) > opened.segmenter.most_pixels:
         raise UsageError(
-            f"A frame of {frame[0]}x{frame[1]} makes {tokens} patches at this size, and an .onnx file does not tile "
-            f"(at most {TOKEN_BUDGET}); give a smaller --size."
+            f"A frame of {frame[0]}x{frame[1]} has {pixels:,} pixels at this size, and an .onnx file does not tile (at "
+            f"most {opened.segmenter.most_pixels:,}); give a smaller --size."
         )
     rows, columns = (torch.from_numpy(weights) for weights in geometry.weights(view, *frame))
     return FrameSegmenter(opened.segmenter, rows, columns).eval()

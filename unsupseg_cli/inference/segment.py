@@ -17,11 +17,10 @@ from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
 from unsupseg_cli.models.backbone import WHOLE, Box
+from unsupseg_cli.models.dense import DenseModel, ScoreMap
+from unsupseg_cli.models.linear_model import LinearModel
 from unsupseg_cli.models.memory import with_backoff
-from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
 
-# More tokens than this in one forward pass cost quadratic memory in attention: about 1400 px at patch 16.
-TOKEN_BUDGET = 8192
 DEFAULT_TILE = 1024
 _GPU_BATCH = 16
 _WINDOW = 4  # batches of images that wait for others of their size
@@ -29,11 +28,7 @@ _WINDOW = 4  # batches of images that wait for others of their size
 
 @dataclass(frozen=True)
 class Segmented:
-    """One segmented image.
-
-    ``scores`` are on the token grid; `labels` and `log_probs` bring them to any size. ``codes`` (1, h, w, D) are
-    what the scores were made from, None where the image was tiled.
-    """
+    """One segmented image: `labels` and `log_probs` bring the scores of its cells to any size."""
 
     item: Item
     height: int
@@ -41,20 +36,19 @@ class Segmented:
     view: View
     image: NDArray[np.uint8]
     scores: ScoreMap
-    segmenter: Segmenter
-    codes: Tensor | None
+    segmenter: DenseModel
 
     def labels(self, height: int, width: int) -> NDArray[np.int16]:
         """Return the class of every pixel, (height, width)."""
         return self.segmenter.labels(self.scores, height, width)
 
-    def with_head(self, segmenter: Segmenter) -> Segmented:
-        """Return the same image scored by another segmenter with the same backbone and feature heads."""
-        if self.codes is None:
+    def with_head(self, segmenter: LinearModel) -> Segmented:
+        """Return the same image scored by another linear model with the same backbone and feature heads."""
+        if self.scores.codes is None:
             raise UsageError(
                 "An image this large is tiled, which a linear probe does not support; set a --size."
             )
-        return replace(self, scores=segmenter.score_codes(self.codes)[0], segmenter=segmenter)
+        return replace(self, scores=segmenter.score_codes(self.scores.codes)[0], segmenter=segmenter)
 
     def log_probs(self, height: int, width: int) -> Tensor:
         """Return log-probabilities, (K, height, width)."""
@@ -68,7 +62,7 @@ def whole_images(trained: Geometry, size: int | None) -> Geometry:
 
 
 def segment_items(
-    segmenter: Segmenter,
+    segmenter: DenseModel,
     items: Sequence[Item],
     geometry: Geometry,
     reporter: Reporter,
@@ -85,11 +79,11 @@ def segment_items(
     """Segment the one view of every image, in order; unreadable ones go to ``skipped``.
 
     Images of one size go through the network together, ``batch`` of them at most; those that wait for others of their
-    size are few. Images are tiled when asked, or when one forward pass would need more than `TOKEN_BUDGET` tokens.
+    size are few. Images are tiled when asked, or when they have more pixels than the model takes at once.
     """
     most = batch or default_batch(segmenter)
     window = most * (1 if most == 1 else _WINDOW)
-    loaded = load_views(items, geometry, segmenter.backbone.patch_size, workers=workers)
+    loaded = load_views(items, geometry, segmenter.multiple, workers=workers)
     waiting: list[_WaitingView] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
@@ -105,9 +99,9 @@ def segment_items(
     yield from _segment(segmenter, waiting, most, flip, tile, overlap)
 
 
-def default_batch(segmenter: Segmenter) -> int:
+def default_batch(segmenter: DenseModel) -> int:
     """Return the most images at a time where none is asked for: on a CPU more than one brings nothing."""
-    return 1 if next(segmenter.class_head.parameters()).device.type == "cpu" else _GPU_BATCH
+    return 1 if segmenter.device.type == "cpu" else _GPU_BATCH
 
 
 @dataclass(frozen=True)
@@ -130,13 +124,13 @@ class _WaitingView:
         height, width = self.size
         return left / width, top / height, right / width, bottom / height
 
-    def segmented(self, scores: ScoreMap, segmenter: Segmenter, codes: Tensor | None) -> Segmented:
+    def segmented(self, scores: ScoreMap, segmenter: DenseModel) -> Segmented:
         """Return the result."""
-        return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter, codes)
+        return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter)
 
 
 def _segment(
-    segmenter: Segmenter,
+    segmenter: DenseModel,
     views: Sequence[_WaitingView],
     most: int,
     flip: bool,
@@ -146,24 +140,21 @@ def _segment(
     """Segment some views, those of one size together, and return them in the given order."""
     results: dict[int, Segmented] = {}
     groups: dict[tuple[object, ...], list[int]] = {}
-    patch = segmenter.backbone.patch_size
     for index, view in enumerate(views):
         height, width = view.image.shape[:2]
-        if tile is not None or (height // patch) * (width // patch) > TOKEN_BUDGET:
+        if tile is not None or height * width > segmenter.most_pixels:
             scores = segmenter.score_tiled(view.image, tile or DEFAULT_TILE, overlap, flip, view.box)
-            results[index] = view.segmented(scores, segmenter, None)
+            results[index] = view.segmented(scores, segmenter)
         else:
-            box = view.box if segmenter.backbone.position else WHOLE  # what a view shows of its image
+            box = view.box if segmenter.placed else WHOLE  # what a view shows of its image
             groups.setdefault((height, width, box), []).append(index)
     for members in groups.values():
 
         def run(part: Sequence[int]) -> list[Segmented]:
             images = np.stack([views[index].image for index in part])
-            codes = segmenter.codes(images, flip, views[part[0]].box)
-            maps = segmenter.score_codes(codes)
+            maps = segmenter.score(images, flip, views[part[0]].box)
             return [
-                views[index].segmented(maps[place], segmenter, codes[place : place + 1])
-                for place, index in enumerate(part)
+                views[index].segmented(scores, segmenter) for index, scores in zip(part, maps, strict=True)
             ]
 
         results |= dict(zip(members, with_backoff(run, members, most), strict=True))

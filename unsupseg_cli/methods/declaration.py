@@ -41,8 +41,8 @@ class MethodOptions(Config):
         """Return the amount of work that the time grows with: images, as often as they are looked at."""
         return float(images)
 
-    def channels(self, dim: int) -> int:
-        """Return the channels of a trained model's codes, on features of ``dim`` channels."""
+    def channels(self, dim: int) -> int | None:
+        """Return the channels of a trained model's codes, on features of ``dim`` channels; None where it has none."""
         return dim
 
 
@@ -74,9 +74,9 @@ class Part:
 class Method:
     """One system.
 
-    ``heads`` are the types of feature head that its models have, each with the module that registers it. ``version``
-    enters the keys of what the method makes: another one says that outputs changed. ``package`` is the distribution
-    that a method comes from, empty for the bundled ones.
+    ``heads`` are the types of feature head and dense network that its models have, each with the module that registers
+    it. ``version`` enters the keys of what the method makes: another one says that outputs changed. ``package`` is the
+    distribution that a method comes from, empty for the bundled ones.
     """
 
     name: str

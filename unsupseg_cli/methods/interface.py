@@ -1,4 +1,4 @@
-"""What the parts of a method are: a labeller gives masks, a trainer ends in a model's heads."""
+"""What the parts of a method are: a labeller gives masks, a trainer ends in a model: heads, or a network."""
 
 from __future__ import annotations
 
@@ -205,9 +205,32 @@ class TrainedHead:
     figures: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return int(self.class_head["classes"])
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """What training gives where classes are not linear in codes: a `DenseNetwork`, as type, fields and tensors.
+
+    ``network`` is ``{"type": NAME, "classes": K, ...fields}``; ``tensors`` is the network's ``state_dict``.
+    """
+
+    network: dict[str, Any]
+    tensors: dict[str, Tensor]
+    figures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> int:
+        """Number of classes K."""
+        return int(self.network["classes"])
+
 
 class Trainer(Task, ABC):
-    """A training task that ends in heads; ``steps`` and ``batch`` (views) say how long it trains."""
+    """A training task that ends in a model; ``steps`` and ``batch`` (views) say how long it trains."""
 
     steps: int
     batch: int
@@ -216,5 +239,5 @@ class Trainer(Task, ABC):
         self.options, self.inputs = options, inputs
 
     @abstractmethod
-    def finish(self) -> TrainedHead:
+    def finish(self) -> TrainedHead | TrainedNetwork:
         """Choose the result by unsupervised criteria and return it."""

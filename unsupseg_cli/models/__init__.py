@@ -1,1 +1,1 @@
-"""Frozen backbones, heads by name, and the segmenter: a chain from image to label map."""
+"""Frozen backbones, heads and networks by name, and dense models: from image to label map."""

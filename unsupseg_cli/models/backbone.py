@@ -22,11 +22,27 @@ from unsupseg_cli.models.vit import MEAN, STD, build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
 
 JSON_NAME, TENSORS_NAME = "backbone.json", "backbone.safetensors"
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a part of an image, as fractions of it; mirrored if right is less than left."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 _HUB_SECONDS = "10"  # how long a machine without network waits before it is told so
+
+
+def mirrored(box: Box) -> Box:
+    """Return the box of what a mirror image shows: it runs from right to left."""
+    left, top, right, bottom = box
+    return right, top, left, bottom
+
+
+def places(box: Box, height: int, width: int, device: torch.device) -> Tensor:
+    """Return x and y (height, width, 2) of the cells of a part of an image: in the whole image, from -1 to 1."""
+    left, top, right, bottom = box
+    x, y = (
+        2 * (low + (high - low) * (torch.arange(cells, device=device) + 0.5) / cells) - 1
+        for low, high, cells in ((left, right, width), (top, bottom, height))
+    )
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:
@@ -124,7 +140,7 @@ class Backbone(nn.Module):
         if {"cls", "attention"} & set(keep) and getattr(self.vit, "cls_token", None) is None:
             raise UsageError(f"The backbone '{self.name}' has no CLS token; keep patch and pooled.")
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
-        dtype = _DTYPES[self.precision]
+        dtype = DTYPES[self.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
             before, tokens = self._run_block(images)
         tokens = tokens.float()
@@ -145,13 +161,7 @@ class Backbone(nn.Module):
         """Append the place (x, y) of each token in the image, from -1 to 1, ``position`` times its length."""
         if not self.position:
             return patch
-        left, top, right, bottom = box
-        height, width = patch.shape[1:3]
-        x, y = (
-            2 * (low + (high - low) * (torch.arange(cells, device=patch.device) + 0.5) / cells) - 1
-            for low, high, cells in ((left, right, width), (top, bottom, height))
-        )
-        place = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+        place = places(box, patch.shape[1], patch.shape[2], patch.device)
         return torch.cat([patch, self.position * patch.norm(dim=-1, keepdim=True) * place], -1)
 
     @property

@@ -1,4 +1,4 @@
-"""A segmenter for frames of one size as one graph: resizing, backbone, heads and label map."""
+"""A dense model for frames of one size as one graph: resizing, network and label map."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unsupseg_cli.models.segmenter import ScoreMap, Segmenter
+from unsupseg_cli.models.dense import DenseModel
 
 
 class FrameSegmenter(nn.Module):
     """What `predict` does to one image that is not tiled, with every size known beforehand.
 
     Args:
-        segmenter: the chain, on the CPU in float32.
+        segmenter: the model, on the CPU in float32.
         rows: weights (h, H) that resize the rows of a frame.
         columns: weights (w, W) that resize its columns.
     """
 
-    def __init__(self, segmenter: Segmenter, rows: Tensor, columns: Tensor) -> None:
+    def __init__(self, segmenter: DenseModel, rows: Tensor, columns: Tensor) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.rows: Tensor
@@ -27,7 +27,7 @@ class FrameSegmenter(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the class of every pixel and log-probabilities on the token grid.
+        """Return the class of every pixel and log-probabilities of the model's cells.
 
         Args:
             frame: uint8 RGB, (1, H, W, 3).
@@ -37,19 +37,12 @@ class FrameSegmenter(nn.Module):
         """
         pixels = frame.movedim(-1, 1).float()
         view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
-        backbone = self.segmenter.backbone
-        codes = self.segmenter.encode(backbone.normalise(view.movedim(1, -1)))
-        (score_map,) = self.segmenter.score_codes(codes)
+        (score_map,) = self.segmenter.score_pixels(view.movedim(1, -1))
         size = (self.rows.shape[1], self.columns.shape[1])
         scores = F.interpolate(score_map.scores[None], size=size, mode="bilinear", align_corners=False)
-        best = scores.argmax(1)
-        if self.segmenter.class_of is not None:
-            best = self.segmenter.class_of[best]
-        return best.to(torch.int32), self._log_probs(score_map)[None]
-
-    def _log_probs(self, score_map: ScoreMap) -> Tensor:
-        height, width = score_map.norm.shape
-        return self.segmenter.log_probs(score_map, height, width)
+        best = self.segmenter.best(scores.argmax(1))
+        height, width = score_map.scores.shape[-2:]
+        return best.to(torch.int32), self.segmenter.log_probs(score_map, height, width)[None]
 
 
 def _round_to_bytes(pixels: Tensor) -> Tensor:

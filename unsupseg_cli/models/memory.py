@@ -8,6 +8,8 @@ from typing import TypeVar
 import psutil
 import torch
 
+# More tokens than this in one forward pass cost quadratic memory in attention: about 1400 px at patch 16.
+TOKEN_BUDGET = 8192
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -24,7 +26,7 @@ def with_backoff(run: Callable[[Sequence[A]], list[B]], items: Sequence[A], batc
         try:
             results = run(part)
         except (MemoryError, RuntimeError) as error:
-            if len(part) == 1 or not _is_out_of_memory(error):
+            if len(part) == 1 or not is_out_of_memory(error):
                 raise
             batch = len(part) // 2
             if torch.cuda.is_available():
@@ -34,7 +36,8 @@ def with_backoff(run: Callable[[Sequence[A]], list[B]], items: Sequence[A], batc
         start += len(part)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error says that memory ran out."""
     text = str(error).lower()
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         "out of memory" in text or "can't allocate memory" in text

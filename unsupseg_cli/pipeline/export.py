@@ -21,7 +21,7 @@ from unsupseg_cli.pipeline.options import ExportConfig
 
 
 def export(config: ExportConfig, model: str | None = None, context: Context | None = None) -> Path:
-    """Write a model, its backbone and its classes into one file; return its path.
+    """Write a model, the backbone that it stands on and its classes into one file; return its path.
 
     `take_model` reads a ``.safetensors`` file; `onnx_program` describes an ``.onnx`` file.
 
@@ -45,7 +45,8 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"'{out}' cannot be written ({reason}); give another --out.") from None
-    context.reporter.info(f"'{artifact.id}' with its backbone: {out.stat().st_size / 1e6:.1f} MB")
+    with_backbone = " with its backbone" if opened.file.backbone else ""
+    context.reporter.info(f"'{artifact.id}'{with_backbone}: {out.stat().st_size / 1e6:.1f} MB")
     return out
 
 
@@ -57,14 +58,16 @@ def _save_onnx(opened: OpenModel, config: ExportConfig) -> Callable[[Path], None
 
 def _save_model(artifact: Artifact, opened: OpenModel) -> Callable[[Path], None]:
     backbone = opened.segmenter.backbone
-    weights = backbone.model.state_dict() if backbone.name != "untrained" else {}
-    if backbone.meta is not None:  # stored as float16, as `save_backbone` does
+    meta = backbone.meta if backbone else None
+    weights = backbone.model.state_dict() if backbone and backbone.name != "untrained" else {}
+    if meta is not None:  # stored as float16, as `save_backbone` does
         weights = {name: value.half() for name, value in weights.items()}
     header = FileHeader(
+        format_version=opened.file.format_version,
         name=artifact.id,
         used_labels=artifact.manifest.used_labels,
         config=artifact.manifest.config,
         model=opened.file,
-        backbone=None if backbone.meta is None else dict(backbone.meta),
+        backbone=None if meta is None else dict(meta),
     )
     return partial(write_model_file, header=header, heads=read_model(artifact)[1], backbone=weights)

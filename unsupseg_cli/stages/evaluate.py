@@ -41,7 +41,7 @@ class EvalConfig(DataConfig, BatchConfig):
     crf: bool = setting(False, "Refine with the dense CRF at the scale of the labels.")
     linear_probe: bool = setting(False, "Also fit a supervised linear probe on the training split's labels.")
     probe_steps: int = setting(500, "Steps of the linear probe.", ge=1)
-    precision: Precision = setting("auto", "Arithmetic of the backbone.")
+    precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")
     seed: int = setting(0, "Seed of the linear probe.", ge=0)
     sheet: int = execution(8, "Images on the picture sheet.", ge=0)
 

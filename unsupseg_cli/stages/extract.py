@@ -512,6 +512,7 @@ def _token_fields(call: Call) -> dict[str, Any]:
         return options
     if not call.context.read_only:
         ref = _model(call).file.backbone
+        assert ref is not None
         return {name: getattr(ref, name) for name in TOKEN_FIELDS}
     config = features_of(call.input("model"), call.context).manifest.config
     return {name: config.get(name, value) for name, value in options.items()}
@@ -519,9 +520,14 @@ def _token_fields(call: Call) -> dict[str, Any]:
 
 @once
 def _model(call: Call) -> OpenModel:
-    opened = opened_model(call)
-    _require_model_tokens(call.config, opened.file.backbone, call.input("model"))
-    return opened
+    from unsupseg_cli.contents.model import read_model, require_codes
+
+    model = call.input("model")
+    file = read_model(model)[0]
+    require_codes(model, file)
+    assert file.backbone is not None
+    _require_model_tokens(call.config, file.backbone, model)
+    return opened_model(call)
 
 
 @once
@@ -534,13 +540,13 @@ def _network(call: Call) -> Network:
 
     config, device, keep = call.config, _device(call), _kept_arrays(call)
     if "model" in call.inputs:
-        segmenter = _model(call).segmenter
+        linear = _model(call).require_codes()
 
         def codes(images: Any) -> dict[str, torch.Tensor]:
-            patch = segmenter.codes(images)
+            patch = linear.codes(images)
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
 
-        return Network(segmenter.backbone, codes, keep, device)
+        return Network(linear.backbone, codes, keep, device)
     fields = _token_fields(call)
     backbone = load_frozen(
         _backbone_name(call), _weights(call), fields, call.context, device, config.precision

@@ -37,7 +37,7 @@ class PredictConfig(DataConfig, BatchConfig):
     keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
     overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
     only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
-    precision: Precision = setting("auto", "Arithmetic of the backbone.")
+    precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of a data set where images are named."""
@@ -112,14 +112,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
 def foresee(call: Call) -> Foreseen:
     """Return the bytes of the log-probabilities, where they are kept."""
-    from unsupseg_cli.contents.model import class_count, features_of
+    from unsupseg_cli.contents.model import class_count, view_multiple
     from unsupseg_cli.inference.extraction import lay_out_views
 
     config, model = call.config, call.input("model")
     if config.keep != "scores":
         return Foreseen()
-    patch = features_of(model, call.context).manifest.summary["patch_size"]
-    views = lay_out_views(_dataset(call), _geometry(call), patch, config.strict).views
+    multiple = view_multiple(model, call.context)
+    views = lay_out_views(_dataset(call), _geometry(call), multiple, config.strict).views
     pixels = int((views.height * views.width).sum())
     return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
 

@@ -142,15 +142,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         device,
         call.context,
     )
-    head = trainer.finish()
-    draft.warnings += head.warnings
-    classes = int(head.class_head["classes"])
+    trained = trainer.finish()
+    draft.warnings += trained.warnings
+    classes = trained.classes
     if classes != identity_values.get("classes", classes):
         raise UnsupsegError(f"The trainer gave {classes} classes, expected {identity_values['classes']}.")
     if masks is not None and masks < classes:
         draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
-    write_trained(draft.folder, call.method.name, head, call.input("features"), call.context)
-    return {"method": call.method.name, "classes": classes, **head.figures}
+    write_trained(draft.folder, call.method.name, trained, call.input("features"), call.context)
+    return {"method": call.method.name, "classes": classes, **trained.figures}
 
 
 def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, device: torch.device, context: Context) -> None:
