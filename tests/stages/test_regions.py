@@ -7,9 +7,11 @@ from PIL import Image
 from unsupseg_cli import (
     Context,
     ExtractConfig,
+    ImportMasksConfig,
     PseudolabelConfig,
     Workspace,
     extract,
+    import_masks,
     pseudolabel,
 )
 from unsupseg_cli.contents.features import FeatureSet
@@ -108,6 +110,23 @@ def test_the_boxes_of_masks_are_theirs(context, made):
         rows, columns = np.nonzero(labels[masks.views["parent"][row]] == masks.views["tag"][row])
         corners = np.array([[columns.min(), rows.min()], [columns.max() + 1, rows.max() + 1]]) * 16
         np.testing.assert_allclose(masks.views["box"][row], view.to_original(corners).ravel(), atol=0.51)
+
+
+def test_the_boxes_of_imported_masks_are_embedded_without_features(photos, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    (tmp_path / "maps").mkdir()
+    for number in range(12):
+        shape = np.asarray(Image.open(photos / f"{number:02d}.png")).shape[:2]
+        ids = np.zeros(shape, np.uint8)
+        ids[4:20, 6:17], ids[30:41, 2:40] = 1, 2
+        Image.fromarray(ids).save(tmp_path / "maps" / f"{number:02d}.png")
+    masks = import_masks(
+        ImportMasksConfig(masks_from=tmp_path / "maps", dataset=f"{photos}/", sheet=0), context
+    )
+    views = FeatureSet(regions(context, "masks", masks=masks.id)).views
+    assert views["box"] == [[6, 4, 17, 20], [2, 30, 40, 41]] * 12
+    assert views["tag"] == [0, 1] * 12
+    assert regions(context, "masks").input("masks").key == masks.manifest.key  # there are no pseudo-labels
 
 
 def test_other_stores_shards_and_batches_give_the_same(context, made, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from unsupseg_cli.core.errors import UsageError
@@ -14,7 +14,7 @@ class Port:
 
     ``kind`` is the kind of artifact. ``optional``: work goes on without one. ``method``: only artifacts that this
     method made are read; an optional one of them is then taken unasked where it is the last of its kind. Of the
-    ports of one ``choice`` exactly one is read, the first where none is named.
+    ports of one ``choice`` exactly one is read: the one named, else the first of which there is one.
     """
 
     role: str
@@ -37,10 +37,12 @@ ANY_MASKS = (replace(PSEUDOLABELS, choice="masks"), replace(MASKS, choice="masks
 _FIRST = {"pseudolabels": 0, "features": 1}  # what other inputs follow
 
 
-def ports_to_fill(ports: Sequence[Port], named: Collection[str]) -> list[Port]:
+def ports_to_fill(
+    ports: Sequence[Port], named: Collection[str], there: Callable[[Port], bool] = lambda port: True
+) -> list[Port]:
     """Return the ports that are read, in the order in which they are filled.
 
-    Of the ports of one choice it is the one named, else the first.
+    Of the ports of one choice it is the one named, else the first for which something is ``there``, else the first.
 
     Raises:
         UsageError: two of one choice are named.
@@ -51,6 +53,6 @@ def ports_to_fill(ports: Sequence[Port], named: Collection[str]) -> list[Port]:
         given = [other for other in choice if other.role in named]
         if len(given) > 1:
             raise UsageError(f"Give {' or '.join(f'--{other.role}' for other in given)}, not both.")
-        if not choice or port == (given or choice)[0]:
+        if not choice or port == (given or [other for other in choice if there(other)] or choice)[0]:
             filled.append(port)
     return sorted(filled, key=lambda port: _FIRST.get(port.role, len(_FIRST)))

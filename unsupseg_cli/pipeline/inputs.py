@@ -33,7 +33,7 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
     """
     named = {port.role: getattr(config, port.role) for port in ports}
     named = {role: reference for role, reference in named.items() if reference is not None}
-    ports = ports_to_fill(ports, named)
+    ports = ports_to_fill(ports, named, lambda port: context.workspace.find_current(port.kind) is not None)
     taken = {
         port.role: take_artifact(port.kind, named[port.role], context) for port in ports if port.role in named
     }

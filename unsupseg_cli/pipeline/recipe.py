@@ -266,7 +266,10 @@ class _Resolver:
         wired = {
             role: self._require_earlier(table, role, stage.roles[role], name) for role, name in named.items()
         }
-        for port in _with_place(table, lambda: ports_to_fill(ports, wired)):
+        kinds = {step.makes for step in self.steps}
+        for port in _with_place(
+            table, lambda: ports_to_fill(ports, wired, lambda other: other.kind in kinds)
+        ):
             if port.role in wired:
                 continue
             source = self._last_step(port, wired)
