@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -66,7 +67,8 @@ def launch(
     strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused_parameters, timeout=patience)
     fabric = _open(strategy, accelerator, devices, 1, precision)
     try:
-        fabric.launch(_guarded, run, *arguments)
+        # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
+        fabric.launch(partial(_guarded, run=run, arguments=arguments))
     except ProcessRaisedException as error:
         raise _own_error(str(error).strip().splitlines()[-1]) from None
     except ProcessExitedException as error:
@@ -128,10 +130,9 @@ def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, pre
         raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
 
 
-def _guarded(fabric: Fabric, *arguments: Any) -> None:
-    run, *given = arguments
+def _guarded(fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     with others_answer():
-        run(fabric, *given)
+        run(fabric, *arguments)
 
 
 def _own_error(line: str) -> UnsupsegError:
