@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.pipeline import stage as stages
 from unsupseg_cli.pipeline.stage import Call, once, settle
@@ -46,7 +47,7 @@ class Processes:
     device: torch.device
     devices: int = 1
     precision: Precision = "32-true"
-    unused_parameters: bool = True
+    unused_parameters: bool = False
 
 
 def train_together(call: Call, draft: Draft, work: Work, processes: Processes) -> dict[str, Any]:
@@ -84,14 +85,14 @@ def train_together(call: Call, draft: Draft, work: Work, processes: Processes) -
 
 
 def produce_together(
-    call: Call, identity: Identity, work: Work, processes: Processes
+    call: Call, identity: Identity, work: Work, processes: Callable[[Call], Processes]
 ) -> tuple[Artifact | None, bool]:
     """Make or reuse an artifact; a process that torchrun started beside the first one helps, and returns None.
 
     Raises:
         UsageError: the processes do not share the disk of the workspace, or make other calls than the first.
     """
-    group = _joined(call, processes)
+    group = _joined(call, processes(call)) if processes_of_torchrun() > 1 else None
     if group is None:
         return stages.produce(call, identity)
     if group.fabric.is_global_zero:
@@ -170,7 +171,7 @@ def _group_memory(call: Call) -> list[_Group]:
 
 def _joined(call: Call, processes: Processes) -> _Group | None:
     """Return the processes that torchrun started, which this one joins on its first call."""
-    from unsupseg_cli.training.launch import join, processes_of_torchrun
+    from unsupseg_cli.training.launch import join
 
     count, memory = processes_of_torchrun(), _group_memory(call)
     if count == 1:

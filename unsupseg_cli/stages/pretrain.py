@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
@@ -73,14 +74,12 @@ def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
     Raises:
         UsageError: torchrun started another number of processes than --devices, on which the result depends.
     """
-    from unsupseg_cli.training.launch import processes_of_torchrun
-
     count = processes_of_torchrun()
     if count not in (1, call.config.devices):
         raise UsageError(
             f"torchrun started {count} processes: say --devices {count}, on which the result depends."
         )
-    return produce_together(call, identity, _train, _processes(call))
+    return produce_together(call, identity, _train, _processes)
 
 
 def _processes(call: Call) -> Processes:
@@ -89,8 +88,7 @@ def _processes(call: Call) -> Processes:
     from unsupseg_cli.pretraining.train import fabric_precision
 
     config = _config(call)
-    # Prototypes without weight get no gradient.
-    unused = not config.cluster_weight
+    unused = not config.cluster_weight  # the prototypes, then
     return Processes(torch.device(config.device), config.devices, fabric_precision(config), unused)
 
 

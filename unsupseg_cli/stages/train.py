@@ -122,13 +122,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
 def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
     """Make or reuse the model, or help the process that does."""
-    return produce_together(call, identity, _train, _processes(call))
+    return produce_together(call, identity, _train, _processes)
 
 
 def _processes(call: Call) -> Processes:
     from unsupseg_cli.models.device import resolve_device
 
-    return Processes(resolve_device(call.config.device), call.config.devices)
+    unused = call.part.load().unused_parameters
+    return Processes(resolve_device(call.config.device), call.config.devices, unused_parameters=unused)
 
 
 def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,14 +61,12 @@ class Batch:
         """
         if self.processes == 1:
             return list(maps)
-        from torch.distributed.nn.functional import all_gather
-
         sizes = [int(height) * int(width) for height, width in grids]
         owned = [range(process, len(self.whole), self.processes) for process in range(self.processes)]
         most = max(sum(sizes[place] for place in places) for places in owned)
         rows = torch.cat([values.flatten(0, 1) for values in maps])
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
-        everything: Sequence[Tensor] = all_gather(padded)  # type: ignore[no-untyped-call]
+        everything: Tensor = _Gather.apply(padded)  # type: ignore[no-untyped-call]
         gathered: dict[int, Tensor] = {}
         for process, places in enumerate(owned):
             lengths = [sizes[place] for place in places]
@@ -77,3 +76,21 @@ class Batch:
                 for place, values in zip(places, maps_of, strict=True)
             }
         return [gathered[place] for place in range(len(self.whole))]
+
+
+class _Gather(torch.autograd.Function):
+    """Rows (n, C) of each of P processes -> (P, n, C) in all of them; gradients are added up and go back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        """Return everybody's rows."""
+        everything = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(everything, rows.contiguous())
+        return torch.stack(everything)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient of this process's rows, of the losses of all processes."""
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]

@@ -29,7 +29,6 @@ Precision = Literal["32-true", "bf16-mixed"]
 PATIENCE = timedelta(minutes=15)
 """How long a process waits for the others at a step before it gives them up."""
 
-_TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SIGNS_OF_LOSS = ("connection closed", "connection reset", "timed out", "broken pipe", "gloo", "nccl")
 
 
@@ -68,7 +67,7 @@ def launch(
     fabric = _open(strategy, accelerator, devices, 1, precision)
     try:
         # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
-        fabric.launch(partial(_guarded, run=run, arguments=arguments))
+        fabric.launch(partial(_guarded, run=run, arguments=arguments, patience=patience))
     except ProcessRaisedException as error:
         raise _own_error(str(error).strip().splitlines()[-1]) from None
     except ProcessExitedException as error:
@@ -81,11 +80,6 @@ def launch(
             process.terminate()  # after Ctrl-C too: it would go on to its end otherwise
 
 
-def processes_of_torchrun() -> int:
-    """Return how many processes torchrun started together with this one: 1 where it did not."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in _TORCHRUN) else 1
-
-
 def join(accelerator: str, precision: Precision = "32-true", unused_parameters: bool = False) -> Fabric:
     """Join the processes that torchrun started, on one machine or on several.
 
@@ -93,30 +87,35 @@ def join(accelerator: str, precision: Precision = "32-true", unused_parameters: 
         UsageError: this machine has not as many devices as there are processes on it.
         UnsupsegError: the others do not answer.
     """
-    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
     strategy = DDPStrategy(
         cluster_environment=TorchElasticEnvironment(),
         find_unused_parameters=unused_parameters,
         timeout=PATIENCE,
     )
-    fabric = _open(strategy, accelerator, here, processes_of_torchrun() // here, precision)
+    fabric = _open(strategy, accelerator, here, everywhere // here, precision)
     with others_answer():
         fabric.launch()
     return fabric
 
 
 @contextmanager
-def others_answer() -> Iterator[None]:
+def others_answer(patience: timedelta = PATIENCE) -> Iterator[None]:
     """Turn the error of a process that waits in vain for another one into an UnsupsegError."""
     try:
         yield
     except RuntimeError as error:
+        if "find_unused_parameters" in str(error):
+            raise UnsupsegError(
+                "A step left parameters of the trained module without a gradient, which several processes must know "
+                "beforehand: the trainer says so by `unused_parameters = True`."
+            ) from None
         lost = any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
         if not (isinstance(error, dist.DistError) or (dist.is_initialized() and lost)):
             raise
         raise UnsupsegError(
             "Another of the processes that train together ended, or did not answer for "
-            f"{PATIENCE.total_seconds() / 60:.0f} minutes. The same call goes on where it was."
+            f"{patience.total_seconds():.0f} seconds. The same call goes on where it was."
         ) from error
 
 
@@ -130,8 +129,10 @@ def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, pre
         raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
 
 
-def _guarded(fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    with others_answer():
+def _guarded(
+    fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...], patience: timedelta
+) -> None:
+    with others_answer(patience):
         run(fabric, *arguments)
 
 

@@ -40,6 +40,8 @@ class Task(ABC):
     """Most that the norm of all gradients together may be."""
     clip_value: float | None = None
     """Most that each entry of a gradient may be, up or down."""
+    unused_parameters: bool = False
+    """Whether a step may leave parameters without a gradient: several processes must know that beforehand."""
     advice: str = "look for NaN in the features (`unsupseg verify`) or lower the learning rate"
     """What to do about a loss that is no number."""
 
