@@ -24,6 +24,7 @@ from unsupseg_cli.core import seeds
 from unsupseg_cli.methods.interface import Inputs, Trainer
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.train import StegoTrainer
+from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.loop import Schedule, batch_views
 
 
@@ -42,7 +43,8 @@ class Loop:
         torch.manual_seed(seeds.stream(0, "step", step))
         self.trainer.module.train()
         start = time.perf_counter()
-        loss = self.trainer.losses(batch_views(self.schedule, step), step)["loss"]
+        batch = Batch.alone(step, batch_views(self.schedule, step))
+        loss = self.trainer.losses(batch, self.trainer.read(batch))["loss"]
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from unsupseg_cli import (
     Context,
@@ -91,7 +92,7 @@ def test_classes_and_seed_are_in_the_key_where_they_are_declared(work, world):
 def test_how_the_work_is_done_is_not_in_the_key(work, world):
     whole = key(work, world)
     for name in type(work.config).execution_fields() - work.stage.roles.keys():
-        value = {"device": "cpu", "workers": 1, "sheet": 3}[name]
+        value = {"device": "cpu", "workers": 1, "sheet": 3, "devices": 2}[name]
         assert key(work, world, **{name: value}) == whole
 
 
@@ -144,6 +145,24 @@ def test_what_is_declared_is_read_and_nothing_else(work, world, tmp_path, monkey
     assert type(work.options).model_fields.keys() - read <= unread, "options that are never read"
     assert not read & unread - {"init"}, "options that are read though they are said to have no effect"
     assert given.keys() == asked, "declared, and never read"
+
+
+def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
+    if work.stage.name != "train":
+        pytest.skip("a labeller")
+    weights, options = [], work.options
+    if "batch" in type(options).model_fields:
+        options = options.model_copy(update={"batch": 3})  # of which the processes take two and one
+    for devices in (1, 2):
+        config = work.config.model_copy(update={"devices": devices})
+        call = settle(work.stage, config, world, options)
+        draft = Draft(tmp_path / f"draft-{devices}")
+        work.stage.work(call, draft)
+        weights.append(load_file(draft.folder / "model.safetensors"))
+    alone, together = weights
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_an_array_that_was_not_kept_is_asked_for(work, pictures, tmp_path):

@@ -1,16 +1,25 @@
 """The run as a user meets it: it learns, resumes exactly, and stops on bad input."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from pydantic import ValidationError
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.pretraining.collapse import warnings
 from unsupseg_cli.pretraining.config import ARCHITECTURES, PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
-from unsupseg_cli.pretraining.train import Pretrainer, batch_indices, check_images, learning_rate
+from unsupseg_cli.pretraining.train import (
+    Pretrainer,
+    batch_indices,
+    check_images,
+    fabric_precision,
+    learning_rate,
+)
+from unsupseg_cli.training.loop import fit
 
 SMALL = {
     "arch": "vit_tiny_conv16", "size": 32, "final_size": 32, "local_size": 16, "batch": 8, "steps": 12,
@@ -38,13 +47,32 @@ def textures(count: int, side: int = 40) -> torch.Tensor:
 IMAGES, ASPECT = textures(16), torch.ones(16)
 
 
-def train(config: PretrainConfig, steps: int, trainer: Pretrainer | None = None) -> Pretrainer:
-    trainer = trainer or Pretrainer(config)
-    while trainer.step_number < steps:
-        take = config.batch * config.accumulate
-        index = batch_indices(len(IMAGES), take, trainer.step_number, config.seed)
-        trainer.step(IMAGES[index], ASPECT[index])
+def train(config: PretrainConfig, steps: int, images=IMAGES, checkpoint=None, **hooks) -> Pretrainer:
+    """Return a run that took the first steps of its schedule."""
+    trainer = Pretrainer(config, images.numpy(), torch.ones(len(images)))
+    for name, hook in hooks.items():
+        setattr(trainer, name, hook)
+
+    def first(numbers, done):
+        yield from (number for number in numbers if number < steps)
+
+    trainer.records = []
+    fabric = Fabric(accelerator="cpu", devices=1, precision=fabric_precision(config))
+    schedule = replace(trainer.schedule, log_every=1)
+    fit(trainer, schedule, fabric, checkpoint=checkpoint, log=trainer.records.append, track=first)
     return trainer
+
+
+class Memory:
+    """A checkpoint that keeps what was saved last."""
+
+    state = None
+
+    def load(self):
+        return self.state
+
+    def save(self, state):
+        self.state = copy.deepcopy(state)
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -58,10 +86,9 @@ def test_training_makes_views_of_one_image_agree(objective):
     # the textures differ in colour, so colour is left alone
     looks = {"jitter": 0.1, "grayscale": 0.0, "blur": 0.0, "cluster_weight": 0.0}
     config = small(objective=objective, batch=16, steps=40, ema=0.95, learning_rate=5e-4, **looks)
-    trainer = Pretrainer(config)
-    before = trainer.probe(IMAGES, ASPECT)
-    losses = [trainer.step(IMAGES, ASPECT)["loss"] for _ in range(40)]
-    after = trainer.probe(IMAGES, ASPECT)
+    before = Pretrainer(config, IMAGES.numpy(), ASPECT).health()
+    trainer = train(config, 40)
+    losses, after = [record["loss"] for record in trainer.records], trainer.health()
     assert sum(losses[-3:]) < 0.85 * sum(losses[:3])
     assert after.agreement + after.patch_agreement > before.agreement + before.patch_agreement + 0.15
     assert after.spread > 0.2
@@ -70,11 +97,10 @@ def test_training_makes_views_of_one_image_agree(objective):
 @pytest.mark.parametrize("changes", [{}, {"objective": "dino", "centering": "mean", "local_crops": 1}])
 def test_a_resumed_run_gives_the_same_weights(changes):
     config = small(**changes)
-    whole = train(config, 4)
-    state = copy.deepcopy(train(config, 2).state_dict())
-    resumed = Pretrainer(config)
-    resumed.load_state_dict(state)
-    train(config, 4, resumed)
+    whole, checkpoint = train(config, 4), Memory()
+    train(config, 2, checkpoint=checkpoint)
+    assert checkpoint.state["step"] == 2
+    resumed = train(config, 4, checkpoint=checkpoint)
     assert same_weights(whole.teacher, resumed.teacher)
     assert same_weights(whole.loss, resumed.loss)
 
@@ -84,50 +110,54 @@ def test_the_seed_decides_everything():
     assert not same_weights(train(small(seed=1), 2).encoder, train(small(), 2).encoder)
 
 
+def sizes_and_counts(config, steps):
+    """Return side and number of the global crops of each forward pass."""
+    seen = []
+
+    def begin(optimizer):
+        trainer.student.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].shape))
+
+    trainer = Pretrainer(config, IMAGES.numpy(), ASPECT)
+    trainer.begin = begin
+    schedule = replace(trainer.schedule, steps=steps)
+    fit(trainer, schedule, Fabric(accelerator="cpu", devices=1))
+    return [(shape[-1], shape[0]) for shape in seen]
+
+
 def test_sizes_follow_the_schedule():
-    config = small(final_size=64, final_from=0.5, steps=4)
-    trainer, seen = Pretrainer(config), []
-    trainer.student.register_forward_pre_hook(lambda _, args: seen.append(args[0][0].shape[-1]))
-    train(config, 4, trainer)
-    assert seen == [32, 32, 64, 64]
+    seen = sizes_and_counts(small(final_size=64, final_from=0.5, steps=4), 4)
+    assert [side for side, _ in seen] == [32, 32, 64, 64]
 
 
 def test_prototypes_move_only_in_their_part_of_the_run():
-    config = small(steps=4, cluster_from=0.5)
-    trainer = train(config, 2)
-    trainer.step(IMAGES[:8], ASPECT[:8])
-    gradient = trainer.state_dict()["optimizer"]["state"][0]["exp_avg"]
-    assert gradient.abs().sum() > 0  # the first parameter is the prototypes
-    early = train(config, 2).state_dict()["optimizer"]["state"][0]["exp_avg"]
-    assert early.abs().sum() == 0
+    config, moments = small(steps=4, cluster_from=0.5), []
+
+    def after_step(step, optimizer):
+        # The first parameter is the prototypes.
+        moments.append(float(optimizer.state_dict()["state"][0]["exp_avg"].abs().sum()))
+
+    train(config, 3, after_step=after_step)
+    assert [moment > 0 for moment in moments] == [False, False, True]
 
 
 def test_accumulation_uses_every_image():
-    config = small(accumulate=2)
-    trainer, seen = Pretrainer(config), []
-    trainer.student.register_forward_pre_hook(lambda _, args: seen.append(len(args[0][0])))
-    trainer.step(IMAGES, ASPECT)
-    assert seen == [8, 8]
-    assert trainer.step_number == 1
+    assert [count for _, count in sizes_and_counts(small(accumulate=2), 1)] == [8, 8]
 
 
-def test_nan_stops_the_run_and_keeps_the_last_good_weights():
-    trainer = train(small(), 2)
-    good = copy.deepcopy(trainer.state_dict())
-    broken = IMAGES[:8].float() / 255
-    broken[0] = float("nan")
-    with pytest.raises(UnsupsegError, match=r"became nan at step 2.*kept"):
-        trainer.step(broken, ASPECT[:8])
-    now = trainer.state_dict()
-    assert now["step"] == 2
-    for part in ("student", "teacher"):
-        assert all(torch.equal(now[part][name], value) for name, value in good[part].items())
-    assert trainer.step(IMAGES[:8], ASPECT[:8])["loss"] > 0  # and it can go on
+def test_nan_stops_the_run_and_keeps_the_last_checkpoint():
+    checkpoint = Memory()
+    good = train(small(), 2, checkpoint=checkpoint)
+    with pytest.raises(UnsupsegError, match=r"became nan at step 2; lower the learning rate.*kept"):
+        train(small(), 4, IMAGES.float() / 255 * float("nan"), checkpoint=checkpoint)
+    assert checkpoint.state["step"] == 2
+    for name, value in good.teacher.state_dict().items():
+        assert torch.equal(checkpoint.state["task"]["teacher"][name], value)
+    assert train(small(), 3, checkpoint=checkpoint).records[-1]["loss"] > 0  # and it can go on
 
 
 def test_identical_images_are_reported_as_collapse():
     same = IMAGES[:1].expand(8, -1, -1, -1).contiguous()
-    found = warnings(Pretrainer(small()).probe(same, torch.ones(8)))
+    found = warnings(Pretrainer(small(), same.numpy(), torch.ones(8)).health())
     assert len(found) == 1
     assert "identical" in found[0]
 

@@ -1,11 +1,14 @@
 import copy
+import threading
 
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.training.checkpoint import DiskCheckpoint
 from unsupseg_cli.training.launch import launch
 from unsupseg_cli.training.loop import Schedule, Task, batch_views, fit
 from unsupseg_cli.training.tokens import DeviceSource, MemorySource, flat_batches, sample_tokens
@@ -21,9 +24,9 @@ class Line(Task):
     def optimizer(self):
         return torch.optim.Adam(self.module.parameters(), lr=0.05)
 
-    def losses(self, views, step):
-        x = torch.tensor(views, dtype=torch.float32)[:, None] / 10
-        noise = 0.01 * torch.randn(len(views), 1)
+    def losses(self, batch, read):
+        x = torch.tensor(batch.views, dtype=torch.float32)[:, None] / 10
+        noise = 0.01 * torch.randn(len(x), 1)
         return {"loss": (self.module(x) - 2 * x + noise).square().mean()}
 
 
@@ -68,9 +71,152 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one():
 
 def test_a_loss_that_is_no_number_stops_the_run():
     task = Line()
-    task.losses = lambda views, step: {"loss": task.module.weight.sum() * float("nan")}
-    with pytest.raises(UnsupsegError, match="step 0"):
+    task.losses = lambda batch, read: {"loss": task.module.weight.sum() * float("nan")}
+    with pytest.raises(UnsupsegError, match="loss became nan at step 0; look for NaN"):
         run(task, 3)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run():
+    task = Line()
+    task.clip_norm = 1.0
+    task.losses = lambda batch, read: {
+        "loss": (task.module.weight - task.module.weight.detach()).sqrt().sum()
+    }
+    with pytest.raises(UnsupsegError, match=r"gradient became .* at step 0"):
+        run(task, 3)
+
+
+class Steep(Task):
+    """Plain gradient descent on 3 a + 0.5 b: every step shows the gradient."""
+
+    def __init__(self, **attributes):
+        self.module = nn.Linear(2, 1, bias=False)
+        nn.init.zeros_(self.module.weight)
+        self.__dict__.update(attributes)
+
+    def optimizer(self):
+        return torch.optim.SGD(self.module.parameters(), lr=1.0)
+
+    def losses(self, batch, read):
+        return {"loss": self.module(torch.tensor([[3.0, 0.5]])).sum()}
+
+    def moved(self, steps=1, **given):
+        fit(self, Schedule(steps, 4, 8, 0), Fabric(accelerator="cpu", devices=1), **given)
+        return (-self.module.weight[0]).tolist()
+
+
+def test_gradients_are_clipped_by_value_or_by_norm():
+    assert Steep().moved() == [3.0, 0.5]
+    assert Steep(clip_value=1.0).moved() == [1.0, 0.5]
+    records = []
+    moved = Steep(clip_norm=1.0).moved(log=records.append)
+    assert np.hypot(*moved) == pytest.approx(1, abs=1e-5)
+    assert moved[0] == pytest.approx(6 * moved[1])
+    assert records[0]["gradient"] == pytest.approx(np.hypot(3, 0.5))
+
+
+def test_the_learning_rate_follows_the_progress():
+    records = []
+    task = Steep()
+    task.rate = lambda progress: 1.0 if progress < 0.5 else 0.1
+    assert task.moved(4, log=records.append)[0] == pytest.approx(3 * 2.2)
+    assert [one["learning_rate"] for one in records] == [1.0, pytest.approx(0.1)]
+
+
+def test_parts_of_a_step_add_up_to_the_step():
+    class Mean(Line):
+        def losses(self, batch, read):
+            x = torch.tensor(batch.views, dtype=torch.float32)[:, None] / 10
+            return {"loss": (self.module(x) - 2 * x).square().mean()}
+
+    whole, parts = Mean(), Mean()
+    parts.accumulate = 2
+    assert run(parts, 10) == pytest.approx(run(whole, 10), rel=1e-5)
+
+
+class Restarted(Line):
+    """Starts its module anew every 7 steps and keeps how often, and a moving average."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = copy.deepcopy(self.module.state_dict())
+        self.average, self.restarts, self.calls = torch.zeros(1), 0, []
+
+    def begin(self, optimizer):
+        self.calls.append("begin")
+
+    def before_step(self, step, optimizer):
+        if step == 0:
+            self.calls.append(("before", len(optimizer.state)))
+
+    def after_step(self, step, optimizer):
+        self.average.lerp_(self.module.weight.detach()[0], 0.1)
+        if step % 7 == 6:
+            self.module.load_state_dict(self.first)
+            self.restarts += 1
+            self.calls.append(("after", len(optimizer.state)))  # its moments survive
+
+    def state(self):
+        return {"average": self.average, "restarts": self.restarts}
+
+    def restore(self, state):
+        self.average, self.restarts = state["average"], state["restarts"]
+
+
+def test_hooks_see_the_optimizer_and_their_state_is_resumed():
+    whole = Restarted()
+    end = run(whole, 50)
+    assert whole.calls == ["begin", ("before", 0), *[("after", 2)] * 7]
+    checkpoint, resumed = Memory(), Restarted()
+
+    def stop(steps, done):
+        for step in steps:
+            if step == 33:
+                raise KeyboardInterrupt
+            yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Restarted(), 50, checkpoint, track=stop)
+    assert run(resumed, 50, checkpoint) == end
+    assert (resumed.restarts, resumed.average) == (whole.restarts, whole.average)
+
+
+def test_the_next_step_is_read_while_a_step_is_computed():
+    class Reading(Line):
+        def __init__(self):
+            super().__init__()
+            self.asked = [threading.Event() for _ in range(6)]
+
+        def read(self, batch):
+            self.asked[batch.step].set()
+            return list(batch.views)
+
+        def losses(self, batch, read):
+            assert read == batch.views
+            if batch.step + 1 < len(self.asked):
+                assert self.asked[batch.step + 1].wait(10)
+            return super().losses(batch, read)
+
+    run(Reading(), 6)
+
+
+def test_what_fails_while_reading_ahead_fails_the_run():
+    task = Line()
+
+    def read(batch):
+        if batch.step == 2:
+            raise UnsupsegError("the shard is damaged")
+
+    task.read = read
+    with pytest.raises(UnsupsegError, match="shard is damaged"):
+        run(task, 5)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named(tmp_path):
+    checkpoint = DiskCheckpoint(tmp_path)
+    checkpoint.save({"trainer": {}, "seconds": 1.0})
+    with pytest.raises(UnsupsegError, match=r"state.pt' was written by an earlier version.*remove"):
+        checkpoint.load()
 
 
 def test_an_epoch_shows_every_view_once():

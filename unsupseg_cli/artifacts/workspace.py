@@ -280,8 +280,12 @@ class Workspace:
     def _lock(self, identity: Identity) -> Path:
         return self.root / _LOCKS / f"{identity.kind}-{identity.key[:16]}.lock"
 
+    def draft_folder(self, identity: Identity) -> Path:
+        """Return where the artifact of an identity lies while it is written."""
+        return self.root / identity.kind / f"{_PARTIAL}-{identity.key[:16]}"
+
     def _draft(self, identity: Identity) -> Draft:
-        return Draft(self.root / identity.kind / f"{_PARTIAL}-{identity.key[:16]}")
+        return Draft(self.draft_folder(identity))
 
     def _complete(self, identity: Identity, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
         """Write the manifest: from then on only the rename is missing, whatever happens."""

@@ -24,6 +24,7 @@ from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, p
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.layers import build_config, explain
+from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
 _err = Console(stderr=True, highlight=False)
@@ -199,7 +200,7 @@ def _parse(
         config=config,
         settings=settings,
         workspace=find_workspace(values["workspace"], settings),
-        reporter=TerminalReporter(values["quiet"]),
+        reporter=TerminalReporter(values["quiet"] or not is_first_process()),
         force=values["force"],
         json=values["json_"],
         explain=values.get("explain_", False),

@@ -8,6 +8,7 @@ from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.recipe import Step, select
 from unsupseg_cli.pipeline.recipe_file import Published
 from unsupseg_cli.pipeline.stage import perform
@@ -39,7 +40,11 @@ def run(
             options=step.options,
             inputs=inputs,
         )
-        assert artifact is not None
+        if artifact is None:
+            raise UsageError(
+                "`run` makes one artifact after the other in one process: start `unsupseg train` or `pretrain` with "
+                "torchrun, or set their --devices."
+            )
         artifacts[step.id] = artifact
     return artifacts
 

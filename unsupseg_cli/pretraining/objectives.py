@@ -32,6 +32,12 @@ class Projected:
     dense: tuple[Tensor, Tensor]
     cluster: tuple[Tensor, Tensor] | None = None
 
+    def float(self) -> Projected:
+        """Return the same in single precision."""
+        left, right = (places.float() for places in self.dense)
+        cluster = self.cluster and (self.cluster[0].float(), self.cluster[1].float())
+        return Projected([crop.float() for crop in self.whole], (left, right), cluster)
+
 
 class ContrastiveHead(nn.Sequential):
     """Two layers with batch norm (SimCLR, Sec. 2.1)."""

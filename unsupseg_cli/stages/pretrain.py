@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.pipeline.stage import Call, Stage, once
+from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.models.backbone import Backbone
     from unsupseg_cli.pretraining.train import Pretrainer
@@ -52,11 +57,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """
     from safetensors.torch import save_file
 
-    from unsupseg_cli.pretraining.collapse import warnings
-    from unsupseg_cli.pretraining.run import PACK, START, Training, train
-    from unsupseg_cli.pretraining.train import fabric_precision
-    from unsupseg_cli.report.plots import progress_figure, save
-    from unsupseg_cli.training.launch import launch
+    from unsupseg_cli.pretraining.run import PACK, START
 
     config, start = _config(call), _start(call)
     draft.deterministic = config.device == "cpu" and config.hours is None
@@ -64,31 +65,57 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         (draft.folder / PACK).mkdir(exist_ok=True)
         save_file(start.model.state_dict(), draft.folder / START)
     _pack(call, draft)
-    arguments = (config, draft.folder, call.context.reporter)
-    if config.devices == 1:
-        train(None, *arguments)
-    else:
-        launch(
-            train,
-            *arguments,
-            accelerator=config.device,
-            devices=config.devices,
-            precision=fabric_precision(config),
-            unused_parameters=not config.cluster_weight,  # the prototypes, then
+    return train_together(call, draft, _train, _processes(call))
+
+
+def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
+    """Make or reuse the backbone, or help the process that does.
+
+    Raises:
+        UsageError: torchrun started another number of processes than --devices, on which the result depends.
+    """
+    count = processes_of_torchrun()
+    if count not in (1, call.config.devices):
+        raise UsageError(
+            f"torchrun started {count} processes: say --devices {count}, on which the result depends."
         )
-    training = Training(None, *arguments)
-    health = training.health()
+    return produce_together(call, identity, _train, _processes)
+
+
+def _processes(call: Call) -> Processes:
+    import torch
+
+    from unsupseg_cli.pretraining.train import fabric_precision
+
+    config = _config(call)
+    unused = not config.cluster_weight  # the prototypes, then
+    return Processes(torch.device(config.device), config.devices, fabric_precision(config), unused)
+
+
+def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
+    """Train in one of the processes that do; the first one writes the encoder and returns the summary."""
+    from unsupseg_cli.pretraining.collapse import warnings
+    from unsupseg_cli.pretraining.run import diagnose, open_pretrainer, train
+    from unsupseg_cli.report.plots import progress_figure, save
+    from unsupseg_cli.training.checkpoint import DiskCheckpoint
+
+    config = _config(call)
+    pretrainer = open_pretrainer(config, draft.folder, fabric.device)
+    records = train(pretrainer, fabric, draft.folder, call.context.reporter)
+    if not fabric.is_global_zero:
+        return {}
+    health = pretrainer.health()
     draft.warnings += warnings(health)
-    _write(training.trainer, config, draft)
-    save(progress_figure(training.journal.records), draft.folder / "progress.png")
-    steps = training.trainer.step_number
+    _write(pretrainer, config, draft)
+    save(progress_figure(records), draft.folder / "progress.png")
+    steps = DiskCheckpoint(draft.folder).step()
     summary = {
         "steps": steps,
         "pairs": steps * config.images_per_step,
-        "images": len(training.pixels),
+        "images": len(pretrainer.pixels),
         **health.as_record(),
     }
-    return summary | (training.diagnose().as_record() if config.probe is not None else {})
+    return summary | (diagnose(pretrainer).as_record() if config.probe is not None else {})
 
 
 @once
@@ -110,6 +137,7 @@ def _dataset(call: Call) -> Dataset:
 @once
 def _start(call: Call) -> Backbone | None:
     """Return the backbone to go on from."""
+    import numpy as np
     import torch
 
     from unsupseg_cli.contents.backbone import load_frozen
@@ -119,7 +147,8 @@ def _start(call: Call) -> Backbone | None:
     if config.start is None:
         return None
     start = load_frozen(config.start, None, {}, call.context, torch.device("cpu"), "fp32")
-    Pretrainer(config).start_from(start.model.state_dict())  # if they do not fit, say so at once
+    empty = np.empty((0, 3, 1, 1), np.uint8)  # if the weights do not fit, say so at once
+    Pretrainer(config, empty, torch.empty(0)).start_from(start.model.state_dict())
     return start
 
 
@@ -182,4 +211,5 @@ STAGE = Stage(
     version=1,
     identify=identify,
     work=work,
+    produce=produce,
 )

@@ -12,11 +12,12 @@ from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DeviceConfig
 from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
+from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    import torch
+    from lightning_fabric import Fabric
 
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.draft import Draft
@@ -43,6 +44,12 @@ class TrainConfig(DeviceConfig):
         "stored features (fast), or live: the frozen backbone in the loop, with the method's augmentation.",
     )
     seed: int = setting(0, "Seed of every random choice.", ge=0)
+    devices: int = execution(
+        1,
+        "GPUs (or CPU processes) that train together: each step's batch is split over them. Under torchrun, which "
+        "starts the processes itself, on several machines too, leave it out.",
+        ge=1,
+    )
 
 
 def identify(call: Call) -> Identity:
@@ -70,6 +77,7 @@ def identify(call: Call) -> Identity:
         data=data,
         execution={
             "device": str(resolve_device(config.device)),
+            "devices": config.devices,
             "work": call.options.work(data.count if data else 1),
         },
         used_labels=call.used_labels,
@@ -108,26 +116,46 @@ def _classes_of(labels: Artifact, context: Context) -> int | None:
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Train to the end, with checkpoints, and write the model."""
+    labels, processes = _masks(call), _processes(call)
+    if labels and not labels.manifest.summary["masks"]:
+        raise UsageError(f"The {labels.manifest.kind} '{labels.id}' hold no mask to train on; make others.")
+    draft.deterministic = processes.device.type == "cpu"
+    return train_together(call, draft, _train, processes)
+
+
+def _masks(call: Call) -> Artifact | None:
+    """Return the masks that are trained on, of a labeller or imported."""
+    return call.inputs.get("pseudolabels") or call.inputs.get("masks")
+
+
+def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
+    """Make or reuse the model, or help the process that does."""
+    return produce_together(call, identity, _train, _processes)
+
+
+def _processes(call: Call) -> Processes:
+    from unsupseg_cli.models.device import resolve_device
+
+    unused = call.part.load().unused_parameters
+    return Processes(resolve_device(call.config.device), call.config.devices, unused_parameters=unused)
+
+
+def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
+    """Train in one of the processes that do; the first one writes the model and returns the summary."""
     import torch
 
     from unsupseg_cli.contents.features import FeatureSet
     from unsupseg_cli.contents.method_inputs import open_inputs
     from unsupseg_cli.contents.model import write_trained
-    from unsupseg_cli.models.device import resolve_device
     from unsupseg_cli.training.loop import Schedule
 
-    config, device, identity_values = call.config, resolve_device(call.config.device), _classes_and_seed(call)
-    labels = call.inputs.get("pseudolabels") or call.inputs.get("masks")
-    masks = labels.manifest.summary["masks"] if labels else None
-    if labels and not masks:
-        raise UsageError(f"The {labels.manifest.kind} '{labels.id}' hold no mask to train on; make others.")
-    draft.deterministic = device.type == "cpu"
+    config, identity_values, labels = call.config, _classes_and_seed(call), _masks(call)
     torch.use_deterministic_algorithms(True, warn_only=True)
     inputs = open_inputs(
         call.inputs,
         call.needs,
         call.context,
-        device,
+        fabric.device,
         workers=config.workers,
         live=config.tokens == "live",
         **identity_values,
@@ -139,43 +167,40 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         trainer,
         Schedule(trainer.steps, trainer.batch, views, identity_values.get("seed", 0)),
         draft,
-        device,
+        fabric,
         call.context,
     )
+    if not fabric.is_global_zero:
+        return {}
     trained = trainer.finish()
     draft.warnings += trained.warnings
     classes = trained.classes
     if classes != identity_values.get("classes", classes):
         raise UnsupsegError(f"The trainer gave {classes} classes, expected {identity_values['classes']}.")
-    if masks is not None and masks < classes:
+    if labels and (masks := labels.manifest.summary["masks"]) < classes:
         draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
     write_trained(draft.folder, call.method.name, trained, call.input("features"), call.context)
     return {"method": call.method.name, "classes": classes, **trained.figures}
 
 
-def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, device: torch.device, context: Context) -> None:
-    """Train on one device, going on from the checkpoint of the draft if there is one."""
-    from lightning_fabric import Fabric
-
+def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, context: Context) -> None:
+    """Train, going on from the checkpoint of the draft if there is one."""
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
     from unsupseg_cli.training.loop import fit
 
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=1 if device.index is None or device.type == "cpu" else [device.index],
-    )
     checkpoint = DiskCheckpoint(draft.folder)
-    first = int((checkpoint.load() or {"step": 0})["step"])
-    journal = Journal(draft.folder, first)
+    first = checkpoint.step()
+    journal = Journal(draft.folder, first, writes=fabric.is_global_zero)
     if first:
         context.reporter.info(f"going on after step {first}")
 
-    def track(steps: range, done: int) -> Iterator[int]:
+    def track(steps: Iterable[int], done: int) -> Iterator[int]:
         return context.reporter.track(steps, "train", total=schedule.steps, done=done)
 
     fit(trainer, schedule, fabric, checkpoint=checkpoint, log=journal.add, track=track)
-    save(progress_figure(journal.records), draft.folder / "progress.png")
+    if fabric.is_global_zero:
+        save(progress_figure(journal.records), draft.folder / "progress.png")
 
 
 STAGE = Stage(
@@ -186,5 +211,6 @@ STAGE = Stage(
     identify=identify,
     work=work,
     uses="trainer",
+    produce=produce,
     finish=say_unread,
 )

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.training.loop import Record
 
 METRICS = "metrics.jsonl"
 STATE = Path("checkpoint", "state.pt")
+_PARTS = {"module", "optimizer", "task", "step", "seconds"}
 
 
 class DiskCheckpoint:
@@ -26,7 +28,16 @@ class DiskCheckpoint:
         if not self._path.exists():
             return None
         state: dict[str, Any] = torch.load(self._path, weights_only=True)
+        if missing := _PARTS - state.keys():
+            raise UnsupsegError(
+                f"The checkpoint '{self._path}' was written by an earlier version (it has no '{min(missing)}'); remove "
+                "that file, and the same call begins anew."
+            )
         return state
+
+    def step(self) -> int:
+        """Return the step that a training goes on from: 0 without a saved state."""
+        return int((self.load() or {"step": 0})["step"])
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""

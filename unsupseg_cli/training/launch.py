@@ -1,13 +1,20 @@
-"""Several processes, each on a device of its own, that do one piece of work together."""
+"""Several processes, each on a device of its own, that do one piece of work together: started here, or by torchrun."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
 from typing import Any, Literal
 
+import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
@@ -15,8 +22,20 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process otherwise
+logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # and each that it ends
 
 Precision = Literal["32-true", "bf16-mixed"]
+
+PATIENCE = timedelta(minutes=15)
+"""How long a process waits for the others at a step before it gives them up."""
+
+_SIGNS_OF_LOSS = ("connection closed", "connection reset", "timed out", "broken pipe", "gloo", "nccl")
+
+
+def alone(device: torch.device, precision: Precision = "32-true") -> Fabric:
+    """Return the Fabric of a process that trains alone on a device."""
+    indexed = device.index is not None and device.type != "cpu"
+    return Fabric(accelerator=device.type, devices=[device.index] if indexed else 1, precision=precision)
 
 
 def launch(
@@ -26,6 +45,7 @@ def launch(
     devices: int,
     precision: Precision = "32-true",
     unused_parameters: bool = False,
+    patience: timedelta = PATIENCE,
 ) -> None:
     """Call ``run(fabric, *arguments)`` in ``devices`` processes; ``fabric`` knows rank and device of each.
 
@@ -36,23 +56,20 @@ def launch(
         devices: number of processes.
         precision: of modules that ``run`` sets up with ``fabric``.
         unused_parameters: whether a step may leave parameters of such a module without a gradient.
+        patience: how long the processes wait for each other.
 
     Raises:
-        UsageError: this machine has not as many devices.
-        UnsupsegError: one of them failed; the others are ended.
+        UsageError: this machine has not as many devices; or one of the processes raised it.
+        UnsupsegError: one of them failed, was ended or did not answer; the others are ended.
     """
     others = set(multiprocessing.active_children())
-    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused_parameters)
+    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused_parameters, timeout=patience)
+    fabric = _open(strategy, accelerator, devices, 1, precision)
     try:
-        fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=precision)
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
-    try:
-        fabric.launch(run, *arguments)
+        # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
+        fabric.launch(partial(_guarded, run=run, arguments=arguments, patience=patience))
     except ProcessRaisedException as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UnsupsegError(reason.removeprefix(f"{UnsupsegError.__module__}.UnsupsegError: ")) from None
+        raise _own_error(str(error).strip().splitlines()[-1]) from None
     except ProcessExitedException as error:
         raise UnsupsegError(
             f"One of the {devices} processes was ended from outside ({error}): when memory was short, take fewer "
@@ -61,3 +78,68 @@ def launch(
     finally:
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()  # after Ctrl-C too: it would go on to its end otherwise
+
+
+def join(accelerator: str, precision: Precision = "32-true", unused_parameters: bool = False) -> Fabric:
+    """Join the processes that torchrun started, on one machine or on several.
+
+    Raises:
+        UsageError: this machine has not as many devices as there are processes on it.
+        UnsupsegError: the others do not answer.
+    """
+    here, everywhere = (int(os.environ[name]) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    strategy = DDPStrategy(
+        cluster_environment=TorchElasticEnvironment(),
+        find_unused_parameters=unused_parameters,
+        timeout=PATIENCE,
+    )
+    fabric = _open(strategy, accelerator, here, everywhere // here, precision)
+    with others_answer():
+        fabric.launch()
+    return fabric
+
+
+@contextmanager
+def others_answer(patience: timedelta = PATIENCE) -> Iterator[None]:
+    """Turn the error of a process that waits in vain for another one into an UnsupsegError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "find_unused_parameters" in str(error):
+            raise UnsupsegError(
+                "A step left parameters of the trained module without a gradient, which several processes must know "
+                "beforehand: the trainer says so by `unused_parameters = True`."
+            ) from None
+        lost = any(sign in str(error).lower() for sign in _SIGNS_OF_LOSS)
+        if not (isinstance(error, dist.DistError) or (dist.is_initialized() and lost)):
+            raise
+        raise UnsupsegError(
+            "Another of the processes that train together ended, or did not answer for "
+            f"{patience.total_seconds():.0f} seconds. The same call goes on where it was."
+        ) from error
+
+
+def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, precision: Precision) -> Fabric:
+    try:
+        return Fabric(
+            accelerator=accelerator, strategy=strategy, devices=devices, num_nodes=nodes, precision=precision
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
+
+
+def _guarded(
+    fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...], patience: timedelta
+) -> None:
+    with others_answer(patience):
+        run(fabric, *arguments)
+
+
+def _own_error(line: str) -> UnsupsegError:
+    """Return the error that the last line of a traceback tells of."""
+    for kind in (UsageError, UnsupsegError):
+        prefix = f"{kind.__module__}.{kind.__name__}: "
+        if line.startswith(prefix):
+            return kind(line.removeprefix(prefix))
+    return UnsupsegError(line)

@@ -9,6 +9,7 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
     PrototypeHead,
+    draw_change,
     ema_decay,
     ema_update,
     photometric,
@@ -134,14 +135,20 @@ def test_masks_of_other_images_are_refused() -> None:
 def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() -> None:
     images = torch.rand(6, 3, 32, 24)
     config = TrainOptions()
-    one, two, other = (photometric(images, config, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    def changed(config: TrainOptions, seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        changes = [draw_change(config, generator) for _ in images]
+        return photometric(images, changes, config.blur_kernel)
+
+    one, two, other = (changed(config, seed) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert one.shape == images.shape
     assert float(one.min()) >= 0
     assert float(one.max()) <= 1
     grey = TrainOptions(color_choice=0, grey_probability=1)
-    result = photometric(images, grey, torch.Generator().manual_seed(0))
+    result = changed(grey, 0)
     torch.testing.assert_close(result[:, 0], result[:, 2])
 
 

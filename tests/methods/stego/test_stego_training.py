@@ -15,6 +15,7 @@ from unsupseg_cli.methods.registry import get_method, import_heads
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.train import StegoTrainer
 from unsupseg_cli.models.heads import build_head
+from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource
 
@@ -114,10 +115,13 @@ def test_the_log_tells_the_terms_and_the_live_similarities():
 def test_the_probe_does_not_move_the_head():
     source, _ = world(0)
     trainer = make(source, weights=(0.0, 0.0, 1.0), shifts=(0.0, 0.0, 0.0))
-    trainer.losses(list(range(8)), 0)["loss"].backward()
+    batch = Batch.alone(0, range(8))
+    trainer.module.eval()
+    trainer.losses(batch, trainer.read(batch))["loss"].backward()
     with_probe = [one.grad.clone() for one in trainer.head.parameters()]
     other = make(source, weights=(0.0, 0.0, 1.0), shifts=(0.0, 0.0, 0.0))
-    other.losses(list(range(8)), 0)["rand"].backward()
+    other.module.eval()
+    other.losses(batch, other.read(batch))["rand"].backward()
     for one, parameter in zip(with_probe, other.head.parameters(), strict=True):
         torch.testing.assert_close(one, parameter.grad)
     rates = {group["lr"] for group in trainer.optimizer().param_groups}

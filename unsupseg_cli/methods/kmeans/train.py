@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from unsupseg_cli.clustering.spherical import kmeans_plus_plus
 from unsupseg_cli.core import seeds
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.kmeans.config import TrainOptions
+from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.tokens import flat_batches, sample_tokens
 
 
@@ -44,10 +46,17 @@ class KMeansTrainer(Trainer):
         """Adam with the probe's learning rate; the sets do not influence each other."""
         return torch.optim.Adam(self.module.parameters(), lr=self.options.lr)
 
-    def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
+    def weight(self, views: Sequence[int]) -> float:
+        """Return the number of tokens: every one counts alike."""
+        return float(self.inputs.features.grids[list(views)].prod(1).sum())
+
+    def read(self, batch: Batch) -> list[Tensor]:
+        """Read the tokens."""
+        return self.inputs.features.tokens(batch.views)
+
+    def losses(self, batch: Batch, read: list[Tensor]) -> dict[str, Tensor]:
         """Return the summed loss of all sets and the best one's."""
-        features = self.inputs.features
-        tokens = torch.cat([view.reshape(-1, features.dim) for view in features.tokens(views)])
+        tokens = torch.cat([view.reshape(-1, self.inputs.features.dim) for view in read])
         losses = self._prototypes.losses(F.normalize(tokens, dim=-1))
         return {"loss": losses.sum(), "best": losses.min(), "worst": losses.max()}
 

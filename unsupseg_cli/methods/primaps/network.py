@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -85,40 +86,56 @@ def principal_prototypes(batches: Iterable[Tensor], count: int) -> Tensor:
     return oriented.float()
 
 
-def photometric(images: Tensor, config: TrainOptions, generator: torch.Generator) -> Tensor:
-    """Blur every image, then jitter its colours or make it grey by chance.
+@dataclass(frozen=True)
+class Change:
+    """The photometric change of one image: width of the blur, then steps of colour in order, or grey."""
+
+    sigma: float
+    colors: Sequence[tuple[Callable[[Tensor, float], Tensor], float]] = ()
+    grey: bool = False
+
+
+def draw_change(config: TrainOptions, generator: torch.Generator) -> Change:
+    """Draw the photometric change of one image by a CPU generator."""
+
+    def draw(low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    sigma = draw(config.blur_sigma_min, config.blur_sigma_max)
+    if draw() >= config.color_choice:
+        return Change(sigma, grey=draw() < config.grey_probability)
+    if draw() >= config.jitter_probability:
+        return Change(sigma)
+    reach, colors = config.jitter, []
+    for choice in torch.randperm(4, generator=generator).tolist():
+        change = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)[choice]
+        middle = 0.0 if change is TF.adjust_hue else 1.0
+        colors.append((change, draw(middle - reach, middle + reach)))
+    return Change(sigma, colors)
+
+
+def photometric(images: Tensor, changes: Sequence[Change], blur_kernel: int) -> Tensor:
+    """Blur every image, then change its colours or make it grey.
 
     The published code augments after the ImageNet normalisation, where the colour operations clamp to [0, 1]
     and cut off half of the values; here they act on the image itself and normalisation follows.
 
     Args:
         images: (B, 3, H, W) float in [0, 1].
-        config: kernel, probabilities and reach.
-        generator: a CPU generator.
+        changes: of each image.
+        blur_kernel: side of the blur in pixels, odd.
 
     Returns:
         (B, 3, H, W) float in [0, 1].
     """
-
-    def draw(low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * float(torch.rand((), generator=generator))
-
     results = []
     # The mirrored border of the blur must be thinner than the image.
-    kernel = min(config.blur_kernel, 2 * ((min(images.shape[-2:]) - 1) // 2) + 1)
-    for image in images:
-        sigma = draw(config.blur_sigma_min, config.blur_sigma_max)
-        image = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
-        if draw() < config.color_choice:
-            if draw() < config.jitter_probability:
-                reach = config.jitter
-                for choice in torch.randperm(4, generator=generator).tolist():
-                    if choice == 3:
-                        image = TF.adjust_hue(image, draw(-reach, reach))
-                    else:
-                        change = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation)[choice]
-                        image = change(image, draw(1 - reach, 1 + reach))
-        elif draw() < config.grey_probability:
+    kernel = min(blur_kernel, 2 * ((min(images.shape[-2:]) - 1) // 2) + 1)
+    for image, change in zip(images, changes, strict=True):
+        image = TF.gaussian_blur(image, [kernel, kernel], [change.sigma, change.sigma])
+        for adjust, amount in change.colors:
+            image = adjust(image, amount)
+        if change.grey:
             image = TF.rgb_to_grayscale(image, num_output_channels=3)
         results.append(image.clamp(0, 1))
     return torch.stack(results)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from unsupseg_cli.core.labels import VOID
+
+Average = Callable[[Tensor], Tensor]
+
+
+def same(value: Tensor) -> Tensor:
+    """Return a mean over the whole batch as it is."""
+    return value
 
 
 def cosine_kmeans_loss(features: Tensor, prototypes: Tensor) -> Tensor:
@@ -42,23 +51,25 @@ def mode_assignment(mask_ids: Tensor, classes: Tensor, count: int) -> Tensor:
     return torch.where(covered, mode[mask.clamp_min(0)], VOID)
 
 
-def class_weights(logits: Tensor, gamma: float) -> Tensor:
+def class_weights(logits: Tensor, gamma: float, average: Average = same) -> Tensor:
     """Return (1 - mean softmax probability of the class over the batch) ** gamma, (K,), without gradient.
 
     Args:
         logits: (B, K, H, W).
         gamma: focal exponent.
+        average: makes the mean over these images the mean over the batch, of which they may be a share.
     """
-    return (1 - logits.detach().softmax(1).mean((0, 2, 3))) ** gamma
+    return (1 - average(logits.detach().softmax(1).mean((0, 2, 3)))) ** gamma
 
 
-def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float, average: Average = same) -> Tensor:
     """M-step: class-weighted cross-entropy, averaged over all pixels; void ones count as zero.
 
     Args:
         logits: (B, K, H, W).
         labels: (B, H, W) int64 in [0, K), or -1 for void.
         gamma: focal exponent.
+        average: see `class_weights`.
     """
-    weight = class_weights(logits, gamma)
+    weight = class_weights(logits, gamma, average)
     return F.cross_entropy(logits, labels, weight=weight, ignore_index=VOID, reduction="none").mean()

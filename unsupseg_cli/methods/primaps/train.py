@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,22 @@ from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
+    Change,
     PrototypeHead,
+    draw_change,
     ema_decay,
     ema_update,
     photometric,
     principal_prototypes,
 )
-from unsupseg_cli.methods.primaps.objective import cosine_kmeans_loss, focal_loss, mode_assignment
+from unsupseg_cli.methods.primaps.objective import (
+    Average,
+    cosine_kmeans_loss,
+    focal_loss,
+    mode_assignment,
+    same,
+)
+from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.live import LiveSource
 from unsupseg_cli.training.tokens import flat_batches, sample_tokens
 
@@ -62,7 +72,9 @@ class PrimapsEM(nn.Module):
         self.running = PrototypeHead(prototypes)
         self.momentum = copy.deepcopy(self.running).requires_grad_(False)
 
-    def losses(self, clean: Tensor, augmented: Tensor, mask_ids: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, clean: Tensor, augmented: Tensor, mask_ids: Tensor, average: Average = same
+    ) -> dict[str, Tensor]:
         """Return the loss of a batch, with how much of it is covered and how many classes are in use.
 
         Logits are enlarged instead of features: the head is linear and has no bias, so both are the same.
@@ -71,6 +83,7 @@ class PrimapsEM(nn.Module):
             clean: features (B, h, w, C) of the plain images.
             augmented: features (B, h, w, C) of the augmented images; the same tensor if there are none.
             mask_ids: (B, H, W) integers, -1 for no mask; any size, same view of the image.
+            average: makes means over these images those over the batch, of which they may be a share.
 
         Raises:
             UsageError: masks and features are not of the same number of images.
@@ -86,7 +99,7 @@ class PrimapsEM(nn.Module):
         with torch.no_grad():
             classes = _enlarge(self.momentum(clean), size).argmax(1)
             labels = mode_assignment(ids, classes, len(self.momentum.length))
-        loss = focal_loss(_enlarge(self.running(augmented), size), labels, self.config.focal_gamma)
+        loss = focal_loss(_enlarge(self.running(augmented), size), labels, self.config.focal_gamma, average)
         covered = labels >= 0
         used = (torch.bincount(labels[covered], minlength=1) > 0).sum().float()
         return {"loss": loss, "covered": covered.float().mean(), "classes_used": used}
@@ -125,34 +138,56 @@ class PrimapsTrainer(Trainer):
         """Adam over the running prototypes."""
         return torch.optim.Adam(self.em.running.parameters(), lr=self.options.lr)
 
-    def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
+    def read(self, batch: Batch) -> dict[int, tuple[Tensor, Tensor]]:
+        """Read tokens, or pixels where the network is in the loop, and masks of each place of this process."""
+        network, views = self.inputs.network, batch.views
+        shown = self.inputs.features.tokens(views) if network is None else network.pixels(views)
+        masks = [torch.from_numpy(self.labels[view]).to(self.inputs.device) for view in views]
+        return dict(zip(batch.places, zip(shown, masks, strict=True), strict=True))
+
+    def losses(self, batch: Batch, read: dict[int, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Return the focal loss of some views; views of one grid are compared together."""
-        features, network = self.inputs.features, self.inputs.network
-        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "augment", step))
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "augment", batch.step))
+        grids = self.inputs.features.grids[batch.whole].tolist()
         parts = []
-        for indices in indices_by(tuple(grid) for grid in features.grids[views].tolist()).values():
-            members = [views[index] for index in indices]
-            masks = [torch.from_numpy(self.labels[view]).to(self.inputs.device) for view in members]
-            if network is None:
-                clean = augmented = features.tokens(members)
-            else:
-                chance = torch.rand(len(members), generator=draw).tolist()
-                mirrored = [value < self.options.mirror for value in chance]
-                masks = [_mirror(mask, flip) for mask, flip in zip(masks, mirrored, strict=True)]
-                clean, augmented = self._live_tokens(network, members, mirrored, draw)
-            part = self.em.losses(torch.stack(clean), torch.stack(augmented), torch.stack(masks))
-            parts.append({name: value * len(members) / len(views) for name, value in part.items()})
+        for members in indices_by(map(tuple, grids)).values():
+            own = [place for place in members if place in read]
+            shown, masks = [read[place][0] for place in own], [read[place][1] for place in own]
+            clean = augmented = shown
+            if (network := self.inputs.network) is not None:
+                looks = dict(zip(members, self._draw_looks(len(members), draw), strict=True))
+                flips, changes = [looks[place][0] for place in own], [looks[place][1] for place in own]
+                masks = [_mirror(mask, flip) for mask, flip in zip(masks, flips, strict=True)]
+                pixels = [_mirror(image, flip) for image, flip in zip(shown, flips, strict=True)]
+                if own:
+                    clean, augmented = self._live_tokens(network, pixels, changes)
+            share = len(own) / len(members)
+            if not own:  # the other processes average over this one too
+                batch.average(torch.zeros(self.inputs.classes, device=self.inputs.device), share)
+                continue
+            part = self.em.losses(
+                torch.stack(clean),
+                torch.stack(augmented),
+                torch.stack(masks),
+                partial(batch.average, share=share),
+            )
+            parts.append({name: value * len(own) / len(read) for name, value in part.items()})
         return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
+    def _draw_looks(self, images: int, draw: torch.Generator) -> list[tuple[bool, Change]]:
+        """Draw for some images whether each is mirrored, and its photometric change."""
+        chance = torch.rand(images, generator=draw).tolist()
+        return [(value < self.options.mirror, draw_change(self.options, draw)) for value in chance]
+
     def _live_tokens(
-        self, network: LiveSource, views: list[int], mirrored: list[bool], draw: torch.Generator
+        self, network: LiveSource, pixels: list[Tensor], changes: list[Change]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the tokens of images and of their augmented versions, both mirrored or not."""
-        pixels = [_mirror(image, flip) for image, flip in zip(network.pixels(views), mirrored, strict=True)]
-        augmented = network.encode(pixels, lambda images: photometric(images, self.options, draw))
+        """Return the tokens of images of one size, and of their augmented versions."""
+        kernel = self.options.blur_kernel
+        augmented = network.encode(pixels, lambda images: photometric(images, changes, kernel))
         return network.encode(pixels), augmented
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Update the momentum prototypes."""
         self.em.after_step(step)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.models.heads import register_head
+
+Rows = tuple[Sequence[int], int]
+"""Places of some images in a batch, and the number of images in that."""
 
 
 @register_head("stego")
@@ -24,14 +29,22 @@ class StegoHead(nn.Module):
         self.linear = nn.Linear(dim, codes)
         self.nonlinear = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, codes))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the codes (B, h, w, D) of tokens (B, h, w, C)."""
-        codes: Tensor = self.linear(self.drop(tokens)) + self.nonlinear(self.drop(tokens))
+    def forward(self, tokens: Tensor, rows: Rows | None = None) -> Tensor:
+        """Return the codes (B, h, w, D) of tokens (B, h, w, C); ``rows`` as in ``drop``."""
+        codes: Tensor = self.linear(self.drop(tokens, rows)) + self.nonlinear(self.drop(tokens, rows))
         return codes
 
-    def drop(self, tokens: Tensor) -> Tensor:
-        """Return tokens (B, h, w, C) with whole channels of an image set to 0 and the others scaled up."""
+    def drop(self, tokens: Tensor, rows: Rows | None = None) -> Tensor:
+        """Return tokens (B, h, w, C) with whole channels of an image set to 0 and the others scaled up.
+
+        Args:
+            tokens: of some images.
+            rows: which images of a batch they are and how many that has, where other processes have the others: the
+                channels are drawn for all of them.
+        """
         if not self.training or self.dropout == 0:
             return tokens
         batch, _, _, channels = tokens.shape
-        return tokens * F.dropout(tokens.new_ones(batch, 1, 1, channels), self.dropout)
+        chosen, count = rows or (range(batch), batch)
+        kept = F.dropout(tokens.new_ones(count, 1, 1, channels), self.dropout)
+        return tokens * kept[list(chosen)]

@@ -42,13 +42,17 @@ def correspondence(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first, dim=-1) @ F.normalize(second, dim=-1).transpose(1, 2)
 
 
-def centre(cosines: Tensor) -> Tensor:
+def centre(cosines: Tensor, mean: Tensor | None = None) -> Tensor:
     """Take from each point's cosines (B, P, Q) their mean over the other image, and give back the overall mean.
+
+    Args:
+        cosines: of some images.
+        mean: over the whole batch, where they are a share of it.
 
     Source: section 3.2, spatial centring; the overall mean is that of the whole batch (STEGO, modules.py).
     """
     rows = cosines - cosines.mean(2, keepdim=True)
-    return rows - rows.mean() + cosines.mean()
+    return rows - rows.mean() + (cosines.mean() if mean is None else mean)
 
 
 def correspondence_loss(

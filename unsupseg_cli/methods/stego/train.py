@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import centre, correspondence_loss
-from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, by_grid
+from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, apply_to_share, by_grid
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
+from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
@@ -54,6 +56,20 @@ class CodeSource:
         return self._source.array(name, views)
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a step compares: the pairs, and the neighbour of each view of the whole batch.
+
+    ``shown`` and ``near``, this process's views and their neighbours, are tokens (h, w, C), or pixels (3, H, W) where
+    the network is in the loop.
+    """
+
+    pairs: Pairs
+    positives: list[int]
+    shown: list[Tensor]
+    near: list[Tensor]
+
+
 class StegoTrainer(Trainer):
     """Training of STEGO.
 
@@ -81,7 +97,6 @@ class StegoTrainer(Trainer):
                 f"--classes {classes} is more than the {tokens} patches that classes are fitted on."
             )
         self.neighbours, self.warnings = _usable_neighbours(inputs.graph, views, options)
-        self.tokens = inputs.network or features
         self.steps, self.batch = options.steps, min(options.batch, views)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "stego"))
@@ -105,15 +120,38 @@ class StegoTrainer(Trainer):
             ]
         )
 
-    def losses(self, views: list[int], step: int) -> dict[str, Tensor]:
-        """Return the loss, its three terms, the mean code similarity of each, and the probe's loss."""
-        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "pairs", step))
-        tokens, near = self._load(views), self._load(self._positives(views, draw))
-        pairs = Pairs.draw(len(views), self.options, draw)
-        codes = self._codes(tokens)
+    def read(self, batch: Batch) -> Step:
+        """Draw what the batch compares, and read tokens, or pixels where the network is in the loop."""
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "pairs", batch.step))
+        positives = self._positives(batch.whole, draw)
+        pairs = Pairs.draw(len(batch.whole), self.options, draw)
+        network = self.inputs.network
+        show = self.inputs.features.tokens if network is None else network.pixels
+        return Step(pairs, positives, show(batch.views), show([positives[place] for place in batch.places]))
+
+    def losses(self, batch: Batch, read: Step) -> dict[str, Tensor]:
+        """Return the loss, its three terms, the mean code similarity of each, and the probe's loss.
+
+        An image is compared with others of the whole batch: their codes are gathered from the other processes.
+        """
+        pairs, network, all_grids = read.pairs, self.inputs.network, self.inputs.features.grids
+        encode = network.encode if network else list
+        tokens, near = encode(read.shown), encode(read.near)
+        grids, near_grids = all_grids[batch.whole].tolist(), all_grids[read.positives].tolist()
+        codes = apply_to_share(self.head, tokens, batch.places, grids)
+        with torch.no_grad():  # features lose channels like the head's inputs
+            features, near_features = (
+                apply_to_share(self.head.drop, *maps)
+                for maps in ((tokens, batch.places, grids), (near, batch.places, near_grids))
+            )
+            features = batch.gather(features, grids)
+            feature_correspondences = self._centred(
+                pairs.correspondences(features, near_features, batch.places), batch
+            )
+        near_codes = apply_to_share(self.head, near, batch.places, near_grids)
         compared = zip(
-            self._feature_correspondences(pairs, tokens, near),
-            pairs.correspondences(codes, self._codes(near)),
+            feature_correspondences,
+            pairs.correspondences(batch.gather(codes, grids), near_codes, batch.places),
             strict=True,
         )
         terms: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
@@ -125,6 +163,7 @@ class StegoTrainer(Trainer):
             )
             similarity[kind].append(code_cosines.detach().mean())
         probes = self.probe.losses(_unit(torch.cat([code.detach().flatten(0, 1) for code in codes])))
+        probes = probes * self._token_weight(batch)
         means = {kind: torch.stack(parts).mean() for kind, parts in terms.items()}
         loss = torch.stack([self.weights[kind] * mean for kind, mean in means.items()]).sum() + probes.sum()
         live = {f"similarity_{kind}": torch.stack(parts).mean() for kind, parts in similarity.items()}
@@ -162,33 +201,31 @@ class StegoTrainer(Trainer):
             warnings=[*self.warnings, *_collapse_warnings(similarity, sizes[best], self.shifts)],
         )
 
-    def _load(self, views: Sequence[int]) -> list[Tensor]:
-        return self.tokens.tokens(views)
+    def _token_weight(self, batch: Batch) -> float:
+        """Return how much a token here counts more than an image does: every token of the batch counts alike."""
+        tokens = self.inputs.features.grids.prod(1)
+        share = tokens[batch.views].sum() / tokens[batch.whole].sum()
+        return float(share * len(batch.whole) / len(batch.views))
 
-    def _codes(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        return by_grid(tokens, lambda maps, _: self.head(maps))
-
-    def _feature_correspondences(
-        self, pairs: Pairs, tokens: Sequence[Tensor], near: Sequence[Tensor]
+    def _centred(
+        self, correspondences: Iterable[tuple[str, Tensor]], batch: Batch | None = None
     ) -> list[tuple[str, Tensor]]:
-        """Return the centred feature correspondences; features lose channels like the head's inputs."""
-        with torch.no_grad():
-            first, second = (
-                by_grid(token_maps, lambda maps, _: self.head.drop(maps)) for token_maps in (tokens, near)
-            )
-            return [
-                (kind, centre(cosines) if self.options.pointwise else cosines)
-                for kind, cosines in pairs.correspondences(first, second)
-            ]
+        """Return the feature correspondences of a batch, or of a share of it, centred if the options say so."""
+        kinds, cosines = zip(*correspondences, strict=True)
+        if self.options.pointwise:
+            means = torch.stack([values.mean() for values in cosines])
+            means = batch.average(means) if batch else means
+            cosines = tuple(map(centre, cosines, means))
+        return list(zip(kinds, cosines, strict=True))
 
     def _positives(self, views: Sequence[int], draw: torch.Generator) -> list[int]:
         """Draw one of the nearest neighbours of each view."""
         choice = torch.randint(self.neighbours.shape[1], (len(views),), generator=draw)
         return [int(neighbour) for neighbour in self.neighbours[views, choice.numpy()]]
 
+    @torch.no_grad()
     def _measure(self) -> dict[str, Tensor]:
         """Return samples of the centred feature correspondences of the collection, without dropout."""
-        self.head.eval()
         draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "shifts"))
         samples: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
         order = torch.randperm(len(self.inputs.features.grids), generator=draw).tolist()
@@ -198,7 +235,7 @@ class StegoTrainer(Trainer):
             tokens, near = (
                 self.inputs.features.tokens(members) for members in (views, self._positives(views, draw))
             )
-            for kind, cosines in self._feature_correspondences(pairs, tokens, near):
+            for kind, cosines in self._centred(pairs.correspondences(tokens, near)):
                 samples[kind].append(cosines)
         return {kind: torch.stack(parts) for kind, parts in samples.items()}
 

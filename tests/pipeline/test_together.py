@@ -1,0 +1,172 @@
+"""Training in several processes: a rank that is killed or hangs, torchrun, and what the processes tell each other."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import nn
+
+from unsupseg_cli import Context, ExtractConfig, Workspace, extract
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.launch import launch, others_answer
+from unsupseg_cli.training.loop import Schedule, Task, fit
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
+STEPS = 500
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    """A workspace with features of six pictures."""
+    root = tmp_path_factory.mktemp("together")
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (2, 3, 3)).repeat(16, 0).repeat(16, 1)
+        (root / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "pictures" / f"{number}.png")
+    config = ExtractConfig(
+        dataset=f"{root / 'pictures'}/", size=32, backbone="untrained", workers=0, device="cpu"
+    )
+    extract(config, Context(Workspace(root / "space")))
+    return root / "space"
+
+
+def command(space, *options, steps=STEPS):
+    values = ("--method", "kmeans", "--classes", "3", "--device", "cpu", "--workers", "0")
+    sets = ("--set", f"steps={steps}", "--set", "restarts=1", "--set", "batch=3")
+    return ["train", "-w", str(space), *values, *sets, *options]
+
+
+def start(arguments):
+    program = [sys.executable, "-c", "from unsupseg_cli.cli.main import main; main()"]
+    return subprocess.Popen(
+        [*program, *arguments],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def torchrun(space, *options, other=None):
+    """Run two processes as torchrun does; the second one in another workspace, if one is given."""
+    program = f"{sys.executable} -c 'from unsupseg_cli.cli.main import main; main()'"
+    arguments = " ".join(command("$w", *options))
+    script = f'w={space}; [ "$RANK" = 1 ] && w={other or space}; exec {program} {arguments}'
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, "--no-python", "sh", "-c", script],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturbed_one(space):
+    call = start(command(space, "--devices", "2"))
+    while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
+        assert call.poll() is None, call.communicate()
+        time.sleep(0.02)
+    ranks = [one for one in psutil.Process(call.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    assert len(ranks) == 2
+    clock = time.monotonic()
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    _, said = call.communicate(timeout=60)
+    assert time.monotonic() - clock < 20
+    assert call.returncode == 1, said
+    assert "The same call goes on where it was" in said
+    assert "Traceback" not in said
+    assert not any(one.is_running() for one in ranks)
+    again = start(command(space, "--devices", "2"))
+    path, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert "going on after step" in said
+    assert "Warning" not in said
+    workspace, name = Workspace(space), Path(path.strip()).name
+    digest = workspace.get(name).manifest.digest
+    undisturbed = torchrun(space, "--force")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert undisturbed.stdout == path  # one line, of the first process
+    assert workspace.get(name).manifest.digest == digest
+
+
+def test_processes_without_a_common_disk_are_refused(space, tmp_path):
+    shutil.copytree(space, tmp_path / "copy")
+    run = torchrun(space, "--seed", "1", other=tmp_path / "copy")
+    assert run.returncode == 1
+    assert "on a disk that the machines share" in run.stderr
+    assert "not foreseen" not in run.stderr
+    assert len(list(Workspace(space).artifacts("model"))) == len(list((space / "model").glob("*-seed0-*")))
+
+
+class Wide(Task):
+    """One weight for each of seven views, of which each process trains its own."""
+
+    def __init__(self, unused_parameters=False):
+        self.module = nn.ModuleDict({"used": nn.Embedding(7, 1), "unused": nn.Linear(1, 1)})
+        self.module["unused"].requires_grad_(unused_parameters)
+        nn.init.zeros_(self.module["used"].weight)
+
+    def optimizer(self):
+        return torch.optim.SGD(self.module.parameters(), lr=1.0)
+
+    def losses(self, batch, read):
+        return {"loss": self.module["used"](torch.tensor(batch.views)).mean()}
+
+
+def talk(fabric):
+    """What a process hears of the other one."""
+    rank = fabric.global_rank
+    batch = Batch(0, [5, 3, 4], range(rank, 3, 2), share=(2 / 3, 1 / 3)[rank], process=rank, processes=2)
+    assert batch.views == ([5, 4], [3])[rank]
+    torch.testing.assert_close(batch.average(torch.tensor([3.0, 0.0]) * (1 - rank)), torch.tensor([2.0, 0.0]))
+    grids = [(1, 2), (2, 2), (1, 1)]
+    maps = [torch.full((*grids[place], 3), float(place), requires_grad=True) for place in batch.places]
+    together = batch.gather(maps, grids)
+    assert [tuple(one.shape) for one in together] == [(1, 2, 3), (2, 2, 3), (1, 1, 3)]
+    assert [float(one.mean()) for one in together] == [0.0, 1.0, 2.0]
+    # Each process's loss reaches the maps of the other one.
+    ((1 + rank) * torch.stack([one.sum() for one in together]).sum()).backward()
+    assert all(bool((one.grad == 3).all()) for one in maps)
+
+    schedule = Schedule(steps=1, batch=7, views=7, seed=0)
+    task = Wide()
+    records = []
+    fit(task, schedule, fabric, log=records.append)
+    assert len(records) == 1 - rank
+    torch.testing.assert_close(task.module["used"].weight.detach(), torch.full((7, 1), -1 / 7))
+    with pytest.raises(UsageError, match="2 processes cannot share a batch of 1"):
+        fit(Wide(), Schedule(steps=1, batch=1, views=7, seed=0), fabric)
+    with pytest.raises(UnsupsegError, match="unused_parameters = True"), others_answer():
+        fit(Wide(unused_parameters=True), Schedule(steps=2, batch=7, views=7, seed=0), fabric)
+
+
+def stall(fabric):
+    """Hang in the second process, while the first one waits for it."""
+    if fabric.global_rank == 1:
+        time.sleep(60)
+    dist.all_reduce(torch.ones(1))
+
+
+def test_processes_tell_each_other_their_shares():
+    launch(talk, accelerator="cpu", devices=2)
+
+
+def test_a_process_that_hangs_is_given_up():
+    clock = time.monotonic()
+    with pytest.raises(UnsupsegError, match=r"did not answer for 2 seconds. The same call goes on"):
+        launch(stall, accelerator="cpu", devices=2, patience=timedelta(seconds=2))
+    assert time.monotonic() - clock < 45
