@@ -73,14 +73,14 @@ class Segmenter(nn.Module):
         return self.class_head
 
     @torch.inference_mode()
-    def codes(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> Tensor:
+    def codes(self, images: NDArray[np.uint8] | Tensor, flip: bool = False, box: Box = WHOLE) -> Tensor:
         """Return codes (B, h, w, D) of uint8 images (B, H, W, 3), sides multiples of the patch size.
 
         With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation). ``box`` says
         which part of an image is given.
         """
         device = next(self.class_head.parameters()).device
-        batch = self.backbone.normalise(torch.tensor(images, device=device))
+        batch = self.backbone.normalise(torch.as_tensor(images).to(device, non_blocking=True))
         codes = self.encode(batch, box)
         if flip:
             left, top, right, bottom = box  # what is mirrored runs from right to left
