@@ -5,8 +5,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import unsupseg_cli.models.torchvision_ops  # noqa: F401 - lets timm import beside a CPU build of torch
-
 
 @pytest.fixture(scope="session")
 def blocks(tmp_path_factory):

@@ -92,6 +92,15 @@ def test_what_every_command_needs_is_broken(tmp_path, monkeypatch):
     assert "fresh environment" in found["versions", "zarr"].advice
 
 
+def test_operators_of_torchvision_that_do_not_load_are_one_finding(tmp_path, monkeypatch):
+    assert looked(tmp_path / "w")["versions", "operators"].value == "nms and roi_align of torchvision run"
+    monkeypatch.setitem(sys.modules, "torchvision.ops", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = looked(tmp_path / "w")
+    assert [one.name for one in found.values() if one.broken] == ["operators"]
+    assert "constraints.txt" in found["versions", "operators"].advice
+
+
 def test_the_command_prints_and_exits_as_it_should(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "unsupseg.toml").write_text('[extract]\nbackbone = "dino_vits8"\nweights = "no.pth"\n')

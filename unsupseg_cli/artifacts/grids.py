@@ -53,10 +53,10 @@ class GridWriter:
         else:
             self._ragged = RaggedWriter(folder / name)
 
-    def write(self, block: int, rows: Sequence[Array]) -> None:
+    def write(self, block: int, rows: Sequence[Array] | Array) -> None:
         """Write the grids of one block of views, in order."""
         if self.regular:
-            self._regular.write(block * self._views_per_block, np.stack(rows))
+            self._regular.write(block * self._views_per_block, np.asarray(rows))
         else:
             self._ragged.write(block, np.concatenate([row.reshape(-1, *row.shape[2:]) for row in rows]))
 

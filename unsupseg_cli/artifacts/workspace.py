@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,7 @@ _RETIRED = f"{_PARTIAL}-retired"
 _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
+_HASHING = min(8, os.cpu_count() or 1)  # files at a time
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 
 
@@ -438,13 +440,15 @@ def _is_complete(draft: Draft) -> bool:
 
 def _outputs(folder: Path) -> dict[str, Output]:
     """Describe the files of a draft that are no scratch, nor what a killed call left of a file."""
-    outputs = {}
+    paths = {}
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         scratch = parts[0] in ("done", "checkpoint") or any(part.startswith(".") for part in parts)
         if path.is_file() and not scratch and path.suffix not in _UNFINISHED:
-            outputs["/".join(parts)] = _output(folder, path)
-    return outputs
+            paths["/".join(parts)] = path
+    with ThreadPoolExecutor(_HASHING) as threads:  # hashing leaves the other threads free to run
+        outputs = threads.map(lambda path: _output(folder, path), paths.values())
+        return dict(zip(paths, outputs, strict=True))
 
 
 def _output(folder: Path, path: Path) -> Output:

@@ -104,7 +104,7 @@ class DeviceConfig(Config):
 
     device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     workers: int | None = execution(
-        None, "Processes that decode images; default: the cores, at most 8.", ge=0
+        None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
 
 

@@ -143,5 +143,5 @@ def _prepare_worker(worker: int) -> None:
 
 
 def resolve_workers(workers: int | None) -> int:
-    """Return the number of decoding processes: the cores, at most 8."""
-    return min(8, os.cpu_count() or 1) if workers is None else workers
+    """Return the number of decoding processes: the cores, at most 16."""
+    return min(16, os.cpu_count() or 1) if workers is None else workers

@@ -73,15 +73,29 @@ def _versions() -> Iterator[Finding]:
     for name, value in describe_environment().items():
         broken = name == "python" and old
         yield Finding("versions", name, value, f"install Python {needed} or newer" if broken else "", broken)
+    operators = None
     for name in _MODULES:
         try:
-            if name == "timm":
-                import_module("unsupseg_cli.models.torchvision_ops")
             import_module(name)
         except Exception as error:  # a package may fail to import in any way
+            if name == "timm" and operators is not None and operators.broken:
+                continue  # timm imports torchvision: one cause, one finding
             reason = reason_of(error)
             advice = "install unsupseg again into a fresh environment (make install)"
             yield Finding("versions", name, f"cannot be imported: {reason}", advice, broken=True)
+            continue
+        if name == "torch":
+            operators = _operators()
+            yield operators
+
+
+def _operators() -> Finding:
+    """Say whether torchvision's operators run; without them timm cannot be imported either."""
+    from unsupseg_cli.models.operators import MEND, missing_operators
+
+    if reason := missing_operators():
+        return Finding("versions", "operators", f"do not load: {reason}", MEND, broken=True)
+    return Finding("versions", "operators", "nms and roi_align of torchvision run")
 
 
 def _device(name: str) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +40,79 @@ _TIMED, _TIMED_ON_CPU = 4, 2  # forwards, and images in each
 _RUN_PIXELS = 8_000_000  # that a worker renders at a time: 24 MB
 _DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
 
-Embed = Callable[[NDArray[np.uint8]], dict[str, Tensor]]
+Embed = Callable[[Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """What embeds images (B, H, W, 3) uint8: the arrays ``keep`` by name, on ``device``; ``backbone`` is its base."""
+    """What embeds images (B, H, W, 3), uint8 on the host: the arrays ``keep`` by name, on ``device``.
+
+    ``backbone`` is its base.
+    """
 
     backbone: Backbone
     embed: Embed
     keep: tuple[str, ...]
     device: torch.device
+
+
+class Embedded:
+    """The arrays of a block of views on their way from a device to the host.
+
+    On CUDA they are copied into pinned memory behind the computation, for which only `wait` waits.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._cuda = device, device.type == "cuda"
+        self._groups: list[tuple[Sequence[int], dict[str, Tensor]]] = []
+        self._extremes: list[tuple[str, Tensor]] = []
+        self._arrived: torch.cuda.Event | None = None
+
+    def stack(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Return images of one size (H, W, 3) as one tensor (B, H, W, 3)."""
+        stacked = self._on_host((len(images), *images[0].shape), torch.uint8)
+        np.stack(images, out=stacked.numpy())
+        return stacked
+
+    def group(self, members: Sequence[int]) -> dict[str, Tensor]:
+        """Return where the arrays of the views ``members`` of the block go, which are of one size."""
+        self._groups.append((members, {}))
+        return self._groups[-1][1]
+
+    def receive(self, group: dict[str, Tensor], name: str, value: Tensor, first: int, count: int) -> None:
+        """Ask for a copy of values to the rows from ``first`` on of the ``count`` that an array has in a group."""
+        dtype = torch.from_numpy(np.empty(0, GRID_DTYPES.get(name, np.float32))).dtype
+        if name not in group:
+            group[name] = self._on_host((count, *value.shape[1:]), dtype)
+        group[name][first : first + len(value)].copy_(value, non_blocking=self._cuda)
+        extremes = torch.stack(value.aminmax())  # NaN where one value is: one pass, and two numbers to copy
+        copied = self._on_host((2,), value.dtype).copy_(extremes, non_blocking=self._cuda)
+        self._extremes.append((name, copied))
+
+    def depart(self) -> None:
+        """Say that every copy was asked for."""
+        if self._cuda:
+            self._arrived = torch.cuda.current_stream(self._device).record_event()
+
+    def wait(self) -> list[str]:
+        """Wait for the copies; return the names of arrays with NaN or infinite values."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [name for name, extremes in self._extremes if not bool(extremes.isfinite().all())]
+
+    def rows(self, name: str) -> Sequence[NDArray[Any]] | NDArray[Any]:
+        """Return a row of an array per view, in the order of the block."""
+        if len(self._groups) == 1:
+            return self._groups[0][1][name].numpy()
+        rows = {
+            index: row
+            for members, group in self._groups
+            for index, row in zip(members, group[name].numpy(), strict=True)
+        }
+        return [rows[index] for index in range(len(rows))]
+
+    def _on_host(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.empty(tuple(shape), dtype=dtype, pin_memory=self._cuda)
 
 
 def default_batch(device: torch.device) -> int:
@@ -200,12 +263,15 @@ class Extraction:
             self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")
         if self.layout.regions and todo:
             self._announce(sum(len(rows) for _, rows in todo))
-        for (block, _), (arrays, failed) in zip(todo, self._embed_blocks(shard_blocks, todo), strict=True):
-            for name, writer in self.writers.items():
-                writer.write(block, arrays[name])
-            for name in self.vectors:
-                np.save(self._rows_of_block(name, block), np.stack(arrays[name]))
-            self.draft.finish(_part(block), failed)
+        # A block is written while the next one is computed; there is never more than one of each in memory.
+        with ThreadPoolExecutor(1, "write") as thread:
+            writing: Future[None] | None = None
+            for (block, _), result in zip(todo, self._embed_blocks(shard_blocks, todo), strict=True):
+                if writing is not None:
+                    writing.result()
+                writing = thread.submit(self._store, block, *result)
+            if writing is not None:
+                writing.result()
 
     def missing(self) -> int:
         """Return how many blocks, of all shards, are not finished."""
@@ -218,7 +284,7 @@ class Extraction:
         """Say how many forwards are ahead, and about how long they take on this machine."""
         height, width = (int(side) for side in np.median(self.grids, axis=0) * self.backbone.patch_size)
         count = min(self.batch, _TIMED_ON_CPU if self.network.device.type == "cpu" else self.batch)
-        images = np.zeros((count, height, width, 3), np.uint8)
+        images = torch.zeros((count, height, width, 3), dtype=torch.uint8)
         seconds = []
         for _ in range(_TIMED):  # the first call warms up, and other work may slow any of them
             start = time.perf_counter()
@@ -233,7 +299,7 @@ class Extraction:
     def _trial_arrays(self) -> dict[str, Tensor]:
         """Return the arrays of a black image of 2 x 2 patches: they tell the channels."""
         patch = self.backbone.patch_size
-        return self.embed(np.zeros((1, 2 * patch, 2 * patch, 3), np.uint8))
+        return self.embed(torch.zeros((1, 2 * patch, 2 * patch, 3), dtype=torch.uint8))
 
     @staticmethod
     def _channels(name: str, value: Tensor) -> tuple[int, ...]:
@@ -241,8 +307,8 @@ class Extraction:
 
     def _embed_blocks(
         self, shard_blocks: Sequence[tuple[int, range]], todo: Sequence[tuple[int, range]]
-    ) -> Iterator[tuple[dict[str, list[NDArray[Any]]], dict[str, str]]]:
-        """Yield the arrays of each block, in order; the loader reads ahead over block borders."""
+    ) -> Iterator[tuple[Embedded, dict[str, str]]]:
+        """Yield the arrays of each block and the images that failed, in order; the loader reads ahead over borders."""
         total, left = (sum(len(rows) for _, rows in blocks) for blocks in (shard_blocks, todo))
         views = self._load([rows for _, rows in todo])
         tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
@@ -272,30 +338,41 @@ class Extraction:
             else:
                 yield from (image for _, image in result.views)
 
-    def _embed_images(self, images: list[NDArray[np.uint8]]) -> dict[str, list[NDArray[Any]]]:
-        """Embed images batch by batch, images of one size together, and return rows in the given order."""
-        rows: dict[str, list[Any]] = {name: [None] * len(images) for name in self.keep}
+    def _embed_images(self, images: list[NDArray[np.uint8]]) -> Embedded:
+        """Embed images batch by batch, images of one size together."""
+        embedded = Embedded(self.network.device)
         for members in indices_by(image.shape for image in images).values():
+            self._embed_group(embedded, members, [images[index] for index in members])
+        embedded.depart()
+        return embedded
 
-            def run(part: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
-                out = self.embed(np.stack([images[index] for index in part]))
-                arrays = {name: self._to_rows(name, out[name]) for name in self.keep}
-                return [{name: array[i] for name, array in arrays.items()} for i in range(len(part))]
+    def _embed_group(
+        self, embedded: Embedded, members: Sequence[int], images: list[NDArray[np.uint8]]
+    ) -> None:
+        group = embedded.group(members)
 
-            for index, row in zip(members, with_backoff(run, members, self.batch), strict=True):
-                for name, value in row.items():
-                    rows[name][index] = value
-        return rows
+        def run(part: Sequence[int]) -> list[int]:
+            out = self.embed(embedded.stack([images[place] for place in part]))
+            for name in self.keep:
+                value = out[name].movedim(1, -1) if name == "attention" else out[name]
+                embedded.receive(group, name, value, part[0], len(images))
+            return list(part)
 
-    def _to_rows(self, name: str, value: Tensor) -> NDArray[Any]:
-        if not bool(torch.isfinite(value).all()):
+        for _ in with_backoff(run, range(len(images)), self.batch):
+            pass
+
+    def _store(self, block: int, embedded: Embedded, failed: dict[str, str]) -> None:
+        """Write the arrays of a block, which is finished from then on; raises UnsupsegError if one is not finite."""
+        if names := embedded.wait():
             raise UnsupsegError(
-                f"The backbone '{self.backbone.name}' gave NaN or infinite values in '{name}'; try --precision "
+                f"The backbone '{self.backbone.name}' gave NaN or infinite values in '{names[0]}'; try --precision "
                 "fp32, or check the weights file."
             )
-        if name == "attention":
-            value = value.movedim(1, -1)
-        return value.float().cpu().numpy().astype(GRID_DTYPES.get(name, np.float32))
+        for name, writer in self.writers.items():
+            writer.write(block, embedded.rows(name))
+        for name in self.vectors:
+            np.save(self._rows_of_block(name, block), np.asarray(embedded.rows(name)))
+        self.draft.finish(_part(block), failed)
 
     def close(self) -> dict[str, Any]:
         """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
-from unsupseg_cli.models import torchvision_ops  # noqa: F401 - before timm
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
+from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.models.vit import MEAN, STD, build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
 
@@ -283,6 +283,7 @@ def backbone_row(name: str) -> BackboneRow:
         raise UsageError(
             f"Unknown backbone '{name}'{did_you_mean(name, ALIASES)} Any ViT of timm: timm:NAME."
         )
+    require_operators()
     import timm
 
     architecture, _, tag = name.removeprefix("timm:").partition(".")
@@ -302,6 +303,7 @@ def backbone_row(name: str) -> BackboneRow:
 
 
 def _create(row: BackboneRow, pretrained: bool) -> nn.Module:
+    require_operators()
     import timm
 
     name = f"{row.timm}.{row.tag}" if row.tag not in ("", "*") else row.timm

@@ -61,13 +61,13 @@ class LinearModel(DenseModel):
         return self.class_head.weight.device
 
     @torch.inference_mode()
-    def codes(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> Tensor:
+    def codes(self, images: NDArray[np.uint8] | Tensor, flip: bool = False, box: Box = WHOLE) -> Tensor:
         """Return codes (B, h, w, D) of uint8 images (B, H, W, 3), sides multiples of the patch size.
 
         With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation). ``box`` says
         which part of an image is given.
         """
-        batch = self.backbone.normalise(torch.tensor(images, device=self.device))
+        batch = self.backbone.normalise(torch.as_tensor(images).to(self.device, non_blocking=True))
         codes = self.encode(batch, box)
         if flip:
             codes = (codes + self.encode(batch.flip(-1), mirrored(box)).flip(2)) / 2

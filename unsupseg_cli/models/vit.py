@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from unsupseg_cli.models import torchvision_ops  # noqa: F401 - before timm
+from unsupseg_cli.models.operators import require_operators
 
 # Channel statistics of ImageNet, which every timm vision transformer expects.
 MEAN = (0.485, 0.456, 0.406)
@@ -24,6 +24,7 @@ def build_vit(arch: Mapping[str, Any], size: int, seed: int = 0) -> nn.Module:
         size: side in pixels that position embeddings are made for; other sizes are interpolated.
         seed: of the weights; the global generator is left as it was.
     """
+    require_operators()
     from timm.layers.hybrid_embed import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
     from timm.models.vision_transformer_hybrid import ConvStem

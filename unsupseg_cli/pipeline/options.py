@@ -21,7 +21,7 @@ class RunConfig(Config):
     seed: int | None = setting(None, "Seed of every random choice.", ge=0)
     device: str | None = execution(None, "auto, cpu, cuda, cuda:1, mps, ...; default: auto.")
     workers: int | None = execution(
-        None, "Processes that decode images; default: the cores, at most 8.", ge=0
+        None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
 
@@ -33,7 +33,7 @@ class DemoConfig(Config):
     seed: int | None = setting(None, "Seed of every random choice.", ge=0)
     device: str | None = execution(None, "auto, cpu, cuda, cuda:1, mps, ...; default: auto.")
     workers: int | None = execution(
-        None, "Processes that decode images; default: the cores, at most 8.", ge=0
+        None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
 

@@ -532,7 +532,6 @@ def _model(call: Call) -> OpenModel:
 
 @once
 def _network(call: Call) -> Network:
-    import torch
     import torch.nn.functional as F
 
     from unsupseg_cli.contents.backbone import load_frozen
@@ -542,7 +541,7 @@ def _network(call: Call) -> Network:
     if "model" in call.inputs:
         linear = _model(call).require_codes()
 
-        def codes(images: Any) -> dict[str, torch.Tensor]:
+        def codes(images: torch.Tensor) -> dict[str, torch.Tensor]:
             patch = linear.codes(images)
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
 
@@ -552,8 +551,8 @@ def _network(call: Call) -> Network:
         _backbone_name(call), _weights(call), fields, call.context, device, config.precision
     )
 
-    def tokens(images: Any) -> dict[str, torch.Tensor]:
-        batch = backbone.normalise(torch.tensor(images, device=device))
+    def tokens(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        batch = backbone.normalise(images.to(device, non_blocking=True))
         arrays: dict[str, torch.Tensor] = backbone(batch, keep=keep)
         return arrays
 

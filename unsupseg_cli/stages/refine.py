@@ -25,7 +25,7 @@ class RefineConfig(CRFConfig):
     label_confidence: float | None = setting(
         None, "Take hard labels, each with this probability.", gt=0, lt=1
     )
-    workers: int | None = execution(None, "Images at a time; default: the cores, at most 8.", ge=0)
+    workers: int | None = execution(None, "Images at a time; default: the cores, at most 16.", ge=0)
     device: str = execution("cpu", "cpu, or a GPU for the engines torch and exact (not measured there yet).")
     sheet: int = execution(12, "Views on the picture sheet of pseudo-labels.", ge=0)
 

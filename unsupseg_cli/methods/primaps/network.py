@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import unsupseg_cli.models.torchvision_ops  # noqa: F401  (before torchvision)
-
-from torchvision.transforms.v2 import functional as TF  # isort: skip
-
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.primaps.config import TrainOptions
+from unsupseg_cli.models.operators import require_operators
+
+require_operators()
+from torchvision.transforms.v2 import functional as TF  # noqa: E402
 
 
 class PrototypeHead(nn.Module):
