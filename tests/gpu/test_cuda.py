@@ -56,6 +56,16 @@ def test_features_agree(spaces):
         assert torch.cosine_similarity(a, b, dim=-1).min() > 0.999
 
 
+def test_regions_agree(spaces):
+    rows = []
+    for device, context in spaces.items():
+        config = ExtractConfig(
+            dataset="scenes", split="val", regions="pyramid", size=64, device=device, precision="fp32"
+        )
+        rows.append(torch.from_numpy(FeatureSet(extract(config, context)).rows("cls")))
+    assert torch.cosine_similarity(*rows, dim=-1).min() > 0.999
+
+
 def test_graphs_agree(spaces):
     neighbours = []
     for device, context in spaces.items():
