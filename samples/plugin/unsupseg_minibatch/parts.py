@@ -40,9 +40,15 @@ class LinearTrainer(Trainer):
     def optimizer(self):
         return torch.optim.Adam(self.module.parameters(), lr=self.options.lr)
 
-    def losses(self, views, step):
-        tokens = torch.cat([view.flatten(0, 1) for view in self.inputs.features.tokens(views)])
-        classes = np.concatenate([self.inputs.masks.classes(view).ravel() for view in views])
+    def weight(self, views):
+        return self.inputs.features.grids[list(views)].prod(1).sum()  # every token counts alike
+
+    def read(self, batch):
+        return self.inputs.features.tokens(batch.views)
+
+    def losses(self, batch, read):
+        tokens = torch.cat([view.flatten(0, 1) for view in read])
+        classes = np.concatenate([self.inputs.masks.classes(view).ravel() for view in batch.views])
         target = torch.from_numpy(classes).to(tokens.device)
         return {"loss": F.cross_entropy(self.module(tokens), target, ignore_index=-1)}
 
