@@ -6,6 +6,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unsupseg_cli.artifacts import arrays
 from unsupseg_cli.artifacts.arrays import RaggedWriter, RegularWriter, RowReader, pack_hdf5, write_array
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, bytes_needed
 from unsupseg_cli.core.errors import UnsupsegError
@@ -162,3 +163,26 @@ def test_label_maps_have_no_channels(tmp_path, store):
 
 def test_the_size_is_known_before_writing():
     assert bytes_needed(np.array([[2, 3]] * 5), (4,), np.float16) == 5 * 6 * 4 * 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(0, 60),
+    shape=st.sampled_from([(3,), (1,), (2, 3), (2, 2, 2)]),
+    dtype=st.sampled_from([np.float32, np.float16, np.int64]),
+)
+def test_rows_are_written_as_zarr_writes_them(tmp_path_factory, rows, shape, dtype):
+    folder = tmp_path_factory.mktemp("rows")
+    values = np.random.default_rng(0).integers(0, 99, (rows, *shape)).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrays, "SHARD_BYTES", 200)
+        write_array(folder / "ours", values)
+        shard = arrays.rows_per_shard(shape, dtype, max(1, rows))
+        array = arrays.create_array(folder / "zarr", values.shape, dtype, (1, *shape), (shard, *shape))
+    if rows:
+        array[:] = values
+    ours, theirs = (
+        {path.relative_to(place): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+        for place in (folder / "ours", folder / "zarr")
+    )
+    assert ours == theirs

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.core.errors import UsageError
@@ -116,7 +116,8 @@ class _Group:
         import torch.distributed as dist
 
         self.fabric, self.begun = fabric, False
-        self._waiting = dist.new_group(backend="gloo", timeout=_WAIT)
+        # Every process is a member, so that it is a group.
+        self._waiting = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_WAIT))
 
     def begin(self, folder: Path) -> None:
         """Let the others train on a draft that they see too."""

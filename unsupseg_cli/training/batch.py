@@ -66,7 +66,7 @@ class Batch:
         most = max(sum(sizes[place] for place in places) for places in owned)
         rows = torch.cat([values.flatten(0, 1) for values in maps])
         padded = torch.cat([rows, rows.new_zeros(most - len(rows), rows.shape[1])])
-        everything: Tensor = _Gather.apply(padded)  # type: ignore[no-untyped-call]
+        everything: Tensor = _Gather.apply(padded)
         gathered: dict[int, Tensor] = {}
         for process, places in enumerate(owned):
             lengths = [sizes[place] for place in places]
