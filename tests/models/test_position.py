@@ -96,3 +96,16 @@ def test_tiles_find_what_the_whole_image_finds(backbone, image):
     x, y = expected_place(5, 8).unbind(-1)
     clear = (x.abs() - y.abs()).abs() > 0.05
     assert torch.equal(whole[clear], tiled[clear])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_that_is_read_only_is_scored_without_a_word(backbone, image):
+    """As decoded in this process, and in one tile, which is the picture itself; torch warns once in a process."""
+    model = segmenter(backbone, [[-1.0, 0.0], [1.0, 0.0]])
+    picture = image.copy()
+    picture.setflags(write=False)
+    torch.set_warn_always(True)
+    try:
+        model.score_tiled(picture, tile=64)
+    finally:
+        torch.set_warn_always(False)

@@ -67,7 +67,8 @@ class LinearModel(DenseModel):
         With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation). ``box`` says
         which part of an image is given.
         """
-        batch = self.backbone.normalise(torch.as_tensor(images).to(self.device, non_blocking=True))
+        given = images if isinstance(images, Tensor) else torch.tensor(images)  # may be read-only
+        batch = self.backbone.normalise(given.to(self.device, non_blocking=True))
         codes = self.encode(batch, box)
         if flip:
             codes = (codes + self.encode(batch.flip(-1), mirrored(box)).flip(2)) / 2
