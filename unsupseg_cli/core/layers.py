@@ -99,7 +99,6 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
             if cls.note(name, "argument"):
                 raise UsageError(f"Missing argument: {cls.model_fields[name].description}") from None
             raise UsageError(f"{option_name(name, prefix)} is required{origin}.") from None
-        place = _origins(layers).get(name, "default")
-        raise UsageError(
-            f"{option_name(name, prefix)} '{first['input']}' ({place}) does not fit: {reason}."
-        ) from None
+        place, given = _origins(layers).get(name, "default"), first["input"]
+        shown = ",".join(map(str, given)) if isinstance(given, list | tuple) else given
+        raise UsageError(f"{option_name(name, prefix)} '{shown}' ({place}) does not fit: {reason}.") from None
