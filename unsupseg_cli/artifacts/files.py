@@ -117,18 +117,23 @@ def _disk_reason(error: Exception, root: Path) -> str | None:
     if number in _FULL or any(text in str(error) for text in _FULL_TEXTS):
         return f"The disk of the workspace '{root}' is full, or a file may not grow further: free some space"
     if not root.exists() or (number == errno.ENOENT and file.startswith(str(root))):
-        return f"The workspace '{root}', or a part of it, was removed while it was in use: bring it back"
+        return _gone(root)
     if number in _LOCKED and file.startswith(str(root)):
         return f"The workspace '{root}' cannot be written any more: make it writable"
     return None
 
 
+def _gone(root: Path) -> str:
+    return f"The workspace '{root}', or a part of it, was removed while it was in use: bring it back"
+
+
 @contextmanager
 def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
-    """Hold the lock file at ``path``; it is released when the process ends, however it ends.
+    """Hold a lock file of a workspace; it is released when the process ends, however it ends.
 
     Raises:
-        UnsupsegError: another process held it for more than ``wait`` seconds; the message says which.
+        UnsupsegError: another process held it for more than ``wait`` seconds; the message says which. Or the
+            workspace was removed, whatever the work that holds the lock makes of that.
     """
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
@@ -147,6 +152,11 @@ def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
     try:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
         yield
+    except UnsupsegError as error:
+        if path.exists():
+            raise
+        gone = _gone(path.parents[1])
+        raise UnsupsegError(f"{gone}; then the same command goes on where it stopped ({error}).") from error
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
