@@ -23,15 +23,25 @@ from unsupseg_cli.core.options import (
     split,
 )
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, Port
-from unsupseg_cli.pipeline.model_input import opened_model
-from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, perform
+from unsupseg_cli.pipeline.extraction_input import (
+    backbone_of,
+    device_of,
+    found_in,
+    geometry_of,
+    images_of,
+    kept_arrays,
+    layout_of,
+    network_of,
+    token_fields,
+    weights_of,
+)
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, perform
 from unsupseg_cli.pipeline.stage import produce as make
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
-    import torch
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
@@ -40,10 +50,7 @@ if TYPE_CHECKING:
     from unsupseg_cli.artifacts.manifest import DataSource
     from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.contents.backbone import BackboneInfo
-    from unsupseg_cli.contents.model import BackboneRef, OpenModel
-    from unsupseg_cli.data.datasets import Dataset
-    from unsupseg_cli.data.geometry import Geometry
-    from unsupseg_cli.inference.extraction import Extraction, Layout, Network
+    from unsupseg_cli.inference.extraction import Extraction
 
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key")
 
@@ -158,11 +165,11 @@ def identify(call: Call) -> Identity:
     from unsupseg_cli.inference.extraction import default_batch
     from unsupseg_cli.models.backbone import resolve_precision
 
-    config, device, model = call.config, _device(call), call.inputs.get("model")
-    info, tokens, weights = _backbone_info(call), _token_fields(call), _weights(call)
+    config, device, model = call.config, device_of(call), call.inputs.get("model")
+    info, tokens, weights = backbone_of(call), token_fields(call), weights_of(call)
     if weights is not None and info.digest != UNKNOWN:
         remember_weights(info.name, weights, info.digest, call.context)
-    data = identify_images(_dataset(call), call.context)
+    data = identify_images(images_of(call), call.context)
     _require_same_images(call, data)
     slug = f"{data.dataset}-{data.split}-{model.manifest.config['method'] if model else info.name}"
     return Identity(
@@ -175,7 +182,7 @@ def identify(call: Call) -> Identity:
             **tokens,
             "backbone": info.name,
             "precision": resolve_precision(config.precision, device),
-            "keep": list(_kept_arrays(call)),
+            "keep": list(kept_arrays(call)),
         },
         inputs=call.described(),
         data=data,
@@ -199,13 +206,13 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
 
 def _require_same_images(call: Call, data: DataSource) -> None:
     """Raise UsageError where regions are found in artifacts of other images."""
-    source = _source(call)
-    found_in = source.manifest.data if source else None
-    if source is None or found_in is None or UNKNOWN in (found_in.fingerprint, data.fingerprint):
+    source = found_in(call)
+    theirs = source.manifest.data if source else None
+    if source is None or theirs is None or UNKNOWN in (theirs.fingerprint, data.fingerprint):
         return
-    if found_in.fingerprint != data.fingerprint:
+    if theirs.fingerprint != data.fingerprint:
         raise UsageError(
-            f"'{source.id}' was made from other images ({found_in.dataset}, {found_in.split}: {found_in.count}) than "
+            f"'{source.id}' was made from other images ({theirs.dataset}, {theirs.split}: {theirs.count}) than "
             f"those named ({data.dataset}, {data.split}: {data.count}); leave --dataset out, or name what "
             "belongs to it."
         )
@@ -225,11 +232,11 @@ def foresee(call: Call) -> Foreseen:
     from unsupseg_cli.artifacts.grids import array_bytes
     from unsupseg_cli.contents.features import GRID_DTYPES
 
-    info = _backbone_info(call)
+    info = backbone_of(call)
     grids = _foreseen_grids(call, info)
     placed = info.dim + 2 if call.config.position and "model" not in call.inputs else info.dim
     size = 0
-    for array in _kept_arrays(call):
+    for array in kept_arrays(call):
         if array in GRID_DTYPES:
             channels = {"attention": info.dim // _HEAD_DIM, "patch": placed}.get(array, info.dim)
             size += array_bytes(grids, (channels,), GRID_DTYPES[array])
@@ -255,7 +262,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     from unsupseg_cli.inference.extraction import lay_out_views
     from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
 
-    config, dataset, context = call.config, _dataset(call), call.context
+    config, dataset, context = call.config, images_of(call), call.context
     existing = context.workspace.find_key("features", identify(call).key)
     if existing is not None and has_array(existing.path / "patch"):
         return GridReader(existing.path, "patch").grids
@@ -271,7 +278,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
     if config.regions is None:
-        return lay_out_views(dataset, _geometry(call), info.patch_size, config.strict).views.grids(
+        return lay_out_views(dataset, geometry_of(call), info.patch_size, config.strict).views.grids(
             info.patch_size
         )
     views = lay_out_regions(
@@ -299,7 +306,7 @@ def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
 
         _refuse_force(context, "--devices")
         arguments = (config, context, call.inputs)
-        launch(_extract_on_device, *arguments, accelerator=_device(call).type, devices=config.devices)
+        launch(_extract_on_device, *arguments, accelerator=device_of(call).type, devices=config.devices)
     artifact, reused = make(call, identity)
     return artifact, reused and not launched
 
@@ -376,210 +383,14 @@ def _open_extraction(call: Call, draft: Draft) -> Extraction:
     return Extraction(
         draft,
         call.context,
-        _layout(call),
-        _network(call),
+        layout_of(call),
+        network_of(call),
         strict=config.strict,
         store=config.store,
         batch_size=config.batch_size,
         workers=config.workers,
         shard=parse_shard(config.shard) if config.shard else (1, 1),
     )
-
-
-# What a call works with -----------------------------------------------------------------------------------
-
-
-@once
-def _device(call: Call) -> torch.device:
-    from unsupseg_cli.models.device import resolve_device
-
-    return resolve_device(call.config.device)
-
-
-@once
-def _dataset(call: Call) -> Dataset:
-    """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, same_images
-
-    config, source = call.config, _source(call)
-    data = source.manifest.data if source else None
-    if config.dataset is None and data is not None:
-        config = config.model_copy(update={**same_images(data), "split": data.split})
-    return open_data(config, call.context)
-
-
-def _source(call: Call) -> Artifact | None:
-    """Return the artifact that regions are found in, if they are found in one."""
-    return next(
-        (call.inputs[role] for role in ("features", "pseudolabels", "masks") if role in call.inputs), None
-    )
-
-
-@once
-def _features(call: Call) -> Artifact | None:
-    """Return the features that regions are found in, or that their masks were made from."""
-    from unsupseg_cli.contents.features import features_behind
-
-    labels = call.inputs.get("pseudolabels")
-    return features_behind(labels, call.context) if labels else call.inputs.get("features")
-
-
-@once
-def _weights(call: Call) -> Path | None:
-    """Return the file of the weights: the one named, else the one of the features that give the backbone."""
-    config, source = call.config, _features(call)
-    if config.weights is not None or config.backbone != "auto" or source is None or "model" in call.inputs:
-        weights: Path | None = config.weights
-        return weights
-    return Path(used) if (used := source.manifest.execution.get("weights")) else None
-
-
-def _backbone_name(call: Call) -> str:
-    """Return the backbone: the one named, else that of the features, else the default."""
-    from unsupseg_cli.models.backbones import default_backbone
-
-    config, source = call.config, _features(call)
-    if config.backbone != "auto":
-        return str(config.backbone)
-    return str(source.manifest.config["backbone"]) if source else default_backbone()
-
-
-@once
-def _layout(call: Call) -> Layout:
-    from unsupseg_cli.inference.extraction import lay_out_views
-    from unsupseg_cli.inference.regions import lay_out_regions
-
-    config, patch = call.config, _network(call).backbone.patch_size
-    if config.regions is None:
-        return lay_out_views(_dataset(call), _geometry(call), patch, config.strict)
-    return lay_out_regions(
-        _dataset(call),
-        config,
-        call.inputs,
-        call.context,
-        config.size or None,
-        config.filter,
-        patch,
-        config.strict,
-    )
-
-
-def _geometry(call: Call) -> Geometry:
-    from unsupseg_cli.data.geometry import Geometry
-
-    config = call.config
-    return Geometry(
-        kind=config.geometry, size=config.size or None, filter=config.filter, ratios=config.ratios
-    )
-
-
-def _kept_arrays(call: Call) -> tuple[str, ...]:
-    whole = call.config.regions is None
-    if "model" in call.inputs:
-        return ("patch", "pooled") if whole else ("pooled",)
-    return call.config.keep or (("patch", "cls", "pooled") if whole else ("cls", "pooled"))
-
-
-@once
-def _backbone_info(call: Call) -> BackboneInfo:
-    """Describe what gives the tokens or codes: in a dry run without loading its weights."""
-    from unsupseg_cli.contents.backbone import BackboneInfo, known_backbone
-    from unsupseg_cli.contents.model import code_channels, features_of
-
-    context, model = call.context, call.inputs.get("model")
-    if not context.read_only:
-        backbone = _network(call).backbone
-        return BackboneInfo(backbone.name, backbone.weights_digest, backbone.patch_size, backbone.dim)
-    if model is None:
-        return known_backbone(_backbone_name(call), _weights(call), context)
-    manifest = features_of(model, context).manifest
-    return BackboneInfo(
-        manifest.config["backbone"],
-        manifest.summary["weights_digest"],
-        manifest.summary["patch_size"],
-        code_channels(model, context),
-    )
-
-
-@once
-def _token_fields(call: Call) -> dict[str, Any]:
-    """Return the options that decide a backbone's tokens: under a model, those that it was trained with."""
-    from unsupseg_cli.contents.backbone import TOKEN_FIELDS
-    from unsupseg_cli.contents.model import features_of
-
-    options = {name: getattr(call.config, name) for name in TOKEN_FIELDS}
-    if "model" not in call.inputs:
-        return options
-    if not call.context.read_only:
-        ref = _model(call).file.backbone
-        assert ref is not None
-        return {name: getattr(ref, name) for name in TOKEN_FIELDS}
-    config = features_of(call.input("model"), call.context).manifest.config
-    return {name: config.get(name, value) for name, value in options.items()}
-
-
-@once
-def _model(call: Call) -> OpenModel:
-    from unsupseg_cli.contents.model import read_model, require_codes
-
-    model = call.input("model")
-    file = read_model(model)[0]
-    require_codes(model, file)
-    assert file.backbone is not None
-    _require_model_tokens(call.config, file.backbone, model)
-    return opened_model(call)
-
-
-@once
-def _network(call: Call) -> Network:
-    import torch.nn.functional as F
-
-    from unsupseg_cli.contents.backbone import load_frozen
-    from unsupseg_cli.inference.extraction import Network
-
-    config, device, keep = call.config, _device(call), _kept_arrays(call)
-    if "model" in call.inputs:
-        linear = _model(call).require_codes()
-
-        def codes(images: torch.Tensor) -> dict[str, torch.Tensor]:
-            patch = linear.codes(images)
-            return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
-
-        return Network(linear.backbone, codes, keep, device)
-    fields = _token_fields(call)
-    backbone = load_frozen(
-        _backbone_name(call), _weights(call), fields, call.context, device, config.precision
-    )
-
-    def tokens(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        batch = backbone.normalise(images.to(device, non_blocking=True))
-        arrays: dict[str, torch.Tensor] = backbone(batch, keep=keep)
-        return arrays
-
-    return Network(backbone, tokens, keep, device)
-
-
-def _require_model_tokens(config: ExtractConfig, backbone: BackboneRef, model: Artifact) -> None:
-    """Refuse options that do not go with the tokens that a model was trained on."""
-    if config.backbone not in ("auto", backbone.name):
-        raise UsageError(
-            f"--backbone {config.backbone} does not go with '{model.id}', which stands on {backbone.name}; leave it "
-            "out."
-        )
-    for name in ("layer", "norm", "pos_embed", "position"):
-        asked, trained = getattr(config, name), getattr(backbone, name)
-        if asked not in (ExtractConfig.model_fields[name].default, trained):
-            option = name.replace("_", "-")
-            raise UsageError(
-                f"--{option} {asked} does not go with '{model.id}', whose tokens were made with --{option} {trained}; "
-                "leave it out."
-            )
-    whole = config.geometry in WHOLE_VIEWS and config.regions is None
-    if backbone.position and not whole:
-        raise UsageError(
-            f"The tokens of '{model.id}' carry their place, which needs views of whole images: --geometry "
-            f"{' or '.join(WHOLE_VIEWS)}, and no --regions."
-        )
 
 
 _HEAD_DIM = 64  # channels of an attention head: the same in every ViT of `backbones list`
