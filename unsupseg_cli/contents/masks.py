@@ -271,8 +271,11 @@ class MaskTable:
 
     def label_map(self, view: int) -> NDArray[np.int16]:
         """Return the mask id of each cell, (h, w), -1 without one; of masks that overlap the one of higher score."""
+        layers = self.layers[view]
+        if len(layers) == 1:
+            return np.asarray(layers[0])
         rows = self.rows(view)
-        return to_label_map(self.layers[view], rows.score, rows.area)
+        return to_label_map(layers, rows.score, rows.area)
 
 
 class MaskReader(MaskTable):
