@@ -23,7 +23,6 @@ from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.launch import launch, others_answer
 from unsupseg_cli.training.loop import Schedule, Task, fit
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
 STEPS = 500
 

@@ -14,7 +14,7 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import MaskReader
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
-from unsupseg_cli.core.options import RegionConfig
+from unsupseg_cli.core.options import RegionConfig, ResizeFilter
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import View, render_part
 from unsupseg_cli.data.views import (
@@ -38,7 +38,7 @@ def lay_out_regions(
     inputs: Mapping[str, Artifact],
     context: Context,
     side: int | None,
-    resize: str,
+    resize: ResizeFilter,
     patch: int,
     strict: bool,
 ) -> Layout:
@@ -77,8 +77,8 @@ _REMEDIES = {
 }
 
 
-def _render(image: NDArray[np.uint8], view: View, resize: str) -> NDArray[np.uint8]:
-    return render_part(image, view.box, view, resize)  # type: ignore[arg-type]
+def _render(image: NDArray[np.uint8], view: View, resize: ResizeFilter) -> NDArray[np.uint8]:
+    return render_part(image, view.box, view, resize)
 
 
 def _finder(config: RegionConfig, inputs: Mapping[str, Artifact], context: Context) -> Find:

@@ -100,6 +100,7 @@ class Pretrainer(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(config.seed, "heads"))
             self.student = Student(encoder, arch["embed_dim"], config)
+        # torch's stubs know a memory format or a device, not both.
         self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.loss = build_loss(config).to(self.device)
