@@ -27,10 +27,10 @@ def figures(artifact):
         path = artifact.path / name
         if path.suffix == ".h5":
             found[name] = None
-        elif path.name == "zarr.json" and is_packed(artifact.path, path.parent.name):
-            reader = PackedReader(artifact.path, path.parent.name, DTYPES[path.parent.name])
+        elif path.name == "zarr.json" and is_packed(path.parents[1], path.parent.name):
+            reader = PackedReader(path.parents[1], path.parent.name, packed_type(path.parent))
             values = np.concatenate([reader[view].ravel() for view in range(len(reader))])
-            found[path.parent.name] = statistics(values)
+            found[path.parent.relative_to(artifact.path).as_posix()] = statistics(values)
         elif path.name == "zarr.json":
             reader = RowReader(path.parent)
             found[path.parent.relative_to(artifact.path).as_posix()] = statistics(reader.rows(0, len(reader)))
@@ -39,6 +39,12 @@ def figures(artifact):
         elif output.result and "c" not in Path(name).parts:
             found[name] = None
     return dict(sorted(found.items()))
+
+
+def packed_type(path):
+    if path.name in DTYPES:
+        return DTYPES[path.name]
+    return json.loads((path.parent / "types.json").read_text(encoding="utf-8"))[path.name]
 
 
 def statistics(values):

@@ -20,8 +20,10 @@ from unsupseg_cli.core.errors import UnsupsegError
 
 blosc.use_threads = False  # a piece is small: threads would cost more than they bring
 
+_WHOLE = blosc.Blosc("lz4hc", clevel=9, shuffle=blosc.NOSHUFFLE)
 _CODECS = {
-    "i": blosc.Blosc("lz4hc", clevel=9, shuffle=blosc.NOSHUFFLE),
+    "i": _WHOLE,
+    "u": _WHOLE,
     "f": blosc.Blosc("zstd", clevel=5, shuffle=blosc.BITSHUFFLE),
 }
 _LENGTHS = struct.Struct(

@@ -24,6 +24,7 @@ from unsupseg_cli.artifacts.grids import GridReader, views_per_block
 from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind, view_of
+from unsupseg_cli.contents.view_arrays import ViewArrays, ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.geometry import Geometry
@@ -38,7 +39,7 @@ MASKS, STATE, LABELS, SOFT = "masks.parquet", "state.safetensors", "labels", "so
 
 
 class MaskWriter:
-    """Writes masks, soft masks and the table of masks, block by block; finished blocks survive a kill.
+    """Writes masks, their arrays and the table of masks, block by block; finished blocks survive a kill.
 
     Args:
         draft: of the artifact.
@@ -52,6 +53,7 @@ class MaskWriter:
         self._size = views_per_block(sizes, (), np.int16)
         self._labels = PackedWriter(draft.folder, LABELS, np.int16)
         self._soft = PackedWriter(draft.folder, SOFT, np.float16) if soft else None
+        self._arrays = ViewArraysWriter(draft.folder)
 
     def todo(self, context: Context, description: str = "pseudolabel") -> Iterator[tuple[int, list[int]]]:
         """Yield the number and the views of each block that is not finished yet."""
@@ -95,6 +97,7 @@ class MaskWriter:
             if any(mask.soft is None for mask in masks):
                 raise UsageError("This method makes no soft masks; leave --keep soft out.")
             note["soft"] = self._soft.write(block, [mask.soft for mask in masks if mask.soft is not None])
+        note["arrays"] = self._arrays.write(block, [mask.arrays for mask in masks])
         note["masks"] = [_mask_rows(mask) for mask in masks]
         note["sources"] = None if sources is None else [list(names) for names in sources]
         self._draft.finish(self._part(block), note)
@@ -106,6 +109,7 @@ class MaskWriter:
         self._labels.close(told)
         if self._soft is not None:
             self._soft.close([piece for note in notes for piece in note["soft"]])
+        self._arrays.close([note["arrays"] for note in notes])
         rows = [view_rows for note in notes for view_rows in note["masks"]]
         table = [[view, *row] for view, view_rows in enumerate(rows) for row in view_rows]
         columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
@@ -346,7 +350,8 @@ def read_masks(artifact: Artifact) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
     table = MaskTable(artifact.path)
     groups = [table.rows(view).group for view in range(len(table))]
-    return MaskSet(LabelMaps(artifact), groups, load_file(artifact.path / STATE), table.masks)
+    state, arrays = load_file(artifact.path / STATE), ViewArrays(artifact.path)
+    return MaskSet(LabelMaps(artifact), groups, state, table.masks, arrays)
 
 
 def read_imported(artifact: Artifact, features: FeatureSet, context: Context) -> MaskSet:

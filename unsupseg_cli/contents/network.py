@@ -24,12 +24,13 @@ def live_source(
     Raises:
         UnsupsegError: the images changed, or the weights are not found or are others.
     """
-    encode = _encoder(features, context, device)
+    backbone, encode = _network(features, context, device)
     images = ViewImages(features, context, workers)
-    return LiveSource(images, encode, features.grids, features.dim, device)
+    return LiveSource(images, encode, features.grids, features.dim, device, backbone)
 
 
-def _encoder(features: FeatureSet, context: Context, device: torch.device) -> Encode:
+def _network(features: FeatureSet, context: Context, device: torch.device) -> tuple[Backbone, Encode]:
+    """Return the backbone, and what gives the tokens of images: its own, or the codes of a model on it."""
     manifest = features.artifact.manifest
     config = manifest.config
     weights = manifest.execution.get("weights") or None
@@ -58,7 +59,7 @@ def _encoder(features: FeatureSet, context: Context, device: torch.device) -> En
         # The clone leaves inference mode: the tokens enter a loss.
         return network(backbone.normalise(images.movedim(1, -1) * 255)).clone()
 
-    return encode
+    return backbone, encode
 
 
 def _patch_tokens(backbone: Backbone) -> Encode:

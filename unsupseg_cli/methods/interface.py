@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,8 @@ class Masks:
     ``labels`` (h, w) int16 holds mask ids from 0, -1 where no mask is; masks that overlap come in layers (L, h, w),
     each mask whole in one of them (`data.masks.to_layers`). ``area`` (cells), ``score`` in [0, 1]
     and ``group`` (class of the mask, -1 if the method gives none) have one entry per mask. ``soft`` (M + 1, h,
-    w), where the method has it, holds log-probabilities of no mask and of each mask, on the token grid.
+    w), where the method has it, holds log-probabilities of no mask and of each mask, on the token grid. ``arrays`` are
+    any others that the method's trainer reads, of the same names and types in all views.
     """
 
     labels: NDArray[np.int16]
@@ -35,6 +36,7 @@ class Masks:
     score: NDArray[np.float32]
     group: NDArray[np.int64]
     soft: NDArray[np.float16] | None = None
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,14 @@ class MaskSet:
     ``labels`` are the label maps (h, w) int16 by view, of mask ids from 0, -1 where no mask is; of masks that overlap
     the one of higher score counts, of equal scores the smaller. ``groups`` is the class of each mask of a view, -1
     where there is none; ``state`` what the labeller left for training; ``masks`` gives every mask of a view whole,
-    (M, h, w).
+    (M, h, w), and ``arrays`` what the labeller left of a view beside its masks, by name.
     """
 
     labels: Sequence[NDArray[np.int16]]
     groups: Sequence[NDArray[np.int64]]
     state: dict[str, Tensor]
     masks: Callable[[int], NDArray[np.bool_]] | None = None
+    arrays: Callable[[int], Mapping[str, NDArray[Any]]] | None = None
 
     def classes(self, view: int) -> NDArray[np.int64]:
         """Return the class of each cell or pixel of a view, (h, w), -1 where there is none."""

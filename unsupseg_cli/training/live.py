@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import with_backoff
 
 Images = Callable[[Sequence[int]], list[NDArray[np.uint8]]]
@@ -27,6 +28,7 @@ class LiveSource:
         grids: rows and columns of each view's tokens, (N, 2).
         dim: channels C of a token.
         device: where the network is.
+        backbone: of the network, for methods that look inside it.
         batch: images at a time.
     """
 
@@ -37,10 +39,11 @@ class LiveSource:
         grids: NDArray[np.int64],
         dim: int,
         device: torch.device,
+        backbone: Backbone,
         batch: int = 32,
     ) -> None:
         self._images, self._encode, self._grids, self._dim = images, encode, grids, dim
-        self._device, self._batch = device, batch
+        self._device, self.backbone, self._batch = device, backbone, batch
 
     @property
     def dim(self) -> int:
