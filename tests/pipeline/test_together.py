@@ -61,7 +61,8 @@ def start(arguments):
 
 def torchrun(space, *options, other=None):
     """Run two processes as torchrun does; the second one in another workspace, if one is given."""
-    program = f"{sys.executable} -c 'from unsupseg_cli.cli.main import main; main()'"
+    patience = "import unsupseg_cli.pipeline.together as together; together._DISK_SECONDS = 2.0; "
+    program = f"{sys.executable} -c '{patience}from unsupseg_cli.cli.main import main; main()'"
     arguments = " ".join(command("$w", *options))
     script = f'w={space}; [ "$RANK" = 1 ] && w={other or space}; exec {program} {arguments}'
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -79,7 +80,7 @@ def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturb
     while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
         assert call.poll() is None, call.communicate()
         time.sleep(0.02)
-    ranks = [one for one in psutil.Process(call.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    ranks = [rank for server in psutil.Process(call.pid).children() for rank in server.children()]
     assert len(ranks) == 2
     clock = time.monotonic()
     os.kill(ranks[1].pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -99,8 +100,12 @@ def test_a_call_with_two_devices_that_is_stopped_goes_on(folder, whole, tmp_path
     call = subprocess.Popen(command(folder, tmp_path / "k", "--devices", "2"), stderr=subprocess.DEVNULL)
     while not list((tmp_path / "k").glob("features/.partial-*/done/block-*")) and call.poll() is None:
         time.sleep(0.005)
+    helpers = psutil.Process(call.pid).children(recursive=True)
+    assert helpers
     call.send_signal(stop)
     call.wait(timeout=60)
+    _, alive = psutil.wait_procs(helpers, timeout=10)
+    assert not alive
     made = extract(config(folder, devices=2), Context(Workspace(tmp_path / "k")))
     assert made.manifest.digest == whole.manifest.digest
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from multiprocessing.connection import wait
 from typing import Any, Literal
 
 import torch
@@ -63,7 +65,9 @@ def launch(
         UnsupsegError: one of them failed, was ended or did not answer; the others are ended.
     """
     others = set(multiprocessing.active_children())
-    strategy = DDPStrategy(start_method="spawn", find_unused_parameters=unused_parameters, timeout=patience)
+    strategy = DDPStrategy(
+        start_method=_start_method(), find_unused_parameters=unused_parameters, timeout=patience
+    )
     fabric = _open(strategy, accelerator, devices, 1, precision)
     try:
         # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
@@ -119,6 +123,17 @@ def others_answer(patience: timedelta = PATIENCE) -> Iterator[None]:
         ) from error
 
 
+def _start_method() -> Literal["forkserver", "spawn"]:
+    """Return how processes are started: by a server that has imported what they need, where there is one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    return "forkserver"
+
+
+_PRELOADED = ["torch._dynamo", "torchvision", "timm", __name__]  # a process would take seconds to import them
+
+
 def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, precision: Precision) -> Fabric:
     try:
         return Fabric(
@@ -132,8 +147,17 @@ def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, pre
 def _guarded(
     fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...], patience: timedelta
 ) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with others_answer(patience):
         run(fabric, *arguments)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone: the server would let it go on alone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def _own_error(line: str) -> UnsupsegError:
