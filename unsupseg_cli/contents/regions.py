@@ -32,4 +32,11 @@ def read_regions(artifact: Artifact, features: FeatureSet) -> RegionSet:
         parent=np.array(views["parent"], np.int64),
         tag=np.array(views["tag"], np.int64),
         box=np.array(views["box"], np.float64),
+        same_network=_network(regions) == _network(features),
     )
+
+
+def _network(features: FeatureSet) -> tuple[object, ...]:
+    """Return what tells apart the networks of CLS tokens: weights, and the block that they are taken from."""
+    manifest = features.artifact.manifest
+    return manifest.summary["weights_digest"], manifest.config.get("layer"), manifest.config.get("pos_embed")

@@ -69,7 +69,8 @@ class RegionSet:
     ``features`` gives their arrays (``cls``, ``pooled``); ``view`` (R,) is the view of the features that shows the
     region's image, the first where there are several; ``parent`` the row of the features or pseudo-labels that the
     region was found in, -1 where there is none; ``tag`` 1 for foreground and 0 for background of anchors, the level of
-    a pyramid, or the number of the mask; ``box`` (R, 4) left, top, right, bottom in pixels of the image.
+    a pyramid, or the number of the mask; ``box`` (R, 4) left, top, right, bottom in pixels of the image;
+    ``same_network`` whether the network of the views' features embedded them.
     """
 
     features: TokenSource
@@ -77,6 +78,7 @@ class RegionSet:
     parent: NDArray[np.int64]
     tag: NDArray[np.int64]
     box: NDArray[np.float64]
+    same_network: bool = True
 
     def __len__(self) -> int:
         return len(self.view)
@@ -185,6 +187,10 @@ class Labeller(ABC):
     @abstractmethod
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks of some views: of the images' size where the part needs images, else of the token grid's."""
+
+    def exemplars(self) -> list[list[int]]:
+        """Return by class the rows of the regions nearest to its centre, nearest first; nothing without regions."""
+        return []
 
     def figures(self) -> dict[str, Any]:
         """Return what was counted since the last call, for the manifest; counts of blocks are added."""

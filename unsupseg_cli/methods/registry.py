@@ -21,6 +21,7 @@ BUNDLED = {
     "kmeans": "unsupseg_cli.methods.kmeans",
     "primaps": "unsupseg_cli.methods.primaps",
     "stego": "unsupseg_cli.methods.stego",
+    "transfgu": "unsupseg_cli.methods.transfgu",
 }
 """The package of each method, whose ``METHOD`` is its declaration."""
 

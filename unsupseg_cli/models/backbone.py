@@ -144,7 +144,7 @@ class Backbone(nn.Module):
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
             before, tokens = self._run_block(images)
         tokens = tokens.float()
-        normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self._has_norm else tokens
+        normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self.has_norm else tokens
         patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
         out = {}
         if "patch" in keep:
@@ -165,8 +165,23 @@ class Backbone(nn.Module):
         return torch.cat([patch, self.position * patch.norm(dim=-1, keepdim=True) * place], -1)
 
     @property
-    def _has_norm(self) -> bool:
+    def has_norm(self) -> bool:
+        """Whether the tokens of a block go through a final norm."""
         return isinstance(self.vit.norm, nn.LayerNorm)
+
+    def tokens_before(self, images: Tensor) -> Tensor:
+        """Return the tokens (B, N, C) that enter the chosen block, CLS and registers first."""
+        return self._run_block(images)[0]
+
+    def require_plain_attention(self) -> Any:
+        """Return the attention of the chosen block; raises UsageError where it is of another kind."""
+        attention = self.vit.blocks[self.layer].attn
+        if not isinstance(getattr(attention, "qkv", None), nn.Linear) or hasattr(self.vit, "rope"):
+            raise UsageError(
+                f"The backbone '{self.name}' gives no attention, query or key (its attention is of another kind); "
+                "keep patch, cls and pooled."
+            )
+        return attention
 
     def _run_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the chosen block."""
@@ -185,13 +200,7 @@ class Backbone(nn.Module):
 
     def _attention(self, before: Tensor, keep: Collection[str], height: int, width: int) -> dict[str, Tensor]:
         """Recompute queries, keys and CLS attention of one block, so that the fused path stays elsewhere."""
-        block = self.vit.blocks[self.layer]
-        attention = block.attn
-        if not isinstance(getattr(attention, "qkv", None), nn.Linear) or hasattr(self.vit, "rope"):
-            raise UsageError(
-                f"The backbone '{self.name}' gives no attention, query or key (its attention is of another kind); "
-                "keep patch, cls and pooled."
-            )
+        block, attention = self.vit.blocks[self.layer], self.require_plain_attention()
         b, n, c = before.shape
         heads = attention.num_heads
         q, k, _ = attention.qkv(block.norm1(before)).view(b, n, 3, heads, c // heads).unbind(2)

@@ -6,3 +6,15 @@
 3. A mask transformer on the frozen tokens, with a token for each concept, learns the maps' highest concepts. In cycles
    a teacher takes the student's place and the student begins anew, with targets of maps and teacher.
 """
+
+from __future__ import annotations
+
+from unsupseg_cli.methods.declaration import Method, Part
+from unsupseg_cli.methods.transfgu.config import PseudolabelOptions
+
+METHOD = Method(
+    name="transfgu",
+    summary="Concepts from crops, their activation maps, then a mask transformer",
+    paper="TransFGU, Yin et al., ECCV 2022",
+    labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.transfgu.pseudolabel:TransfguLabeller"),),
+)

@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def compose(attention: Tensor, open_to: Tensor, evidence: Tensor) -> Tensor:
+    """Return the maps (K, h, w): attention (h, w) plus evidence (K, h, w) where a concept may be, else zero."""
+    return torch.where(open_to, attention + evidence, 0)
+
+
 def pack_maps(attention: Tensor, open_to: Tensor, evidence: Tensor, top: int) -> dict[str, NDArray[Any]]:
     """Return the arrays that `unpack_maps` takes; which concept is highest at a patch survives.
 
@@ -27,7 +32,7 @@ def pack_maps(attention: Tensor, open_to: Tensor, evidence: Tensor, top: int) ->
         evidence: (K, h, w), not negative, zero where the concept may not be.
         top: concepts whose evidence is kept at each patch.
     """
-    total = torch.where(open_to, attention + evidence, 0)
+    total = compose(attention, open_to, evidence)
     concept = total.sort(dim=0, descending=True, stable=True).indices[:top]
     total, highest = total.gather(0, concept), torch.where(open_to, evidence, 0).gather(0, concept)
     scale = float(highest.max()) or 1.0
@@ -56,4 +61,4 @@ def unpack_maps(arrays: Mapping[str, NDArray[Any]], concepts: int) -> Tensor:
     evidence = torch.zeros(open_to.shape)
     share = torch.from_numpy(arrays["evidence"]).float()
     evidence.scatter_(0, torch.from_numpy(arrays["concept"]).long(), share * float(arrays["scale"][0]))
-    return torch.where(open_to, torch.from_numpy(arrays["attention"]) + evidence, 0)
+    return compose(torch.from_numpy(arrays["attention"]), open_to, evidence)

@@ -1,0 +1,211 @@
+"""Concepts from regions, and where in an image each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, RegionSet
+from unsupseg_cli.methods.transfgu.config import PseudolabelOptions
+from unsupseg_cli.methods.transfgu.maps import compose, pack_maps
+from unsupseg_cli.models.class_row import ClassRow, class_row
+from unsupseg_cli.models.memory import with_backoff
+
+_IMAGES = 8  # at a time
+_EXEMPLARS = 8
+
+
+def cluster_concepts(
+    tokens: NDArray[np.float32], count: int, options: PseudolabelOptions, seed: int
+) -> Tensor:
+    """Return the centres (count, C) of k-means on CLS tokens (n, C) as they are, with Euclidean distances."""
+    kmeans = KMeans(count, n_init=options.restarts, max_iter=options.iterations, random_state=seed % 2**32)
+    return torch.from_numpy(kmeans.fit(tokens).cluster_centers_).float()
+
+
+def maps_of(
+    row: ClassRow, concepts: Tensor, gradient_scale: float, mass: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return attention (B, P) over its maximum, where each concept may be (B, K, P), and its evidence (B, K, P).
+
+    The evidence is how much the CLS token comes nearer to the concept where more attention goes to the patch; of each
+    concept the patches that hold ``mass`` of it keep it.
+
+    Args:
+        row: of B images.
+        concepts: (K, C).
+        gradient_scale: factor on the gradients.
+        mass: share in (0, 1].
+    """
+    gradients = row.gradients(concepts)
+    attention = row.attention.mean(1)
+    attention = attention / attention.amax(1, keepdim=True)
+    evidence = (-gradients).clamp_min(0) * gradient_scale
+    lowest = evidence.sort(dim=-1)
+    share = lowest.values.cumsum(-1) / lowest.values.sum(-1, keepdim=True).clamp_min(1e-30)
+    kept = torch.zeros_like(gradients, dtype=torch.bool).scatter_(-1, lowest.indices, share > 1 - mass)
+    return attention, gradients <= 0, torch.where(kept, evidence, 0)
+
+
+class TransfguLabeller(Labeller):
+    """A map of every concept in every view; the highest one is the class of a patch."""
+
+    options: PseudolabelOptions
+
+    def __init__(self, options: PseudolabelOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        assert inputs.network is not None
+        assert inputs.regions is not None
+        self.network, self.regions = inputs.network, inputs.regions
+        if not self.regions.same_network:
+            raise UsageError(
+                "The regions were embedded by another backbone, weights or layer than the features; extract both with "
+                "the same ones."
+            )
+        self.concepts = torch.empty(0)
+        self._members: list[
+            tuple[NDArray[np.int64], int]
+        ] = []  # regions, and how many concepts are made of them
+
+    def fit(self) -> dict[str, Any]:
+        """Cluster the regions."""
+        options, tokens = self.options, self.regions.rows("cls").cpu().numpy()
+        self._members = _groups(options, self.regions, self.inputs.classes)
+        parts = [
+            cluster_concepts(
+                tokens[members], count, options, seeds.stream(self.inputs.seed, f"concepts-{part}")
+            )
+            for part, (members, count) in enumerate(self._members)
+        ]
+        self.concepts = torch.cat(parts).to(self.inputs.device)
+        foreground = int((self.regions.tag == 1).sum())
+        self.inputs.reporter.info(
+            f"{len(self.concepts)} concepts from {len(tokens):,} regions, {foreground:,} of the foreground"
+        )
+        return {"regions": len(tokens), "foreground_regions": foreground, "concepts": len(self.concepts)}
+
+    def exemplars(self) -> list[list[int]]:
+        """Return the regions whose CLS tokens are nearest to each concept; the background has none."""
+        tokens, concepts = self.regions.rows("cls").cpu(), self.concepts.cpu()
+        nearest: list[list[int]] = [[]] if self.options.background else []
+        first = 0
+        for members, count in self._members:
+            distances = torch.cdist(concepts[first : first + count], tokens[members])
+            order = distances.argsort(dim=1)[:, :_EXEMPLARS].numpy()
+            nearest += [members[row].tolist() for row in order]
+            first += count
+        return nearest
+
+    @torch.no_grad()
+    def label(self, views: Sequence[int]) -> list[Masks]:
+        """Return a mask for each class that wins somewhere, on the token grid, with the maps as arrays."""
+        grids = self.inputs.features.grids[list(views)].tolist()
+        found: dict[int, Masks] = {}
+        for places in indices_by(map(tuple, grids)).values():
+
+            def run(part: Sequence[int]) -> list[Masks]:
+                return self._label([views[place] for place in part], grids[part[0]])
+
+            found |= dict(zip(places, with_backoff(run, places, _IMAGES), strict=True))
+        return [found[place] for place in range(len(views))]
+
+    def _label(self, views: Sequence[int], grid: Sequence[int]) -> list[Masks]:
+        """Return the masks of views of one grid."""
+        options, backbone = self.options, self.network.backbone
+        images = torch.stack(self.network.pixels(views)).movedim(1, -1) * 255
+        row = class_row(backbone, backbone.normalise(images))
+        maps = maps_of(row, self.concepts, options.gradient_scale, options.mass)
+        attention, open_to, evidence = (part.view(*part.shape[:-1], *grid).cpu() for part in maps)
+        level = options.background_level if options.background else None
+        masks = []
+        for view in zip(attention, open_to, evidence, strict=True):
+            together = compose(*view)
+            labels = highest(together, level)
+            soft = with_background(together, level) if level is not None else together
+            masks.append(_masks(labels, soft, pack_maps(*view, top=options.top)))
+        return masks
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the concepts, ``centroids`` (K, C), and the ``background``'s level, 0 without one."""
+        level = self.options.background_level if self.options.background else 0.0
+        return {"centroids": self.concepts.cpu(), "background": torch.tensor([level])}
+
+
+def highest(maps: Tensor, background: float | None = None) -> Tensor:
+    """Return the class of each patch (h, w), of maps (K, h, w); -1 where no concept may be and nothing else is.
+
+    Args:
+        maps: of the concepts.
+        background: level of class 0, the background, if there is one.
+    """
+    if background is not None:
+        return with_background(maps, background).argmax(0)
+    return torch.where(maps.amax(0) > 0, maps.argmax(0), VOID)
+
+
+def with_background(maps: Tensor, level: float) -> Tensor:
+    """Return maps (1 + K, h, w): before the concepts what the highest of them lacks of a level."""
+    return torch.cat([(level - maps.amax(0, keepdim=True)).clamp_min(0), maps])
+
+
+def _masks(labels: Tensor, maps: Tensor, arrays: dict[str, NDArray[Any]]) -> Masks:
+    """Return a mask for each class that a patch has, scored by its map's mean."""
+    found, numbers = torch.unique(labels, return_inverse=True)
+    shown = found[found >= 0]
+    numbers = numbers - (len(found) - len(shown))
+    areas = torch.stack([(labels == value).sum() for value in shown]) if len(shown) else torch.zeros(0)
+    means = [float(maps[value][labels == value].mean()) for value in shown]
+    return Masks(
+        numbers.to(torch.int16).numpy(),
+        areas.long().numpy(),
+        np.array(means, np.float32).clip(0, 1),
+        shown.numpy(),
+        arrays=arrays,
+    )
+
+
+def _groups(
+    options: PseudolabelOptions, regions: RegionSet, classes: int
+) -> list[tuple[NDArray[np.int64], int]]:
+    """Return which regions are clustered together, and into how many concepts.
+
+    Raises:
+        UsageError: the counts do not make up the classes, or there are fewer regions than concepts.
+    """
+    concepts = classes - int(options.background)
+    extra = " and the background" if options.background else ""
+    if options.things is None and options.stuff is None:
+        groups = [("", np.arange(len(regions)), concepts)]
+    else:
+        things = options.things if options.things is not None else concepts - (options.stuff or 0)
+        stuff = options.stuff if options.stuff is not None else concepts - things
+        if things < 0 or stuff < 0 or things + stuff != concepts:
+            raise UsageError(
+                f"{things} things, {stuff} stuff{extra} are not the {classes} classes asked for: let things and stuff "
+                f"add up to {concepts}, or change --classes."
+            )
+        groups = [
+            ("foreground ", np.flatnonzero(regions.tag == 1), things),
+            ("background ", np.flatnonzero(regions.tag == 0), stuff),
+        ]
+    for name, members, count in groups:
+        if len(members) < count:
+            raise UsageError(
+                f"There are {len(members)} {name}regions for {count} concepts; lower --{name.strip() or 'foreground'} "
+                "of `extract --regions anchors`, add --scales, or ask for fewer."
+            )
+    if concepts < 1:
+        raise UsageError(f"{classes} classes leave no concept beside the background; ask for more --classes.")
+    if not bool(torch.isfinite(regions.rows("cls")).all()):
+        raise UnsupsegError("A region's CLS token holds NaN or infinite values; extract the regions again.")
+    return [(members, count) for _, members, count in groups if count]
