@@ -47,7 +47,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world(pictures, tmp_path_factory):
-    """A workspace with features (all arrays of a ViT) and their graph; tests add to it."""
+    """A workspace with features (all arrays of a ViT), their graph and regions; tests add to it."""
     context = Context(Workspace(tmp_path_factory.mktemp("world")))
     extract(
         ExtractConfig(
@@ -62,4 +62,17 @@ def world(pictures, tmp_path_factory):
         context,
     )
     graph(GraphConfig(neighbors=3, device="cpu"), context)
+    extract(
+        ExtractConfig(
+            dataset=f"{pictures}/",
+            split="train",
+            size=16,
+            backbone="untrained",
+            regions="anchors",
+            keep=("cls",),
+            workers=0,
+            device="cpu",
+        ),
+        context,
+    )
     return context

@@ -83,6 +83,7 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Fit the labeller, then label block by block; finished blocks survive a kill."""
+    from unsupseg_cli.contents.exemplars import draw_exemplars
     from unsupseg_cli.contents.features import FeatureSet
     from unsupseg_cli.contents.masks import MaskWriter, draw_masks, warn_of_single_masks, write_state
     from unsupseg_cli.contents.method_inputs import open_inputs
@@ -104,7 +105,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         writer.write(block, views, labeller.label(views), labeller.figures())
     summary = writer.close()
     warn_of_single_masks(draft, summary)
-    draw_masks(draft.folder, lambda: ViewImages(features, call.context), config.sheet, call.context)
+
+    def open_images() -> ViewImages:
+        return ViewImages(features, call.context)
+
+    draw_masks(draft.folder, open_images, config.sheet, call.context)
+    if config.sheet and (exemplars := labeller.exemplars()):
+        assert inputs.regions is not None
+        draw_exemplars(draft.folder, exemplars, inputs.regions, features, open_images, call.context)
     return {**figures, **summary}
 
 

@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
-from unsupseg_cli.methods.transfgu.config import PseudolabelOptions
+from unsupseg_cli.methods.transfgu.config import PseudolabelOptions, TrainOptions
 
 METHOD = Method(
     name="transfgu",
     summary="Concepts from crops, their activation maps, then a mask transformer",
     paper="TransFGU, Yin et al., ECCV 2022",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.transfgu.pseudolabel:TransfguLabeller"),),
+    trainer=Part(TrainOptions, "unsupseg_cli.methods.transfgu.train:TransfguTrainer"),
+    heads={"transfgu": "unsupseg_cli.methods.transfgu.network"},
 )

@@ -1,0 +1,329 @@
+"""Bootstrapped training of the mask transformer: maps and a teacher give the targets of a student, in cycles."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
+from unsupseg_cli.methods.transfgu.config import TrainOptions
+from unsupseg_cli.methods.transfgu.maps import unpack_maps
+from unsupseg_cli.methods.transfgu.network import MaskTransformer
+from unsupseg_cli.methods.transfgu.objective import (
+    category_loss,
+    separation_loss,
+    targets,
+    uncertainty_loss,
+)
+from unsupseg_cli.models.operators import require_operators
+from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.live import LiveSource
+
+require_operators()
+from torchvision.ops import roi_align  # noqa: E402
+from torchvision.transforms.v2 import functional as TF  # noqa: E402
+
+_LIVE_SIZE = 0.5  # published code, data_augment: crops are resized to half of the image's side
+_JITTER, _HUE = 0.8, 0.2  # published code, data_augment: ColorJitter(.8, .8, .8, .2)
+_BLUR_KERNEL, _BLUR_SIGMA = 3, (1.0, 2.0)  # published code, data_augment
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is shown of an image: where a crop begins, as a share of its room, and whether it is mirrored."""
+
+    top: float
+    left: float
+    mirrored: bool
+
+
+class TransfguTrainer(Trainer):
+    """Training of TransFGU. The teacher is the student of the last complete cycle, and in the end the result.
+
+    Raises:
+        UsageError: the pseudo-labels have no maps, or not as many classes as asked for.
+    """
+
+    options: TrainOptions
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        if options.crop_least > options.crop_most:
+            raise UsageError(
+                f"crop_least={options.crop_least} is more than crop_most={options.crop_most}; swap the two."
+            )
+        self.concepts, self.level = _concepts(inputs)
+        self.background = self.level > 0
+        views = len(inputs.features.grids)
+        self.batch, self.steps = min(options.batch, views), options.cycles * options.cycle_steps
+        self.epoch_steps = views // self.batch
+        self.clip_value = options.clip
+        classes, dim = inputs.classes, inputs.features.dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.stream(inputs.seed, "transfgu"))
+            self.student = MaskTransformer(classes, dim, options.dropout).to(inputs.device)
+        self.module: nn.Module = self.student
+        self.first = copy.deepcopy(self.student.state_dict())
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.finished, self.skipped, self.skip = 0, 0, False
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam; biases and norms do not decay. A step that is skipped finds no gradient, and so changes nothing."""
+        parameters = list(self.student.parameters())
+        one = [value for value in parameters if value.ndim <= 1]
+        more = [value for value in parameters if value.ndim > 1]
+        groups = [
+            {"params": more, "weight_decay": self.options.weight_decay},
+            {"params": one, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.Adam(groups, lr=self.options.lr)
+
+        def drop_gradient(*_: Any) -> None:
+            if self.skip:
+                optimizer.zero_grad(set_to_none=True)
+
+        optimizer.register_step_pre_hook(drop_gradient)
+        return optimizer
+
+    def read(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Read tokens (h, w, C), or pixels where the network is in the loop, and maps (K, h, w) of each view."""
+        network, masks = self.inputs.network, self.inputs.masks
+        assert masks is not None
+        assert masks.arrays is not None
+        show = self.inputs.features.tokens if network is None else network.pixels
+        maps = [unpack_maps(masks.arrays(view), self.concepts).to(self.inputs.device) for view in batch.views]
+        return list(zip(show(batch.views), maps, strict=True))
+
+    def losses(self, batch: Batch, read: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Return the loss and its three terms, each a mean over the patches of the batch that count for it."""
+        shown, maps, grids, permutation = self._look(batch, read)
+        own = dict(zip(batch.places, zip(shown, maps, strict=True), strict=True))
+        negative, terms = self._negative(batch.step), []
+        for (height, width), members in indices_by(grids).items():
+            rows = [row for row, place in enumerate(members) if place in own]
+            if rows:
+                patch = torch.stack([own[members[row]][0] for row in rows])
+                group_maps = torch.stack([own[members[row]][1] for row in rows])
+            else:  # dropout is drawn for the images of the other processes too
+                patch = shown[0].new_empty(0, height, width, shown[0].shape[-1])
+                group_maps = maps[0].new_empty(0, self.concepts, height, width)
+            scores, tokens = self.student.decode(patch, (rows, len(members)))
+            if rows:
+                terms.append(self._terms(scores, tokens, patch, group_maps, permutation, negative))
+        category, labelled, uncertainty, decided, separation = torch.cat(terms, 1).mean(1)
+        counts = batch.average(torch.stack([labelled, decided]).detach()).clamp_min(1e-6)
+        losses = {
+            "category": category / counts[0],
+            "uncertainty": uncertainty / counts[1],
+            "separation": separation,
+        }
+        loss = losses["category"] + self.options.uncertainty * losses["uncertainty"]
+        loss = loss + self.options.separation * losses["separation"]
+        # Of the whole batch, so that all processes take a step or none.
+        self.skip = not float(batch.average(loss.detach())) > 0 and bool(torch.isfinite(loss))
+        return {"loss": loss, **losses, "labelled": labelled}
+
+    def _terms(
+        self,
+        scores: Tensor,
+        tokens: Tensor,
+        patch: Tensor,
+        maps: Tensor,
+        permutation: Tensor,
+        negative: float,
+    ) -> Tensor:
+        """Return the category loss, the share of patches with a target, uncertainty, its share, separation: (5, B)."""
+        with torch.no_grad():
+            teacher = self.teacher({"patch": patch}) if self.finished else None
+            classes, decided = targets(maps, self.background, self.level, teacher)
+        return torch.stack(
+            [
+                category_loss(scores, classes, permutation, negative),
+                (classes >= 0).float().mean((1, 2)),
+                uncertainty_loss(scores, decided, self.background),
+                decided.float().mean((1, 2)),
+                separation_loss(tokens),
+            ]
+        )
+
+    def _negative(self, step: int) -> float:
+        """Return the weight of the negative classes: none without a teacher, then more with each epoch of the cycle."""
+        if not self.finished:
+            return 0.0
+        epoch = step % self.options.cycle_steps // self.epoch_steps
+        return min(self.options.negative + epoch * self.options.negative_step, self.options.negative_most)
+
+    def _look(
+        self, batch: Batch, read: list[tuple[Tensor, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[tuple[int, int]], Tensor]:
+        """Return tokens and maps of a crop of each image, the grids of the whole batch, and negative classes."""
+        draw = random.Random(seeds.stream(self.inputs.seed, "crops", batch.step))
+        options, network = self.options, self.inputs.network
+        scale = draw.uniform(options.crop_least, options.crop_most)
+        looks = [Look(draw.random(), draw.random(), draw.random() < options.mirror) for _ in batch.whole]
+        order = list(range(self.inputs.classes))
+        draw.shuffle(order)
+        permutation = torch.tensor(order, device=self.inputs.device)
+        whole = self.inputs.features.grids[batch.whole].tolist()
+        own = [looks[place] for place in batch.places]
+        if network is None:
+            grids = [(_share(height, scale), _share(width, scale)) for height, width in whole]
+            crops = [
+                crop_grid(*views, grids[place], looks[place])
+                for place, views in zip(batch.places, read, strict=True)
+            ]
+            shown, maps = [tokens for tokens, _ in crops], [values for _, values in crops]
+        else:
+            sides = [_share(min(grid), _LIVE_SIZE) for grid in whole]
+            grids = [(side, side) for side in sides]
+            live = [
+                crop_image(*views, scale, sides[place], look)
+                for place, views, look in zip(batch.places, read, own, strict=True)
+            ]
+            shown, maps = self._encode(network, [pixels for pixels, _ in live], draw), [m for _, m in live]
+        return shown, maps, grids, permutation
+
+    def _encode(self, network: LiveSource, images: list[Tensor], draw: random.Random) -> list[Tensor]:
+        """Return the tokens of images whose colours change alike, once for the batch."""
+        changes: list[Any] = []
+        if draw.random() < self.options.jitter_probability:
+            low, high = 1 - _JITTER, 1 + _JITTER
+            factors = [draw.uniform(low, high) for _ in range(3)]
+            hue = draw.uniform(-_HUE, _HUE)
+            changes = [
+                lambda x: TF.adjust_brightness(x, factors[0]),
+                lambda x: TF.adjust_contrast(x, factors[1]),
+                lambda x: TF.adjust_saturation(x, factors[2]),
+                lambda x: TF.adjust_hue(x, hue),
+            ]
+            draw.shuffle(changes)
+        if draw.random() < self.options.grey_probability:
+            changes.append(lambda x: TF.rgb_to_grayscale(x, num_output_channels=3))
+        if draw.random() < self.options.blur_probability:
+            sigma = draw.uniform(*_BLUR_SIGMA)
+            changes.append(lambda x: TF.gaussian_blur(x, [_BLUR_KERNEL] * 2, [sigma] * 2))
+
+        def change(batch: Tensor) -> Tensor:
+            for apply in changes:
+                batch = apply(batch)
+            return batch
+
+        return network.encode(images, change)
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Count a skipped step; at the end of a cycle, make the student the teacher and begin it anew."""
+        self.skipped += self.skip
+        if (step + 1) % self.options.cycle_steps == 0:
+            self.teacher.load_state_dict(self.student.state_dict())
+            self.student.load_state_dict(self.first)
+            self.finished += 1
+
+    def state(self) -> dict[str, Any]:
+        """Return the teacher, the student's beginning, and what was counted."""
+        return {
+            "teacher": self.teacher.state_dict(),
+            "first": self.first,
+            "finished": self.finished,
+            "skipped": self.skipped,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` returned."""
+        self.teacher.load_state_dict(state["teacher"])
+        self.first = {name: value.to(self.inputs.device) for name, value in state["first"].items()}
+        self.finished, self.skipped = int(state["finished"]), int(state["skipped"])
+
+    @torch.no_grad()
+    def finish(self) -> TrainedNetwork:
+        """Return the student of the last complete cycle; warn of classes that win nowhere."""
+        features, classes = self.inputs.features, self.inputs.classes
+        used = torch.zeros(classes, dtype=torch.long)
+        for view in range(len(features.grids)):
+            scores = self.teacher({"patch": features.tokens([view])[0][None]})
+            used += torch.bincount(scores.argmax(1).flatten().cpu(), minlength=classes)
+        empty = int((used == 0).sum())
+        warnings = (
+            [f"{empty} of {classes} classes are given to no patch: try fewer --classes"] if empty else []
+        )
+        if self.skipped:
+            warnings.append(
+                f"{self.skipped} of {self.steps} steps were skipped, whose loss was not above 0: lower negative"
+            )
+        return TrainedNetwork(
+            {"type": "transfgu", "classes": classes, "dim": features.dim},
+            {name: value.cpu() for name, value in self.teacher.state_dict().items()},
+            figures={"cycles": self.finished, "skipped_steps": self.skipped, "empty_classes": empty},
+            warnings=warnings,
+        )
+
+
+def crop_grid(tokens: Tensor, maps: Tensor, grid: tuple[int, int], look: Look) -> tuple[Tensor, Tensor]:
+    """Return a crop, of whole cells, of tokens (h, w, C) and of maps (K, h, w).
+
+    Args:
+        tokens: of an image.
+        maps: of its concepts.
+        grid: rows and columns of the crop.
+        look: where it is.
+    """
+    height, width = grid
+    top = round(look.top * (tokens.shape[0] - height))
+    left = round(look.left * (tokens.shape[1] - width))
+    rows, columns = slice(top, top + height), slice(left, left + width)
+    tokens, maps = tokens[rows, columns], maps[:, rows, columns]
+    return (tokens.flip(1), maps.flip(2)) if look.mirrored else (tokens, maps)
+
+
+def crop_image(pixels: Tensor, maps: Tensor, scale: float, side: int, look: Look) -> tuple[Tensor, Tensor]:
+    """Return a square of an image, resized to ``side`` patches, and its maps (K, side, side).
+
+    Args:
+        pixels: (3, H, W).
+        maps: (K, h, w) of its patches.
+        scale: side of the square, as a share of the image's shorter side.
+        side: in patches.
+        look: where the square is.
+    """
+    patch = pixels.shape[1] // maps.shape[1]
+    length = max(1, round(scale * min(pixels.shape[1:])))
+    top = round(look.top * (pixels.shape[1] - length))
+    left = round(look.left * (pixels.shape[2] - length))
+    square = pixels[None, :, top : top + length, left : left + length]
+    size = (side * patch, side * patch)
+    shown = F.interpolate(square, size=size, mode="bilinear", align_corners=False)[0]
+    box = maps.new_tensor([[left, top, left + length, top + length]]) / patch
+    values = roi_align(maps[None], [box], (side, side), aligned=True)[0]
+    return (shown.flip(2), values.flip(2)) if look.mirrored else (shown, values)
+
+
+def _share(cells: int, scale: float) -> int:
+    return max(1, round(scale * cells))
+
+
+def _concepts(inputs: Inputs) -> tuple[int, float]:
+    """Return the number of concepts, and the level of the background class before them, 0 without one."""
+    masks = inputs.masks
+    if masks is None or masks.arrays is None or "centroids" not in masks.state:
+        raise UsageError(
+            "TransFGU trains on class activation maps, which these pseudo-labels have not (they are refined, or of "
+            "another method): name those of `pseudolabel --method transfgu` with --pseudolabels."
+        )
+    concepts = len(masks.state["centroids"])
+    level = float(masks.state["background"])
+    if concepts < 2:
+        raise UsageError(f"TransFGU compares concepts and found {concepts}; make pseudo-labels of 2 or more.")
+    if (classes := concepts + (level > 0)) != inputs.classes:
+        kind = f"{concepts} concepts{' and a background' if level else ''}"
+        raise UsageError(
+            f"--classes {inputs.classes} does not fit the pseudo-labels, of {kind}; leave it out or say {classes}."
+        )
+    return concepts, level
