@@ -26,6 +26,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind, view_of
 from unsupseg_cli.contents.view_arrays import ViewArrays, ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
@@ -130,6 +131,7 @@ class MaskWriter:
             "masks": len(table),
             "masks_per_view": len(table) / len(rows),
             "overlapping": sum(count > 1 for _, count, *_ in told),
+            "classes_used": len({group for *_, group in table} - {VOID}),
             "empty": empty,
         }
 
@@ -146,6 +148,13 @@ def warn_of_single_masks(draft: Draft, summary: Mapping[str, Any]) -> None:
             f"nearly every view is a single mask ({per_view:.2f} per view): look at sheet.png; masks that "
             "separate nothing teach nothing"
         )
+
+
+def warn_of_unused_classes(draft: Draft, summary: Mapping[str, Any], classes: int) -> None:
+    """Warn of classes that no mask has, where masks have classes."""
+    used = summary["classes_used"]
+    if 0 < used < classes:
+        draft.warnings.append(f"{classes - used} of {classes} classes have no mask: try fewer --classes")
 
 
 def _mismatch(masks: Masks, size: tuple[int, ...]) -> str:

@@ -85,7 +85,13 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Fit the labeller, then label block by block; finished blocks survive a kill."""
     from unsupseg_cli.contents.exemplars import draw_exemplars
     from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.masks import MaskWriter, draw_masks, warn_of_single_masks, write_state
+    from unsupseg_cli.contents.masks import (
+        MaskWriter,
+        draw_masks,
+        warn_of_single_masks,
+        warn_of_unused_classes,
+        write_state,
+    )
     from unsupseg_cli.contents.method_inputs import open_inputs
     from unsupseg_cli.contents.views import ViewImages
     from unsupseg_cli.models.device import resolve_device
@@ -105,6 +111,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         writer.write(block, views, labeller.label(views), labeller.figures())
     summary = writer.close()
     warn_of_single_masks(draft, summary)
+    warn_of_unused_classes(draft, summary, _classes_and_seed(call).get("classes", 0))
 
     def open_images() -> ViewImages:
         return ViewImages(features, call.context)
