@@ -39,6 +39,8 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 SMALL = {
     "steps": 110,
     "epochs": 40,
+    "cycles": 2,
+    "cycle_steps": 55,
     "batch": 2,
     "restarts": 1,
     "init_restarts": 1,
