@@ -25,7 +25,6 @@ FEW = (
     "stego-primaps-cityscapes-dino_vitb8",
     "scenes-stego",
     "scenes-transfgu",
-    "transfgu-cityscapes-dino_vits8",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {
