@@ -39,6 +39,8 @@ _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 SMALL = {
     "steps": 110,
     "epochs": 40,
+    "cycles": 2,
+    "cycle_steps": 55,
     "batch": 2,
     "restarts": 1,
     "init_restarts": 1,
@@ -153,6 +155,8 @@ def _source(kind: str, part_name: str) -> str:
     """Return the call that makes what is read of a kind: of the same method, where it makes this kind."""
     from unsupseg_cli.pipeline import table
 
+    if kind == "regions":  # extract's other kind
+        return "extract-regions"
     method = part_name.partition(" ")[0]
     makers = [call for call, (name, _) in stages().items() if name in table.makers(kind)]
     own = [call for call in makers if method and stages()[call][1].partition(" ")[0] == method]

@@ -25,7 +25,15 @@ from unsupseg_cli.pipeline.table import get_stage
 
 from other_values import other_values  # isort: skip
 
-SMALL = {"steps": 3, "epochs": 1, "batch": 2, "restarts": 2, "init_restarts": 2, "sample": 500}
+SMALL = {
+    "steps": 3,
+    "epochs": 1,
+    "batch": 2,
+    "restarts": 2,
+    "init_restarts": 2,
+    "sample": 500,
+    "cycle_steps": 2,
+}
 """Options of methods that make their work short, for those that have them."""
 
 

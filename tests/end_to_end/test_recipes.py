@@ -24,6 +24,7 @@ FEW = (
     "stego-potsdam3-dino_vits8_300ep",
     "stego-primaps-cityscapes-dino_vitb8",
     "scenes-stego",
+    "scenes-transfgu",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {
@@ -32,6 +33,8 @@ SMALL = {
     "sheet": 2,
     "steps": 3,
     "epochs": 1,
+    "cycles": 2,
+    "cycle_steps": 2,
     "init_epochs": 1,
     "init_batches": 1,
     "batch": 2,
