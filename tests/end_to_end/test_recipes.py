@@ -68,8 +68,9 @@ def small(name, place):
         options = set(type(step.options).model_fields) if step.options else set()
         unread = step.options.unread(step.config).keys() if step.options else set()
         known = (set(type(step.config).model_fields) | options) - {"seed"} - unread
-        for key in SMALL.keys() & known - ({"size"} if step.command == "predict" else set()):
-            arguments += ["--set", f"{step.id}.{key}={SMALL[key]}"]
+        values = SMALL | ({"things": 2, "stuff": 1} if getattr(step.options, "stuff", None) else {})
+        for key in values.keys() & known - ({"size"} if step.command == "predict" else set()):
+            arguments += ["--set", f"{step.id}.{key}={values[key]}"]
     return [str(one) for one in arguments]
 
 

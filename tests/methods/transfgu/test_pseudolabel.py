@@ -104,6 +104,19 @@ def test_the_patches_with_most_evidence_hold_the_share_that_was_asked_for():
     assert bool((dropped <= 2 * lowest + 1e-6).all())
 
 
+def test_a_patch_that_all_concepts_are_against_goes_to_the_one_least_against_it():
+    row = class_row(BACKBONE, torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    concepts = torch.randn(3, 192, generator=torch.Generator().manual_seed(1))
+    gradients = row.gradients(concepts)
+    _, open_to, _ = maps_of(row, concepts, 1.0, mass=0.8)
+    _, filled, _ = maps_of(row, concepts, 1.0, mass=0.8, everywhere=True)
+    closed = ~open_to.any(1)
+    assert bool(closed.any())
+    assert bool(filled.any(1).all())
+    assert torch.equal(filled.float().argmax(1)[closed], gradients.argmin(1)[closed])
+    assert torch.equal(filled.movedim(1, -1)[~closed], open_to.movedim(1, -1)[~closed])
+
+
 def test_a_patch_where_no_concept_may_be_has_no_class_or_the_background():
     maps = torch.tensor([[[0.0, 0.4]], [[0.0, 0.6]]])
     assert highest(maps).tolist() == [[-1, 1]]

@@ -34,7 +34,7 @@ def cluster_concepts(
 
 
 def maps_of(
-    row: ClassRow, concepts: Tensor, gradient_scale: float, mass: float
+    row: ClassRow, concepts: Tensor, gradient_scale: float, mass: float, everywhere: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return attention (B, P) over its maximum, where each concept may be (B, K, P), and its evidence (B, K, P).
 
@@ -46,6 +46,7 @@ def maps_of(
         concepts: (K, C).
         gradient_scale: factor on the gradients.
         mass: share in (0, 1].
+        everywhere: where the gradient speaks against all concepts, the one may be that it speaks least against.
     """
     gradients = row.gradients(concepts)
     attention = row.attention.mean(1)
@@ -54,7 +55,11 @@ def maps_of(
     lowest = evidence.sort(dim=-1)
     share = lowest.values.cumsum(-1) / lowest.values.sum(-1, keepdim=True).clamp_min(1e-30)
     kept = torch.zeros_like(gradients, dtype=torch.bool).scatter_(-1, lowest.indices, share > 1 - mass)
-    return attention, gradients <= 0, torch.where(kept, evidence, 0)
+    open_to = gradients <= 0
+    if everywhere:
+        least = gradients == gradients.amin(1, keepdim=True)
+        open_to |= least & ~open_to.any(1, keepdim=True)
+    return attention, open_to, torch.where(kept, evidence, 0)
 
 
 class TransfguLabeller(Labeller):
@@ -124,7 +129,9 @@ class TransfguLabeller(Labeller):
         options, backbone = self.options, self.network.backbone
         images = torch.stack(self.network.pixels(views)).movedim(1, -1) * 255
         row = class_row(backbone, backbone.normalise(images))
-        maps = maps_of(row, self.concepts, options.gradient_scale, options.mass)
+        maps = maps_of(
+            row, self.concepts, options.gradient_scale, options.mass, everywhere=not options.background
+        )
         attention, open_to, evidence = (part.view(*part.shape[:-1], *grid).cpu() for part in maps)
         level = options.background_level if options.background else None
         masks = []
