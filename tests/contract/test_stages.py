@@ -266,7 +266,12 @@ def test_a_new_stage_is_one_file(house, pictures, tmp_path):
     assert "did you mean 'least'" in said
 
 
-SMALL = {"kmeans": ("steps=3", "restarts=1"), "primaps": ("epochs=1",), "stego": ("steps=3", "restarts=1")}
+SMALL = {
+    "kmeans": ("steps=3", "restarts=1"),
+    "primaps": ("epochs=1",),
+    "stego": ("steps=3", "restarts=1"),
+    "transfgu": ("cycles=1", "cycle_steps=2"),
+}
 
 
 @pytest.mark.parametrize("gone", BUNDLED)
@@ -280,6 +285,7 @@ def test_without_a_method_the_others_work(gone, house, pictures):
     registry.write_text("".join(kept))
     source = ("--dataset", f"{pictures}/", "--split", "train", "--size", 32, "--backbone", "untrained")
     calls = [["extract", *source, "--workers", 0], ["graph", "--neighbors", 3], ["methods", "list"]]
+    calls.append(["extract", *source, "--workers", 0, "--regions", "anchors", "--foreground", 0])
     for method in sorted(BUNDLED.keys() - {gone}):
         options = [text for value in SMALL.get(method, ()) for text in ("--set", value)]
         if get_method(method).labellers:

@@ -161,14 +161,18 @@ def test_every_bundled_recipe_is_valid_and_named_as_its_file(name):
     if not name.startswith("scenes-"):
         assert recipe.published.source
         assert recipe.paper
-        assert steps[-1].config.crf
-        assert steps[-1].config.protocol == (
-            "stego" if name.startswith("stego-") and "primaps" not in name else "primaps"
-        )
+        assert steps[-1].config.crf == (not name.startswith("transfgu-"))
+        assert steps[-1].config.protocol == published_protocol(name)
         assert (recipe.published.miou is None) == (name == "stego-potsdam3-dino_vitb8")
     for step in steps:
         if step.command == "train" and step.config.method == "primaps":
             assert step.config.tokens == "live"
+
+
+def published_protocol(name):
+    if name.startswith("transfgu-"):
+        return "transfgu-cityscapes" if "cityscapes" in name else "transfgu"
+    return "stego" if name.startswith("stego-") and "primaps" not in name else "primaps"
 
 
 def test_an_input_is_the_last_of_its_kind_or_the_one_named():
