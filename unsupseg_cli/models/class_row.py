@@ -79,6 +79,10 @@ def class_row(backbone: Backbone, images: Tensor) -> ClassRow:
             f"The backbone '{backbone.name}' has no CLS token, whose attention is needed here; ViTs of DINO, DINOv2 "
             "and `tiny` have one (`unsupseg backbones list`)."
         )
+    if getattr(attention, "gate", None) is not None or not hasattr(block, "ls2"):
+        raise UsageError(
+            f"The blocks of the backbone '{backbone.name}' are of another kind than a plain ViT's, which this needs."
+        )
     dtype = DTYPES[backbone.precision]
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
         tokens = backbone.tokens_before(images)

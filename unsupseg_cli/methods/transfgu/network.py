@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,8 +88,8 @@ class MaskTransformer(DenseNetwork):
         """Set the mode; attention is fused only where none of it is dropped."""
         super().train(mode)
         for block in self.blocks:
-            attention: nn.Module = block.attn  # type: ignore[assignment]  # torch types attributes as Tensor | Module
-            attention.fused_attn = not mode  # type: ignore[assignment]  # the same
+            attention: Any = block.attn  # torch types attributes as Tensor | Module
+            attention.fused_attn = not mode
         return self
 
     def forward(self, arrays: dict[str, Tensor]) -> Tensor:
