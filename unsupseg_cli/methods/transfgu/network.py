@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.methods.transfgu.config import BLOCKS, HEAD_DIM
 from unsupseg_cli.models.heads import DenseNetwork, register_head
 from unsupseg_cli.models.operators import require_operators
 
 require_operators()
 from timm.models.vision_transformer import Block  # noqa: E402
 
-_BLOCKS, _HEAD = 2, 64  # published code, decoder.py: two blocks, heads of 64 channels
 Rows = tuple[Sequence[int], int]
 
 
@@ -50,12 +50,12 @@ class MaskTransformer(DenseNetwork):
 
     def __init__(self, classes: int, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        heads = next(heads for heads in range(max(1, dim // _HEAD), 0, -1) if dim % heads == 0)
+        heads = next(heads for heads in range(max(1, dim // HEAD_DIM), 0, -1) if dim % heads == 0)
         self.project = nn.Linear(dim, dim)
         # One unit vector of K * C numbers, as the published start is: each token has a norm of about 1 / sqrt(K).
         self.tokens = nn.Parameter(F.normalize(torch.randn(classes * dim), dim=0).view(1, classes, dim))
         self.blocks = nn.ModuleList(
-            Block(dim, heads, qkv_bias=False, norm_layer=nn.LayerNorm) for _ in range(_BLOCKS)
+            Block(dim, heads, qkv_bias=False, norm_layer=nn.LayerNorm) for _ in range(BLOCKS)
         )
         self.norm = nn.LayerNorm(dim)
         self.patch_projection = nn.Linear(dim, dim, bias=False)

@@ -15,7 +15,7 @@ from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
-from unsupseg_cli.methods.transfgu.config import TrainOptions
+from unsupseg_cli.methods.transfgu.config import BLUR_KERNEL, BLUR_SIGMA, HUE, JITTER, LIVE_SIZE, TrainOptions
 from unsupseg_cli.methods.transfgu.maps import unpack_maps
 from unsupseg_cli.methods.transfgu.network import MaskTransformer
 from unsupseg_cli.methods.transfgu.objective import (
@@ -31,10 +31,6 @@ from unsupseg_cli.training.live import LiveSource
 require_operators()
 from torchvision.ops import roi_align  # noqa: E402
 from torchvision.transforms.v2 import functional as TF  # noqa: E402
-
-_LIVE_SIZE = 0.5  # published code, data_augment: crops are resized to half of the image's side
-_JITTER, _HUE = 0.8, 0.2  # published code, data_augment: ColorJitter(.8, .8, .8, .2)
-_BLUR_KERNEL, _BLUR_SIGMA = 3, (1.0, 2.0)  # published code, data_augment
 
 
 @dataclass(frozen=True)
@@ -183,7 +179,7 @@ class TransfguTrainer(Trainer):
             ]
             shown, maps = [tokens for tokens, _ in crops], [values for _, values in crops]
         else:
-            sides = [_share(min(grid), _LIVE_SIZE) for grid in whole]
+            sides = [_share(min(grid), LIVE_SIZE) for grid in whole]
             grids = [(side, side) for side in sides]
             live = [
                 crop_image(*views, scale, sides[place], look)
@@ -196,9 +192,9 @@ class TransfguTrainer(Trainer):
         """Return the tokens of images whose colours change alike, once for the batch."""
         changes: list[Any] = []
         if draw.random() < self.options.jitter_probability:
-            low, high = 1 - _JITTER, 1 + _JITTER
+            low, high = 1 - JITTER, 1 + JITTER
             factors = [draw.uniform(low, high) for _ in range(3)]
-            hue = draw.uniform(-_HUE, _HUE)
+            hue = draw.uniform(-HUE, HUE)
             changes = [
                 lambda x: TF.adjust_brightness(x, factors[0]),
                 lambda x: TF.adjust_contrast(x, factors[1]),
@@ -209,8 +205,8 @@ class TransfguTrainer(Trainer):
         if draw.random() < self.options.grey_probability:
             changes.append(lambda x: TF.rgb_to_grayscale(x, num_output_channels=3))
         if draw.random() < self.options.blur_probability:
-            sigma = draw.uniform(*_BLUR_SIGMA)
-            changes.append(lambda x: TF.gaussian_blur(x, [_BLUR_KERNEL] * 2, [sigma] * 2))
+            sigma = draw.uniform(*BLUR_SIGMA)
+            changes.append(lambda x: TF.gaussian_blur(x, [BLUR_KERNEL] * 2, [sigma] * 2))
 
         def change(batch: Tensor) -> Tensor:
             for apply in changes:
