@@ -6,7 +6,7 @@ from unsupseg_cli.methods.maskdistill.config import MasksOptions
 from unsupseg_cli.methods.maskdistill.masks import ObjectMasks, find_objects
 from unsupseg_cli.training.tokens import MemorySource
 
-ONE_HEAD = {"heads": 1, "head_size": 2}
+ONE_HEAD = {"heads": 1, "head_size": 2, "center": "none", "threshold": 0}
 
 
 def scene(rows):
@@ -53,3 +53,23 @@ def test_a_batch_gives_what_its_images_give_alone():
                 alone = find_objects([key], [query], options)[0]
                 assert np.array_equal(alone.masks, batched.masks)
                 assert np.allclose(alone.scores, batched.scores)
+
+
+def test_a_threshold_leaves_out_what_agrees_less():
+    keys, query = torch.tensor([[(1.0, 0.0), (1.0, 1.0), (0.3, 1.0)]]), torch.tensor([1.0, 0.0])
+    for threshold, cells in ((0, 3), (0.7, 2), (0.95, 1)):
+        options = MasksOptions(**ONE_HEAD | {"threshold": threshold, "top": 0.3})
+        (mask,) = find_objects([keys], [query], options)[0].masks
+        assert mask.sum() == cells
+
+
+def test_less_the_mean_of_their_image_keys_that_all_agree_tell_an_object_apart():
+    keys = torch.tensor([[(3.0, 0.5), (3.0, 0.5), (3.0, -0.5), (3.0, -0.5)]])
+    query = torch.tensor([0.0, 1.0])
+    found = {
+        center: find_objects([keys], [query], MasksOptions(**ONE_HEAD | {"center": center}))[0]
+        .masks[0]
+        .tolist()
+        for center in ("none", "image")
+    }
+    assert found == {"none": [[True] * 4], "image": [[True, True, False, False]]}

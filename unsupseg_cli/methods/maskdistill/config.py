@@ -33,9 +33,16 @@ class MasksOptions(MethodOptions):
         source=f"ours; {_CODE}: mass",
     )
     center: Literal["none", "image"] = setting(
-        "none",
+        "image",
         "Keys agree as they are (none), or less the mean of their image.",
-        source=f"ours; {_CODE}: none",
+        source=f"ours (README.md); {_CODE}: none",
+    )
+    threshold: float = setting(
+        0.1,
+        "Least cosine between a cell's key and the sum of the nodes' keys; 0: all that agree.",
+        ge=0,
+        lt=1,
+        source=f"ours (README.md); {_CODE}: 0",
     )
     objects: int = setting(
         1,

@@ -59,7 +59,7 @@ def find_objects(keys: Sequence[Tensor], queries: Sequence[Tensor], options: Mas
     found = [Objects([], []) for _ in keys]
     searching = np.ones(len(keys), bool)
     for _ in range(options.objects):
-        source, agrees, cosine = _diffuse(packed, affinity, free, options.top)
+        source, agrees, cosine = _diffuse(packed, affinity, free, options)
         covered = torch.zeros_like(free)
         for image in np.flatnonzero(searching).tolist():
             height, width = keys[image].shape[:2]
@@ -101,19 +101,21 @@ def _heaviest(affinity: Tensor, valid: Tensor) -> Tensor:
     return affinity * inside
 
 
-def _diffuse(keys: Tensor, affinity: Tensor, free: Tensor, top: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the source (B,), the free cells whose diffused affinity is positive (B, N), and their cosine (B, N)."""
+def _diffuse(
+    keys: Tensor, affinity: Tensor, free: Tensor, options: MasksOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the source (B,), the free cells that agree with its nodes (B, N), and their cosine (B, N)."""
     ranked = affinity.masked_fill(~free, -torch.inf)
     order = torch.argsort(ranked, dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter(1, order, torch.arange(order.shape[1]).to(order).expand_as(order))
-    count = (top * free.sum(1, keepdim=True)).round().clamp_min(1)
+    count = (options.top * free.sum(1, keepdim=True)).round().clamp_min(1)
     source = order[:, 0]
     chosen = keys[torch.arange(len(keys), device=keys.device), source]
     nodes = (rank < count) & free & (_times(keys, chosen) > 0)
     total = _times(keys.mT, nodes.to(keys.dtype))
     diffused = _times(keys, total)
     cosine = diffused / (keys.norm(dim=-1) * total.norm(dim=-1, keepdim=True)).clamp_min(1e-12)
-    return source, (diffused > 0) & free, cosine
+    return source, (diffused > 0) & (cosine >= options.threshold) & free, cosine
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
