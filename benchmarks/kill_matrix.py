@@ -58,7 +58,7 @@ FIELDS = {
 """Options of commands, for those that have them."""
 SPECIAL: dict[str, dict[str, list[str]]] = {
     "extract": {
-        "extract": ["--geometry", "squash"],
+        "extract": ["--geometry", "squash", "--keep", "patch,cls,pooled,key,cls_query"],
         "extract-ragged": [],
         "extract-regions": ["--regions", "pyramid", "--levels", "1"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],

@@ -57,7 +57,7 @@ def world(pictures, tmp_path_factory):
             backbone="untrained",
             workers=0,
             device="cpu",
-            keep=("patch", "cls", "pooled", "attention", "query", "key"),
+            keep=("patch", "cls", "pooled", "attention", "query", "key", "cls_query"),
         ),
         context,
     )

@@ -456,7 +456,7 @@ def test_pseudolabels_of_earlier_versions_are_read(photos, context, tmp_path):
             MaskReader(old, context).boxes(view), MaskReader(made, context).boxes(view)
         )
         np.testing.assert_array_equal(SoftMasks(old, features.grids)[view], soft[view])
-    assert len(read_masks(old).labels) == count
+    assert len(read_masks(old, context).labels) == count
 
 
 def test_a_command_a_recipe_and_a_dry_run(call, photos, tmp_path):

@@ -236,4 +236,4 @@ def test_more_classes_than_masks_are_told(features, context):
     count = masks.manifest.summary["masks"]
     model = train(TrainConfig(classes=count + 1, device="cpu"), context, options=PrimapsTrain(epochs=1))
     assert any(f"only {count} masks for {count + 1} classes" in text for text in model.manifest.warnings)
-    assert len(read_masks(masks).labels) == 6
+    assert len(read_masks(masks, context).labels) == 6

@@ -355,12 +355,13 @@ class SoftMasks(Sequence[Any]):
         return values.reshape(self._shapes[view])
 
 
-def read_masks(artifact: Artifact) -> MaskSet:
+def read_masks(artifact: Artifact, context: Context) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
-    table = MaskTable(artifact.path)
-    groups = [table.rows(view).group for view in range(len(table))]
+    table = MaskReader(artifact, context)
+    rows = [table.rows(view) for view in range(len(table))]
+    groups, scores = [row.group for row in rows], [row.score.astype(np.float32) for row in rows]
     state, arrays = load_file(artifact.path / STATE), ViewArrays(artifact.path)
-    return MaskSet(LabelMaps(artifact), groups, state, table.masks, arrays)
+    return MaskSet(LabelMaps(artifact), groups, state, table.masks, arrays, scores, table.boxes)
 
 
 def read_imported(artifact: Artifact, features: FeatureSet, context: Context) -> MaskSet:
@@ -376,7 +377,9 @@ def read_imported(artifact: Artifact, features: FeatureSet, context: Context) ->
             "of equal scores the smaller"
         )
     masks = _MasksOfViews(MaskReader(artifact, context), features)
-    return MaskSet(masks, [masks.group(view) for view in range(len(masks))], {}, masks.masks)
+    views = range(len(masks))
+    groups, scores = [masks.group(view) for view in views], [masks.score(view) for view in views]
+    return MaskSet(masks, groups, {}, masks.masks, scores=scores, boxes=masks.boxes)
 
 
 class _MasksOfViews(Sequence[Any]):
@@ -398,6 +401,12 @@ class _MasksOfViews(Sequence[Any]):
 
     def group(self, view: int) -> NDArray[np.int64]:
         return self._masks.rows(self._rows[view]).group
+
+    def score(self, view: int) -> NDArray[np.float32]:
+        return self._masks.rows(self._rows[view]).score.astype(np.float32)
+
+    def boxes(self, view: int) -> NDArray[np.float64]:
+        return self._masks.boxes(self._rows[view])
 
     def masks(self, view: int) -> NDArray[np.bool_]:
         row = self._rows[view]

@@ -81,7 +81,7 @@ def open_inputs(
 def _masks(artifacts: Mapping[str, Artifact], features: FeatureSet, context: Context) -> MaskSet | None:
     """Return the masks of the views of some features: pseudo-labels, or masks from outside."""
     if "pseudolabels" in artifacts:
-        return read_masks(artifacts["pseudolabels"])
+        return read_masks(artifacts["pseudolabels"], context)
     return read_imported(artifacts["masks"], features, context) if "masks" in artifacts else None
 
 

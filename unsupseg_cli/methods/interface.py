@@ -46,7 +46,8 @@ class MaskSet:
     ``labels`` are the label maps (h, w) int16 by view, of mask ids from 0, -1 where no mask is; of masks that overlap
     the one of higher score counts, of equal scores the smaller. ``groups`` is the class of each mask of a view, -1
     where there is none; ``state`` what the labeller left for training; ``masks`` gives every mask of a view whole,
-    (M, h, w), and ``arrays`` what the labeller left of a view beside its masks, by name.
+    (M, h, w), and ``arrays`` what the labeller left of a view beside its masks, by name. ``scores`` are in [0, 1], as
+    ``groups``; ``boxes`` gives left, top, right and bottom of each mask of a view in pixels of its image, (M, 4).
     """
 
     labels: Sequence[NDArray[np.int16]]
@@ -54,6 +55,8 @@ class MaskSet:
     state: dict[str, Tensor]
     masks: Callable[[int], NDArray[np.bool_]] | None = None
     arrays: Callable[[int], Mapping[str, NDArray[Any]]] | None = None
+    scores: Sequence[NDArray[np.float32]] = ()
+    boxes: Callable[[int], NDArray[np.float64]] | None = None
 
     def classes(self, view: int) -> NDArray[np.int64]:
         """Return the class of each cell or pixel of a view, (h, w), -1 where there is none."""

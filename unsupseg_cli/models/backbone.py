@@ -131,13 +131,14 @@ class Backbone(nn.Module):
 
         patch (B, h, w, C), or (B, h, w, C + 2) with the place; cls (B, C); pooled (B, C), the L2-normalised mean of
         the patch tokens; attention (B, heads, h, w), softmaxed CLS attention of the chosen block over all tokens,
-        patches only; query and key (B, h, w, C) of the chosen block, heads side by side. Register tokens are skipped.
+        patches only; query and key (B, h, w, C) of the chosen block, heads side by side; cls_query (B, C), the query of
+        the CLS token. Register tokens are skipped.
 
         Raises:
-            UsageError: attention, query or key of an architecture that has no plain qkv, or the CLS token or its
-                attention of one without.
+            UsageError: attention, query, key or cls_query of an architecture that has no plain qkv, or the CLS token,
+                its attention or query of one without.
         """
-        if {"cls", "attention"} & set(keep) and getattr(self.vit, "cls_token", None) is None:
+        if {"cls", "attention", "cls_query"} & set(keep) and getattr(self.vit, "cls_token", None) is None:
             raise UsageError(f"The backbone '{self.name}' has no CLS token; keep patch and pooled.")
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         dtype = DTYPES[self.precision]
@@ -153,7 +154,7 @@ class Backbone(nn.Module):
             out["cls"] = normed[:, 0]
         if "pooled" in keep:
             out["pooled"] = F.normalize(patch.mean(1), dim=-1)
-        if {"attention", "query", "key"} & set(keep):
+        if {"attention", "query", "key", "cls_query"} & set(keep):
             out |= self._attention(before.float(), keep, height, width)
         return out
 
@@ -210,6 +211,8 @@ class Backbone(nn.Module):
             logits = torch.einsum("bhd,bnhd->bhn", q[:, 0], k) * attention.scale
             patches = logits.softmax(-1)[..., self.prefix_tokens :]
             out["attention"] = patches.unflatten(-1, (height, width))
+        if "cls_query" in keep:
+            out["cls_query"] = q[:, 0].flatten(1)
         for name, value in (("query", q), ("key", k)):
             if name in keep:
                 out[name] = value[:, self.prefix_tokens :].flatten(2).unflatten(1, (height, width))

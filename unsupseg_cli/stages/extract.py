@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from unsupseg_cli.contents.backbone import BackboneInfo
     from unsupseg_cli.inference.extraction import Extraction
 
-_ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key")
+_ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key", "cls_query")
 
 
 class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
