@@ -19,6 +19,7 @@ from unsupseg_cli.methods.declaration import Method, check_method
 GROUP = "unsupseg.methods"
 BUNDLED = {
     "kmeans": "unsupseg_cli.methods.kmeans",
+    "maskdistill": "unsupseg_cli.methods.maskdistill",
     "primaps": "unsupseg_cli.methods.primaps",
     "stego": "unsupseg_cli.methods.stego",
 }
