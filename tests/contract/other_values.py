@@ -18,6 +18,8 @@ def other_values(config, name, value):
         numbers = [tuple(entry * 0.9 + 0.01 for entry in value)]
     elif isinstance(value, tuple):
         numbers = [value[:1]]
+    elif isinstance(value, str) and not choices:
+        numbers = [f"{value}-other"]
     else:
         numbers = [{int: 3, float: 0.5, bool: True}[kind] for kind in kinds if kind in (int, float, bool)]
     tuples = [(0.1,) * len(typing.get_args(kind)) for kind in kinds if typing.get_origin(kind) is tuple]

@@ -15,6 +15,7 @@ from unsupseg_cli import (
     Workspace,
     extract,
     pseudolabel,
+    train,
 )
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents import method_inputs
@@ -46,10 +47,17 @@ def work(part, world):
     fields = {"device": "cpu", "workers": 0, "classes": 3, "method": method.name}
     if command == "pseudolabel":
         config = PseudolabelConfig(**fields, part=declared.name or None, sheet=0)
+        if options.needs().model == "scores":  # a model, and the masks it was trained on
+            labels = pseudolabel(PseudolabelConfig(method="kmeans", classes=3, sheet=0, workers=0), world)
+            model = train(
+                TrainConfig(method="kmeans", pseudolabels=labels.id, device="cpu", workers=0), world
+            )
+            config = config.model_copy(update={"model": model.id})  # the masks are the last ones
     else:
         config = TrainConfig(**fields)
         if any(port.role == "pseudolabels" for port in options.needs().reads):
-            labeller = method.labellers[-1] if method.labellers else None
+            starts = [part for part in method.labellers if part.options().needs().model == "prototypes"]
+            labeller = starts[-1] if starts else None
             labels_of = method.name if labeller else "kmeans"
             made = pseudolabel(
                 PseudolabelConfig(

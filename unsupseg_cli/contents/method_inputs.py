@@ -14,10 +14,10 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.masks import read_imported, read_masks
-from unsupseg_cli.contents.model import class_prototypes
+from unsupseg_cli.contents.model import class_prototypes, open_model
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.regions import read_regions
-from unsupseg_cli.contents.views import ViewImages
+from unsupseg_cli.contents.views import ViewImages, ViewScores
 from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.training.tokens import DeviceSource
@@ -72,7 +72,9 @@ def open_inputs(
             declared[name] = read(artifacts[role]) if role in artifacts else None
     if roles & {"pseudolabels", "masks"}:
         declared["masks"] = _masks(artifacts, features, context)
-    if "model" in roles:
+    if "model" in roles and needs.model == "scores":
+        declared["segment"] = ViewScores(open_model(artifacts["model"], context, device).segmenter, features)
+    elif "model" in roles:
         declared["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)
     return Inputs(arrays, device=device, reporter=context.reporter, **declared)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.features import FeatureSet, stored_geometry
@@ -15,6 +16,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.loader import resolve_workers
+from unsupseg_cli.models.dense import DenseModel
 
 
 class ViewImages:
@@ -58,3 +60,40 @@ class ViewImages:
     def _render(self, view: int) -> NDArray[np.uint8]:
         path = self._paths[self._views["key"][view]]
         return self._geometry.render(read_image(path), self._features.view(view))
+
+
+class ViewScores:
+    """What a model says of the views of some features, at their size.
+
+    Sides that the model's network does not take are continued by the last row and column, which are cut off again.
+
+    Args:
+        segmenter: the model.
+        features: of the views.
+    """
+
+    def __init__(self, segmenter: DenseModel, features: FeatureSet) -> None:
+        self._segmenter, self._features = segmenter, features
+
+    def __call__(self, views: Sequence[int], images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        """Return log-probabilities (K, H, W) of some views, whose images (H, W, 3) are given."""
+        return [self._score(view, image) for view, image in zip(views, images, strict=True)]
+
+    def _score(self, view: int, image: NDArray[np.uint8]) -> Tensor:
+        model, (height, width) = self._segmenter, image.shape[:2]
+        if model.placed:
+            raise UnsupsegError(
+                f"The model '{model.name}' looks at the place of a pixel in its image, which views of features do not "
+                "tell it; use a model that does not."
+            )
+        rows, columns = -height % model.multiple, -width % model.multiple
+        padded = np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
+        if padded.shape[0] * padded.shape[1] > model.most_pixels:
+            scores = model.score_tiled(padded, _TILE)
+        else:
+            scores = model.score(padded[None])[0]
+        log_probs = model.log_probs(scores, height + rows, width + columns)
+        return log_probs[:, :height, :width].float()
+
+
+_TILE = 1024  # pixels

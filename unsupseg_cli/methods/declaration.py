@@ -20,13 +20,15 @@ class Needs:
 
     ``reads`` are the artifacts, ``arrays`` those of the features; ``images`` says whether it sees the pixels of the
     views; ``network`` whether the frozen network that made the features runs in its loop (``optional``: where
-    ``--tokens live`` asks for it); ``identity`` which of the number of classes and the seed it is told.
+    ``--tokens live`` asks for it); ``model`` what of the model that it reads: class prototypes, or the scores that it
+    gives to images (`Inputs.segment`); ``identity`` which of the number of classes and the seed it is told.
     """
 
     reads: tuple[Port, ...] = (FEATURES,)
     arrays: tuple[str, ...] = ("patch",)
     images: bool = False
     network: Literal["no", "optional", "always"] = "no"
+    model: Literal["prototypes", "scores"] = "prototypes"
     identity: tuple[Literal["classes", "seed"], ...] = ("classes", "seed")
 
 

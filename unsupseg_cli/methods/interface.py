@@ -91,7 +91,9 @@ class RegionSet:
         return torch.stack(self.features.array(name, range(len(self))))
 
 
-_GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model")
+Segment = Callable[[Sequence[int], Sequence[NDArray[np.uint8]]], list[Tensor]]
+"""Views, and what they show (H, W, 3) -> log-probabilities (K, H, W) of a model, on the CPU."""
+_GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model", "segment")
 
 
 class Inputs:
@@ -170,6 +172,12 @@ class Inputs:
         """The class prototypes (K, C) of a model: of the one named, or of the one whose codes the features are."""
         model: Tensor | None = self._declared("model")
         return model
+
+    @property
+    def segment(self) -> Segment:
+        """What a model of any kind says of some views, where `Needs.model` is "scores"."""
+        segment: Segment = self._declared("segment")
+        return segment
 
 
 class Labeller(ABC):

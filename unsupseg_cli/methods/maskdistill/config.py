@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from unsupseg_cli.core.config import setting
+from unsupseg_cli.core.config import Config, setting
+from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, MODEL
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 _CODE = "MaskDistill, published code"
+_OURS = "ours"
 
 
 class MasksOptions(MethodOptions):
@@ -54,3 +56,89 @@ class MasksOptions(MethodOptions):
     def needs(self) -> Needs:
         """Return what the masks read: keys and the query of the CLS token; neither classes nor chance."""
         return Needs(arrays=("key", "cls_query"), identity=())
+
+
+class FilterOptions(MethodOptions):
+    """Options of ``pseudolabel --method maskdistill --part filter``."""
+
+    source: Literal["masks", "predictions"] = setting(
+        "masks",
+        "What is filtered: the masks that are read (by the model's mean probability of their class, or of its best one "
+        "for masks without a class), or the connected regions that the model predicts.",
+        source=f"{_OURS}; {_CODE}: predictions of a detector",
+    )
+    score: float = setting(
+        0.9,
+        "Least score of a mask; the best one of an image stays in any case.",
+        ge=0,
+        le=1,
+        source=f"{_CODE}: gen_segmentation.py, .9 in the command",
+    )
+    background: bool = setting(
+        True, "Class 0 of the model is background, of which no mask is made.", source=f"{_CODE}: label 0"
+    )
+
+    def needs(self) -> Needs:
+        """Return what the filter reads: images, the scores that the model gives them, and masks if it filters those."""
+        masks = ANY_MASKS if self.source == "masks" else ()
+        return Needs(reads=(FEATURES, *masks, MODEL), images=True, model="scores", identity=())
+
+
+class TrainOptions(MethodOptions):
+    """Options of ``train --method maskdistill``."""
+
+    arch: Literal["decoder", "deeplabv3_resnet50"] = setting(
+        "decoder",
+        "Network: a light decoder on the frozen stored tokens, or DeepLab v3 on pixels.",
+        source=f"{_OURS}; {_CODE}: DeepLab v3, ResNet-50",
+    )
+    background: bool = setting(
+        True, "Cells of no mask are class 0; without it they teach nothing.", source=f"{_CODE}: label 0"
+    )
+    hard_share: float = setting(
+        0.2, "Share of an image's pixels, the hardest, that count.", gt=0, le=1, source=f"{_CODE}: losses.py"
+    )
+    hard_of: Literal["valid", "all"] = setting(
+        "valid",
+        "What it is a share of: pixels with a class, or all pixels (then at most those with a class).",
+        source=f"{_OURS}; {_CODE}: all",
+    )
+    width: int = setting(128, "Hidden channels of the decoder.", ge=1, source=_OURS)
+    resnet: str = setting(
+        "hub",
+        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict, which "
+        "is known to the key by its name.",
+        source=f"{_OURS}; {_CODE}: MoCo",
+    )
+    epochs: int = setting(20, "Epochs.", ge=1, length=True, source=f"{_OURS}; {_CODE}: 45")
+    batch: int = setting(16, "Images per step.", ge=1, source=f"{_CODE}: deeplab.yml")
+    lr: float = setting(
+        2e-3,
+        "Learning rate: of Adam for the decoder, of SGD for DeepLab.",
+        gt=0,
+        source=f"{_CODE}: deeplab.yml",
+    )
+    drop_at: float = setting(
+        0.91,
+        "Share of the run after which the learning rate is a tenth.",
+        gt=0,
+        le=1,
+        source=f"{_CODE}: epochs 41 to 44 of 45",
+    )
+
+    def needs(self) -> Needs:
+        """Return what training reads: masks, and tokens or images."""
+        return Needs(reads=(FEATURES, *ANY_MASKS), images=self.arch != "decoder")
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of the other network."""
+        other = "resnet" if self.arch == "decoder" else "width"
+        return {other: f"the network is {self.arch}"}
+
+    def work(self, images: int) -> float:
+        """Return the images that all epochs look at."""
+        return float(images * self.epochs)
+
+    def channels(self, dim: int) -> int | None:
+        """Return None: classes are not linear in codes."""
+        return None

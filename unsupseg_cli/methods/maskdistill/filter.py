@@ -1,0 +1,153 @@
+"""Masks, or the regions that a model predicts -> those that the model is sure of, without overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
+from unsupseg_cli.methods.maskdistill.config import FilterOptions
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What may become masks of a view: ``masks`` (M, H, W), with a ``score`` and a ``group`` (class) each."""
+
+    masks: NDArray[np.bool_]
+    score: NDArray[np.float64]
+    group: NDArray[np.int64]
+
+
+def chosen(candidates: Candidates, least: float) -> tuple[NDArray[np.int64], int]:
+    """Return the masks that stay, best first, and how many were sure enough but overlap a better one.
+
+    The best mask always stays; of the others those of a score of at least ``least`` that share no pixel with one that
+    stays (MaskDistill, published code, gen_segmentation.py, where the test of overlap misses).
+    """
+    kept: list[int] = []
+    taken = np.zeros(candidates.masks.shape[1:], np.bool_)
+    overlapping = 0
+    for index in np.argsort(-candidates.score, kind="stable"):
+        if kept and candidates.score[index] < least:
+            break
+        if (taken & candidates.masks[index]).any():
+            overlapping += 1
+            continue
+        taken |= candidates.masks[index]
+        kept.append(int(index))
+    return np.array(kept, np.int64), overlapping
+
+
+def scored(
+    masks: NDArray[np.bool_], group: NDArray[np.int64], probs: NDArray[np.float32], first: int
+) -> Candidates:
+    """Return masks with the mean probability of their class, or of the best one for those without a class.
+
+    Args:
+        masks: (M, H, W), none of them empty.
+        group: class of each, -1 without one.
+        probs: (K, H, W).
+        first: the lowest class that a mask without one may get.
+    """
+    means = np.array([probs[:, mask].mean(1) for mask in masks]).reshape(len(masks), len(probs))
+    best = means[:, first:].argmax(1) + first
+    group = np.where(group == VOID, best, group)
+    return Candidates(masks, means[np.arange(len(masks)), group].astype(np.float64), group)
+
+
+def predicted(probs: NDArray[np.float32], first: int) -> Candidates:
+    """Return the 4-connected regions of each class from ``first`` on that probabilities (K, H, W) make."""
+    classes = probs.argmax(0)
+    masks, groups = [], []
+    for number in range(first, len(probs)):
+        regions, count = ndimage.label(classes == number)
+        masks += [regions == region for region in range(1, count + 1)]
+        groups += [number] * count
+    whole = np.array(masks, np.bool_).reshape(-1, *classes.shape)
+    return scored(whole, np.array(groups, np.int64), probs, first)
+
+
+class FilterLabeller(Labeller):
+    """Scores candidates by a model, and keeps the sure ones that do not overlap."""
+
+    options: FilterOptions
+
+    def __init__(self, options: FilterOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self._counts = self._zero()
+
+    @staticmethod
+    def _zero() -> dict[str, int]:
+        return {"candidates": 0, "kept": 0, "below_score": 0, "overlap_skipped": 0, "kept_below_score": 0}
+
+    def label(self, views: Sequence[int]) -> list[Masks]:
+        """Return the masks that stay, at the size of the image."""
+        images = self.inputs.images(views)
+        log_probs = self.inputs.segment(views, images)
+        return [
+            self._label(view, scores.exp().numpy()) for view, scores in zip(views, log_probs, strict=True)
+        ]
+
+    def _label(self, view: int, probs: NDArray[np.float32]) -> Masks:
+        candidates = self._candidates(view, probs)
+        kept, overlapping = chosen(candidates, self.options.score)
+        labels = np.full(probs.shape[1:], VOID, np.int16)
+        for number, index in enumerate(kept):
+            labels[candidates.masks[index]] = number
+        score = candidates.score[kept]
+        self._count(len(candidates.score), len(kept), overlapping, int((score < self.options.score).sum()))
+        area = candidates.masks[kept].sum((1, 2)).astype(np.int64)
+        return Masks(labels, area, score.astype(np.float32), candidates.group[kept])
+
+    def _candidates(self, view: int, probs: NDArray[np.float32]) -> Candidates:
+        first = int(self.options.background)
+        if len(probs) <= first:
+            raise UsageError("The model has only one class, the background; train it with more --classes.")
+        if self.options.source == "predictions":
+            return predicted(probs, first)
+        assert self.inputs.masks is not None
+        assert self.inputs.masks.masks is not None
+        masks, group = _at(self.inputs.masks.masks(view), probs.shape[1:]), self.inputs.masks.groups[view]
+        if int(group.max(initial=VOID)) >= len(probs):
+            raise UsageError(
+                f"A mask is of class {int(group.max())}, and the model has {len(probs)} classes; give the model "
+                "that was trained on these masks."
+            )
+        usable = masks.any((1, 2)) & ((group == VOID) | (group >= first))  # background is no object
+        return scored(masks[usable], group[usable], probs, first)
+
+    def _count(self, candidates: int, kept: int, overlapping: int, unsure: int) -> None:
+        for name, value in (
+            ("candidates", candidates),
+            ("kept", kept),
+            ("below_score", candidates - kept - overlapping),
+            ("overlap_skipped", overlapping),
+            ("kept_below_score", unsure),
+        ):
+            self._counts[name] += value
+
+    def figures(self) -> dict[str, Any]:
+        """Return how many candidates there were, and what became of them."""
+        counts, self._counts = self._counts, self._zero()
+        return counts
+
+
+def _at(masks: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return masks (M, h, w) at another size, by the nearest cell."""
+    if masks.shape[1:] == size:
+        return masks
+    if not len(masks):
+        return np.zeros((0, *size), np.bool_)
+    values: Tensor = F.interpolate(torch.from_numpy(masks)[:, None].float(), size=size, mode="nearest-exact")
+    resized: NDArray[np.bool_] = (values[:, 0] > 0.5).numpy()
+    return resized

@@ -1,0 +1,137 @@
+"""The networks that MaskDistill trains: a light decoder over tokens, and DeepLab v3 over pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.models.heads import DenseNetwork, register_head
+from unsupseg_cli.models.operators import require_operators
+from unsupseg_cli.models.weights import read_weights
+
+FROZEN = ("conv1", "bn1", "layer1", "layer2")
+"""Layers of the ResNet that stay as they are (MaskDistill, published code: conv1..layer2)."""
+
+
+@register_head("maskdistill-decoder")
+class Decoder(DenseNetwork):
+    """Two small convolutions over normalised tokens; no statistics of a batch.
+
+    Args:
+        classes: number of classes K.
+        dim: channels C of a token.
+        width: hidden channels.
+    """
+
+    reads = ("patch",)
+
+    def __init__(self, classes: int, dim: int, width: int = 128) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.layers = nn.Sequential(
+            nn.Conv2d(dim, width, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+            nn.GELU(),
+            nn.Conv2d(width, classes, 1),
+        )
+
+    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
+        """Return scores (B, K, h, w) of tokens ``patch`` (B, h, w, C)."""
+        scores: Tensor = self.layers(self.norm(arrays["patch"]).movedim(-1, 1))
+        return scores
+
+
+@register_head("deeplabv3-resnet50")
+class DeepLab(DenseNetwork):
+    """torchvision's DeepLab v3 with a ResNet-50 of stride 8, rates 12, 24 and 36.
+
+    Its head normalises groups of channels instead of batches, and drops none, so that an image's gradient depends on
+    no other image, and neither on how a batch is split over processes (published: batches, over all GPUs).
+
+    Args:
+        classes: number of classes K.
+    """
+
+    reads = ("pixels",)
+    multiple = stride = 8
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        require_operators()
+        from torchvision.models.segmentation import deeplabv3_resnet50
+
+        whole = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=classes)
+        self.backbone, self.classifier = whole.backbone, _without_batches(whole.classifier)
+
+    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
+        """Return scores (B, K, H / 8, W / 8) of ``pixels`` (B, 3, H, W)."""
+        scores: Tensor = self.classifier(self.backbone(arrays["pixels"])["out"])
+        return scores
+
+    def freeze(self) -> None:
+        """Keep the first layers, and the statistics of the whole ResNet, as they are."""
+        for name in FROZEN:
+            self.backbone[name].requires_grad_(False)
+        self.backbone.eval()
+
+
+def _without_batches(part: nn.Module) -> nn.Module:
+    """Return a module with groups of channels normalised in place of batches, and without dropout."""
+    for name, child in part.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(part, name, nn.GroupNorm(32, child.num_features))
+        elif isinstance(child, nn.Dropout):
+            setattr(part, name, nn.Identity())
+        else:
+            _without_batches(child)
+    return part
+
+
+def load_resnet(network: DeepLab, source: str) -> None:
+    """Load the ResNet-50 below a DeepLab: ``hub``, ``random`` (nothing is loaded), or a file of a state_dict.
+
+    Raises:
+        UnsupsegError: there are no such weights, or they are of another network; both ways to get some are named.
+    """
+    if source == "random":
+        return
+    ways = (
+        "give --set resnet=FILE (a state_dict of torchvision's resnet50, .pth or .safetensors), or --set resnet=hub on "
+        "a machine that reaches download.pytorch.org"
+    )
+    try:
+        tensors = _hub() if source == "hub" else read_weights(Path(source))
+    except (OSError, RuntimeError, UnsupsegError) as error:
+        raise UnsupsegError(
+            f"The weights of the ResNet-50 ('{source}') are missing ({reason_of(error)}); {ways}."
+        ) from None
+    own = network.backbone.state_dict()
+    tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    lacking = sorted(
+        name for name, value in own.items()
+        if name not in tensors or tensors[name].shape != value.shape
+    )  # fmt: skip
+    if lacking:
+        raise UnsupsegError(
+            f"The weights '{source}' are not of a ResNet-50: {len(lacking)} of {len(own)} tensors lack or have another "
+            f"shape (the first: {lacking[0]}); {ways}."
+        )
+    network.backbone.load_state_dict({name: tensors[name] for name in own})
+
+
+def _hub() -> dict[str, Tensor]:
+    from torchvision.models import ResNet50_Weights
+
+    tensors: dict[str, Tensor] = dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False))
+    return tensors
+
+
+def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return scores (B, K, h, w) at another size, bilinear."""
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
