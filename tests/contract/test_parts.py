@@ -38,34 +38,45 @@ SMALL = {
 """Options of methods that make their work short, for those that have them."""
 
 
+def crops_of(pictures, labels):
+    return ExtractConfig(
+        dataset=f"{pictures}/",
+        split="train",
+        size=16,
+        backbone="untrained",
+        regions="masks",
+        pseudolabels=labels,
+        keep=("cls", "pooled"),
+        workers=0,
+        device="cpu",
+    )
+
+
 @pytest.fixture
-def work(part, world):
+def work(part, world, pictures):
     """The stage of a part, its configuration and short options, and what the call reads in place."""
     command, method, declared = part
     options = declared.options(**{name: SMALL[name] for name in SMALL.keys() & declared.options.model_fields})
     stage = get_stage(command)
     fields = {"device": "cpu", "workers": 0, "classes": 3, "method": method.name}
+    roles = {port.role: port for port in options.needs().reads}
     if command == "pseudolabel":
         config = PseudolabelConfig(**fields, part=declared.name or None, sheet=0)
-        if options.needs().model == "scores":  # a model, and the masks it was trained on
-            labels = pseudolabel(PseudolabelConfig(method="kmeans", classes=3, sheet=0, workers=0), world)
-            model = train(
-                TrainConfig(method="kmeans", pseudolabels=labels.id, device="cpu", workers=0), world
-            )
-            config = config.model_copy(update={"model": model.id})  # the masks are the last ones
     else:
         config = TrainConfig(**fields)
-        if any(port.role == "pseudolabels" for port in options.needs().reads):
-            starts = [part for part in method.labellers if part.options().needs().model == "prototypes"]
-            labeller = starts[-1] if starts else None
-            labels_of = method.name if labeller else "kmeans"
-            made = pseudolabel(
-                PseudolabelConfig(
-                    method=labels_of, classes=3, sheet=0, workers=0, part=(labeller and labeller.name) or None
-                ),
-                world,
-            )
-            config = config.model_copy(update={"pseudolabels": made.id})
+    given = {}
+    if "pseudolabels" in roles:
+        method_of_masks = roles["pseudolabels"].method or "kmeans"
+        labels = PseudolabelConfig(method=method_of_masks, classes=3, sheet=0, workers=0)
+        given["pseudolabels"] = pseudolabel(labels, world).id
+    if {"pseudolabels", "regions"} <= roles.keys() and not roles["pseudolabels"].method:
+        anchors = world.workspace.current("regions")
+        given["regions"] = extract(crops_of(pictures, given["pseudolabels"]), world).id
+        world.workspace._take(anchors)  # what is not named is the last one
+    if options.needs().model == "scores":
+        model = TrainConfig(method="kmeans", pseudolabels=given["pseudolabels"], device="cpu", workers=0)
+        given["model"] = train(model, world).id
+    config = config.model_copy(update=given)
     return SimpleNamespace(stage=stage, config=config, options=options, needs=options.needs())
 
 

@@ -16,7 +16,7 @@ from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.contents.masks import read_imported, read_masks
 from unsupseg_cli.contents.model import class_prototypes, open_model
 from unsupseg_cli.contents.network import live_source
-from unsupseg_cli.contents.regions import read_regions
+from unsupseg_cli.contents.regions import read_regions, read_support
 from unsupseg_cli.contents.views import ViewImages, ViewScores
 from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs, MaskSet
@@ -65,7 +65,8 @@ def open_inputs(
         declared["network"] = live_source(features, context, device, workers) if runs_in_loop else None
     readers: dict[str, tuple[str, Callable[[Artifact], Any]]] = {
         "graph": ("graph", read_neighbours),
-        "regions": ("regions", partial(read_regions, features=features)),
+        "regions": ("regions", partial(read_regions, features=features, masks=masks_of(artifacts))),
+        "support": ("support", read_support),
     }
     for name, (role, read) in readers.items():
         if role in roles:
@@ -82,9 +83,17 @@ def open_inputs(
 
 def _masks(artifacts: Mapping[str, Artifact], features: FeatureSet, context: Context) -> MaskSet | None:
     """Return the masks of the views of some features: pseudo-labels, or masks from outside."""
-    if "pseudolabels" in artifacts:
-        return read_masks(artifacts["pseudolabels"], context)
-    return read_imported(artifacts["masks"], features, context) if "masks" in artifacts else None
+    masks = masks_of(artifacts)
+    if masks is None:
+        return None
+    if masks.manifest.kind == "pseudolabels":
+        return read_masks(masks, context)
+    return read_imported(masks, features, context)
+
+
+def masks_of(artifacts: Mapping[str, Artifact]) -> Artifact | None:
+    """Return the masks among the inputs of a call: of a labeller, or imported."""
+    return artifacts.get("pseudolabels") or artifacts.get("masks")
 
 
 def _prototypes(

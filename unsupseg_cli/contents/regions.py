@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import RegionSet
 
 
-def read_regions(artifact: Artifact, features: FeatureSet) -> RegionSet:
+def read_regions(artifact: Artifact, features: FeatureSet, masks: Artifact | None = None) -> RegionSet:
     """Open the regions of the images that some features were extracted from.
+
+    Args:
+        artifact: the regions.
+        features: of the images.
+        masks: that are read beside them, if any.
 
     Raises:
         UnsupsegError: a region is of an image that the features do not have.
@@ -33,7 +42,31 @@ def read_regions(artifact: Artifact, features: FeatureSet) -> RegionSet:
         tag=np.array(views["tag"], np.int64),
         box=np.array(views["box"], np.float64),
         same_network=_network(regions) == _network(features),
+        of_masks=_of_masks(artifact, regions, features, masks),
     )
+
+
+def read_support(artifact: Artifact) -> RegionSet:
+    """Open regions of any images, whose ``view`` is -1."""
+    regions = FeatureSet(artifact)
+    views = regions.views
+    columns = {name: np.array(views[name], np.int64) for name in ("parent", "tag")}
+    box = np.array(views["box"], np.float64)
+    return RegionSet(regions, view=np.full(len(box), -1, np.int64), box=box, **columns)
+
+
+def _of_masks(
+    artifact: Artifact, regions: FeatureSet, features: FeatureSet, masks: Artifact | None
+) -> Callable[[int], NDArray[np.int64]] | None:
+    """Return what gives the regions of the masks of a view: imported masks are of its whole image."""
+    found_in = artifact.input(masks.manifest.kind) if masks else None
+    if masks is None or found_in is None or found_in.id != masks.id:
+        return None
+    column, keys = (
+        ("key", features.views["key"]) if masks.manifest.kind == "masks" else ("parent", range(len(features)))
+    )
+    rows = indices_by(regions.views[column])
+    return lambda view: np.array(rows.get(keys[view], ()), np.int64)
 
 
 def _network(features: FeatureSet) -> tuple[object, ...]:

@@ -30,7 +30,8 @@ REGIONS = Port("regions", "regions")
 PSEUDOLABELS = Port("pseudolabels", "pseudolabels")
 MASKS = Port("masks", "masks")
 MODEL = Port("model", "model")
-ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MASKS, MODEL)}
+SUPPORT = Port("support", "regions", optional=True)
+ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MASKS, MODEL, SUPPORT)}
 """The roles that a method may read, with the kind of each."""
 ANY_MASKS = (replace(PSEUDOLABELS, choice="masks"), replace(MASKS, choice="masks"))
 """Masks of a labeller, or from outside: for a method that reads either."""

@@ -73,7 +73,8 @@ class RegionSet:
     region's image, the first where there are several; ``parent`` the row of the features or pseudo-labels that the
     region was found in, -1 where there is none; ``tag`` 1 for foreground and 0 for background of anchors, the level of
     a pyramid, or the number of the mask; ``box`` (R, 4) left, top, right, bottom in pixels of the image;
-    ``same_network`` whether the network of the views' features embedded them.
+    ``same_network`` whether the network of the views' features embedded them; ``of_masks`` gives the rows of the
+    regions that are crops of the masks of a view, where they are of the masks that are read beside them.
     """
 
     features: TokenSource
@@ -82,6 +83,7 @@ class RegionSet:
     tag: NDArray[np.int64]
     box: NDArray[np.float64]
     same_network: bool = True
+    of_masks: Callable[[int], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
         return len(self.view)
@@ -93,7 +95,7 @@ class RegionSet:
 
 Segment = Callable[[Sequence[int], Sequence[NDArray[np.uint8]]], list[Tensor]]
 """Views, and what they show (H, W, 3) -> log-probabilities (K, H, W) of a model, on the CPU."""
-_GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model", "segment")
+_GIVEN = ("classes", "seed", "images", "masks", "graph", "regions", "network", "model", "segment", "support")
 
 
 class Inputs:
@@ -162,6 +164,12 @@ class Inputs:
         return regions
 
     @property
+    def support(self) -> RegionSet | None:
+        """Features of regions of further images, which are clustered too; their ``view`` is -1."""
+        support: RegionSet | None = self._declared("support")
+        return support
+
+    @property
     def network(self) -> LiveSource | None:
         """The frozen network that made the features; None on stored tokens."""
         network: LiveSource | None = self._declared("network")
@@ -198,6 +206,10 @@ class Labeller(ABC):
     @abstractmethod
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks of some views: of the images' size where the part needs images, else of the token grid's."""
+
+    def sizes(self) -> NDArray[np.int64] | None:
+        """Return rows and columns of each view's masks, (N, 2), where they are others than `label` says."""
+        return None
 
     def exemplars(self) -> list[list[int]]:
         """Return by class the rows of the regions nearest to its centre, nearest first; nothing without regions."""

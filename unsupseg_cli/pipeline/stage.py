@@ -77,7 +77,11 @@ class Stage:
     @property
     def roles(self) -> dict[str, str]:
         """Every role that an artifact may have here, with its kind."""
-        return dict(ROLES) if self.uses else {port.role: port.kind for port in self.ports}
+        return (
+            {role: kind for role, kind in ROLES.items() if role in self.config.model_fields}
+            if self.uses
+            else {port.role: port.kind for port in self.ports}
+        )
 
     def kind(self, config: Config, roles: Iterable[str]) -> str:
         """Return the kind of the artifact that a call makes from inputs in these roles."""

@@ -24,6 +24,7 @@ class PseudolabelConfig(DeviceConfig):
     pseudolabels: str | None = execution(None, "Earlier pseudo-labels, for a method that reads them.")
     masks: str | None = execution(None, "Imported masks, for a method that reads them.")
     model: str | None = execution(None, "Model artifact, for a method that reads one.")
+    support: str | None = execution(None, "Regions of further images, for a method that clusters regions.")
     method: str = setting("kmeans", "Method (`unsupseg methods list`).")
     part: str | None = setting(None, "Part of a method that has several.")
     classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
@@ -105,7 +106,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     labeller = call.part.load()(call.options, inputs)
     figures = labeller.fit()
     write_state(draft.folder, labeller.state())
-    sizes = features.sizes if needs.images else features.grids
+    sizes = labeller.sizes()
+    if sizes is None:
+        sizes = features.sizes if needs.images else features.grids
     writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "soft")
     for block, views in writer.todo(call.context):
         writer.write(block, views, labeller.label(views), labeller.figures())

@@ -15,7 +15,12 @@ The published detector between the two trainings is replaced by the initial mode
 from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
-from unsupseg_cli.methods.maskdistill.config import FilterOptions, MasksOptions, TrainOptions
+from unsupseg_cli.methods.maskdistill.config import (
+    ClustersOptions,
+    FilterOptions,
+    MasksOptions,
+    TrainOptions,
+)
 
 _HERE = "unsupseg_cli.methods.maskdistill"
 METHOD = Method(
@@ -24,6 +29,9 @@ METHOD = Method(
     paper="MaskDistill, Van Gansbeke et al., 2022",
     labellers=(
         Part(MasksOptions, f"{_HERE}.masks:ObjectMasks", "masks", "one or several object masks per image"),
+        Part(
+            ClustersOptions, f"{_HERE}.clusters:MaskClusters", "clusters", "classes of masks, by their crops"
+        ),
         Part(FilterOptions, f"{_HERE}.filter:FilterLabeller", "filter", "the masks that a model is sure of"),
     ),
     trainer=Part(TrainOptions, f"{_HERE}.train:MaskDistillTrainer"),

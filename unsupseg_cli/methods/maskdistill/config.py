@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
-from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, MODEL
+from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, MODEL, REGIONS, SUPPORT
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
 _CODE = "MaskDistill, published code"
@@ -56,6 +56,34 @@ class MasksOptions(MethodOptions):
     def needs(self) -> Needs:
         """Return what the masks read: keys and the query of the CLS token; neither classes nor chance."""
         return Needs(arrays=("key", "cls_query"), identity=())
+
+
+class ClustersOptions(MethodOptions):
+    """Options of ``pseudolabel --method maskdistill --part clusters``."""
+
+    token: Literal["cls", "pooled"] = setting(
+        "cls", "What stands for a crop: its CLS token, or the mean of its tokens.", source=f"{_CODE}: CLS"
+    )
+    whiten: bool = setting(
+        True,
+        "Each channel is divided by its standard deviation before tokens get unit length.",
+        source=f"{_CODE}: cluster.py, scipy's whiten",
+    )
+    background: bool = setting(
+        True,
+        "Class 0 is the background, so that clusters begin at 1; false for masks of everything.",
+        source=f"{_CODE}: label 0",
+    )
+    minibatch: bool = setting(
+        False, "Mini-batches of 1000 instead of all crops at once.", source=f"ours; {_CODE}: true"
+    )
+    restarts: int = setting(
+        10, "Starts of k-means, of which the best counts.", ge=1, le=1000, source=f"ours; {_CODE}: 3"
+    )
+
+    def needs(self) -> Needs:
+        """Return what clusters are made of: masks, and the regions that are their crops."""
+        return Needs(reads=(FEATURES, *ANY_MASKS, REGIONS, SUPPORT), arrays=())
 
 
 class FilterOptions(MethodOptions):
