@@ -61,6 +61,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
         "extract": ["--geometry", "squash", "--keep", "patch,cls,pooled,key,cls_query"],
         "extract-ragged": [],
         "extract-regions": ["--regions", "pyramid", "--levels", "1"],
+        "extract-crops": ["--regions", "masks", "--pseudolabels", "@pseudolabel-kmeans"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
     },
     "predict": {"predict": ["--keep", "scores"]},
@@ -68,7 +69,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
     "classes": {"classes": []},
     "import-masks": {"import-masks": ["--values", "classes", "--from-labels"]},
 }
-"""Calls of a stage that are more than one, or more than its ports and small options."""
+"""Calls of a stage that are more than one, or more than its ports and small options; @ names what a call made."""
 
 
 @cache
@@ -124,7 +125,9 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
             del values["classes"]
     ports = [port for port in ports_of(stage, {}, options) if not port.optional or port.method]
     for port in {port.choice or port.role: port for port in reversed(ports)}.values():
-        arguments += [f"--{port.role}", made.get(_source(port.kind, part_name), "")]
+        crops = port.kind == "regions" and any(other.kind == "pseudolabels" for other in ports)
+        source = "extract-crops" if crops else _source(port.kind, part_name)
+        arguments += [f"--{port.role}", made.get(source, "")]
     if name == "classes":
         arguments = ["classes", "merge", "0,1", *arguments[1:]]
         values = {}
@@ -140,7 +143,8 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
         arguments.insert(1, str(images / "labels" / "train"))
     for key, value in values.items():
         arguments += [f"--{key}", value]
-    return arguments + SPECIAL.get(name, {}).get(call, [])
+    special = SPECIAL.get(name, {}).get(call, [])
+    return arguments + [made.get(text[1:], "") if text.startswith("@") else text for text in special]
 
 
 def _part(name: str, part_name: str) -> tuple[str, Any]:
@@ -159,8 +163,8 @@ def _source(kind: str, part_name: str) -> str:
         return "extract-regions"
     method = part_name.partition(" ")[0]
     makers = [call for call, (name, _) in stages().items() if name in table.makers(kind)]
-    own = [call for call in makers if method and stages()[call][1].partition(" ")[0] == method]
-    return (own[-1:] or makers)[0]
+    own = [call for call in makers if method and stages()[call][1] == method]
+    return (own or makers)[0]
 
 
 def pictures(folder: Path) -> None:
@@ -367,8 +371,7 @@ class Matrix:
         """Run a stage, and those before it, undisturbed; return the driver's answer."""
         if stage in self.runs:
             return self.runs[stage]
-        calls = list(stages())
-        for before in calls[: calls.index(stage)]:
+        for before in stages():
             if _needs(stage, before):
                 self.make(before)
         answer = self.driver.run(command(stage, self.images, self.made), self.space)

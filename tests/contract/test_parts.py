@@ -81,9 +81,11 @@ def work(part, world, pictures):
 
 
 def key(work, world, options=None, **changes):
-    """Return the key of a call with other options of the method, or of the command."""
-    config = work.config.model_copy(update=changes)
-    call = settle(work.stage, config, world, options or work.options)
+    """Return the key of a call with other options; inputs that it then does not read are left out."""
+    options = options or work.options
+    unread = work.stage.roles.keys() - {port.role for port in options.needs().reads}
+    config = work.config.model_copy(update={**dict.fromkeys(unread), **changes})
+    call = settle(work.stage, config, world, options)
     return work.stage.identify(call).key
 
 

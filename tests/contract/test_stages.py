@@ -268,6 +268,7 @@ def test_a_new_stage_is_one_file(house, pictures, tmp_path):
 
 SMALL = {
     "kmeans": ("steps=3", "restarts=1"),
+    "maskdistill": ("epochs=1",),
     "primaps": ("epochs=1",),
     "stego": ("steps=3", "restarts=1"),
     "transfgu": ("cycles=1", "cycle_steps=2"),
@@ -280,16 +281,24 @@ def test_without_a_method_the_others_work(gone, house, pictures):
     shutil.rmtree(copy / "methods" / gone)
     registry = copy / "methods" / "registry.py"
     lines = registry.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if f'"unsupseg_cli.methods.{gone}"' not in line]
-    assert len(kept) == len(lines) - 1  # one line is all that names a method
-    registry.write_text("".join(kept))
+    left = [line for line in lines if f'"unsupseg_cli.methods.{gone}"' not in line]
+    assert len(left) == len(lines) - 1  # one line is all that names a method
+    registry.write_text("".join(left))
     source = ("--dataset", f"{pictures}/", "--split", "train", "--size", 32, "--backbone", "untrained")
-    calls = [["extract", *source, "--workers", 0], ["graph", "--neighbors", 3], ["methods", "list"]]
-    calls.append(["extract", *source, "--workers", 0, "--regions", "anchors", "--foreground", 0])
+    crops = ["extract", *source, "--workers", 0, "--regions"]
+    kept = ("--workers", 0, "--keep", "patch,pooled,key,cls_query")
+    calls = [["extract", *source, *kept], ["graph", "--neighbors", 3], ["methods", "list"]]
     for method in sorted(BUNDLED.keys() - {gone}):
         options = [text for value in SMALL.get(method, ()) for text in ("--set", value)]
-        if get_method(method).labellers:
-            calls.append(["pseudolabel", "--method", method, "--classes", 3])
+        labelling = ["pseudolabel", "--method", method]
+        if method == "maskdistill":
+            calls += [
+                [*labelling, "--part", "masks"],
+                [*crops, "masks"],
+                [*labelling, "--part", "clusters", "--classes", 3],
+            ]
+        elif get_method(method).labellers:
+            calls += [[*crops, "anchors", "--foreground", 0], [*labelling, "--classes", 3]]
         calls.append(["train", "--method", method, "--classes", 3, *options])
         calls.append(["predict", pictures / "images" / "val", "--workers", 0])
     results = run(*calls, ["pseudolabel", "--method", gone, "--classes", 3])

@@ -69,8 +69,8 @@ class MaskClusters(Labeller):
         kmeans.fit(points)
         self._distances = kmeans.transform(points[: len(tokens)])
         self._classes = self._distances.argmin(1) + first
-        sizes = np.bincount(self._classes - first, minlength=count)
-        if (single := int((sizes <= 1).sum())) and len(tokens) > count:
+        sizes = np.bincount(kmeans.labels_, minlength=count)
+        if single := int((sizes <= 1).sum()):
             self.inputs.reporter.warn(
                 f"{single} of {count} clusters have at most one mask: try fewer --classes"
             )
