@@ -3,7 +3,7 @@
     python benchmarks/pseudolabel_scores.py WORKSPACE [PSEUDOLABELS ...]
 
 A row for each artifact, by default for all of the workspace: clusters are matched to classes by the Hungarian rule over
-all views, which must show whole images with labels; cells or pixels without a mask count as errors.
+all views, which must show whole images with labels; cells or pixels without a mask count as errors, or as --unmasked.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("artifacts", nargs="*")
     parser.add_argument("--labels", type=Path, help="label images, if the features were made without")
     parser.add_argument("--class-file", type=Path)
+    parser.add_argument("--unmasked", type=int, help="class of what has no mask, 0 for a background")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
     names = options.artifacts or [one.id for one in context.workspace.artifacts("pseudolabels")]
@@ -53,6 +54,8 @@ def main() -> None:
             item = items[features.views["key"][view]]
             truth = read_truth(item, dataset.space, image_size(item.image))
             classes = np.append(table.rows(view).group, -1)[table.label_map(view)]
+            if options.unmasked is not None:
+                classes[classes < 0] = options.unmasked
             used |= set(np.unique(classes[classes >= 0]).tolist())
             rows, columns = (np.arange(n) * m // n for n, m in zip(truth.shape, classes.shape, strict=True))
             masked = np.where(classes < 0, clusters, classes)  # what has no mask stands for no class

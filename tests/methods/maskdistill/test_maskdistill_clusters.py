@@ -59,7 +59,8 @@ def test_masks_whose_crops_are_alike_share_a_class_and_class_0_is_the_background
     assert first.area.tolist() == [2, 2, 1]
     nearest = labeller.exemplars()
     assert nearest[0] == []
-    assert {*nearest[first.group[1]][:2]} == {0, 2}
+    assert {*nearest[first.group[1]]} == {0, 2}
+    assert {*nearest[first.group[0]]} == {1, 3}
 
 
 def test_without_a_background_classes_begin_at_0():

@@ -105,6 +105,9 @@ class MaskClusters(Labeller):
         return Masks(to_layers(masks, masks.shape[1:]), area, self.masks.scores[view], group)
 
     def exemplars(self) -> list[list[int]]:
-        """Return the crops nearest to each cluster's centre."""
-        first: list[list[int]] = [[]] if self.options.background else []
-        return first + [row[:_EXEMPLARS].tolist() for row in self._distances.argsort(0).T]
+        """Return the crops of each class that are nearest to its centre; the background has none."""
+        nearest: list[list[int]] = [[]] if self.options.background else []
+        for number, distances in enumerate(self._distances.T, start=len(nearest)):
+            members = np.flatnonzero(self._classes == number)
+            nearest.append(members[distances[members].argsort()][:_EXEMPLARS].tolist())
+        return nearest
