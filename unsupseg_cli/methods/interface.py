@@ -215,6 +215,10 @@ class Labeller(ABC):
         """Return by class the rows of the regions nearest to its centre, nearest first; nothing without regions."""
         return []
 
+    def exemplar_regions(self) -> RegionSet | None:
+        """Return the regions whose rows `exemplars` gives."""
+        return self.inputs.regions
+
     def figures(self) -> dict[str, Any]:
         """Return what was counted since the last call, for the manifest; counts of blocks are added."""
         return {}

@@ -121,8 +121,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
     draw_masks(draft.folder, open_images, config.sheet, call.context)
     if config.sheet and (exemplars := labeller.exemplars()):
-        assert inputs.regions is not None
-        draw_exemplars(draft.folder, exemplars, inputs.regions, features, open_images, call.context)
+        shown = labeller.exemplar_regions()
+        assert shown is not None
+        draw_exemplars(draft.folder, exemplars, shown, features, open_images, call.context)
     return {**figures, **summary}
 
 

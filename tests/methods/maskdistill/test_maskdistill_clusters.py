@@ -8,8 +8,9 @@ import torch
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.interface import Inputs, MaskSet, RegionSet
-from unsupseg_cli.methods.maskdistill.clusters import MaskClusters, whitened
+from unsupseg_cli.methods.maskdistill.clusters import MaskClusters, masked_means, whitened
 from unsupseg_cli.methods.maskdistill.config import ClustersOptions
+from unsupseg_cli.training.tokens import MemorySource
 
 
 class Rows(SimpleNamespace):
@@ -29,17 +30,31 @@ def regions_of(tokens, parent, tag, of_masks=True):
 DIRECTIONS = [[1.0, 0.1], [0.1, 1.0], [0.9, 0.0], [0.0, 0.8]]
 LAYERS = [np.array([[0, 0, -1], [1, 1, 2]], np.int16), np.array([[0, 1, 1], [-1, -1, -1]], np.int16)]
 
+RIGHT, UP, FAR = [1.0, 0.1], [0.1, 1.0], [-1.0, -1.0]
+TOKENS = [
+    torch.tensor([[RIGHT, RIGHT, FAR], [UP, UP, FAR]]),
+    torch.tensor([[UP, RIGHT, RIGHT], [FAR, FAR, FAR]]),
+]
+
 
 def labeller_of(regions, classes=3, support=None, reporter=None, **options):
+    options = {"token": "cls", "whiten": True, **options}
     masks = MaskSet(
         LAYERS,
         [np.full(3, -1), np.full(2, -1)],
         {},
         lambda view: np.stack([LAYERS[view] == number for number in range(LAYERS[view].max() + 1)]),
+        boxes=lambda view: np.zeros((LAYERS[view].max() + 1, 4)),
         scores=[np.array([0.5, 0.6, 0.7], np.float32), np.array([0.8, 0.9], np.float32)],
     )
     inputs = Inputs(
-        Rows(), classes=classes, seed=0, masks=masks, regions=regions, support=support, reporter=reporter
+        MemorySource(TOKENS),
+        classes=classes,
+        seed=0,
+        masks=masks,
+        regions=regions,
+        support=support,
+        reporter=reporter,
     )
     return MaskClusters(ClustersOptions(**options), inputs)
 
@@ -74,11 +89,32 @@ def test_without_a_background_classes_begin_at_0():
 
 def test_a_support_set_takes_part_in_clustering_and_in_spread():
     regions = regions_of(DIRECTIONS[:1], parent=[0], tag=[0])
-    with pytest.raises(UsageError, match=r"1 crops of masks for 2 clusters.*--support"):
+    with pytest.raises(UsageError, match="1 masks for 2 clusters"):
         labeller_of(regions).fit()
     labeller = labeller_of(regions, support=regions_of(DIRECTIONS[1:], [-1] * 3, [-1] * 3))
-    assert labeller.fit() == {"crops": 1, "support": 3, "single_clusters": 0}
+    assert labeller.fit() == {"clustered": 1, "support": 3, "single_clusters": 0}
     assert labeller.label([0])[0].group[0] in (1, 2)
+
+
+def test_without_crops_the_tokens_under_a_mask_stand_for_it():
+    labeller = labeller_of(None, classes=4, token="masked", whiten=False)
+    labeller.fit()
+    first, second = labeller.label([0, 1])
+    assert first.group[0] == second.group[1]
+    assert first.group[1] == second.group[0]
+    assert len({*first.group.tolist()}) == 3
+    shown = labeller.exemplar_regions()
+    assert {(shown.view[row], shown.tag[row]) for row in labeller.exemplars()[first.group[0]]} == {
+        (0, 0),
+        (1, 1),
+    }
+
+
+def test_a_cell_counts_as_much_as_the_mask_covers_of_it():
+    tokens = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    masks = np.zeros((2, 4, 8), bool)
+    masks[0, :, :5] = True
+    np.testing.assert_allclose(masked_means(tokens, masks), [[0.8, 0.2], [0, 0]], atol=1e-6)
 
 
 def test_clusters_of_one_mask_are_told():

@@ -11,9 +11,9 @@ from unsupseg_cli.methods.maskdistill.config import FilterOptions, TrainOptions
 from unsupseg_cli.methods.maskdistill.filter import (
     Candidates,
     FilterLabeller,
+    agreed,
     chosen,
     predicted,
-    scored,
 )
 from unsupseg_cli.methods.maskdistill.network import DeepLab, load_resnet
 from unsupseg_cli.methods.maskdistill.objective import hard_pixel_loss
@@ -69,10 +69,10 @@ def test_no_candidate_gives_no_mask():
 
 def test_a_mask_without_a_class_gets_the_best_one_but_the_background():
     probs = np.full((3, 4, 12), 0.1, np.float32)
-    probs[0], probs[2, :2] = 0.6, 0.3
-    found = scored(rectangles(((0, 2), (0, 4)), ((0, 4), (0, 4))), np.array([-1, 1]), probs, 1)
-    assert found.group.tolist() == [2, 1]
-    np.testing.assert_allclose(found.score, [0.3, 0.1], rtol=1e-6)
+    probs[0], probs[2, :2] = 0.25, 0.3
+    found = agreed(rectangles(((0, 2), (0, 4)), ((0, 4), (0, 4))), np.array([-1, 2]), probs, 1)
+    assert found.group.tolist() == [2, 2]
+    np.testing.assert_allclose(found.score, [1, 0.5], rtol=1e-6)  # the lower half looks like background
 
 
 def test_predicted_regions_are_connected_and_scored_by_their_mean_probability():
@@ -87,8 +87,9 @@ def test_predicted_regions_are_connected_and_scored_by_their_mean_probability():
 
 def test_the_filter_reports_its_yield_at_the_size_of_the_image():
     probs = np.full((3, 8, 24), 0.05, np.float32)
-    probs[1, :, :12], probs[2, :, 12:] = 0.95, 0.5
-    probs[1, :4, 4:8] = 0.94
+    probs[1, :, :12], probs[0, 2:, 12:] = 0.95, 0.95
+    probs[2, :2, 12:] = 0.95
+    probs[1, 3, 4:8] = 0
     cells = rectangles(((0, 4), (0, 6)), ((0, 2), (2, 4)), ((0, 4), (6, 12)))
     masks = MaskSet([np.zeros((4, 12), np.int16)], [np.array([1, 1, 2])], {}, lambda view: cells)
     inputs = Inputs(

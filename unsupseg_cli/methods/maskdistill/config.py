@@ -61,13 +61,16 @@ class MasksOptions(MethodOptions):
 class ClustersOptions(MethodOptions):
     """Options of ``pseudolabel --method maskdistill --part clusters``."""
 
-    token: Literal["cls", "pooled"] = setting(
-        "cls", "What stands for a crop: its CLS token, or the mean of its tokens.", source=f"{_CODE}: CLS"
+    token: Literal["masked", "cls", "pooled"] = setting(
+        "masked",
+        "What stands for a mask: the mean of the features' tokens under it, or of its crop (--regions) the CLS token "
+        "or the mean token.",
+        source=f"ours (README.md); {_CODE}: cls",
     )
     whiten: bool = setting(
-        True,
+        False,
         "Each channel is divided by its standard deviation before tokens get unit length.",
-        source=f"{_CODE}: cluster.py, scipy's whiten",
+        source=f"ours (README.md); {_CODE}: cluster.py, scipy's whiten",
     )
     background: bool = setting(
         True,
@@ -82,7 +85,9 @@ class ClustersOptions(MethodOptions):
     )
 
     def needs(self) -> Needs:
-        """Return what clusters are made of: masks, and the regions that are their crops."""
+        """Return what clusters are made of: masks, and tokens under them or the regions that are their crops."""
+        if self.token == "masked":
+            return Needs(reads=(FEATURES, *ANY_MASKS))
         return Needs(reads=(FEATURES, *ANY_MASKS, REGIONS, SUPPORT), arrays=())
 
 
@@ -91,16 +96,16 @@ class FilterOptions(MethodOptions):
 
     source: Literal["masks", "predictions"] = setting(
         "masks",
-        "What is filtered: the masks that are read (by the model's mean probability of their class, or of its best one "
-        "for masks without a class), or the connected regions that the model predicts.",
+        "What is filtered: the masks that are read (by the share of their pixels that the model gives their class, or "
+        "its best one for masks without), or the connected regions that the model predicts (by its mean probability).",
         source=f"{_OURS}; {_CODE}: predictions of a detector",
     )
     score: float = setting(
-        0.9,
+        0.5,
         "Least score of a mask; the best one of an image stays in any case.",
         ge=0,
         le=1,
-        source=f"{_CODE}: gen_segmentation.py, .9 in the command",
+        source=f"{_OURS}; {_CODE}: gen_segmentation.py, .9 in the command, of a detector's scores",
     )
     background: bool = setting(
         True, "Class 0 of the model is background, of which no mask is made.", source=f"{_CODE}: label 0"

@@ -48,10 +48,12 @@ def chosen(candidates: Candidates, least: float) -> tuple[NDArray[np.int64], int
     return np.array(kept, np.int64), overlapping
 
 
-def scored(
+def agreed(
     masks: NDArray[np.bool_], group: NDArray[np.int64], probs: NDArray[np.float32], first: int
 ) -> Candidates:
-    """Return masks with the mean probability of their class, or of the best one for those without a class.
+    """Return masks with the share of their pixels that the model gives their class, or the likeliest for those without.
+
+    Probabilities would not do: training on the hardest pixels leaves a model unsure of what it has right.
 
     Args:
         masks: (M, H, W), none of them empty.
@@ -60,21 +62,23 @@ def scored(
         first: the lowest class that a mask without one may get.
     """
     means = np.array([probs[:, mask].mean(1) for mask in masks]).reshape(len(masks), len(probs))
-    best = means[:, first:].argmax(1) + first
-    group = np.where(group == VOID, best, group)
-    return Candidates(masks, means[np.arange(len(masks)), group].astype(np.float64), group)
+    group = np.where(group == VOID, means[:, first:].argmax(1) + first, group)
+    highest = probs.argmax(0)
+    score = [(highest[mask] == number).mean() for mask, number in zip(masks, group, strict=True)]
+    return Candidates(masks, np.array(score, np.float64), group)
 
 
 def predicted(probs: NDArray[np.float32], first: int) -> Candidates:
-    """Return the 4-connected regions of each class from ``first`` on that probabilities (K, H, W) make."""
+    """Return the 4-connected regions of each class from ``first`` on, with the mean of its probability (K, H, W)."""
     classes = probs.argmax(0)
-    masks, groups = [], []
+    masks, groups, score = [], [], []
     for number in range(first, len(probs)):
         regions, count = ndimage.label(classes == number)
         masks += [regions == region for region in range(1, count + 1)]
+        score += ndimage.mean(probs[number], regions, range(1, count + 1)).tolist()
         groups += [number] * count
     whole = np.array(masks, np.bool_).reshape(-1, *classes.shape)
-    return scored(whole, np.array(groups, np.int64), probs, first)
+    return Candidates(whole, np.array(score, np.float64), np.array(groups, np.int64))
 
 
 class FilterLabeller(Labeller):
@@ -124,7 +128,7 @@ class FilterLabeller(Labeller):
                 "that was trained on these masks."
             )
         usable = masks.any((1, 2)) & ((group == VOID) | (group >= first))  # background is no object
-        return scored(masks[usable], group[usable], probs, first)
+        return agreed(masks[usable], group[usable], probs, first)
 
     def _count(self, candidates: int, kept: int, overlapping: int, unsure: int) -> None:
         for name, value in (
