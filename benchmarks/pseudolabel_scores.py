@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("artifacts", nargs="*")
     parser.add_argument("--labels", type=Path, help="label images, if the features were made without")
     parser.add_argument("--class-file", type=Path)
+    parser.add_argument(
+        "--classes", type=int, help="number of clusters, of pseudo-labels that were made without"
+    )
     parser.add_argument("--unmasked", type=int, help="class of what has no mask, 0 for a background")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
@@ -48,7 +51,8 @@ def main() -> None:
             dataset = open_dataset(data.root, labels=options.labels, class_file=options.class_file)
         assert dataset.space is not None
         items = {item.key: item for item in dataset.items}
-        table, clusters = MaskTable(artifact.path), int(artifact.manifest.config["classes"])
+        table = MaskTable(artifact.path)
+        clusters = options.classes or int(artifact.manifest.config["classes"])
         confusion, used = Confusion(clusters + 1, len(dataset.space.names)), set()
         for view in range(len(table)):
             item = items[features.views["key"][view]]

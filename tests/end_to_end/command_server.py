@@ -1,0 +1,76 @@
+"""The command with its libraries loaded, for tests that run scripts of many calls.
+
+As a program, with the path of a socket: runs each call that comes in a child, with the caller's files, folder and
+environment. `write_client` writes a command that sends its call there.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import signal
+import socket
+import sys
+from pathlib import Path
+
+CLIENT = """#!{python} -SE
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect("{address}")
+job = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+socket.send_fds(server, [json.dumps(job).encode()], [0, 1, 2])
+sys.exit(server.recv(1)[0])
+"""
+
+
+def write_client(path, address):
+    """Write the command that sends its calls to a server."""
+    path.write_text(CLIENT.format(python=sys.executable, address=address))
+    path.chmod(0o755)
+
+
+def serve(address):
+    """Answer calls until the process is ended."""
+    import unsupseg_cli
+    from unsupseg_cli.cli.main import main
+
+    for module in pkgutil.walk_packages(unsupseg_cli.__path__, "unsupseg_cli."):
+        importlib.import_module(module.name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    print("ready", flush=True)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            answer(connection, main)
+        connection.close()
+
+
+def answer(connection, main):
+    """Run one call and send its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    job = json.loads(message)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.chdir(job["folder"])
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    sys.argv = ["unsupseg", *job["arguments"]]
+    code = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.send(bytes([code]))
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(str(Path(sys.argv[1])))
