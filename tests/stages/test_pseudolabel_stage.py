@@ -19,9 +19,10 @@ from unsupseg_cli import (
     refine,
     train,
 )
+from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks
+from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks, warn_of_single_masks
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -237,3 +238,13 @@ def test_more_classes_than_masks_are_told(features, context):
     model = train(TrainConfig(classes=count + 1, device="cpu"), context, options=PrimapsTrain(epochs=1))
     assert any(f"only {count} masks for {count + 1} classes" in text for text in model.manifest.warnings)
     assert len(read_masks(masks, context).labels) == 6
+
+
+@pytest.mark.parametrize(
+    ("per_view", "covered", "warned"), [(1.0, 0.99, True), (1.0, 0.3, False), (4.0, 1.0, False)]
+)
+def test_a_single_mask_that_covers_every_view_is_warned_of(per_view, covered, warned, tmp_path):
+    """One object before a background is no fault."""
+    draft = Draft(tmp_path / "draft")
+    warn_of_single_masks(draft, {"views": 5, "masks_per_view": per_view, "covered": covered})
+    assert bool(draft.warnings) == warned

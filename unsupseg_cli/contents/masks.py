@@ -119,6 +119,7 @@ class MaskWriter:
             sources = [name for note in notes for names in note["sources"] for name in names]
             written = written.append_column("source", pa.array(sources, pa.string()))
         pq.write_table(written, self._draft.folder / MASKS)
+        covered = sum(area for _, _, area, _, _ in table) / int(self._sizes.prod(1).sum())
         empty = [self._keys[view] for view, view_rows in enumerate(rows) if not view_rows]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
@@ -130,6 +131,7 @@ class MaskWriter:
             "views": len(rows),
             "masks": len(table),
             "masks_per_view": len(table) / len(rows),
+            "covered": covered,
             "overlapping": sum(count > 1 for _, count, *_ in told),
             "classes_used": len({group for *_, group in table} - {VOID}),
             "empty": empty,
@@ -141,9 +143,9 @@ class MaskWriter:
 
 
 def warn_of_single_masks(draft: Draft, summary: Mapping[str, Any]) -> None:
-    """Warn of pseudo-labels that take nearly every view as one mask."""
+    """Warn of pseudo-labels that take nearly every view, and all of it, as one mask."""
     per_view = summary["masks_per_view"]
-    if summary["views"] > 1 and per_view < _FEW_MASKS:
+    if summary["views"] > 1 and per_view < _FEW_MASKS and summary["covered"] > _WHOLE:
         draft.warnings.append(
             f"nearly every view is a single mask ({per_view:.2f} per view): look at sheet.png; masks that "
             "separate nothing teach nothing"
@@ -222,7 +224,7 @@ def draw_masks(folder: Path, open_images: Callable[[], Images], count: int, cont
     grid(rows, ["image", "masks"] * (len(rows[0]) // 2), cell=240).save(folder / "sheet.png")
 
 
-_FEW_MASKS = 1.5  # per view
+_FEW_MASKS, _WHOLE = 1.5, 0.8  # per view; share of all cells
 _SHEET_COLUMNS = 6  # pictures in a row: three views
 
 

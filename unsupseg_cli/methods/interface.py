@@ -200,7 +200,10 @@ class Labeller(ABC):
         self.options, self.inputs = options, inputs
 
     def fit(self) -> dict[str, Any]:
-        """Learn what spans the whole collection (cluster centres, say); return figures for the manifest."""
+        """Learn what spans the whole collection (cluster centres, say); return figures for the manifest.
+
+        ``mask_classes`` among them says how many classes masks can have, where it is not all.
+        """
         return {}
 
     @abstractmethod

@@ -114,7 +114,8 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         writer.write(block, views, labeller.label(views), labeller.figures())
     summary = writer.close()
     warn_of_single_masks(draft, summary)
-    warn_of_unused_classes(draft, summary, _classes_and_seed(call).get("classes", 0))
+    classes = _classes_and_seed(call).get("classes", 0)
+    warn_of_unused_classes(draft, summary, figures.get("mask_classes", classes))
 
     def open_images() -> ViewImages:
         return ViewImages(features, call.context)

@@ -92,7 +92,7 @@ def test_a_support_set_takes_part_in_clustering_and_in_spread():
     with pytest.raises(UsageError, match="1 masks for 2 clusters"):
         labeller_of(regions).fit()
     labeller = labeller_of(regions, support=regions_of(DIRECTIONS[1:], [-1] * 3, [-1] * 3))
-    assert labeller.fit() == {"clustered": 1, "support": 3, "single_clusters": 0}
+    assert labeller.fit() == {"mask_classes": 2, "clustered": 1, "support": 3, "single_clusters": 0}
     assert labeller.label([0])[0].group[0] in (1, 2)
 
 

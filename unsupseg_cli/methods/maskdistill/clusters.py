@@ -85,7 +85,12 @@ class MaskClusters(Labeller):
             self.inputs.reporter.warn(
                 f"{single} of {count} clusters have at most one mask: try fewer --classes"
             )
-        return {"clustered": len(tokens), "support": len(together) - len(tokens), "single_clusters": single}
+        return {
+            "mask_classes": count,
+            "clustered": len(tokens),
+            "support": len(together) - len(tokens),
+            "single_clusters": single,
+        }
 
     def _kmeans(self, count: int) -> Any:
         seed = seeds.stream(self.inputs.seed, "clusters") % 2**32

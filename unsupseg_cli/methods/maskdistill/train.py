@@ -91,7 +91,7 @@ class MaskDistillTrainer(Trainer):
         if self.options.arch == "decoder":
             shown = self.inputs.features.tokens(views)
         else:
-            shown = [torch.from_numpy(image).to(device) for image in self.inputs.images(views)]
+            shown = [torch.tensor(image, device=device) for image in self.inputs.images(views)]
         classes = [self._classes(view).to(device) for view in views]
         return list(zip(shown, classes, strict=True))
 
