@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
-# The methods beside each other on one data set: k-means, PriMaPs-EM, STEGO and PriMaPs-EM on STEGO's codes, three
-# seeds, with and without the CRF. Fitted on train; --split val for choices, the test split is scored once per table.
+# The methods beside each other on one data set: k-means, PriMaPs-EM, STEGO, PriMaPs-EM on STEGO's codes, TransFGU,
+# MaskDistill and context-aware clustering, with and without the CRF. Fitted on train; --split val for choices, the test
+# split is scored once per table.
 #
 #   benchmarks/methods.sh DATASET SPLIT [options of extract, e.g. --root DIR --size 192]
 #
-# Prints the folder of each evaluation as it is made, then a table. What is there already is not made again.
+# SEEDS="0 1 2"; OBJECTS=1 where images show objects before a background, of which class 0 is then; CROPS: options of
+# TransFGU's regions and of the pyramid. Prints the folder of each evaluation as it is made, then a table. What is there
+# already is not made again.
 set -euo pipefail
 
 data=${1:?usage: methods.sh DATASET SPLIT [extract options]}
 split=${2:?usage: methods.sh DATASET SPLIT [extract options]}
 shift 2
+read -ra crops <<<"${CROPS:-}"
+read -ra seeds <<<"${SEEDS:-0 1 2}"
 evaluations=()
 
 score() {
@@ -19,17 +24,33 @@ score() {
     done
 }
 
-features=$(unsupseg extract --dataset "$data" --split train "$@")
+features=$(unsupseg extract --dataset "$data" --split train --keep patch,cls,pooled,attention,key,cls_query "$@")
 graph=$(unsupseg graph --features "$features")
-masks=$(unsupseg pseudolabel --features "$features" --method primaps)
-for seed in 0 1 2; do
-    clusters=$(unsupseg pseudolabel --features "$features" --method kmeans --seed "$seed")
-    score "$(unsupseg train --pseudolabels "$clusters" --seed "$seed")"
-    score "$(unsupseg train --pseudolabels "$masks" --seed "$seed")"
-    stego=$(unsupseg train --method stego --features "$features" --graph "$graph" --seed "$seed" --set steps="${STEGO_STEPS:-1000}")
+proposals=$(unsupseg pseudolabel --features "$features" --method primaps)
+if [ "${OBJECTS:-}" ]; then
+    objects=$(unsupseg pseudolabel --features "$features" --method maskdistill --part masks)
+    anchors=() ground=background=true
+else
+    objects=$proposals anchors=(--foreground 0) ground=background=false
+fi
+anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --features "$features" "$@" "${crops[@]}" "${anchors[@]}")
+pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "$@" "${crops[@]}")
+for seed in "${seeds[@]}"; do
+    labels=(unsupseg pseudolabel --features "$features" --seed "$seed")
+    train=(unsupseg train --seed "$seed")
+    score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method kmeans)")"
+    score "$("${train[@]}" --pseudolabels "$proposals")"
+    stego=$("${train[@]}" --method stego --features "$features" --graph "$graph" --set steps="${STEGO_STEPS:-1000}")
     score "$stego"
     codes=$(unsupseg extract --dataset "$data" --split train --model "$stego" "$@")
-    masks_on_codes=$(unsupseg pseudolabel --features "$codes" --method primaps)
-    score "$(unsupseg train --pseudolabels "$masks_on_codes" --seed "$seed")"
+    score "$("${train[@]}" --pseudolabels "$(unsupseg pseudolabel --features "$codes" --method primaps)")"
+    score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method transfgu --regions "$anchors" --set "$ground")")"
+    score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method context --regions "$pyramid")")"
+    distil=(--method maskdistill --set "$ground")
+    clusters=$("${labels[@]}" "${distil[@]}" --part clusters --pseudolabels "$objects")
+    initial=$("${train[@]}" "${distil[@]}" --pseudolabels "$clusters")
+    score "$initial"
+    sure=$("${labels[@]}" "${distil[@]}" --part filter --pseudolabels "$clusters" --model "$initial")
+    score "$("${train[@]}" "${distil[@]}" --pseudolabels "$sure")"
 done
 unsupseg compare "${evaluations[@]}"
