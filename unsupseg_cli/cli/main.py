@@ -27,6 +27,7 @@ _ORDER = [
     "eval",
     "classes",
     "export",
+    "export-masks",
     "pretrain",
 ]
 _PANELS = {

@@ -133,7 +133,11 @@ class MaskSource(ABC):
 
 
 class CocoSource(MaskSource):
-    """Masks of a COCO file; ``images_of`` names the images of a list of results, ``crowd`` takes groups too."""
+    """Masks of a COCO file.
+
+    ``images_of`` names the images of a list of results, ``crowd`` takes groups too. Without ``from_labels`` a file that
+    says of itself that labels were used is refused.
+    """
 
     def __init__(
         self,
@@ -143,11 +147,12 @@ class CocoSource(MaskSource):
         *,
         images_of: Path | None = None,
         crowd: bool = False,
+        from_labels: bool = False,
         least: int = 1,
         skip_unknown: bool = False,
     ) -> None:
         super().__init__(path, items, sizes, least=least, skip_unknown=skip_unknown)
-        self._images_of, self._crowd = images_of, crowd
+        self._images_of, self._crowd, self._from_labels = images_of, crowd, from_labels
         self._records: dict[int, list[CocoMask]] = {}
         self._class_of: dict[int, int] = {}
 
@@ -158,6 +163,11 @@ class CocoSource(MaskSource):
     def check(self) -> Findings:
         """Match the images, then decode every mask."""
         file = read_coco(self.path, self._images_of)
+        if file.used_labels and not self._from_labels:
+            raise UsageError(
+                f"The masks in '{self.path}' were made with labels, which what is made from them must say: give "
+                "--from-labels."
+            )
         self._problems += file.problems
         self._class_of = {category: number for number, category in enumerate(sorted(file.categories))}
         self.findings.class_names = tuple(file.categories[category] for category in self._class_of)
