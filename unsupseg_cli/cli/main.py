@@ -25,6 +25,7 @@ _ORDER = [
     "predict",
     "refine",
     "eval",
+    "eval-masks",
     "classes",
     "export",
     "export-masks",
