@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
@@ -134,8 +135,7 @@ class TrainOptions(MethodOptions):
     width: int = setting(128, "Hidden channels of the decoder.", ge=1, source=_OURS)
     resnet: str = setting(
         "hub",
-        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict, which "
-        "is known to the key by its name.",
+        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict.",
         source=f"{_OURS}; {_CODE}: MoCo",
     )
     epochs: int = setting(20, "Epochs.", ge=1, length=True, source=f"{_OURS}; {_CODE}: 45")
@@ -162,6 +162,11 @@ class TrainOptions(MethodOptions):
         """Return the options of the other network."""
         other = "resnet" if self.arch == "decoder" else "width"
         return {other: f"the network is {self.arch}"}
+
+    def files(self) -> dict[str, Path]:
+        """Return the weights of the ResNet-50, where they are a file."""
+        is_file = self.arch != "decoder" and self.resnet not in ("hub", "random")
+        return {"resnet": Path(self.resnet)} if is_file else {}
 
     def work(self, images: int) -> float:
         """Return the images that all epochs look at."""
