@@ -43,8 +43,7 @@ def score_table(summary: dict[str, Any]) -> Table:
 
 def object_table(summary: dict[str, Any]) -> Table:
     """Return the scores of an evaluation of masks as a table: per class, where masks have classes, then the means."""
-    counts = f"{summary['masks']:,} masks, {summary['objects']:,} objects of {summary['images']:,} images"
-    table = Table("objects", "AP50 %", "AP %", title=counts, title_justify="left", box=None)
+    table = Table("objects", "AP50 %", "AP %", box=None)
     if by_class := summary.get("by_class"):
         for name, value in zip(summary["class_names"], by_class["ap50_of_class"], strict=True):
             if value is not None:
@@ -52,6 +51,9 @@ def object_table(summary: dict[str, Any]) -> Table:
         table.add_section()
         table.add_row("mean of classes", f"{100 * by_class['ap50']:.2f}", f"{100 * by_class['ap']:.2f}")
     table.add_row("of any class", f"{100 * summary['ap50']:.2f}", f"{100 * summary['ap']:.2f}")
+    table.add_section()
+    for name in ("images", "objects", "masks"):
+        table.add_row(name, f"{summary[name]:,}", "")
     return table
 
 

@@ -200,3 +200,24 @@ def test_the_content_of_a_file_of_weights_decides_the_key_and_not_its_name(tmp_p
     assert entered(one) != before
     assert entered("random") == "random"
     assert entered(other, arch="decoder") == str(other)  # is not read
+
+
+def test_predicted_regions_take_the_edges_of_the_image_with_crf():
+    """The model's border is two pixels beside the image's, and it is wrong in a spot."""
+    image = np.full((24, 36, 3), 20, np.uint8)
+    image[:, 18:] = 220
+    scores = torch.full((2, 24, 36), 0.3)
+    scores[1, :, 20:], scores[1, 4:6, 4:6] = 0.7, 0.7
+    scores[0] = 1 - scores[1]
+    inputs = Inputs(
+        MemorySource([torch.zeros(4, 6, 2)]),
+        images=lambda views: [image],
+        segment=lambda views, images: [scores.log()],
+    )
+    areas = {}
+    for crf in (False, True):
+        options = FilterOptions(source="predictions", score=0, crf=crf)
+        (found,) = FilterLabeller(options, inputs).label([0])
+        areas[crf] = found.area.tolist()
+    assert sorted(areas[False]) == [4, 24 * 16]
+    assert areas[True] == [24 * 18]

@@ -106,6 +106,12 @@ class FilterOptions(MethodOptions):
     background: bool = setting(
         True, "Class 0 of the model is background, of which no mask is made.", source=f"{_CODE}: label 0"
     )
+    crf: bool = setting(
+        False,
+        "The model's probabilities are refined by the dense CRF first: with source=predictions and score=0, the labels "
+        "of a round of self-training.",
+        source=f"{_OURS}; {_CODE}: train_plus_crf.sh trains on refined predictions",
+    )
 
     def needs(self) -> Needs:
         """Return what the filter reads: images, the scores that the model gives them, and masks if it filters those."""

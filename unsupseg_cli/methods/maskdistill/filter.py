@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
 
@@ -94,9 +95,8 @@ class FilterLabeller(Labeller):
         """Return the masks that stay, at the size of the image."""
         images = self.inputs.images(views)
         log_probs = self.inputs.segment(views, images)
-        return [
-            self._label(view, scores.exp().numpy()) for view, scores in zip(views, log_probs, strict=True)
-        ]
+        probs = refine_batch(log_probs, images) if self.options.crf else [one.exp() for one in log_probs]
+        return [self._label(view, one.cpu().numpy()) for view, one in zip(views, probs, strict=True)]
 
     def _label(self, view: int, probs: NDArray[np.float32]) -> Masks:
         candidates = self._candidates(view, probs)
