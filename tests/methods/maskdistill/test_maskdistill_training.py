@@ -175,12 +175,12 @@ def test_deeplab_learns_on_pixels_and_keeps_its_first_layers():
 
 
 def test_missing_or_foreign_resnet_weights_name_both_ways(tmp_path):
-    network = DeepLab(3)
+    resnet = DeepLab(3).backbone
     with pytest.raises(UnsupsegError, match=r"resnet=FILE.*resnet=hub"):
-        load_resnet(network, str(tmp_path / "none.pth"))
+        load_resnet(resnet, str(tmp_path / "none.pth"))
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UnsupsegError, match=r"not of a ResNet-50.*resnet=FILE.*resnet=hub"):
-        load_resnet(network, str(tmp_path / "other.safetensors"))
+        load_resnet(resnet, str(tmp_path / "other.safetensors"))
 
 
 def test_the_content_of_a_file_of_weights_decides_the_key_and_not_its_name(tmp_path):

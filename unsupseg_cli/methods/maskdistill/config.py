@@ -90,10 +90,11 @@ class ClustersOptions(MethodOptions):
 class FilterOptions(MethodOptions):
     """Options of ``pseudolabel --method maskdistill --part filter``."""
 
-    source: Literal["masks", "predictions"] = setting(
+    source: Literal["masks", "predictions", "detector"] = setting(
         "masks",
         "What is filtered: the masks that are read (by the model's mean probability of their class, or of its best one "
-        "for masks without a class), or the connected regions that the model predicts.",
+        "for masks without a class), or the connected regions that the model predicts, or the "
+        "objects of a Mask R-CNN (torchvision) that is trained on the masks first, and needs no model.",
         source=f"{_OURS}; {_CODE}: predictions of a detector",
     )
     score: float = setting(
@@ -113,10 +114,33 @@ class FilterOptions(MethodOptions):
         source=f"{_OURS}; {_CODE}: train_plus_crf.sh trains on refined predictions",
     )
 
+    resnet: str = setting(
+        "hub",
+        "Weights of the detector's ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a "
+        "state_dict.",
+        source=_OURS,
+    )
+    epochs: int = setting(10, "Epochs of the detector.", ge=1, length=True, source=_OURS)
+    batch: int = setting(2, "Images per step of the detector.", ge=1, source=_OURS)
+    lr: float = setting(5e-3, "Learning rate of the detector.", gt=0, source=_OURS)
+
     def needs(self) -> Needs:
-        """Return what the filter reads: images, the scores that the model gives them, and masks if it filters those."""
+        """Return what the filter reads: images, a model's scores or a seed for the detector, and masks it works on."""
+        if self.source == "detector":
+            return Needs(reads=(FEATURES, *ANY_MASKS), images=True, identity=("seed",))
         masks = ANY_MASKS if self.source == "masks" else ()
         return Needs(reads=(FEATURES, *masks, MODEL), images=True, model="scores", identity=())
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of the detector where there is none, and of a model where there is one."""
+        if self.source == "detector":
+            return {"crf": "a detector gives masks, not a model's probabilities"}
+        return dict.fromkeys(("resnet", "epochs", "batch", "lr"), "they are read with source=detector only")
+
+    def files(self) -> dict[str, Path]:
+        """Return the weights of the ResNet-50, where they are a file."""
+        is_file = self.source == "detector" and self.resnet not in ("hub", "random")
+        return {"resnet": Path(self.resnet)} if is_file else {}
 
 
 class TrainOptions(MethodOptions):
