@@ -48,7 +48,7 @@ def labeller_of(groups, **options):
             lambda view: masks[: len(groups[view])],
         ),
     )
-    given = {"source": "detector", "resnet": "random", "epochs": 1, "batch": 1, **options}
+    given = {"source": "detector", "resnet": "random", "detector_epochs": 1, "detector_batch": 1, **options}
     return FilterLabeller(FilterOptions(**given), inputs)
 
 
@@ -102,7 +102,7 @@ def test_unsure_objects_go_but_the_best_of_an_image(pupil):
 
 
 def test_what_cannot_be_learnt_is_left_out_and_said(pupil):
-    labeller = labeller_of([[2, -1], [], [0, 0]], epochs=3)
+    labeller = labeller_of([[2, -1], [], [0, 0]], detector_epochs=3)
     labeller.fit()
     assert [lesson["labels"].tolist() for lesson in pupil.lessons] == [
         [2]
@@ -122,4 +122,7 @@ def test_a_step_is_the_same_for_the_same_seed_and_missing_weights_name_both_ways
 
 def test_options_of_the_detector_have_no_effect_without_it():
     assert FilterOptions(source="detector", crf=True).ineffective().keys() == {"crf"}
-    assert FilterOptions(epochs=3, lr=0.1).ineffective().keys() == {"epochs", "lr"}
+    assert FilterOptions(detector_epochs=3, resnet="random").ineffective().keys() == {
+        "detector_epochs",
+        "resnet",
+    }

@@ -120,9 +120,9 @@ class FilterOptions(MethodOptions):
         "state_dict.",
         source=_OURS,
     )
-    epochs: int = setting(10, "Epochs of the detector.", ge=1, length=True, source=_OURS)
-    batch: int = setting(2, "Images per step of the detector.", ge=1, source=_OURS)
-    lr: float = setting(5e-3, "Learning rate of the detector.", gt=0, source=_OURS)
+    detector_epochs: int = setting(10, "Epochs of the detector.", ge=1, length=True, source=_OURS)
+    detector_batch: int = setting(2, "Images per step of the detector.", ge=1, source=_OURS)
+    detector_lr: float = setting(5e-3, "Learning rate of the detector.", gt=0, source=_OURS)
 
     def needs(self) -> Needs:
         """Return what the filter reads: images, a model's scores or a seed for the detector, and masks it works on."""
@@ -135,7 +135,10 @@ class FilterOptions(MethodOptions):
         """Return the options of the detector where there is none, and of a model where there is one."""
         if self.source == "detector":
             return {"crf": "a detector gives masks, not a model's probabilities"}
-        return dict.fromkeys(("resnet", "epochs", "batch", "lr"), "they are read with source=detector only")
+        return dict.fromkeys(
+            ("resnet", "detector_epochs", "detector_batch", "detector_lr"),
+            "they are read with source=detector only",
+        )
 
     def files(self) -> dict[str, Path]:
         """Return the weights of the ResNet-50, where they are a file."""

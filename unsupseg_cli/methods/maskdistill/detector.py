@@ -158,9 +158,9 @@ class MaskDetector:
                 self._network,
                 views,
                 self._learnt,
-                epochs=options.epochs,
-                batch=options.batch,
-                lr=options.lr,
+                epochs=options.detector_epochs,
+                batch=options.detector_batch,
+                lr=options.detector_lr,
                 generator=np.random.default_rng(seeds.stream(inputs.seed, "order")),
                 reporter=inputs.reporter,
             )
