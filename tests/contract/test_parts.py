@@ -21,6 +21,7 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents import method_inputs
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Inputs
+from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.pipeline.stage import settle
 from unsupseg_cli.pipeline.table import get_stage
 
@@ -210,3 +211,22 @@ def test_an_array_that_was_not_kept_is_asked_for(work, pictures, tmp_path):
     artifacts = {"features": extract(config, context)}
     with pytest.raises(UsageError, match=f"--keep cls,{work.needs.arrays[0]}"):
         method_inputs.open_inputs(artifacts, work.needs, context, torch.device("cpu"), classes=3, seed=0)
+
+
+def test_a_file_that_an_option_names_is_in_the_key_by_its_content(world, tmp_path):
+    labels = pseudolabel(PseudolabelConfig(classes=3, sheet=0, workers=0), world)
+    weights, stage = tmp_path / "resnet.safetensors", get_stage("train")
+    config = TrainConfig(method="maskdistill", classes=3, pseudolabels=labels.id, device="cpu")
+    declared = get_method("maskdistill").require_trainer()
+    options = declared.options(arch="deeplabv3_resnet50", resnet=str(weights))
+
+    def identity():
+        return stage.identify(settle(stage, config, world, options))
+
+    weights.write_bytes(b"one")
+    first = identity()
+    weights.write_bytes(b"other")
+    assert identity().key != first.key
+    weights.write_bytes(b"one")
+    assert identity().key == first.key
+    assert str(tmp_path) not in str(first.config)

@@ -25,8 +25,10 @@ _ORDER = [
     "predict",
     "refine",
     "eval",
+    "eval-masks",
     "classes",
     "export",
+    "export-masks",
     "pretrain",
 ]
 _PANELS = {

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.registry import get_method
 
@@ -16,6 +17,7 @@ def score_table(summary: dict[str, Any]) -> Table:
     protocol = summary["protocol"]
     flip = (", flip" if protocol["flip"] else "") + (", CRF" if summary.get("crf") else "")
     title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {summary['images']} images"
+    title += ", classes named by labels of objects" if protocol["matching"] == OBJECTS else ""
     table = Table("class", "IoU %", "share of pixels %", title=title, title_justify="left", box=None)
     pixels = summary["pixels"]
     for name, iou, count in zip(summary["class_names"], summary["iou"], pixels, strict=True):
@@ -29,13 +31,36 @@ def score_table(summary: dict[str, Any]) -> Table:
     ):
         table.add_row(f"[bold]{name}[/bold]", f"[bold]{100 * summary[key]:.2f}[/bold]", "")
     table.add_row("[bold]pixel accuracy[/bold]", f"[bold]{100 * summary['accuracy']:.2f}[/bold]", "")
+    if "hungarian" in summary:
+        table.add_row(
+            "mIoU, matched on these images instead", f"{100 * summary['hungarian']['miou']:.2f}", ""
+        )
     if "linear_probe" in summary:
         probe = summary["linear_probe"]
         table.add_row("linear probe mIoU (supervised diagnosis)", f"{100 * probe['miou']:.2f}", "")
     return table
 
 
-SUMMARIES: dict[str, Callable[[dict[str, Any]], Table]] = {"evaluation": score_table}
+def object_table(summary: dict[str, Any]) -> Table:
+    """Return the scores of an evaluation of masks as a table: per class, where masks have classes, then the means."""
+    table = Table("objects", "AP50 %", "AP %", box=None)
+    if by_class := summary.get("by_class"):
+        for name, value in zip(summary["class_names"], by_class["ap50_of_class"], strict=True):
+            if value is not None:
+                table.add_row(name, f"{100 * value:.1f}", "")
+        table.add_section()
+        table.add_row("mean of classes", f"{100 * by_class['ap50']:.2f}", f"{100 * by_class['ap']:.2f}")
+    table.add_row("of any class", f"{100 * summary['ap50']:.2f}", f"{100 * summary['ap']:.2f}")
+    table.add_section()
+    for name in ("images", "objects", "masks"):
+        table.add_row(name, f"{summary[name]:,}", "")
+    return table
+
+
+SUMMARIES: dict[str, Callable[[dict[str, Any]], Table]] = {
+    "evaluation": score_table,
+    "mask-evaluation": object_table,
+}
 """What a command prints of the artifact that it made, by kind."""
 
 

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.scores import Scores
 from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
 from unsupseg_cli.report.sheet import Sample, sheet
 
-SCORES, ASSIGNMENT = "scores.json", "assignment.json"
+SCORES, ASSIGNMENT, NAMING = "scores.json", "assignment.json", "naming.json"
 
 
 def read_assignment(evaluation: Artifact, clusters: int) -> NDArray[np.int64]:
@@ -52,3 +53,35 @@ def write_sheet(folder: Path, samples: Sequence[Sample], space: LabelSpace) -> N
     """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors."""
     if samples:
         save(sheet(samples, np.array(space.colors, np.uint8), list(space.names)), folder / "sheet.png")
+
+
+def write_naming(folder: Path, names: Sequence[str | None]) -> None:
+    """Write the name of each cluster's class, None for a cluster without one."""
+    write_json(folder / NAMING, list(names))
+
+
+def read_naming(evaluation: Artifact, clusters: int, classes: Sequence[str]) -> NDArray[np.int64]:
+    """Return the class of each cluster, (clusters,), as an evaluation of masks named it; -1 of those without a name.
+
+    Raises:
+        UsageError: it names none, more clusters, or other classes.
+    """
+    path = evaluation.path / NAMING
+    if not path.exists():
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' names no classes: its masks have none, or took their names from another."
+        )
+    names = json.loads(path.read_text(encoding="utf-8"))
+    if len(names) > clusters:
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' names {len(names)} clusters, but there are {clusters} here."
+        )
+    unknown = sorted({name for name in names if name is not None} - set(classes))
+    if unknown:
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' names classes that the labels here do not have: {', '.join(unknown)}; "
+            f"they have {', '.join(classes)}."
+        )
+    places = {name: number for number, name in enumerate(classes)}
+    known = [VOID if name is None else places[name] for name in names]
+    return np.array(known + [VOID] * (clusters - len(known)), np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.artifacts.context import DIGESTS, ROOTS, WEIGHTS, Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
-from unsupseg_cli.artifacts.manifest import DataSource
+from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
@@ -64,6 +64,29 @@ def reopen(data: DataSource, labels: Path | None = None, class_file: Path | None
     return open_dataset(
         location["dataset"], root=location["root"], split=data.split, labels=labels, class_file=class_file
     )
+
+
+def images_behind(manifest: Manifest, context: Context) -> Dataset:
+    """Open the data set of an artifact again, with the very images that it was made from.
+
+    Raises:
+        UnsupsegError: the images are gone, or are others by now.
+    """
+    data = manifest.data
+    assert data is not None
+    try:
+        dataset = reopen(data)
+    except UsageError as error:
+        raise UnsupsegError(
+            f"{error} If the images were moved, run `{manifest.stage}` on them with --force, so that '{manifest.id}' "
+            "knows where they are."
+        ) from None
+    if describe_images(dataset, context).fingerprint != data.fingerprint:
+        raise UnsupsegError(
+            f"The images in '{data.root}' are not those of the {manifest.kind} '{manifest.id}': some were changed, "
+            f"added or removed since; run `{manifest.stage}` again."
+        )
+    return dataset
 
 
 def describe_images(dataset: Dataset, context: Context) -> DataSource:

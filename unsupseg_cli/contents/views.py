@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.contents.features import FeatureSet, stored_geometry
-from unsupseg_cli.contents.images import describe_images, reopen
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.contents.images import images_behind
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.loader import resolve_workers
@@ -28,20 +28,7 @@ class ViewImages:
 
     def __init__(self, features: FeatureSet, context: Context, workers: int | None = None) -> None:
         manifest = features.artifact.manifest
-        data = manifest.data
-        assert data is not None
-        try:
-            dataset = reopen(data)
-        except UsageError as error:
-            raise UnsupsegError(
-                f"{error} If the images were moved, run `extract` on them with --force, so that '{manifest.id}' knows "
-                "where they are."
-            ) from None
-        if describe_images(dataset, context).fingerprint != data.fingerprint:
-            raise UnsupsegError(
-                f"The images in '{data.root}' are not those of the features '{manifest.id}': some were changed, added "
-                "or removed since; run `extract` again."
-            )
+        dataset = images_behind(manifest, context)
         self._paths = {item.key: item.image for item in dataset.items}
         self._geometry = Geometry(**stored_geometry(manifest.config))
         self._features, self._views = features, features.views

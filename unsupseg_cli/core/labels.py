@@ -2,3 +2,6 @@
 
 VOID = -1
 """Label of a pixel without a class, or without a mask."""
+
+OBJECTS = "objects"
+"""The matching of clusters that an evaluation of masks named, by labels of objects."""

@@ -9,12 +9,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.polygons import outlines
 
 _OUTSIDE = 1.0  # pixels that a polygon may reach over the border: annotation tools round
 _LEAST = 6  # numbers of a polygon: three points
@@ -52,13 +53,15 @@ class CocoMask:
 class CocoFile:
     """The content of a file: images and names of categories by id, records in their order.
 
-    ``problems`` are the records that say no mask of an image; they are in none of the other fields.
+    ``problems`` are the records that say no mask of an image; they are in none of the other fields. ``used_labels``
+    says that `export-masks` wrote masks which were made with labels.
     """
 
     images: Mapping[int | str, CocoImage]
     records: list[CocoMask]
     categories: Mapping[int, str]
     problems: list[str]
+    used_labels: bool = False
 
 
 def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
@@ -111,7 +114,9 @@ def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
     if not categories:
         known = sorted({record.category for record in records if record.category is not None})
         categories = {category: str(category) for category in known}
-    return CocoFile(images, records, categories, problems)
+    info = content.get("info") if isinstance(content, dict) else None
+    used_labels = isinstance(info, dict) and info.get("used_labels") is True
+    return CocoFile(images, records, categories, problems, used_labels)
 
 
 def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -128,6 +133,16 @@ def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
 
     polygons = [_polygon(polygon, height, width) for polygon in segmentation]
     return _decode_runs(coco.merge(coco.frPyObjects(polygons, height, width)), height, width)
+
+
+def encode(mask: NDArray[np.bool_], form: Literal["rle", "polygon"]) -> dict[str, Any] | list[list[float]]:
+    """Return a mask (height, width) as compressed run lengths or as polygons; `decode` gives it back from either."""
+    if form == "polygon":
+        return outlines(mask)
+    from pycocotools import mask as coco
+
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
 
 
 def run_lengths(counts: str | bytes) -> NDArray[np.int64]:

@@ -38,7 +38,8 @@ class ImageMasks:
     """The masks of one image, in original pixels.
 
     ``layers`` (L, H, W), see `data.masks`; ``area`` in pixels, ``score``, ``group`` (class, -1 without one) and
-    ``source`` (what the mask is called in its file) have one entry per mask.
+    ``source`` (what the mask is called in its file) have one entry per mask; so has ``crowd`` (a group of objects) of
+    a COCO file.
     """
 
     layers: NDArray[np.int16]
@@ -46,6 +47,7 @@ class ImageMasks:
     score: NDArray[np.float32]
     group: NDArray[np.int64]
     source: tuple[str, ...]
+    crowd: tuple[bool, ...] = ()
 
 
 @dataclass
@@ -133,7 +135,11 @@ class MaskSource(ABC):
 
 
 class CocoSource(MaskSource):
-    """Masks of a COCO file; ``images_of`` names the images of a list of results, ``crowd`` takes groups too."""
+    """Masks of a COCO file; ``listed`` are the images, by number, that the file knows, after `check`.
+
+    ``images_of`` names the images of a list of results, ``crowd`` takes groups too. Without ``from_labels`` a file that
+    says of itself that labels were used is refused.
+    """
 
     def __init__(
         self,
@@ -143,13 +149,15 @@ class CocoSource(MaskSource):
         *,
         images_of: Path | None = None,
         crowd: bool = False,
+        from_labels: bool = False,
         least: int = 1,
         skip_unknown: bool = False,
     ) -> None:
         super().__init__(path, items, sizes, least=least, skip_unknown=skip_unknown)
-        self._images_of, self._crowd = images_of, crowd
+        self._images_of, self._crowd, self._from_labels = images_of, crowd, from_labels
         self._records: dict[int, list[CocoMask]] = {}
         self._class_of: dict[int, int] = {}
+        self.listed: set[int] = set()
 
     def files(self) -> dict[str, Path]:
         """Return the file, and that of the images."""
@@ -158,10 +166,16 @@ class CocoSource(MaskSource):
     def check(self) -> Findings:
         """Match the images, then decode every mask."""
         file = read_coco(self.path, self._images_of)
+        if file.used_labels and not self._from_labels:
+            raise UsageError(
+                f"The masks in '{self.path}' were made with labels, which what is made from them must say: give "
+                "--from-labels."
+            )
         self._problems += file.problems
         self._class_of = {category: number for number, category in enumerate(sorted(file.categories))}
         self.findings.class_names = tuple(file.categories[category] for category in self._class_of)
         images = self._match(file)
+        self.listed = {item for item in images.values() if item is not None}
         for record in file.records:
             if record.image not in images:
                 self._problems.append(f"{record.place}: its image {record.image!r} is not among the images")
@@ -181,6 +195,7 @@ class CocoSource(MaskSource):
             score=np.array([record.score for record in records], np.float32),
             group=np.array(group, np.int64),
             source=tuple(record.place for record in records),
+            crowd=tuple(record.crowd for record in records),
         )
 
     def _match(self, file: CocoFile) -> dict[int | str, int | None]:

@@ -16,6 +16,7 @@ from unsupseg_cli.contents.evaluation import write_sheet, write_tables
 from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.data.datasets import Dataset
@@ -180,6 +181,8 @@ def score_pairs(
         "class_names": list(space.names),
         **scores.to_json(),
     }
+    if protocol.matching == OBJECTS:
+        summary["hungarian"] = score(confusion.matrix, match(confusion.matrix)).to_json()
     if linear.matrix.any():
         summary["linear_probe"] = score(linear.matrix, np.arange(classes)).to_json()
     if protocol.matching == "per-image":

@@ -1,8 +1,9 @@
-"""The options of `run`, `demo` and `export`. This module imports no torch."""
+"""The options of `run`, `demo`, `export` and `export-masks`. This module imports no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
@@ -76,3 +77,19 @@ class ExportConfig(Config):
         if self.out.suffix != ".onnx" and (self.frame, self.size) != (None, None):
             raise ValueError("--frame and --size are of .onnx files; a .safetensors file takes any image")
         return self
+
+
+class ExportMasksConfig(Config):
+    """Write masks into a COCO file."""
+
+    out: Path = execution(..., "The file to write: NAME.json.")
+    format: Literal["rle", "polygon"] = execution(
+        "rle", "Compressed run lengths, or polygons along the edges of pixels; both give back every pixel."
+    )
+
+    @field_validator("out")
+    @classmethod
+    def _known_suffix(cls, value: Path) -> Path:
+        if value.suffix.lower() != ".json":
+            raise ValueError("expected a file whose name ends in .json")
+        return value

@@ -1,6 +1,6 @@
 """eval: A model or predictions, and labels -> scores.
 
-Labels are read here and only here.
+Labels are read here and in `eval-masks` only.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
 from unsupseg_cli.core.ports import Port
 from unsupseg_cli.crf.config import CRFConfig
@@ -37,6 +38,11 @@ class EvalConfig(DataConfig, BatchConfig):
     protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")
     matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
     assignment: str | None = execution(None, "Take the matching from this evaluation instead.")
+    naming: str | None = execution(
+        None,
+        "Name clusters as this evaluation of masks did (`eval-masks`): by labels of objects, of the training images "
+        "say. It counts as use of labels.",
+    )
     flip: bool | None = setting(None, "Average with the mirror image; default: the protocol's.")
     crf: bool = setting(False, "Refine with the dense CRF at the scale of the labels.")
     linear_probe: bool = setting(False, "Also fit a supervised linear probe on the training split's labels.")
@@ -50,8 +56,11 @@ class EvalConfig(DataConfig, BatchConfig):
         unread: dict[str, str] = {}
         if not self.linear_probe:
             unread |= dict.fromkeys(("probe_steps", "seed"), "they are read with --linear-probe only")
-        if self.assignment is not None and self.matching != "per-image":
-            unread["matching"] = "the matching is taken from --assignment"
+        for source in ("assignment", "naming"):
+            if getattr(self, source) is not None and self.matching != "per-image":
+                unread["matching"] = f"the matching is taken from --{source}"
+        if self.naming is not None:
+            unread["assignment"] = "clusters are named by --naming"
         if self.predictions is not None:
             reason = "label maps are scored, no model runs"
             unread |= dict.fromkeys(("weights", "flip", "precision", "batch_size"), reason)
@@ -91,14 +100,14 @@ def identify(call: Call) -> Identity:
         data=describe_images(dataset, context),
         label_fingerprint=label_fingerprint(dataset.items, context),
         execution={"device": str(device)} if of_model else {},
-        used_labels=call.used_labels or config.linear_probe,
+        used_labels=call.used_labels or config.linear_probe or "naming" in call.inputs,
     )
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Bring predictions and labels together image by image, match, score, and write tables and pictures."""
     from unsupseg_cli.artifacts.files import write_json
-    from unsupseg_cli.contents.evaluation import SCORES, read_assignment
+    from unsupseg_cli.contents.evaluation import SCORES, read_assignment, read_naming
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.diagnosis.linear_probe import fit_probe
     from unsupseg_cli.inference.evaluation import model_pairs, prediction_pairs, score_pairs
@@ -133,6 +142,8 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         clusters = int(scored.manifest.summary["classes"])
     evaluation = call.inputs.get("assignment")
     assignment = read_assignment(evaluation, clusters) if evaluation else None
+    if "naming" in call.inputs:
+        assignment = read_naming(call.input("naming"), clusters, space.names)
     summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
@@ -195,7 +206,8 @@ def _protocol(call: Call) -> Protocol:
             f"'{protocol.name}'; score the model itself with --model."
         )
     flip = protocol.flip if config.flip is None else config.flip
-    return replace(protocol, flip=flip, matching=config.matching or protocol.matching)
+    matching = config.matching or (OBJECTS if "naming" in call.inputs else None)
+    return replace(protocol, flip=flip, matching=matching or protocol.matching)
 
 
 def _method_of(artifact: Artifact, call: Call) -> str:
@@ -217,5 +229,6 @@ STAGE = Stage(
         Port("model", "model", choice="scored"),
         Port("predictions", "predictions", choice="scored"),
         Port("assignment", "evaluation", optional=True),
+        Port("naming", "mask-evaluation", optional=True),
     ),
 )

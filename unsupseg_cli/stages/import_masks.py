@@ -179,7 +179,8 @@ def _source(call: Call) -> MaskSource:
         for file in filter(None, (path, config.images_file)):
             if not file.is_file():
                 raise UsageError(f"The file '{file}' does not exist.")
-        return CocoSource(path, items, sizes, images_of=config.images_file, crowd=config.crowd, **common)
+        coco = {"crowd": config.crowd, "from_labels": config.from_labels}
+        return CocoSource(path, items, sizes, images_of=config.images_file, **coco, **common)
     if not path.is_dir():
         problem = "is no COCO file, which ends in .json" if path.exists() else "does not exist"
         raise UsageError(f"'{path}' {problem}; expected a COCO file or a folder of label maps.")

@@ -5,6 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.method_options import identified
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.maskdistill.config import FilterOptions, TrainOptions
@@ -173,9 +176,49 @@ def test_deeplab_learns_on_pixels_and_keeps_its_first_layers():
 
 
 def test_missing_or_foreign_resnet_weights_name_both_ways(tmp_path):
-    network = DeepLab(3)
+    resnet = DeepLab(3).backbone
     with pytest.raises(UnsupsegError, match=r"resnet=FILE.*resnet=hub"):
-        load_resnet(network, str(tmp_path / "none.pth"))
+        load_resnet(resnet, str(tmp_path / "none.pth"))
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UnsupsegError, match=r"not of a ResNet-50.*resnet=FILE.*resnet=hub"):
-        load_resnet(network, str(tmp_path / "other.safetensors"))
+        load_resnet(resnet, str(tmp_path / "other.safetensors"))
+
+
+def test_the_content_of_a_file_of_weights_decides_the_key_and_not_its_name(tmp_path):
+    context = Context(Workspace(tmp_path / "work"))
+    one, copy, other = (tmp_path / name for name in ("resnet.safetensors", "copy.safetensors", "other.pth"))
+
+    def entered(path, **options):
+        given = {"arch": "deeplabv3_resnet50", **options, "resnet": str(path)}
+        return identified(TrainOptions(**given), context)["resnet"]
+
+    assert entered(one) == str(one)  # that it is missing is the trainer's to say
+    save_file({"conv1.weight": torch.zeros(2)}, one)
+    copy.write_bytes(one.read_bytes())
+    before = entered(one)
+    assert entered(copy) == before != str(one)
+    save_file({"conv1.weight": torch.ones(2)}, one)
+    assert entered(one) != before
+    assert entered("random") == "random"
+    assert entered(other, arch="decoder") == str(other)  # is not read
+
+
+def test_predicted_regions_take_the_edges_of_the_image_with_crf():
+    """The model's border is two pixels beside the image's, and it is wrong in a spot."""
+    image = np.full((24, 36, 3), 20, np.uint8)
+    image[:, 18:] = 220
+    scores = torch.full((2, 24, 36), 0.3)
+    scores[1, :, 20:], scores[1, 4:6, 4:6] = 0.7, 0.7
+    scores[0] = 1 - scores[1]
+    inputs = Inputs(
+        MemorySource([torch.zeros(4, 6, 2)]),
+        images=lambda views: [image],
+        segment=lambda views, images: [scores.log()],
+    )
+    areas = {}
+    for crf in (False, True):
+        options = FilterOptions(source="predictions", score=0, crf=crf)
+        (found,) = FilterLabeller(options, inputs).label([0])
+        areas[crf] = found.area.tolist()
+    assert sorted(areas[False]) == [4, 24 * 16]
+    assert areas[True] == [24 * 18]

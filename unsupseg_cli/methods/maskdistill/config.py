@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
@@ -94,10 +95,11 @@ class ClustersOptions(MethodOptions):
 class FilterOptions(MethodOptions):
     """Options of ``pseudolabel --method maskdistill --part filter``."""
 
-    source: Literal["masks", "predictions"] = setting(
+    source: Literal["masks", "predictions", "detector"] = setting(
         "masks",
         "What is filtered: the masks that are read (by the share of their pixels that the model gives their class, or "
-        "its best one for masks without), or the connected regions that the model predicts (by its mean probability).",
+        "its best one for masks without), the connected regions that the model predicts (by its mean probability), or "
+        "the objects of a Mask R-CNN (torchvision) that is trained on the masks first, and needs no model.",
         source=f"{_OURS}; {_CODE}: predictions of a detector",
     )
     score: float = setting(
@@ -110,11 +112,42 @@ class FilterOptions(MethodOptions):
     background: bool = setting(
         True, "Class 0 of the model is background, of which no mask is made.", source=f"{_CODE}: label 0"
     )
+    crf: bool = setting(
+        False,
+        "The model's probabilities are refined by the dense CRF first: with source=predictions and score=0, the labels "
+        "of a round of self-training.",
+        source=f"{_OURS}; {_CODE}: train_plus_crf.sh trains on refined predictions",
+    )
+    resnet: str = setting(
+        "hub",
+        "Weights of the detector's ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a "
+        "state_dict.",
+        source=_OURS,
+    )
+    detector_epochs: int = setting(10, "Epochs of the detector.", ge=1, length=True, source=_OURS)
+    detector_batch: int = setting(2, "Images per step of the detector.", ge=1, source=_OURS)
+    detector_lr: float = setting(5e-3, "Learning rate of the detector.", gt=0, source=_OURS)
 
     def needs(self) -> Needs:
-        """Return what the filter reads: images, the scores that the model gives them, and masks if it filters those."""
+        """Return what the filter reads: images, a model's scores or a seed for the detector, and masks it works on."""
+        if self.source == "detector":
+            return Needs(reads=(FEATURES, *ANY_MASKS), images=True, identity=("seed",))
         masks = ANY_MASKS if self.source == "masks" else ()
         return Needs(reads=(FEATURES, *masks, MODEL), images=True, model="scores", identity=())
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of the detector where there is none, and of a model where there is one."""
+        if self.source == "detector":
+            return {"crf": "a detector gives masks, not a model's probabilities"}
+        return dict.fromkeys(
+            ("resnet", "detector_epochs", "detector_batch", "detector_lr"),
+            "they are read with source=detector only",
+        )
+
+    def files(self) -> dict[str, Path]:
+        """Return the weights of the ResNet-50, where they are a file."""
+        is_file = self.source == "detector" and self.resnet not in ("hub", "random")
+        return {"resnet": Path(self.resnet)} if is_file else {}
 
 
 class TrainOptions(MethodOptions):
@@ -139,8 +172,7 @@ class TrainOptions(MethodOptions):
     width: int = setting(128, "Hidden channels of the decoder.", ge=1, source=_OURS)
     resnet: str = setting(
         "hub",
-        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict, which "
-        "is known to the key by its name.",
+        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict.",
         source=f"{_OURS}; {_CODE}: MoCo",
     )
     epochs: int = setting(20, "Epochs.", ge=1, length=True, source=f"{_OURS}; {_CODE}: 45")
@@ -167,6 +199,11 @@ class TrainOptions(MethodOptions):
         """Return the options of the other network."""
         other = "resnet" if self.arch == "decoder" else "width"
         return {other: f"the network is {self.arch}"}
+
+    def files(self) -> dict[str, Path]:
+        """Return the weights of the ResNet-50, where they are a file."""
+        is_file = self.arch != "decoder" and self.resnet not in ("hub", "random")
+        return {"resnet": Path(self.resnet)} if is_file else {}
 
     def work(self, images: int) -> float:
         """Return the images that all epochs look at."""

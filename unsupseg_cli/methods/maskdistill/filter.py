@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
-from torch import Tensor
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
+from unsupseg_cli.methods.maskdistill.detector import MaskDetector, resized
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,29 @@ class FilterLabeller(Labeller):
     def _zero() -> dict[str, int]:
         return {"candidates": 0, "kept": 0, "below_score": 0, "overlap_skipped": 0, "kept_below_score": 0}
 
+    def fit(self) -> dict[str, Any]:
+        """Train the detector, where one is asked for; return figures of its training."""
+        if self.options.source != "detector":
+            return {}
+        self._detector = MaskDetector(self.options, self.inputs)
+        return self._detector.fit()
+
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks that stay, at the size of the image."""
         images = self.inputs.images(views)
+        if self.options.source == "detector":
+            found = [Candidates(*self._detector(image)) for image in images]
+            return [self._kept(one, image.shape[:2]) for one, image in zip(found, images, strict=True)]
         log_probs = self.inputs.segment(views, images)
-        return [
-            self._label(view, scores.exp().numpy()) for view, scores in zip(views, log_probs, strict=True)
+        probs = refine_batch(log_probs, images) if self.options.crf else [one.exp() for one in log_probs]
+        candidates = [
+            self._candidates(view, one.cpu().numpy()) for view, one in zip(views, probs, strict=True)
         ]
+        return [self._kept(one, image.shape[:2]) for one, image in zip(candidates, images, strict=True)]
 
-    def _label(self, view: int, probs: NDArray[np.float32]) -> Masks:
-        candidates = self._candidates(view, probs)
+    def _kept(self, candidates: Candidates, size: tuple[int, ...]) -> Masks:
         kept, overlapping = chosen(candidates, self.options.score)
-        labels = np.full(probs.shape[1:], VOID, np.int16)
+        labels = np.full(size, VOID, np.int16)
         for number, index in enumerate(kept):
             labels[candidates.masks[index]] = number
         score = candidates.score[kept]
@@ -121,7 +131,7 @@ class FilterLabeller(Labeller):
             return predicted(probs, first)
         assert self.inputs.masks is not None
         assert self.inputs.masks.masks is not None
-        masks, group = _at(self.inputs.masks.masks(view), probs.shape[1:]), self.inputs.masks.groups[view]
+        masks, group = resized(self.inputs.masks.masks(view), probs.shape[1:]), self.inputs.masks.groups[view]
         if int(group.max(initial=VOID)) >= len(probs):
             raise UsageError(
                 f"A mask is of class {int(group.max())}, and the model has {len(probs)} classes; give the model "
@@ -144,14 +154,3 @@ class FilterLabeller(Labeller):
         """Return how many candidates there were, and what became of them."""
         counts, self._counts = self._counts, self._zero()
         return counts
-
-
-def _at(masks: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Return masks (M, h, w) at another size, by the nearest cell."""
-    if masks.shape[1:] == size:
-        return masks
-    if not len(masks):
-        return np.zeros((0, *size), np.bool_)
-    values: Tensor = F.interpolate(torch.from_numpy(masks)[:, None].float(), size=size, mode="nearest-exact")
-    resized: NDArray[np.bool_] = (values[:, 0] > 0.5).numpy()
-    return resized

@@ -91,8 +91,8 @@ def _without_batches(part: nn.Module) -> nn.Module:
     return part
 
 
-def load_resnet(network: DeepLab, source: str) -> None:
-    """Load the ResNet-50 below a DeepLab: ``hub``, ``random`` (nothing is loaded), or a file of a state_dict.
+def load_resnet(resnet: nn.Module, source: str) -> None:
+    """Load a ResNet-50 without its last layer: ``hub``, ``random`` (nothing is loaded), or a file of a state_dict.
 
     Raises:
         UnsupsegError: there are no such weights, or they are of another network; both ways to get some are named.
@@ -109,7 +109,7 @@ def load_resnet(network: DeepLab, source: str) -> None:
         raise UnsupsegError(
             f"The weights of the ResNet-50 ('{source}') are missing ({reason_of(error)}); {ways}."
         ) from None
-    own = network.backbone.state_dict()
+    own = resnet.state_dict()
     tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
     lacking = sorted(
         name for name, value in own.items()
@@ -120,7 +120,7 @@ def load_resnet(network: DeepLab, source: str) -> None:
             f"The weights '{source}' are not of a ResNet-50: {len(lacking)} of {len(own)} tensors lack or have another "
             f"shape (the first: {lacking[0]}); {ways}."
         )
-    network.backbone.load_state_dict({name: tensors[name] for name in own})
+    resnet.load_state_dict({name: tensors[name] for name in own})
 
 
 def _hub() -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class MaskDistillTrainer(Trainer):
             self.description = {"type": "maskdistill-decoder", "classes": classes, **fields}
             return Decoder(classes, **fields)
         network = DeepLab(classes)
-        load_resnet(network, self.options.resnet)
+        load_resnet(network.backbone, self.options.resnet)
         network.freeze()
         return network
 
