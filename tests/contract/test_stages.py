@@ -267,6 +267,7 @@ def test_a_new_stage_is_one_file(house, pictures, tmp_path):
 
 
 SMALL = {
+    "context": ("steps=2",),
     "kmeans": ("steps=3", "restarts=1"),
     "primaps": ("epochs=1",),
     "stego": ("steps=3", "restarts=1"),
@@ -285,7 +286,8 @@ def test_without_a_method_the_others_work(gone, house, pictures):
     registry.write_text("".join(kept))
     source = ("--dataset", f"{pictures}/", "--split", "train", "--size", 32, "--backbone", "untrained")
     calls = [["extract", *source, "--workers", 0], ["graph", "--neighbors", 3], ["methods", "list"]]
-    calls.append(["extract", *source, "--workers", 0, "--regions", "anchors", "--foreground", 0])
+    for layout in (("pyramid", "--keep", "cls,patch"), ("anchors", "--foreground", 0)):
+        calls.append(["extract", *source, "--workers", 0, "--regions", *layout])
     for method in sorted(BUNDLED.keys() - {gone}):
         options = [text for value in SMALL.get(method, ()) for text in ("--set", value)]
         if get_method(method).labellers:

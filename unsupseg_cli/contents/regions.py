@@ -52,9 +52,9 @@ def read_support(artifact: Artifact) -> RegionSet:
     """Open regions of any images, whose ``view`` is -1."""
     regions = FeatureSet(artifact)
     views = regions.views
-    columns = {name: np.array(views[name], np.int64) for name in ("parent", "tag")}
+    parent, tag = (np.array(views[name], np.int64) for name in ("parent", "tag"))
     box = np.array(views["box"], np.float64)
-    return RegionSet(regions, view=np.full(len(box), -1, np.int64), box=box, **columns)
+    return RegionSet(regions, view=np.full(len(box), -1, np.int64), parent=parent, tag=tag, box=box)
 
 
 def _shown(

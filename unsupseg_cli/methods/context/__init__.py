@@ -3,8 +3,8 @@
 Neither code nor text of the paper is public, so that what the abstract names is kept and the rest is our own design:
 
 1. Pyramid semantic guidance (PSG): patch tokens of the collection are clustered into K classes, and holistic tokens of
-   the views of a pyramid, level by level, into clusters that co-occurrence aligns to these classes. A map of the classes
-   for every image joins what its patches, the patches of its finest views and all levels of holistic clusters say.
+   the views of a pyramid, level by level, into clusters that co-occurrence aligns to these classes. A map of the
+   classes for every image joins what its patches, those of its finest views, and the levels' holistic clusters say.
 2. A siamese network clusters the cells of two views of an image, one of which is cropped and mirrored before the
    network and one after, by centroids that move along. PSG guides the clusters.
 3. A context-aware embedding (CAE) fuses patch tokens with the image's global token and, at half the stride, with place,

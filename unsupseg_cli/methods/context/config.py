@@ -17,7 +17,7 @@ class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method context``."""
 
     holistic: float = setting(
-        0.25,
+        1.0,
         "Weight of what the holistic clusters of the pyramid say, beside the patches; 0: nothing.",
         ge=0,
         le=10,
@@ -55,7 +55,7 @@ class PseudolabelOptions(MethodOptions):
 
     def needs(self) -> Needs:
         """Return what guidance is made of: tokens, and a pyramid."""
-        return Needs(reads=(FEATURES, REGIONS))
+        return Needs(reads=(FEATURES, replace(REGIONS, layout="pyramid")))
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the number of holistic clusters where they have no weight."""
@@ -65,7 +65,7 @@ class PseudolabelOptions(MethodOptions):
 class TrainOptions(MethodOptions):
     """Options of ``train --method context``."""
 
-    steps: int = setting(300, "Optimizer steps.", ge=1, length=True, source=_OURS)
+    steps: int = setting(200, "Optimizer steps.", ge=1, length=True, source=_OURS)
     batch: int = setting(8, "Images per step.", ge=1, source=_OURS)
     lr: float = setting(1e-3, "Adam's learning rate, which falls to 0 by a cosine.", gt=0, source=_OURS)
     psg: bool = setting(True, "The pyramid's guidance teaches, beside the clusters themselves.", source=_OURS)

@@ -117,7 +117,8 @@ class ContextLabeller(Labeller):
         content = torch.zeros(len(self.regions), self.inputs.classes, device=self.inputs.device)
         for view, rows in enumerate(self.rows):
             probabilities = self._patches(view).softmax(0)
-            weights = overlaps(self._shown(rows), tuple(probabilities.shape[1:])).to(self.inputs.device)
+            height, width = probabilities.shape[1:]
+            weights = overlaps(self._shown(rows), (height, width)).to(self.inputs.device)
             inside = torch.einsum("khw,mhw->mk", probabilities, weights)
             content[rows] = inside / weights.sum((1, 2))[:, None].clamp_min(1e-6)
         return content
@@ -128,7 +129,8 @@ class ContextLabeller(Labeller):
 
     def _scores(self, tokens: Tensor) -> Tensor:
         """Return cosines over the temperature (B, K, h, w) of tokens (B, h, w, C)."""
-        return (F.normalize(tokens, dim=-1) @ self.centroids.T).movedim(-1, 1) / self.temperature
+        cosines: Tensor = F.normalize(tokens, dim=-1) @ self.centroids.T
+        return cosines.movedim(-1, 1) / self.temperature
 
     def _shown(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         assert self.regions.shown is not None
@@ -184,11 +186,13 @@ class ContextLabeller(Labeller):
 
     def _of_level(self, view: int, level: int) -> NDArray[np.int64]:
         rows = self.rows[view]
-        return rows[self.regions.tag[rows] == level]
+        of_level: NDArray[np.int64] = rows[self.regions.tag[rows] == level]
+        return of_level
 
     def sizes(self) -> NDArray[np.int64]:
         """Return the fine grid of each view, (N, 2)."""
-        return self.inputs.features.grids * FINE
+        fine: NDArray[np.int64] = self.inputs.features.grids * FINE
+        return fine
 
     def exemplars(self) -> list[list[int]]:
         """Return the regions that hold most of each class."""
@@ -200,9 +204,7 @@ class ContextLabeller(Labeller):
         return {"centroids": self.centroids.cpu(), "temperature": torch.tensor([self.temperature])}
 
 
-def _rows_of_views(
-    regions: RegionSet, grids: NDArray[np.int64], patches: bool
-) -> list[NDArray[np.int64]]:
+def _rows_of_views(regions: RegionSet, grids: NDArray[np.int64], patches: bool) -> list[NDArray[np.int64]]:
     """Return the regions of each view.
 
     Raises:
@@ -219,17 +221,19 @@ def _rows_of_views(
     rows = [order[start:stop] for start, stop in pairwise(starts)]
     if lacking := sum(not len(of_view) for of_view in rows):
         raise UsageError(
-            f"{lacking} of {len(grids)} views have no pyramid: features need one view for each image (--geometry native "
-            "or squash), and regions all of these images."
+            f"{lacking} of {len(grids)} views have no pyramid: features need one view for each image (--geometry "
+            "native or squash), and regions all of these images."
         )
-    levels = np.repeat(np.arange(int(regions.tag.max()) + 1), (np.arange(int(regions.tag.max()) + 1) + 1) ** 2)
+    levels = np.repeat(
+        np.arange(int(regions.tag.max()) + 1), (np.arange(int(regions.tag.max()) + 1) + 1) ** 2
+    )
     if any(not np.array_equal(np.sort(regions.tag[of_view]), levels) for of_view in rows):
-        raise UsageError(f"The regions are no pyramid of views (level l has (l + 1) x (l + 1) of them); {mend}.")
+        raise UsageError(
+            f"The regions are no pyramid of views (level l has (l + 1) x (l + 1) of them); {mend}."
+        )
     if patches:
         try:
             regions.features.array("patch", [0])
         except UsageError as error:
-            raise UsageError(
-                f"{error} Or leave the patches of the views out: --set views=0."
-            ) from None
+            raise UsageError(f"{error} Or leave the patches of the views out: --set views=0.") from None
     return rows

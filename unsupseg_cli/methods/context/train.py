@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unsupseg_cli.core import seeds
@@ -69,15 +71,13 @@ class Look:
 
 @dataclass(frozen=True)
 class Shown:
-    """What is read of a view: its guidance (K, h, w), and as far as they are needed tokens and pixels.
+    """What is read of a view: its guidance (K, h, w), and what the network or the backbone needs of it by name.
 
     ``patch`` is (C, h, w), ``cls`` (C,), ``pixels`` (3, H, W) from 0 to 1.
     """
 
     guidance: Tensor
-    patch: Tensor | None
-    cls: Tensor | None
-    pixels: Tensor | None
+    arrays: dict[str, Tensor]
 
 
 class ContextTrainer(Trainer):
@@ -105,7 +105,7 @@ class ContextTrainer(Trainer):
             )
         self.guided = masks.arrays
         self.steps, self.batch = options.steps, min(options.batch, len(features.grids))
-        self.network_fields = {
+        self.network_fields: dict[str, Any] = {
             "classes": classes,
             "dim": features.dim,
             "scale": 1 / float(masks.state["temperature"]),
@@ -118,13 +118,12 @@ class ContextTrainer(Trainer):
         self.network.centroids.copy_(F.normalize(centroids, dim=-1))
         self.module: nn.Module = self.network.to(inputs.device)
         self.centroids = OnlineCentroids(self.network.centroids, options.momentum)
-        self.step_sums: list[Tensor] = []
+        self.cells: tuple[Tensor, Tensor] | None = None
         self.before = self.equivariance()
 
     def _stride(self) -> int:
         """Return half the pixels of a patch's side."""
-        rows = int(self.inputs.features.grids[0][0])
-        patch = self.inputs.images([0])[0].shape[0] // rows
+        patch = int(self.inputs.images([0])[0].shape[0] // self.inputs.features.grids[0][0])
         if patch % FINE:
             raise UsageError(
                 f"Patches of {patch} pixels have no half, which is the stride of the context-aware embedding; take a "
@@ -145,21 +144,20 @@ class ContextTrainer(Trainer):
         return self._read(batch.views)
 
     def _read(self, views: Sequence[int]) -> list[Shown]:
-        inputs, cae, network = self.inputs, self.options.cae, self.inputs.network
-        nothing: list[Any] = [None] * len(views)
-        cls, pixels, patch = nothing, nothing, nothing
-        if cae:
-            cls = inputs.features.array("cls", views)
-            pixels = [
-                torch.from_numpy(image.copy()).to(inputs.device).movedim(-1, 0).float() / 255
-                for image in inputs.images(views)
-            ]
-        elif network is not None:
-            pixels = network.pixels(views)
+        inputs, network = self.inputs, self.inputs.network
+        columns: dict[str, list[Tensor]] = {}
         if network is None:
-            patch = [tokens.movedim(-1, 0) for tokens in inputs.features.tokens(views)]
+            columns["patch"] = [tokens.movedim(-1, 0) for tokens in inputs.features.tokens(views)]
+        if self.options.cae:
+            columns["cls"] = inputs.features.array("cls", views)
+            columns["pixels"] = [_to_pixels(image).to(inputs.device) for image in inputs.images(views)]
+        elif network is not None:
+            columns["pixels"] = network.pixels(views)
         guidance = [unpack(self.guided(view), inputs.classes).to(inputs.device) for view in views]
-        return [Shown(*parts) for parts in zip(guidance, patch, cls, pixels, strict=True)]
+        return [
+            Shown(maps, {name: column[row] for name, column in columns.items()})
+            for row, maps in enumerate(guidance)
+        ]
 
     def losses(self, batch: Batch, read: list[Shown]) -> dict[str, Tensor]:
         """Return the loss, its terms and the share of cells on which the two views agree."""
@@ -189,7 +187,10 @@ class ContextTrainer(Trainer):
                     guidance = F.avg_pool2d(guidance, FINE)
                 parts.append(guidance_loss(scores, guidance[None].expand_as(scores)).mean())
             terms.append(torch.stack(parts))
-        self.step_sums = [batch.average(torch.stack(values).mean(0)) for values in (sums, counts)]
+        self.cells = (
+            batch.average(torch.stack(sums).mean(0)),
+            batch.average(torch.stack(counts).mean(0)),
+        )
         within, cross, agree, *guided = torch.stack(terms).mean(0)
         losses = {"loss": (within + cross) / 2, "within": within, "cross": cross, "agree": agree}
         if guided:
@@ -226,7 +227,7 @@ class ContextTrainer(Trainer):
         change: Change,
     ) -> list[Tensor]:
         """Return the embeddings (C, h, w) of looks, or of the whole images."""
-        chosen = looks or [Look(0, 0, *grid, mirrored=False) for grid in grids]
+        chosen = looks or [whole(grid) for grid in grids]
         boxes = [look.box(grid) for look, grid in zip(chosen, grids, strict=True)] if looks else None
         found: list[Tensor] = [torch.empty(0)] * len(read)
         for members in indices_by((look.rows, look.columns) for look in chosen).values():
@@ -243,39 +244,35 @@ class ContextTrainer(Trainer):
         boxes: Sequence[Box] | None,
     ) -> dict[str, Tensor]:
         """Return what the network reads of looks of one size."""
-        arrays: dict[str, Tensor] = {}
-        pixels = None
-        if parts[0][0].pixels is not None:
-            pixels = change(
-                torch.stack(
-                    [look.of(shown.pixels, shown.pixels.shape[1] // grid[0]) for shown, look, grid in parts]
-                )
+        arrays, of_all = {}, [shown.arrays for shown, _, _ in parts]
+        if "pixels" in of_all[0]:
+            cells = [
+                one["pixels"].shape[1] // grid[0] for one, (_, _, grid) in zip(of_all, parts, strict=True)
+            ]
+            looks = zip(of_all, parts, cells, strict=True)
+            arrays["pixels"] = change(
+                torch.stack([look.of(one["pixels"], n) for one, (_, look, _), n in looks])
             )
         if self.inputs.network is None:
-            arrays["patch"] = torch.stack([look.of(shown.patch) for shown, look, _ in parts]).movedim(1, -1)
+            tokens = [look.of(shown.arrays["patch"]) for shown, look, _ in parts]
+            arrays["patch"] = torch.stack(tokens).movedim(1, -1)
         else:
-            assert pixels is not None
-            arrays["patch"] = torch.stack(self.inputs.network.encode(list(pixels)))
+            arrays["patch"] = torch.stack(self.inputs.network.encode(list(arrays["pixels"])))
         if self.options.cae:
-            assert pixels is not None
+            arrays["cls"] = torch.stack([one["cls"] for one in of_all])
+            pixels = arrays["pixels"]
             height, width = pixels.shape[2:]
-            arrays["cls"] = torch.stack([shown.cls for shown, _, _ in parts])
-            arrays["place"] = torch.stack(
-                [
-                    places(box, height, width, pixels.device).movedim(-1, 0)
-                    for box in boxes or [WHOLE] * len(parts)
-                ]
-            )
-            mean, std = (
-                pixels.new_tensor(v).view(1, -1, 1, 1) for v in (self.network.mean, self.network.std)
-            )
+            where = [places(box, height, width, pixels.device) for box in boxes or [WHOLE] * len(parts)]
+            arrays["place"] = torch.stack(where).movedim(-1, 1)
+            mean, std = (pixels.new_tensor(v).view(-1, 1, 1) for v in (self.network.mean, self.network.std))
             arrays["pixels"] = (pixels - mean) / std
         return arrays
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Move the centroids."""
+        assert self.cells is not None
         draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "split", step))
-        self.centroids.update(*self.step_sums, draw)
+        self.centroids.update(*self.cells, draw)
 
     def state(self) -> dict[str, Any]:
         """Return what the centroids count, and what was measured before training."""
@@ -284,17 +281,22 @@ class ContextTrainer(Trainer):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` returned."""
         self.centroids.restore(state)
-        self.before = float(state["before"])
+        self.before = state["before"]
 
     @torch.no_grad()
-    def equivariance(self) -> float:
-        """Return on how many cells of some images the classes of the mirror image agree with the mirrored classes."""
+    def equivariance(self) -> float | None:
+        """Return on how many cells of some images the classes of the mirror image agree with the mirrored classes.
+
+        None on stored tokens, which are not those of a mirror image.
+        """
+        if self.inputs.network is None:
+            return None
         count = len(self.inputs.features.grids)
         views = [place * count // min(count, _JUDGED) for place in range(min(count, _JUDGED))]
         shares = []
         for view in views:
             read, grid = self._read([view]), self.inputs.features.grids[[view]].tolist()
-            turned = [Look(0, 0, *grid[0], mirrored=True)]
+            turned = [whole(grid[0], mirrored=True)]
             before, after = (
                 self.network.scores(self._embed(read, grid, look, lambda images: images)[0][None]).argmax(1)
                 for look in (turned, None)
@@ -306,29 +308,39 @@ class ContextTrainer(Trainer):
     def finish(self) -> TrainedNetwork:
         """Return the last state; warn of clusters that died, or that swallow the rest."""
         self.module.eval()
-        classes, warnings = self.inputs.classes, []
-        shares = self.centroids.shares
+        warnings = []
         if self.centroids.reseeded:
             warnings.append(
                 f"{self.centroids.reseeded} times a cluster died and took half of the largest one: try fewer --classes"
             )
         if self.centroids.swallowing:
             warnings.append(
-                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than half of all cells: raise "
-                "balance"
+                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than half of all cells: "
+                "raise balance"
             )
+        figures: dict[str, Any] = {
+            "reseeded_clusters": self.centroids.reseeded,
+            "swallowing_steps": self.centroids.swallowing,
+            "cluster_shares": self.centroids.shares.tolist(),
+        }
+        if self.before is not None:
+            figures |= {"equivariance_before": self.before, "equivariance": self.equivariance()}
         return TrainedNetwork(
             {"type": "context", **self.network_fields},
             {name: value.cpu() for name, value in self.network.state_dict().items()},
-            figures={
-                "reseeded_clusters": self.centroids.reseeded,
-                "swallowing_steps": self.centroids.swallowing,
-                "cluster_shares": shares.tolist(),
-                "equivariance_before": self.before,
-                "equivariance": self.equivariance(),
-            },
+            figures=figures,
             warnings=warnings,
         )
+
+
+def whole(grid: Sequence[int], *, mirrored: bool = False) -> Look:
+    """Return the look at all of a grid."""
+    return Look(0, 0, int(grid[0]), int(grid[1]), mirrored)
+
+
+def _to_pixels(image: NDArray[np.uint8]) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W) from 0 to 1."""
+    return torch.from_numpy(image.copy()).movedim(-1, 0).float() / 255
 
 
 _JUDGED = 16  # images whose equivariance is measured
