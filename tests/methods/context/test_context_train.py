@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.context.config import TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
-from unsupseg_cli.methods.context.network import ContextNetwork, appearance, to_lab
+from unsupseg_cli.methods.context.network import ContextNetwork, appearance, enlarge, to_lab
 from unsupseg_cli.methods.context.objective import OnlineCentroids, assign, guidance_loss, sums_of
 from unsupseg_cli.methods.context.train import ContextTrainer, Look
 from unsupseg_cli.methods.interface import Inputs, MaskSet
@@ -77,14 +77,24 @@ def train(trainer, steps=None, checkpoint=None):
 
 def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
     trainer = ContextTrainer(options(), make_inputs())
-    tokens = trainer.inputs.features.tokens([0])[0]
-    (shown,), grid = trainer._read([0]), [[8, 8]]
-    scores = trainer.network.scores(trainer._embed([shown], grid, None, lambda images: images)[0][None])
+    (shown,) = trainer._read([0])
+    scores = trainer.network.scores(trainer._embed([shown], [[8, 8]], None, lambda images: images)[0][None])
+    nearest = (F.normalize(shown.arrays["patch"], dim=0).movedim(0, -1) @ trainer.network.centroids.T).argmax(-1)
     assert scores.shape == (1, 2, 16, 16)
-    tokens = F.normalize(tokens, dim=-1).movedim(-1, 0)[None]
-    fine = F.interpolate(tokens, scale_factor=2, mode="bilinear", align_corners=False)
-    cosine = torch.einsum("bchw,kc->bkhw", F.normalize(fine, dim=1), trainer.network.centroids)
-    torch.testing.assert_close(scores, cosine / 0.1)
+    whole = scores.argmax(1)[0].unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
+    alike = (whole == nearest[..., None]).all(-1)
+    assert float(alike.float().mean()) > 0.8  # but where a boundary runs through a patch
+
+
+def test_tokens_come_to_the_side_of_an_edge_that_looks_like_them():
+    tokens = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)  # the patch in the middle is of both sides
+    colours = torch.tensor([0.0, 0, 0, 1, 1, 1]).view(1, 1, 1, 6).expand(1, 3, 2, 6)
+    plain = enlarge(tokens, colours, torch.tensor([3.0, 0.0]))[0, 0, 0]
+    edge = enlarge(tokens, colours, torch.tensor([3.0, 50.0]))[0, 0, 0]
+    smooth = F.interpolate(tokens, scale_factor=2, mode="bilinear", align_corners=False)[0, 0, 0]
+    torch.testing.assert_close(plain, smooth, atol=0.1, rtol=0)
+    assert float(edge[3] - edge[2]) > 2 * float(plain[3] - plain[2])
+    torch.testing.assert_close(edge.sum(), torch.tensor(3.0))
 
 
 def test_lab_of_known_colours():

@@ -14,6 +14,8 @@ from unsupseg_cli.models.heads import DenseNetwork, register_head
 WAVES = 4
 """Frequencies of the sine and cosine of each coordinate, octaves from half a period over the image; ours."""
 _NEIGHBOURS = 5  # cells on a side that the embedding of a cell is mixed from; ours
+SHARPNESS = (3.0, 50.0)
+"""Of the interpolation at first, ours: the width of bilinear interpolation, and a tenth of the range of Lab."""
 _PLACE, _APPEARANCE = 4 * WAVES, 7
 
 
@@ -21,7 +23,7 @@ _PLACE, _APPEARANCE = 4 * WAVES, 7
 class ContextNetwork(DenseNetwork):
     """Tokens, a global token, place and pixels -> scores (B, K, h, w): cosines of embeddings to centroids, scaled.
 
-    The embedding is the token, interpolated to the fine grid, and what a small network adds to it, which at first is
+    The embedding is the token, brought to the fine grid along edges, and what a small network adds to it, which at first is
     nothing: a network that was not trained gives each cell its nearest centroid.
 
     Args:
@@ -43,6 +45,8 @@ class ContextNetwork(DenseNetwork):
             self.global_norm, self.of_global = nn.LayerNorm(dim), nn.Linear(dim, width, bias=False)
             self.of_place = nn.Conv2d(_PLACE, width, 1, bias=False)
             self.of_appearance = nn.Conv2d(_APPEARANCE, width, 1, bias=False)
+            # How much nearness in place (in patches) and in colour (in Lab over 100) count, squared, as logarithms.
+            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
             self.mix = nn.Conv2d(
                 width, width, _NEIGHBOURS, padding=_NEIGHBOURS // 2, padding_mode="replicate", groups=width
             )
@@ -64,25 +68,55 @@ class ContextNetwork(DenseNetwork):
     def embed(self, arrays: dict[str, Tensor]) -> Tensor:
         """Return embeddings (B, C, h, w) of length 1."""
         patch = arrays["patch"]
-        hidden = self._enlarged(self.of_patch(self.norm(patch)).movedim(-1, 1))
+        token = F.normalize(patch, dim=-1).movedim(-1, 1)
+        hidden = self.of_patch(self.norm(patch)).movedim(-1, 1)
         if self.stride:
             context = self.of_global(self.global_norm(arrays["cls"]))[:, :, None, None]
             place = waves(F.avg_pool2d(arrays["place"], self.stride))
             looks = appearance(self._colours(arrays["pixels"]), self.stride)
+            token = enlarge(token, looks[:, :3], self.sharpness.exp())
+            hidden = F.interpolate(hidden, scale_factor=FINE, mode="bilinear", align_corners=False)
             hidden = hidden + context + self.of_place(place) + self.of_appearance(looks)
             hidden = self.mix(F.gelu(hidden))
-        token = self._enlarged(F.normalize(patch, dim=-1).movedim(-1, 1))
         return F.normalize(token + self.out(F.gelu(hidden)), dim=1)
-
-    def _enlarged(self, maps: Tensor) -> Tensor:
-        if self.fine == 1:
-            return maps
-        return F.interpolate(maps, scale_factor=self.fine, mode="bilinear", align_corners=False)
 
     def _colours(self, pixels: Tensor) -> Tensor:
         """Return normalised pixels as red, green and blue from 0 to 1."""
         mean, std = (pixels.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return (pixels * std + mean).clamp(0, 1)
+
+
+def enlarge(tokens: Tensor, colours: Tensor, sharpness: Tensor) -> Tensor:
+    """Return tokens on the fine grid (B, C, FINE h, FINE w): means of the nine nearest, by place and colour.
+
+    Source: joint bilateral upsampling (Kopf, Cohen, Lischinski, Uyttendaele: SIGGRAPH 2007).
+
+    Args:
+        tokens: (B, C, h, w).
+        colours: of the cells of the fine grid, (B, 3, FINE h, FINE w).
+        sharpness: what squared distances of place, in patches, and of colour are multiplied by, (2,).
+    """
+    height, width = tokens.shape[2:]
+    inside = (torch.arange(FINE, device=tokens.device) + 0.5) / FINE - 0.5  # of a cell in its patch
+    down, across = inside.repeat(height)[:, None], inside.repeat(width)[None, :]
+    around = F.pad(tokens, (1, 1, 1, 1), mode="replicate")
+    around_colours = F.pad(F.avg_pool2d(colours, FINE), (1, 1, 1, 1), mode="replicate")
+    steps = [(row, column) for row in range(3) for column in range(3)]
+
+    def shifted(maps: Tensor, row: int, column: int) -> Tensor:
+        part = maps[:, :, row : row + height, column : column + width]
+        return part.repeat_interleave(FINE, 2).repeat_interleave(FINE, 3)
+
+    distances = []
+    for row, column in steps:
+        place = (row - 1 - down).square() + (column - 1 - across).square()
+        colour = (colours - shifted(around_colours, row, column)).square().sum(1)
+        distances.append(sharpness[0] * place + sharpness[1] * colour)
+    weights = (-torch.stack(distances, 1)).softmax(1)
+    total = torch.zeros_like(tokens).repeat_interleave(FINE, 2).repeat_interleave(FINE, 3)
+    for number, (row, column) in enumerate(steps):
+        total = total + weights[:, number : number + 1] * shifted(around, row, column)
+    return total
 
 
 def waves(place: Tensor) -> Tensor:
