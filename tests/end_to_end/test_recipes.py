@@ -25,6 +25,7 @@ FEW = (
     "stego-primaps-cityscapes-dino_vitb8",
     "scenes-stego",
     "scenes-transfgu",
+    "scenes-context",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {

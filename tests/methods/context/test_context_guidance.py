@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.views import pyramid
 from unsupseg_cli.methods.context.config import PseudolabelOptions
 from unsupseg_cli.methods.context.guidance import (
@@ -25,7 +26,7 @@ from unsupseg_cli.training.tokens import MemorySource
 SIZE = 48  # of an image in pixels
 
 
-def labeller(count=4, levels=1, noise=0.1, classes=3, tags=None, **options):
+def labeller(count=4, levels=1, grid=(6, 6), reporter=None, noise=0.1, classes=3, tags=None, **options):
     """Images of two kinds, of which each has a left half of its own and a right half of both, and their pyramid."""
     draw = torch.Generator().manual_seed(0)
     kinds = F.normalize(torch.randn(3, 16, generator=draw), dim=-1)
@@ -44,9 +45,10 @@ def labeller(count=4, levels=1, noise=0.1, classes=3, tags=None, **options):
     tag = np.tile(regions.tag, count) if tags is None else tags
     source = MemorySource(crops, {"patch": crops, "cls": [crop.mean((0, 1)) for crop in crops]})
     found = RegionSet(source, of_view, of_view, tag, boxes, shown=lambda rows: boxes[rows] / SIZE)
-    tokens = MemorySource([look(view, (0, 0, SIZE, SIZE)) for view in range(count)])
+    tokens = MemorySource([look(view, (0, 0, SIZE, SIZE), grid) for view in range(count)])
     return ContextLabeller(
-        PseudolabelOptions(restarts=2, **options), Inputs(tokens, regions=found, classes=classes, seed=0)
+        PseudolabelOptions(restarts=2, **options),
+        Inputs(tokens, reporter=reporter, regions=found, classes=classes, seed=0),
     )
 
 
@@ -126,19 +128,31 @@ def test_context_helps_where_patches_are_noisy():
     assert right[1] > right[0] + 0.02
 
 
-def test_one_image_is_enough():
-    part = labeller(count=1, classes=2)
+class Said(Silent):
+    def __init__(self):
+        self.lines = []
+
+    def info(self, message):
+        self.lines.append(message)
+
+
+def test_one_image_is_enough_and_said():
+    said = Said()
+    part = labeller(count=1, classes=2, reporter=said)
     assert part.fit()["holistic_clusters"] == [1, 1]
     (masks,) = part.label([0])
     assert set(masks.group.tolist()) == {0, 1}
+    assert any("one image" in line for line in said.lines)
 
 
-def test_images_as_small_as_the_pyramid_has_parts_keep_whole_boxes():
-    part = labeller(levels=2)  # of 6 x 6 patches
-    tiny = pyramid(2, 2, 2, 0.25).boxes
-    assert (tiny[:, 2:] > tiny[:, :2]).all()
-    part.fit()
-    assert len(part.label([0])) == 1
+def test_images_too_small_for_the_pyramid_are_counted_and_labelled():
+    said = Said()
+    part = labeller(levels=2, grid=(2, 2), reporter=said)
+    assert part.fit()["small_images"] == 4
+    assert any("4 of 4 images are so small" in line and "--levels" in line for line in said.lines)
+    torch.testing.assert_close(part.guidance(0).sum(0), torch.ones(4, 4))
+    boxes = pyramid(2, 1, 2, 0.25).boxes  # fewer pixels than parts
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
 def test_exemplars_hold_most_of_their_class():

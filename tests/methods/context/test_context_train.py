@@ -79,7 +79,9 @@ def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
     trainer = ContextTrainer(options(), make_inputs())
     (shown,) = trainer._read([0])
     scores = trainer.network.scores(trainer._embed([shown], [[8, 8]], None, lambda images: images)[0][None])
-    nearest = (F.normalize(shown.arrays["patch"], dim=0).movedim(0, -1) @ trainer.network.centroids.T).argmax(-1)
+    nearest = (F.normalize(shown.arrays["patch"], dim=0).movedim(0, -1) @ trainer.network.centroids.T).argmax(
+        -1
+    )
     assert scores.shape == (1, 2, 16, 16)
     whole = scores.argmax(1)[0].unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
     alike = (whole == nearest[..., None]).all(-1)

@@ -70,12 +70,21 @@ class ContextLabeller(Labeller):
         cosines = sample @ self.centroids.T
         self.temperature = temperature(cosines, options.confidence)
         self.shares = (cosines / self.temperature).softmax(1).mean(0)
+        self.content, small = self._content()
         figures: dict[str, Any] = {
             "inertia": result.inertia,
+            "inertias": list(result.inertias),
             "tokens": len(sample),
             "temperature": self.temperature,
+            "small_images": small,
         }
-        self.content = self._content()
+        if small:
+            inputs.reporter.info(
+                f"{small} of {len(self.rows)} images are so small that a view of level {self.finest} shows less than a "
+                "patch of them: lower --levels of `extract --regions pyramid`, or raise --size of the features"
+            )
+        if len(self.rows) == 1:
+            inputs.reporter.info("one image: there is no context of others, only that within it")
         if options.holistic:
             figures |= self._fit_levels()
         return figures
@@ -112,16 +121,21 @@ class ContextLabeller(Labeller):
             seed=seeds.stream(self.inputs.seed, name),
         )
 
-    def _content(self) -> Tensor:
-        """Return the shares of the classes among the patches of each region, (R, K)."""
+    def _content(self) -> tuple[Tensor, int]:
+        """Return the shares of the classes among the patches of each region, (R, K).
+
+        And of how many views a region shows less than a patch either way.
+        """
         content = torch.zeros(len(self.regions), self.inputs.classes, device=self.inputs.device)
+        small = 0
         for view, rows in enumerate(self.rows):
-            probabilities = self._patches(view).softmax(0)
+            probabilities, boxes = self._patches(view).softmax(0), self._shown(rows)
             height, width = probabilities.shape[1:]
-            weights = overlaps(self._shown(rows), (height, width)).to(self.inputs.device)
+            small += bool(((boxes[:, 2:] - boxes[:, :2]) * [width, height] < 1).any())
+            weights = overlaps(boxes, (height, width)).to(self.inputs.device)
             inside = torch.einsum("khw,mhw->mk", probabilities, weights)
             content[rows] = inside / weights.sum((1, 2))[:, None].clamp_min(1e-6)
-        return content
+        return content, small
 
     def _patches(self, view: int) -> Tensor:
         """Return what the patches of a view say, cosines over the temperature, (K, h, w)."""
