@@ -23,7 +23,7 @@ _PLACE, _APPEARANCE = 4 * WAVES, 7
 class ContextNetwork(DenseNetwork):
     """Tokens, a global token, place and pixels -> scores (B, K, h, w): cosines of embeddings to centroids, scaled.
 
-    The embedding is the token, brought to the fine grid along edges, and what a small network adds to it, which at first
+    The embedding is the token, brought to the fine grid along edges, and what a small network adds to it. At first that
     is nothing: a network that was not trained gives each cell its nearest centroid.
 
     Args:
