@@ -60,7 +60,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
     "extract": {
         "extract": ["--geometry", "squash", "--keep", "patch,cls,pooled,key,cls_query"],
         "extract-ragged": [],
-        "extract-regions": ["--regions", "pyramid", "--levels", "1"],
+        "extract-regions": ["--regions", "pyramid", "--levels", "1", "--keep", "cls,pooled,patch"],
         "extract-crops": ["--regions", "masks", "--pseudolabels", "@pseudolabel-kmeans"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
     },

@@ -71,7 +71,7 @@ def main() -> None:
         print(f"| {name} | {shown} | {100 * scores.accuracy:.1f} | {100 * scores.miou:.1f} | {len(used)} |")
 
 
-_SHOWN = ("things", "stuff", "background", "gradient_scale", "mass")
+_SHOWN = ("things", "stuff", "background", "gradient_scale", "mass", "holistic", "views")
 
 
 if __name__ == "__main__":

@@ -62,17 +62,18 @@ def world(pictures, tmp_path_factory):
         context,
     )
     graph(GraphConfig(neighbors=3, device="cpu"), context)
-    extract(
-        ExtractConfig(
-            dataset=f"{pictures}/",
-            split="train",
-            size=16,
-            backbone="untrained",
-            regions="anchors",
-            keep=("cls",),
-            workers=0,
-            device="cpu",
-        ),
-        context,
-    )
+    for layout, size, kept in (("pyramid", 32, ("cls", "patch")), ("anchors", 16, ("cls",))):
+        extract(
+            ExtractConfig(
+                dataset=f"{pictures}/",
+                split="train",
+                size=size,
+                backbone="untrained",
+                regions=layout,
+                keep=kept,
+                workers=0,
+                device="cpu",
+            ),
+            context,
+        )
     return context

@@ -268,6 +268,7 @@ def test_a_new_stage_is_one_file(house, pictures, tmp_path):
 
 
 SMALL = {
+    "context": ("steps=2",),
     "kmeans": ("steps=3", "restarts=1"),
     "maskdistill": ("epochs=1",),
     "primaps": ("epochs=1",),
@@ -294,7 +295,7 @@ def test_without_a_method_the_others_work(gone, house, pictures):
     registry.write_text("".join(left))
     source = ("--dataset", f"{pictures}/", "--split", "train", "--size", 32, "--backbone", "untrained")
     crops = ["extract", *source, "--workers", 0, "--regions"]
-    kept = ("--workers", 0, "--keep", "patch,pooled,key,cls_query")
+    kept = ("--workers", 0, "--keep", "patch,cls,pooled,key,cls_query")
     calls = [["extract", *source, *kept], ["graph", "--neighbors", 3], ["methods", "list"]]
     ring = sorted(BUNDLED)
     method = ring[(ring.index(gone) + 1) % len(ring)]  # so that each one works without another
@@ -302,7 +303,10 @@ def test_without_a_method_the_others_work(gone, house, pictures):
     if method == "maskdistill":
         calls += [[*labelling, "--part", "masks"], [*labelling, "--part", "clusters", "--classes", 3]]
     elif get_method(method).labellers:
-        calls += [[*crops, "anchors", "--foreground", 0], [*labelling, "--classes", 3]]
+        regions = (
+            ["pyramid", "--keep", "cls,patch"] if method == "context" else ["anchors", "--foreground", 0]
+        )
+        calls += [[*crops, *regions], [*labelling, "--classes", 3]]
     options = [text for value in SMALL.get(method, ()) for text in ("--set", value)]
     calls.append(["train", "--method", method, "--classes", 3, *options])
     calls.append(["predict", pictures / "images" / "val", "--workers", 0])

@@ -26,6 +26,7 @@ FEW = (
     "scenes-stego",
     "scenes-transfgu",
     "maskdistill-voc2012-dino_vits16",
+    "scenes-context",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ def read_regions(artifact: Artifact, features: FeatureSet, masks: Artifact | Non
         box=np.array(views["box"], np.float64),
         same_network=_network(regions) == _network(features),
         of_masks=_of_masks(artifact, regions, features, masks),
+        shown=partial(_shown, regions, features, view_of),
     )
 
 
@@ -51,7 +53,20 @@ def read_support(artifact: Artifact) -> RegionSet:
     regions = FeatureSet(artifact)
     views = regions.views
     parent, tag = (np.array(views[name], np.int64) for name in ("parent", "tag"))
-    return RegionSet(regions, np.full(len(tag), -1), parent, tag, np.array(views["box"], np.float64))
+    box = np.array(views["box"], np.float64)
+    return RegionSet(regions, view=np.full(len(box), -1, np.int64), parent=parent, tag=tag, box=box)
+
+
+def _shown(
+    regions: FeatureSet, features: FeatureSet, view_of: dict[str, int], rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the boxes of some regions in the views of their images, as shares of the views' sides, (M, 4)."""
+    boxes = []
+    for row in rows.tolist():
+        view = features.view(view_of[regions.views["key"][row]])
+        corners = view.to_view(np.reshape(regions.views["box"][row], (2, 2))) / [view.width, view.height]
+        boxes.append(np.concatenate([corners.min(0), corners.max(0)]))  # a mirrored view turns left and right
+    return np.array(boxes).reshape(-1, 4)
 
 
 def _of_masks(

@@ -13,8 +13,9 @@ class Port:
     """An input by its role, which is also the option that names it.
 
     ``kind`` is the kind of artifact. ``optional``: work goes on without one. ``method``: only artifacts that this
-    method made are read; an optional one of them is then taken unasked where it is the last of its kind. Of the
-    ports of one ``choice`` exactly one is read: the one named, else the first of which there is one.
+    method made are read; an optional one of them is then taken unasked where it is the last of its kind. ``layout``:
+    only regions of this layout are read. Of the ports of one ``choice`` exactly one is read: the one named, else the
+    first of which there is one.
     """
 
     role: str
@@ -22,6 +23,7 @@ class Port:
     optional: bool = False
     method: str = ""
     choice: str = ""
+    layout: str = ""
 
 
 FEATURES = Port("features", "features")

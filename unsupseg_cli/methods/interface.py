@@ -74,7 +74,8 @@ class RegionSet:
     region was found in, -1 where there is none; ``tag`` 1 for foreground and 0 for background of anchors, the level of
     a pyramid, or the number of the mask; ``box`` (R, 4) left, top, right, bottom in pixels of the image;
     ``same_network`` whether the network of the views' features embedded them; ``of_masks`` gives the rows of the
-    regions that are crops of the masks of a view, where they are of the masks that are read beside them.
+    regions that are crops of the masks of a view, where they are of the masks that are read beside them; ``shown``
+    where some regions are in what their views show: left, top, right, bottom as shares of the sides, (M, 4).
     """
 
     features: TokenSource
@@ -84,6 +85,7 @@ class RegionSet:
     box: NDArray[np.float64]
     same_network: bool = True
     of_masks: Callable[[int], NDArray[np.int64]] | None = None
+    shown: Callable[[NDArray[np.int64]], NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.view)

@@ -18,6 +18,7 @@ from unsupseg_cli.methods.declaration import Method, check_method
 
 GROUP = "unsupseg.methods"
 BUNDLED = {
+    "context": "unsupseg_cli.methods.context",
     "kmeans": "unsupseg_cli.methods.kmeans",
     "maskdistill": "unsupseg_cli.methods.maskdistill",
     "primaps": "unsupseg_cli.methods.primaps",

@@ -70,12 +70,18 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
 
 
 def require_method(port: Port, artifact: Artifact) -> None:
-    """Raise UsageError unless an artifact is of the method that a port reads."""
+    """Raise UsageError unless an artifact is of the method, or of the layout, that a port reads."""
     method = artifact.manifest.config.get("method")
     if port.method and method != port.method:
         raise UsageError(
             f"'{artifact.id}' is of method '{method}', and only {port.role} of '{port.method}' are read here; leave "
             f"--{port.role} out."
+        )
+    layout = artifact.manifest.config.get("regions")
+    if port.layout and layout != port.layout:
+        raise UsageError(
+            f"'{artifact.id}' was laid out by --regions {layout}, and {port.layout} is read here; leave --{port.role} "
+            f"out, or run `unsupseg extract --regions {port.layout}`."
         )
 
 
@@ -87,7 +93,7 @@ def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) 
     if port.optional:
         return _current_of_method(port, features, context) if port.method else None
     if features is not None and port.role == "regions":
-        return _last_regions(features, context)
+        return _last_regions(port.layout, features, context)
     if features is None or port.role not in _NOUNS:
         return take_artifact(port.kind, None, context)
     artifact = _last_made_from(port.kind, features, context)
@@ -130,16 +136,19 @@ def _last_made_from(kind: str, features: Artifact, context: Context) -> Artifact
     return None
 
 
-def _last_regions(features: Artifact, context: Context) -> Artifact:
-    """Return the current regions if they are of the images of these features, else the newest that are."""
+def _last_regions(layout: str, features: Artifact, context: Context) -> Artifact:
+    """Return the current regions if they are of the images of these features, and the layout, else the newest."""
     for artifact in _current_and_older("regions", context):
-        if _same_images(artifact, features):
+        fits = not layout or artifact.manifest.config.get("regions") == layout
+        if fits and _same_images(artifact, features):
             context.reporter.info(f"taking regions '{artifact.id}' (the last ones of these images)")
             return artifact
     data = features.manifest.data
     where = f" (--dataset {data.dataset} --split {data.split})" if data else ""
+    flag = f" {layout}" if layout else ""
     raise UsageError(
-        f"There are no regions of the images of '{features.id}' yet; run `unsupseg extract --regions`{where} first."
+        f"There are no regions of the images of '{features.id}' yet; run `unsupseg extract --regions{flag}`{where} "
+        "first."
     )
 
 

@@ -1,0 +1,346 @@
+"""Siamese training: two views of an image, one changed before the network and one after, and their guidance."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from unsupseg_cli.core import seeds
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.methods.context.config import FINE, TrainOptions
+from unsupseg_cli.methods.context.guidance import unpack
+from unsupseg_cli.methods.context.network import ContextNetwork
+from unsupseg_cli.methods.context.objective import (
+    OnlineCentroids,
+    assign,
+    class_loss,
+    guidance_loss,
+    sums_of,
+)
+from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
+from unsupseg_cli.models.backbone import WHOLE, Box, mirrored, places
+from unsupseg_cli.models.operators import require_operators
+from unsupseg_cli.training.batch import Batch
+
+require_operators()
+from torchvision.transforms.v2 import functional as TF  # noqa: E402
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A crop of whole cells of a grid of patches, and whether it is mirrored.
+
+    ``rows`` and ``columns`` begin at ``top`` and ``left``.
+    """
+
+    top: int
+    left: int
+    rows: int
+    columns: int
+    mirrored: bool
+
+    def of(self, maps: Tensor, cells: int = 1) -> Tensor:
+        """Return the crop of maps (..., h, w) of ``cells`` a patch's side."""
+        rows = slice(self.top * cells, (self.top + self.rows) * cells)
+        columns = slice(self.left * cells, (self.left + self.columns) * cells)
+        return maps[..., rows, columns].flip(-1) if self.mirrored else maps[..., rows, columns]
+
+    def box(self, grid: Sequence[int]) -> Box:
+        """Return the crop as a box of the image, from right to left where it is mirrored."""
+        height, width = grid
+        box = (
+            self.left / width,
+            self.top / height,
+            (self.left + self.columns) / width,
+            (self.top + self.rows) / height,
+        )
+        return mirrored(box) if self.mirrored else box
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is read of a view: its guidance (K, h, w), and what the network or the backbone needs of it by name.
+
+    ``patch`` is (C, h, w), ``cls`` (C,), ``pixels`` (3, H, W) from 0 to 1.
+    """
+
+    guidance: Tensor
+    arrays: dict[str, Tensor]
+
+
+class ContextTrainer(Trainer):
+    """Training of the embedding; the clusters begin as those of the pseudo-labels.
+
+    Raises:
+        UsageError: the pseudo-labels have no guidance, or are of another number of classes, or a patch has no half.
+    """
+
+    options: TrainOptions
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        features, classes, masks = inputs.features, inputs.classes, inputs.masks
+        if masks is None or masks.arrays is None or "temperature" not in masks.state:
+            raise UsageError(
+                "Context-aware clustering trains on guidance, which these pseudo-labels have not (they are refined, or "
+                "of another method): name those of `pseudolabel --method context` with --pseudolabels."
+            )
+        centroids = masks.state["centroids"]
+        if len(centroids) != classes or classes < 2:
+            raise UsageError(
+                f"--classes {classes} does not fit the pseudo-labels, of {len(centroids)} classes; leave it out"
+                f"{' and make pseudo-labels of 2 or more' if len(centroids) < 2 else ''}."
+            )
+        self.guided = masks.arrays
+        self.steps, self.batch = options.steps, min(options.batch, len(features.grids))
+        self.network_fields: dict[str, Any] = {
+            "classes": classes,
+            "dim": features.dim,
+            "scale": 1 / float(masks.state["temperature"]),
+            "width": options.width,
+            "stride": self._stride() if options.cae else None,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeds.stream(inputs.seed, "context"))
+            self.network = ContextNetwork(**self.network_fields)
+        self.network.centroids.copy_(F.normalize(centroids, dim=-1))
+        self.module: nn.Module = self.network.to(inputs.device)
+        self.centroids = OnlineCentroids(self.network.centroids, options.momentum)
+        self.cells: tuple[Tensor, Tensor] | None = None
+        self.before = self.equivariance()
+
+    def _stride(self) -> int:
+        """Return half the pixels of a patch's side."""
+        patch = int(self.inputs.images([0])[0].shape[0] // self.inputs.features.grids[0][0])
+        if patch % FINE:
+            raise UsageError(
+                f"Patches of {patch} pixels have no half, which is the stride of the context-aware embedding; take a "
+                "backbone with an even patch size, or --set cae=false."
+            )
+        return patch // FINE
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Adam over the embedding; the centroids follow the means of their cells."""
+        return torch.optim.Adam(self.module.parameters(), lr=self.options.lr)
+
+    def rate(self, progress: float) -> float | None:
+        """Return a cosine that falls to 0."""
+        return (1 + math.cos(math.pi * progress)) / 2
+
+    def read(self, batch: Batch) -> list[Shown]:
+        """Read guidance, tokens and pixels; with the network in the loop the tokens come later."""
+        return self._read(batch.views)
+
+    def _read(self, views: Sequence[int]) -> list[Shown]:
+        inputs, network = self.inputs, self.inputs.network
+        columns: dict[str, list[Tensor]] = {}
+        if network is None:
+            columns["patch"] = [tokens.movedim(-1, 0) for tokens in inputs.features.tokens(views)]
+        if self.options.cae:
+            columns["cls"] = inputs.features.array("cls", views)
+            columns["pixels"] = [_to_pixels(image).to(inputs.device) for image in inputs.images(views)]
+        elif network is not None:
+            columns["pixels"] = network.pixels(views)
+        guidance = [unpack(self.guided(view), inputs.classes).to(inputs.device) for view in views]
+        return [
+            Shown(maps, {name: column[row] for name, column in columns.items()})
+            for row, maps in enumerate(guidance)
+        ]
+
+    def losses(self, batch: Batch, read: list[Shown]) -> dict[str, Tensor]:
+        """Return the loss, its terms and the share of cells on which the two views agree."""
+        draw = random.Random(seeds.stream(self.inputs.seed, "looks", batch.step))
+        all_looks = self._looks(draw, self.inputs.features.grids[batch.whole].tolist())
+        changes = [self._change(draw), self._change(draw)]
+        looks = [all_looks[place] for place in batch.places]
+        grids = self.inputs.features.grids[batch.views].tolist()
+        first = self._embed(read, grids, looks, changes[0])
+        second = self._embed(read, grids, None, changes[1])
+        second = [look.of(maps, self.network.fine) for look, maps in zip(looks, second, strict=True)]
+        terms, sums, counts = [], [], []
+        for one, other, look, shown in zip(first, second, looks, read, strict=True):
+            pair = torch.stack([one, other])
+            scores = self.network.scores(pair)
+            with torch.no_grad():
+                classes = assign(scores, self.centroids.shares, self.options.balance)
+                total, count = sums_of(pair, classes, self.inputs.classes)
+                sums.append(total / count.sum())
+                counts.append(count / count.sum())
+            within, cross = class_loss(scores, classes).mean(), class_loss(scores, classes.flip(0)).mean()
+            agree = (scores[0].argmax(0) == scores[1].argmax(0)).float().mean()
+            parts = [within, cross, agree]
+            if self.options.psg:
+                guidance = look.of(shown.guidance, FINE)
+                if self.network.fine == 1:
+                    guidance = F.avg_pool2d(guidance, FINE)
+                parts.append(guidance_loss(scores, guidance[None].expand_as(scores)).mean())
+            terms.append(torch.stack(parts))
+        self.cells = (
+            batch.average(torch.stack(sums).mean(0)),
+            batch.average(torch.stack(counts).mean(0)),
+        )
+        within, cross, agree, *guided = torch.stack(terms).mean(0)
+        losses = {"loss": (within + cross) / 2, "within": within, "cross": cross, "agree": agree}
+        if guided:
+            losses["guidance"] = guided[0]
+            losses["loss"] = losses["loss"] + self.options.guidance * guided[0]
+        return losses
+
+    def _looks(self, draw: random.Random, grids: Sequence[Sequence[int]]) -> list[Look]:
+        """Return what the one view of each image shows: crops of one scale, each at its own place."""
+        scale, looks = draw.uniform(self.options.crop_least, 1), []
+        for height, width in grids:
+            rows, columns = max(1, round(scale * height)), max(1, round(scale * width))
+            top, left = round(draw.random() * (height - rows)), round(draw.random() * (width - columns))
+            looks.append(Look(top, left, rows, columns, draw.random() < self.options.mirror))
+        return looks
+
+    def _change(self, draw: random.Random) -> Change:
+        """Return a change of colours, for all images of a view alike."""
+        factors = [draw.uniform(1 - self.options.jitter, 1 + self.options.jitter) for _ in range(3)]
+
+        def change(images: Tensor) -> Tensor:
+            images = TF.adjust_brightness(images, factors[0])
+            images = TF.adjust_contrast(images, factors[1])
+            changed: Tensor = TF.adjust_saturation(images, factors[2])
+            return changed
+
+        return change if self.options.jitter else lambda images: images
+
+    def _embed(
+        self,
+        read: Sequence[Shown],
+        grids: Sequence[Sequence[int]],
+        looks: Sequence[Look] | None,
+        change: Change,
+    ) -> list[Tensor]:
+        """Return the embeddings (C, h, w) of looks, or of the whole images."""
+        chosen = looks or [whole(grid) for grid in grids]
+        boxes = [look.box(grid) for look, grid in zip(chosen, grids, strict=True)] if looks else None
+        found: list[Tensor] = [torch.empty(0)] * len(read)
+        for members in indices_by((look.rows, look.columns) for look in chosen).values():
+            parts = [(read[row], chosen[row], grids[row]) for row in members]
+            arrays = self._arrays(parts, change, [boxes[row] for row in members] if boxes else None)
+            for row, maps in zip(members, self.network.embed(arrays), strict=True):
+                found[row] = maps
+        return found
+
+    def _arrays(
+        self,
+        parts: Sequence[tuple[Shown, Look, Sequence[int]]],
+        change: Change,
+        boxes: Sequence[Box] | None,
+    ) -> dict[str, Tensor]:
+        """Return what the network reads of looks of one size."""
+        arrays, of_all = {}, [shown.arrays for shown, _, _ in parts]
+        if "pixels" in of_all[0]:
+            cells = [
+                one["pixels"].shape[1] // grid[0] for one, (_, _, grid) in zip(of_all, parts, strict=True)
+            ]
+            looks = zip(of_all, parts, cells, strict=True)
+            arrays["pixels"] = change(
+                torch.stack([look.of(one["pixels"], n) for one, (_, look, _), n in looks])
+            )
+        if self.inputs.network is None:
+            tokens = [look.of(shown.arrays["patch"]) for shown, look, _ in parts]
+            arrays["patch"] = torch.stack(tokens).movedim(1, -1)
+        else:
+            arrays["patch"] = torch.stack(self.inputs.network.encode(list(arrays["pixels"])))
+        if self.options.cae:
+            arrays["cls"] = torch.stack([one["cls"] for one in of_all])
+            pixels = arrays["pixels"]
+            height, width = pixels.shape[2:]
+            where = [places(box, height, width, pixels.device) for box in boxes or [WHOLE] * len(parts)]
+            arrays["place"] = torch.stack(where).movedim(-1, 1)
+            mean, std = (pixels.new_tensor(v).view(-1, 1, 1) for v in (self.network.mean, self.network.std))
+            arrays["pixels"] = (pixels - mean) / std
+        return arrays
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Move the centroids."""
+        assert self.cells is not None
+        draw = torch.Generator().manual_seed(seeds.stream(self.inputs.seed, "split", step))
+        self.centroids.update(*self.cells, draw)
+
+    def state(self) -> dict[str, Any]:
+        """Return what the centroids count, and what was measured before training."""
+        return {**self.centroids.state(), "before": self.before}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` returned."""
+        self.centroids.restore(state)
+        self.before = state["before"]
+
+    @torch.no_grad()
+    def equivariance(self) -> float | None:
+        """Return on how many cells of some images the classes of the mirror image agree with the mirrored classes.
+
+        None on stored tokens, which are not those of a mirror image.
+        """
+        if self.inputs.network is None:
+            return None
+        count = len(self.inputs.features.grids)
+        views = [place * count // min(count, _JUDGED) for place in range(min(count, _JUDGED))]
+        shares = []
+        for view in views:
+            read, grid = self._read([view]), self.inputs.features.grids[[view]].tolist()
+            turned = [whole(grid[0], mirrored=True)]
+            before, after = (
+                self.network.scores(self._embed(read, grid, look, lambda images: images)[0][None]).argmax(1)
+                for look in (turned, None)
+            )
+            shares.append((before.flip(-1) == after).float().mean())
+        return float(torch.stack(shares).mean())
+
+    @torch.no_grad()
+    def finish(self) -> TrainedNetwork:
+        """Return the last state; warn of clusters that died, or that swallow the rest."""
+        self.module.eval()
+        warnings = []
+        if self.centroids.reseeded:
+            warnings.append(
+                f"{self.centroids.reseeded} times a cluster died and took half of the largest one: try fewer --classes"
+            )
+        if self.centroids.swallowing:
+            warnings.append(
+                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than half of all cells: "
+                "raise balance"
+            )
+        figures: dict[str, Any] = {
+            "reseeded_clusters": self.centroids.reseeded,
+            "swallowing_steps": self.centroids.swallowing,
+            "cluster_shares": self.centroids.shares.tolist(),
+        }
+        if self.before is not None:
+            figures |= {"equivariance_before": self.before, "equivariance": self.equivariance()}
+        return TrainedNetwork(
+            {"type": "context", **self.network_fields},
+            {name: value.cpu() for name, value in self.network.state_dict().items()},
+            figures=figures,
+            warnings=warnings,
+        )
+
+
+def whole(grid: Sequence[int], *, mirrored: bool = False) -> Look:
+    """Return the look at all of a grid."""
+    return Look(0, 0, int(grid[0]), int(grid[1]), mirrored)
+
+
+def _to_pixels(image: NDArray[np.uint8]) -> Tensor:
+    """Return an image (H, W, 3) as (3, H, W) from 0 to 1."""
+    return torch.from_numpy(image.copy()).movedim(-1, 0).float() / 255
+
+
+_JUDGED = 16  # images whose equivariance is measured
