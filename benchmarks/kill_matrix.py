@@ -156,15 +156,15 @@ def _part(name: str, part_name: str) -> tuple[str, Any]:
 
 
 def _source(kind: str, part_name: str) -> str:
-    """Return the call that makes what is read of a kind: of the same method, where it makes this kind."""
+    """Return the call that makes what is read of a kind: of the same method, else of k-means, where they make it."""
     from unsupseg_cli.pipeline import table
 
     if kind == "regions":  # extract's other kind
         return "extract-regions"
     method = part_name.partition(" ")[0]
     makers = [call for call, (name, _) in stages().items() if name in table.makers(kind)]
-    own = [call for call in makers if method and stages()[call][1] == method]
-    return (own or makers)[0]
+    of_method = {stages()[call][1]: call for call in makers}
+    return (of_method.get(method) if method else None) or of_method.get("kmeans") or makers[0]
 
 
 def pictures(folder: Path) -> None:
