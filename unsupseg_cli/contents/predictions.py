@@ -23,6 +23,7 @@ from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import describe_images, open_paths, reopen
 from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf.trust import trusted
@@ -45,13 +46,20 @@ class PredictionWriter:
         dataset: the images.
         only: the one class that the pictures show; None shows all.
         overlay: also write the classes over the image.
+        skipped: gets the images that cannot be read.
     """
 
     def __init__(
-        self, draft: Draft, classes: Sequence[ClassEntry], dataset: Dataset, only: int | None, overlay: bool
+        self,
+        draft: Draft,
+        classes: Sequence[ClassEntry],
+        dataset: Dataset,
+        only: int | None,
+        overlay: bool,
+        skipped: Skipped,
     ) -> None:
         self._draft, self._classes, self._dataset = draft, classes, dataset
-        self.skipped: dict[str, str] = {}
+        self.skipped = skipped
         write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 

@@ -80,12 +80,14 @@ def backbone_name(call: Call) -> str:
 @once
 def layout_of(call: Call) -> Layout:
     """Return the views of the images, or the regions."""
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.inference.extraction import lay_out_views
     from unsupseg_cli.inference.regions import lay_out_regions
 
     config, patch = call.config, network_of(call).backbone.patch_size
+    skipped = Skipped(call.context, config.strict)
     if config.regions is None:
-        return lay_out_views(images_of(call), geometry_of(call), patch, config.strict)
+        return lay_out_views(images_of(call), geometry_of(call), patch, skipped)
     return lay_out_regions(
         images_of(call),
         config,
@@ -94,7 +96,7 @@ def layout_of(call: Call) -> Layout:
         config.size or None,
         config.filter,
         patch,
-        config.strict,
+        skipped,
     )
 
 

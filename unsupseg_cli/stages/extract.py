@@ -258,6 +258,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     from unsupseg_cli.artifacts.arrays import has_array
     from unsupseg_cli.artifacts.grids import GridReader
     from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.geometry import snap
     from unsupseg_cli.inference.extraction import lay_out_views
     from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
@@ -277,8 +278,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         )
         return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
+    skipped = Skipped(context, config.strict)
     if config.regions is None:
-        return lay_out_views(dataset, geometry_of(call), info.patch_size, config.strict).views.grids(
+        return lay_out_views(dataset, geometry_of(call), info.patch_size, skipped).views.grids(
             info.patch_size
         )
     views = lay_out_regions(
@@ -289,7 +291,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         config.size or None,
         config.filter,
         info.patch_size,
-        config.strict,
+        skipped,
     ).views
     context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, as many forwards")
     return views.grids(info.patch_size)

@@ -83,13 +83,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     also log-probabilities at the working resolution.
     """
     from unsupseg_cli.contents.predictions import PredictionWriter
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
     config, model, dataset = call.config, opened_model(call), _dataset(call)
     draft.deterministic = resolve_device(config.device).type == "cpu"
-    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay)
+    skipped = Skipped(call.context, config.strict)
+    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
     segmented = segment_items(
         model.segmenter,
         writer.todo(),
@@ -100,11 +102,11 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         batch=config.batch_size,
         tile=config.tile,
         overlap=config.overlap,
-        strict=config.strict,
         skipped=writer.skipped,
         description="predict",
     )
     for image in segmented:
+        call.context.sources.require_unchanged([image.item.image])
         scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
     return writer.close()
@@ -113,13 +115,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 def foresee(call: Call) -> Foreseen:
     """Return the bytes of the log-probabilities, where they are kept."""
     from unsupseg_cli.contents.model import class_count, view_multiple
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.inference.extraction import lay_out_views
 
     config, model = call.config, call.input("model")
     if config.keep != "scores":
         return Foreseen()
     multiple = view_multiple(model, call.context)
-    views = lay_out_views(_dataset(call), _geometry(call), multiple, config.strict).views
+    skipped = Skipped(call.context, config.strict)
+    views = lay_out_views(_dataset(call), _geometry(call), multiple, skipped).views
     pixels = int((views.height * views.width).sum())
     return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
 

@@ -54,6 +54,7 @@ class TrainConfig(DeviceConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the model: the options, and of classes and seed what the method reads."""
+    from unsupseg_cli.contents.option_files import decided_by
     from unsupseg_cli.models.device import resolve_device
 
     config, data = call.config, call.input("features").manifest.data
@@ -70,7 +71,7 @@ def identify(call: Call) -> Identity:
             "method": name,
             "method_version": call.method.version,
             "tokens": "live" if call.needs.network == "always" else config.tokens,
-            "options": call.options.result(),
+            "options": decided_by(call.options, call.context),
             **identity_values,
         },
         inputs=call.described(),

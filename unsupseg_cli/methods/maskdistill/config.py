@@ -134,8 +134,8 @@ class TrainOptions(MethodOptions):
     width: int = setting(128, "Hidden channels of the decoder.", ge=1, source=_OURS)
     resnet: str = setting(
         "hub",
-        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict, which "
-        "is known to the key by its name.",
+        "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict.",
+        file=True,
         source=f"{_OURS}; {_CODE}: MoCo",
     )
     epochs: int = setting(20, "Epochs.", ge=1, length=True, source=f"{_OURS}; {_CODE}: 45")
