@@ -86,8 +86,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 def identify_images(dataset: Dataset, context: Context) -> DataSource:
     """Describe images; in a dry run they are read for their digest only if an artifact of as many images is there."""
     count = len(dataset.items)
-    sources = (artifact.manifest.data for artifact in context.workspace.artifacts())
-    if not context.read_only or any(source and source.count == count for source in sources):
+    if not context.read_only or any(item.entry.images == count for item in context.workspace.listed()):
         return describe_images(dataset, context)
     root = str(dataset.root.absolute())
     return DataSource(dataset=dataset.name, split=dataset.split, root=root, fingerprint=UNKNOWN, count=count)

@@ -26,6 +26,7 @@ from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.names import file_name, file_path
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
@@ -60,6 +61,7 @@ class PredictionWriter:
     ) -> None:
         self._draft, self._classes, self._dataset = draft, classes, dataset
         self.skipped = skipped
+        _require_own_names([item.key for item in dataset.items])
         write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
@@ -73,11 +75,13 @@ class PredictionWriter:
 
     def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
         """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w)."""
-        write_ids(self._draft.folder, item.key, labels)
+        files = [write_ids(self._draft.folder, item.key, labels)]
         if log_probs is not None:
-            write_array(self._draft.folder / "scores" / item.key, log_probs.numpy().astype(np.float16))
-        self._picture(item.key, read_image(item.image), labels)
-        self._draft.finish(image_part(item.key))
+            scores = self._draft.folder / "scores" / file_path(item.key)
+            write_array(scores, log_probs.numpy().astype(np.float16))
+            files += [path for path in scores.rglob("*") if path.is_file()]
+        files += self._picture(item.key, read_image(item.image), labels)
+        self._draft.finish(image_part(item.key), files=files)
 
     def close(self) -> dict[str, Any]:
         """Write the legend and return the summary; raises UnsupsegError if no image was readable."""
@@ -99,9 +103,19 @@ class PredictionWriter:
         }
 
 
+def _require_own_names(keys: Sequence[str]) -> None:
+    """Raise UsageError where the label maps of two images would have one name."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        if (other := seen.setdefault(file_path(key), key)) != key:
+            raise UsageError(
+                f"The results of '{other}' and '{key}' would have the same name '{file_path(key)}': rename one of them."
+            )
+
+
 def image_part(key: str) -> str:
     """Return the name of the part of a draft that one image is."""
-    return "image-" + key.replace("/", "%2F")
+    return file_name("image-" + key.replace("%", "%25").replace("/", "%2F"))
 
 
 def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
@@ -136,32 +150,33 @@ def _predicted_dataset(predictions: Manifest) -> Dataset:
     return reopen(predictions.data)
 
 
-def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
+def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> Path:
     """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
-    path = folder / "ids" / f"{key}.png"
+    path = folder / "ids" / f"{file_path(key)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if labels.max(initial=0) < PALETTE_VOID:
         image = Image.fromarray(np.where(labels == VOID, PALETTE_VOID, labels).astype(np.uint8))
     else:
         image = Image.fromarray(np.where(labels == VOID, WIDE_VOID, labels).astype(np.uint16))
     image.save(path)
+    return path
 
 
 def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     """Read what `write_ids` wrote, (H, W) with VOID = -1."""
-    with Image.open(folder / "ids" / f"{key}.png") as image:
+    with Image.open(folder / "ids" / f"{file_path(key)}.png", formats=["PNG"]) as image:
         raw = np.array(image)
     void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 
-PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
+PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], list[Path]]
 
 
 def picture_writer(
     source: Path, target: Path, only: int | None = None, overlays: bool | None = None
 ) -> PictureWriter:
-    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures to ``target``.
+    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures, and returns the files.
 
     ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
     """
@@ -169,15 +184,18 @@ def picture_writer(
     colors = np.array([entry["color"] for entry in entries], np.uint8)
     with_overlay = (source / "overlay").exists() if overlays is None else overlays
 
-    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> None:
+    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> list[Path]:
         shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
-        path = target / "color" / f"{key}.png"
+        path = target / "color" / f"{file_path(key)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         paletted(shown, colors).save(path)
+        written = [path]
         if with_overlay:
-            picture = target / "overlay" / f"{key}.jpg"
+            picture = target / "overlay" / f"{file_path(key)}.jpg"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
+            written.append(picture)
+        return written
 
     return write
 
@@ -207,7 +225,7 @@ class ScoreReader:
     def __call__(self, key: str) -> Tensor:
         """Return log-probabilities (K, h, w); raises UnsupsegError where they have another number of classes."""
         predictions = self._predictions
-        folder = predictions.path / "scores" / key
+        folder = predictions.path / "scores" / file_path(key)
         if not folder.exists():
             assert self._confidence is not None
             labels = read_ids(predictions.path, key).astype(np.int64)

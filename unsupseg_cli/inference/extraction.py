@@ -266,7 +266,7 @@ class Extraction:
 
     def missing(self) -> int:
         """Return how many blocks, of all shards, are not finished."""
-        return sum(not self.draft.is_done(_part(block)) for block in range(len(self.blocks)))
+        return sum(not self.draft.is_noted(_part(block)) for block in range(len(self.blocks)))
 
     def _rows_of_block(self, name: str, block: int) -> Path:
         return self.draft.folder / f".{name}-{block:06d}.npy"
@@ -365,7 +365,9 @@ class Extraction:
             writer.write(block, embedded.rows(name))
         for name in self.vectors:
             np.save(self._rows_of_block(name, block), np.asarray(embedded.rows(name)))
-        self.draft.finish(_part(block), failed)
+        files = [writer.file(block) for writer in self.writers.values()]
+        files += [self._rows_of_block(name, block) for name in self.vectors]
+        self.draft.finish(_part(block), failed, files)
 
     def close(self) -> dict[str, Any]:
         """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""

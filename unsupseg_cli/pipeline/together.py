@@ -209,7 +209,8 @@ def _train_in_child(fabric: Fabric, work: Work, sent: _Sent) -> None:
     summary = work(fabric, call, draft)
     context.sources.require_unchanged()
     if fabric.is_global_zero:
-        draft.finish(_NOTE, {"summary": summary, "warnings": draft.warnings})
+        files = [path for path in draft.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        draft.finish(_NOTE, {"summary": summary, "warnings": draft.warnings}, files)
 
 
 def _read(path: Path) -> str | None:

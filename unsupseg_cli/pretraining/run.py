@@ -43,7 +43,11 @@ def open_pretrainer(config: PretrainConfig, folder: Path, device: torch.device) 
 
 def train(pretrainer: Pretrainer, fabric: Fabric, folder: Path, reporter: Reporter) -> list[Record]:
     """Train to the end, going on from the checkpoint if there is one; return the records of the whole run."""
-    config, schedule, checkpoint = pretrainer.config, pretrainer.schedule, DiskCheckpoint(folder)
+    config, schedule, checkpoint = (
+        pretrainer.config,
+        pretrainer.schedule,
+        DiskCheckpoint(folder, reporter.warn),
+    )
     first = checkpoint.step()
     journal = Journal(folder, first, writes=fabric.is_global_zero)
     if first:

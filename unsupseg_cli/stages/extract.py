@@ -349,7 +349,9 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
         opened.append(_open_extraction(call, draft))
         return opened[0]
 
-    artifact, reused = context.workspace.produce_shard(identity, f"{index}-of-{shards}", open_draft)
+    artifact, reused = context.workspace.produce_shard(
+        identity, f"{index}-of-{shards}", open_draft, tell=context.reporter.info
+    )
     if artifact is None:
         context.reporter.info(
             f"shard {config.shard} is finished; {opened[0].missing()} blocks of other shards are missing: the last of "

@@ -201,7 +201,7 @@ def _pack(call: Call, draft: Draft) -> None:
             warnings.append(f"{len(skipped)} unreadable images were skipped (first: {next(iter(skipped))})")
         np.save(folder / "pixels.npy", np.stack(squares))
         np.save(folder / "aspect.npy", np.array(aspects, np.float32))
-        draft.finish("pack", warnings)
+        draft.finish("pack", warnings, [folder / "pixels.npy", folder / "aspect.npy"])
     draft.warnings += draft.note("pack")
 
 

@@ -190,7 +190,7 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
     from unsupseg_cli.training.loop import fit
 
-    checkpoint = DiskCheckpoint(draft.folder)
+    checkpoint = DiskCheckpoint(draft.folder, context.reporter.warn)
     first = checkpoint.step()
     journal = Journal(draft.folder, first, writes=fabric.is_global_zero)
     if first:
