@@ -214,7 +214,13 @@ class _HDF5Rows:
         file = _open_hdf5(path)
         if name not in file:
             raise UnsupsegError(f"The file '{path}' has no array '{name}'; {MEND}")
-        self._data = file[name]
+        link = file.get(name, getlink=True)
+        self._data = file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(self._data, h5py.Dataset) or self._data.external or self._data.is_virtual:
+            raise UnsupsegError(
+                f"The array '{name}' of '{path}' lies in another file or is none, and nothing beside the artifact is "
+                f"read; {MEND}"
+            )
         self.shape: tuple[int, ...] = tuple(self._data.shape)
         self.dtype: np.dtype[Any] = self._data.dtype
         offset = self._data.id.get_offset()  # None where the data are chunked, or there are none

@@ -24,7 +24,7 @@ def stamp(path: Path) -> list[int]:
 def digest_or_unreadable(path: Path) -> str:
     """Return the digest of a file's bytes, or `UNREADABLE`."""
     try:
-        return digest_file(path)
+        return digest_file(path) if path.is_file() else UNREADABLE  # a pipe would be waited for in vain
     except OSError:
         return UNREADABLE
 

@@ -484,18 +484,18 @@ class Workspace:
                 drafts.append(folder)
         return sorted(drafts)
 
-    def remove(self, folder: Path) -> None:
-        """Remove an artifact or a draft of this workspace.
-
-        Raises:
-            UsageError: the folder is no part of it: nothing else is ever removed.
-        """
+    def require_own(self, folder: Path) -> None:
+        """Raise UsageError unless a folder is an artifact or a draft of this workspace: nothing else is removed."""
         own = folder.parent.parent.resolve() == self.root.resolve() and not folder.parent.is_symlink()
         if not own:
             raise UsageError(
                 f"'{folder}' is no artifact of the workspace '{self.root}', and nothing else is removed: give the "
                 "--workspace that it lies in."
             )
+
+    def remove(self, folder: Path) -> None:
+        """Remove an artifact or a draft; raises UsageError for anything else."""
+        self.require_own(folder)
         if folder.is_symlink():
             folder.unlink()
         else:

@@ -16,7 +16,8 @@ from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from unsupseg_cli.pipeline.compare import Comparison, Row
+    from unsupseg_cli.core.names import cell
+from unsupseg_cli.pipeline.compare import Comparison, Row
 
 _TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
 
@@ -103,5 +104,8 @@ def _csv(comparison: Comparison) -> str:
             "split": comparison.split,
             "protocol": comparison.protocol["name"],
         }
-        writer.writerow({**place, **row, **lists})
+        texts = {**place, **row, **lists}
+        writer.writerow(
+            {name: cell(value) if isinstance(value, str) else value for name, value in texts.items()}
+        )
     return buffer.getvalue().rstrip("\n")

@@ -6,10 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.console import print_columns, result
 from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
 from unsupseg_cli.methods.registry import not_installed
 
@@ -33,10 +32,10 @@ def list_artifacts(
             ]
             result(json.dumps(rows, indent=1))
             return
-        table = Table("kind", "id", "made", "seconds", "MB", "remarks", box=None)
+        rows = []
         for entry in (item.entry for item in listed):
             remarks = [*(["used labels"] if entry.used_labels else []), not_installed(entry.settings)]
-            table.add_row(
+            row = (
                 entry.kind,
                 entry.id,
                 entry.started,
@@ -44,6 +43,7 @@ def list_artifacts(
                 f"{entry.bytes / 1e6:.1f}",
                 "; ".join(filter(None, remarks)),
             )
-        print_table(table)
+            rows.append(row)
+        print_columns(("kind", "id", "made", "seconds", "MB", "remarks"), rows)
 
     run_guarded(action, verbose=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -36,6 +37,10 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         raise UsageError(
             f"{option} has no effect: the data set '{config.dataset}' brings its own labels and classes. Leave it out, "
             f"or give the folder of the images with --dataset."
+        )
+    if config.root is not None and config.dataset not in dataset_names():
+        raise UsageError(
+            f"--root has no effect: '{config.dataset}' is a folder and no name of a data set. Leave it out."
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
@@ -136,7 +141,7 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
         folder_items = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
-        for item in folder_items or (Item(path.name, path, None),):
+        for item in folder_items or (Item(unicodedata.normalize("NFC", path.name), path, None),):
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:

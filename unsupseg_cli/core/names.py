@@ -35,5 +35,10 @@ def visible(text: str) -> str:
     return "".join(repr(char)[1:-1] if _is_control(char) else char for char in text)
 
 
+def cell(text: str) -> str:
+    """Return a text as a cell of a table that a spreadsheet program takes for text and not for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
 def _is_control(char: str) -> bool:
     return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")

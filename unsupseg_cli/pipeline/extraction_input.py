@@ -199,20 +199,7 @@ def network_of(call: Call) -> Network:
 
 
 def _require_model_tokens(config: Any, backbone: BackboneRef, model: Artifact) -> None:
-    """Refuse options that do not go with the tokens that a model was trained on."""
-    if config.backbone not in ("auto", backbone.name):
-        raise UsageError(
-            f"--backbone {config.backbone} does not go with '{model.id}', which stands on {backbone.name}; leave it "
-            "out."
-        )
-    for name in ("layer", "norm", "pos_embed", "position"):
-        asked, trained = getattr(config, name), getattr(backbone, name)
-        if asked not in (type(config).model_fields[name].default, trained):
-            option = name.replace("_", "-")
-            raise UsageError(
-                f"--{option} {asked} does not go with '{model.id}', whose tokens were made with --{option} {trained}; "
-                "leave it out."
-            )
+    """Refuse views that do not go with the tokens that a model was trained on."""
     whole = config.geometry in WHOLE_VIEWS and config.regions is None
     if backbone.position and not whole:
         raise UsageError(

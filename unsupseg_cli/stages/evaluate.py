@@ -72,7 +72,7 @@ def identify(call: Call) -> Identity:
     of_model = scored.manifest.kind == "model"
     _refuse_model_options(config, of_model)
     space, protocol = _space(call), _protocol(call)
-    device = resolve_device(config.device)
+    device, labels = resolve_device(config.device), label_fingerprint(dataset.items, context)
     return Identity(
         kind="evaluation",
         stage="eval",
@@ -85,13 +85,14 @@ def identify(call: Call) -> Identity:
             "matching": protocol.matching,
             "space": space.name,
             "space_digest": space_digest(space),
+            "labels": labels,
             "probe_labels": _probe_labels(call) if config.linear_probe else "",
             "precision": resolve_precision(config.precision, device) if of_model else "",
             "crf": CRFConfig().resolved().result() if config.crf else None,
         },
         inputs=call.described(),
         data=describe_images(dataset, context),
-        label_fingerprint=label_fingerprint(dataset.items, context),
+        label_fingerprint=labels,
         execution={"device": str(device)} if of_model else {},
         used_labels=call.used_labels or config.linear_probe,
     )
@@ -136,7 +137,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         pairs = prediction_pairs(scored, dataset, space, context.reporter)
         clusters = int(scored.manifest.summary["classes"])
     evaluation = call.inputs.get("assignment")
-    assignment = read_assignment(evaluation, clusters) if evaluation else None
+    assignment = read_assignment(evaluation, clusters, len(space.names)) if evaluation else None
     summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")

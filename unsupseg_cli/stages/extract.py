@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import (
@@ -79,6 +80,7 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
         320,
         "Length of a view's shorter side in pixels, of regions of both sides; 0 keeps the image's, or the box's.",
         ge=0,
+        le=LONGEST_SIDE,
     )
     ratios: tuple[float, ...] = setting(
         (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
@@ -146,6 +148,8 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
                 unread[role] = f"it is read with --regions {kind}"
         if self.model is not None:
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
+            options = ("backbone", "layer", "norm", "pos_embed", "position")
+            unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
         return unread
 
 

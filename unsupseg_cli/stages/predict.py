@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
 from unsupseg_cli.core.ports import MODEL
@@ -29,7 +30,7 @@ class PredictConfig(DataConfig, BatchConfig):
     out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     size: int | None = setting(
-        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0
+        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0, le=LONGEST_SIDE
     )
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)

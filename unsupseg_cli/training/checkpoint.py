@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,18 @@ class DiskCheckpoint:
         if not self._path.exists():
             return None
         try:
+            _require_whole(self._path)
             state: dict[str, Any] = torch.load(self._path, weights_only=True)
             _require_finite(state.get("module"))
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            EOFError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
             self._tell(f"the checkpoint cannot be read ({reason_of(error)}): the training begins anew")
             self._path.unlink(missing_ok=True)
             return None
@@ -61,6 +71,13 @@ class DiskCheckpoint:
             file.flush()
             os.fsync(file.fileno())  # before the name: a power loss leaves the old state or the new one
         partial.replace(self._path)
+
+
+def _require_whole(path: Path) -> None:
+    """Raise ValueError where a checksum in torch's file, a ZIP archive, does not fit: reading it checks none."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"'{damaged}' in it was changed")
 
 
 def _require_finite(value: Any) -> None:
