@@ -215,7 +215,7 @@ class _HDF5Rows:
         if name not in file:
             raise UnsupsegError(f"The file '{path}' has no array '{name}'; {MEND}")
         link = file.get(name, getlink=True)
-        self._data = file[name] if isinstance(link, h5py.HardLink) else None
+        self._data: Any = file[name] if isinstance(link, h5py.HardLink) else None
         if not isinstance(self._data, h5py.Dataset) or self._data.external or self._data.is_virtual:
             raise UnsupsegError(
                 f"The array '{name}' of '{path}' lies in another file or is none, and nothing beside the artifact is "
