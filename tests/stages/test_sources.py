@@ -257,3 +257,51 @@ def test_a_call_that_was_begun_with_other_files_begins_anew(photos, context, mon
     monkeypatch.setattr(type(context.reporter), "info", lambda _, message: said.append(message))
     features_of(photos, context)
     assert any("begins anew" in line for line in said)
+
+
+# Predictions and the images that they are of ----------------------------------------------------------------
+
+
+def test_predictions_are_scored_on_their_own_images_only(photos, context):
+    """Folders whose images have the same names are told apart by what the images show."""
+    predictions = predictions_of(photos, context)
+    other = photos.with_name("other")
+    shutil.copytree(photos, other)
+    assert evaluate(other, context, predictions).manifest.summary["images"] == 6  # a copy is the same
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(other / "images" / "1.png")
+    with pytest.raises(UsageError, match=r"1 of 6 images are not those that .* \(the first: '1\.png'\)"):
+        evaluate(other, context, predictions)
+    Image.fromarray(np.zeros((64, 96, 3), np.uint8)).save(photos / "images" / "5.png")
+    with pytest.raises(UsageError, match=r"the first: '5\.png'"):
+        evaluate(photos, context, predictions)
+
+
+def test_a_part_of_the_predicted_images_may_be_scored(photos, context):
+    predictions = predictions_of(photos, context)
+    for number in (0, 3):
+        (photos / "labels" / f"{number}.png").unlink()
+        (photos / "images" / f"{number}.png").unlink()
+    assert evaluate(photos, context, predictions).manifest.summary["images"] == 4
+
+
+def test_splits_of_equal_names_are_not_confused(photos, context):
+    predictions = predictions_of(photos, context)
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            (photos / kind / split).mkdir()
+        for path in sorted((photos / kind).glob("*.png")):
+            path.rename(photos / kind / "train" / path.name)
+        for path in sorted((photos / kind / "train").glob("*.png")):
+            number = (int(path.stem) + 1) % 6
+            shutil.copy2(path, photos / kind / "val" / f"{number}.png")
+    with pytest.raises(UsageError, match="6 of 6 images are not those"):
+        evaluate(photos, context, predictions, split="val")
+    assert evaluate(photos, context, predictions, split="train").manifest.summary["images"] == 6
+
+
+def test_a_matching_of_other_classes_is_refused(photos, context):
+    predictions = predictions_of(photos, context)
+    evaluation = evaluate(photos, context, predictions)
+    (photos / "classes.json").write_text(json.dumps({"classes": ["a", {"name": "b", "ids": [1, 2]}]}))
+    with pytest.raises(UsageError, match="there are 2 classes here"):
+        evaluate(photos, context, predictions, assignment=evaluation.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import describe_images, open_paths, reopen
+from unsupseg_cli.contents.images import describe_images, file_digests, fingerprint, open_paths, reopen
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -100,6 +100,7 @@ class PredictionWriter:
             "classes": len(self._classes),
             "skipped": self.skipped,
             "keys": [item.key for item in self._dataset.items],
+            "digests": dict(image_digests(self._dataset.items, self.skipped.context)),
         }
 
 
@@ -136,6 +137,33 @@ def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]
     if describe_images(dataset, context).fingerprint != manifest.data.fingerprint:
         raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {advice}")
     return {item.key: item.image for item in dataset.items}
+
+
+def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:
+    """Return the key of each image and the digest of its file."""
+    return file_digests(((item.key, item.image) for item in items), context)
+
+
+def require_predicted(predictions: Artifact, items: Sequence[Item], context: Context) -> None:
+    """Refuse images that are not the ones of the same name that were predicted.
+
+    Raises:
+        UsageError: some are others; the message names the first.
+    """
+    manifest = predictions.manifest
+    assert manifest.data is not None
+    digests = manifest.summary.get("digests")
+    if digests is None:  # earlier versions remembered all images as one
+        same = fingerprint(((item.key, item.image) for item in items), context) == manifest.data.fingerprint
+        others = [] if same else [item.key for item in items]
+    else:
+        now = image_digests((item for item in items if item.key in digests), context)
+        others = [key for key, digest in now if digests[key] != digest]
+    if others:
+        raise UsageError(
+            f"{len(others)} of {len(items)} images are not those that '{predictions.id}' was made from (the first: "
+            f"'{others[0]}'): predict these images, or name the --dataset and --split that were predicted."
+        )
 
 
 def named_images(predictions: Manifest) -> dict[str, list[str]]:

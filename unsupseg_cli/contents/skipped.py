@@ -18,7 +18,7 @@ class Skipped(dict[str, str]):
 
     def __init__(self, context: Context, strict: bool = False) -> None:
         super().__init__()
-        self._context, self._strict = context, strict
+        self.context, self._strict = context, strict
 
     def add(self, item: Item, reason: str) -> None:
         """Leave an image out.
@@ -29,7 +29,7 @@ class Skipped(dict[str, str]):
         """
         if self._strict:
             raise UnsupsegError(f"{reason} (--strict stops at the first unreadable image).")
-        sources = self._context.sources
+        sources = self.context.sources
         sources.require_readable(item.image)
         sources.require_unchanged([item.image])
         if _is_readable(item):

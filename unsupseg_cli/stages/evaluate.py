@@ -65,12 +65,15 @@ class EvalConfig(DataConfig, BatchConfig):
 def identify(call: Call) -> Identity:
     """Return what decides the scores of a model or of predictions."""
     from unsupseg_cli.contents.images import describe_images, label_fingerprint, space_digest
+    from unsupseg_cli.contents.predictions import require_predicted
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
 
     config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
     of_model = scored.manifest.kind == "model"
     _refuse_model_options(config, of_model)
+    if not of_model and scored.path.exists():  # a dry run promises it
+        require_predicted(scored, dataset.items, context)
     space, protocol = _space(call), _protocol(call)
     device, labels = resolve_device(config.device), label_fingerprint(dataset.items, context)
     return Identity(

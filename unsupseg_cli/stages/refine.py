@@ -126,7 +126,9 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
             draft.finish(image_part(key), files=written)
     for name in ("legend.png", CLASSES):
         shutil.copy2(predictions.path / name, draft.folder / name)
-    return {name: summary[name] for name in ("images", "classes", "skipped", "keys")}
+    return {
+        name: summary[name] for name in ("images", "classes", "skipped", "keys", "digests") if name in summary
+    }
 
 
 def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
