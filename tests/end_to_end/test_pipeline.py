@@ -209,7 +209,7 @@ def test_with_much_position_a_class_is_a_part_of_the_frame(call, photos, tmp_pat
     assert (first == again).mean() > 0.9
     model = Workspace(Path("unsupseg-workspace")).current("model").id
     _, said = call("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
-    assert "made with --position 5" in said
+    assert "--position (command line) has no effect: the model brings its backbone" in said
     again = ("extract", "--dataset", images(photos, "train"), *SMALL, "--model", model)
     call(*again, "--position", 5)
     assert "carry their place" in call(*again, "--geometry", "five-crop", code=2)[1]
@@ -436,9 +436,9 @@ def test_the_sample_scripts_run(tmp_path, name):
     samples = Path(__file__).parents[2] / "samples"
     path = f"{Path(COMMAND[0]).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", str(samples / f"{name}.sh"), "scenes", "--size", "64", "--backbone", "untrained"],
+        ["bash", str(samples / f"{name}.sh"), "scenes", "--size", "64"],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path, "STEPS": "5"},
+        env={**os.environ, "PATH": path, "STEPS": "5", "BACKBONE": "untrained"},
         capture_output=True,
         text=True,
         check=False,

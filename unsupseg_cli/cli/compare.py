@@ -14,10 +14,10 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.names import cell
 
 if TYPE_CHECKING:
-    from unsupseg_cli.core.names import cell
-from unsupseg_cli.pipeline.compare import Comparison, Row
+    from unsupseg_cli.pipeline.compare import Comparison, Row
 
 _TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
 

@@ -97,9 +97,9 @@ def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
 
 
 def _require_file(path: Path) -> None:
-    """Raise UnreadableImage for a pipe or a device, which one may wait for in vain."""
-    if path.exists() and not path.is_file():
-        raise UnreadableImage(f"The image '{path}' is no file but a pipe, a device or a folder")
+    """Raise UnreadableImage for a pipe or a device, which would be waited for in vain."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UnreadableImage(f"The image '{path}' is a pipe or a device, not a file")
 
 
 def content_digest(path: Path) -> str:
