@@ -5,7 +5,7 @@
 #
 #   benchmarks/methods.sh DATASET SPLIT [options of extract, e.g. --root DIR --size 192]
 #
-# SEEDS="0 1 2"; OBJECTS=1 where images show objects before a background, of which class 0 is then; CROPS: options of
+# BACKBONE and WEIGHTS: of the features; SEEDS="0 1 2"; OBJECTS=1 where images show objects before a background, of which class 0 is then; CROPS: options of
 # TransFGU's regions and of the pyramid. Prints the folder of each evaluation as it is made, then a table. What is there
 # already is not made again.
 set -euo pipefail
@@ -15,6 +15,7 @@ split=${2:?usage: methods.sh DATASET SPLIT [extract options]}
 shift 2
 read -ra crops <<<"${CROPS:-}"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
+backbone=(${BACKBONE:+--backbone "$BACKBONE"} ${WEIGHTS:+--weights "$WEIGHTS"})
 evaluations=()
 
 score() {
@@ -24,7 +25,7 @@ score() {
     done
 }
 
-features=$(unsupseg extract --dataset "$data" --split train --keep patch,cls,pooled,attention,key,cls_query "$@")
+features=$(unsupseg extract --dataset "$data" --split train --keep patch,cls,pooled,attention,key,cls_query "${backbone[@]}" "$@")
 graph=$(unsupseg graph --features "$features")
 proposals=$(unsupseg pseudolabel --features "$features" --method primaps)
 if [ "${OBJECTS:-}" ]; then
@@ -33,8 +34,8 @@ if [ "${OBJECTS:-}" ]; then
 else
     objects=$proposals anchors=(--foreground 0) ground=background=false
 fi
-anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --features "$features" "$@" "${crops[@]}" "${anchors[@]}")
-pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "$@" "${crops[@]}")
+anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --features "$features" "${backbone[@]}" "$@" "${crops[@]}" "${anchors[@]}")
+pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "${backbone[@]}" "$@" "${crops[@]}")
 for seed in "${seeds[@]}"; do
     labels=(unsupseg pseudolabel --features "$features" --seed "$seed")
     train=(unsupseg train --seed "$seed")

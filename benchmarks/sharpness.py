@@ -23,6 +23,7 @@ from torch import Tensor
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.model import OpenModel, open_model
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.data.datasets import Dataset, open_dataset
@@ -43,7 +44,13 @@ CHUNK = 16
 def logits_of(model: OpenModel, dataset: Dataset, every: int) -> list[Tensor]:
     """Return the log-probabilities (K, h, w) of some images on the token grid."""
     segmented = segment_items(
-        model.segmenter, dataset.items[::every], model.geometry, Silent(), flip=False, workers=1
+        model.segmenter,
+        dataset.items[::every],
+        model.geometry,
+        Silent(),
+        flip=False,
+        workers=1,
+        skipped=Skipped(Context()),
     )
     return [one.log_probs(*one.scores.norm.shape).clone() for one in segmented]
 

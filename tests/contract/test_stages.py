@@ -166,7 +166,7 @@ SPECIAL = {
     "size": [16, 24],
     "tile": [64],
     "start": ["tiny"],
-    "probe": ["camvid"],
+    "probe": ["camvid", "scenes"],
     "arch": ["vit_tiny_conv16"],
     "local_size": [40],
     "final_size": [40],

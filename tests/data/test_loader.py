@@ -150,3 +150,31 @@ def test_workers_end_when_their_parent_is_killed(items):
         parent.kill()
     assert len(workers) == 2
     assert wait_until(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers))
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_workers_end_with_their_parent_even_while_they_decode(items, kernel):
+    """A worker that is busy, and looks at nothing, ends too: the kernel ends it, or a thread of its own."""
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from unsupseg_cli.core import processes\n"
+        "from unsupseg_cli.data import loader\n"
+        "from unsupseg_cli.data.items import Item\n"
+        "from unsupseg_cli.data.geometry import Geometry\n"
+        f"processes._ask_kernel = processes._ask_kernel if {kernel} else lambda: False\n"
+        "loader.read_image = lambda path: (print('decoding', flush=True), time.sleep(600))\n"
+        "items = [Item(p.name, p) for p in sorted(Path(sys.argv[1]).glob('*.png'))]\n"
+        "next(loader.load_views(items, Geometry(size=16), 8, workers=2))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(items[0].image.parent)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout.readline() == "decoding\n"
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+        start = time.monotonic()
+        alive = lambda: any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers)  # noqa: E731
+        assert workers
+        assert wait_until(lambda: not alive())
+        assert time.monotonic() - start < 4

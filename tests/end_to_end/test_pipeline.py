@@ -211,7 +211,7 @@ def test_with_much_position_a_class_is_a_part_of_the_frame(call, photos, tmp_pat
     assert (first == again).mean() > 0.9
     model = Workspace(Path("unsupseg-workspace")).current("model").id
     _, said = call("extract", "--dataset", images(photos, "train"), "--model", model, "--position", 1, code=2)
-    assert "made with --position 5" in said
+    assert "--position (command line) has no effect: the model brings its backbone" in said
     again = ("extract", "--dataset", images(photos, "train"), *SMALL, "--model", model)
     call(*again, "--position", 5)
     assert "carry their place" in call(*again, "--geometry", "five-crop", code=2)[1]
@@ -450,9 +450,9 @@ SAMPLES = Path(__file__).parents[2] / "samples"
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SAMPLES.glob("*.sh")))
 def test_the_sample_scripts_run(photos, tmp_path, script, command_folder):
-    few = {"STEPS": "5", "CYCLES": "1", "CYCLE_STEPS": "2", "EPOCHS": "1"}
+    few = {"STEPS": "5", "CYCLES": "1", "CYCLE_STEPS": "2", "EPOCHS": "1", "BACKBONE": "untrained"}
     done = subprocess.run(
-        ["bash", SAMPLES / script, "camvid", "--root", photos, "--size", "64", "--backbone", "untrained"],
+        ["bash", SAMPLES / script, "camvid", "--root", photos, "--size", "64"],
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{command_folder}{os.pathsep}{os.environ['PATH']}", **few},
         capture_output=True,

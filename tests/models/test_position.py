@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
@@ -77,8 +79,9 @@ def test_a_protocol_that_crops_leaves_the_place_where_it_is(backbone, image, tmp
     items = open_dataset(f"{tmp_path}/").items
     model = segmenter(backbone, [[-1.0, 0.0], [1.0, 0.0]])
     geometry = Geometry(kind="stego", size=40)  # the middle 40 of 64 columns
-    (whole,) = segment_items(model, items, geometry, Silent(), flip=False, workers=0)
-    (tiled,) = segment_items(model, items, geometry, Silent(), flip=True, workers=0, tile=24)
+    skipped = Skipped(Context())
+    (whole,) = segment_items(model, items, geometry, Silent(), flip=False, workers=0, skipped=skipped)
+    (tiled,) = segment_items(model, items, geometry, Silent(), flip=True, workers=0, tile=24, skipped=skipped)
     x = (12 + 8 * (torch.arange(5) + 0.5)) / 64 * 2 - 1
     for found in (whole, tiled):
         share = found.scores.scores[1] / found.scores.norm  # of the place along x in the token's length

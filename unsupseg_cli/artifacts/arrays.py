@@ -65,16 +65,29 @@ class RegularWriter:
     """Writes a regular array shard by shard; finished shards survive a kill."""
 
     def __init__(self, path: Path, rows: int, row_shape: Sequence[int], dtype: DTypeLike, shard: int) -> None:
-        chunk = (1, *row_shape)
-        self.array: zarr.Array[Any]
-        if (path / "zarr.json").exists():
-            self.array = zarr.open_array(path, mode="r+").with_config({"write_empty_chunks": True})
-        else:
-            self.array = create_array(path, (rows, *row_shape), dtype, chunk, (shard, *row_shape))
+        self.path, self.shard = path, shard
+        begun = _begun(path, (rows, *row_shape), dtype)
+        if begun is None:
+            shutil.rmtree(path, ignore_errors=True)
+            begun = create_array(path, (rows, *row_shape), dtype, (1, *row_shape), (shard, *row_shape))
+        self.array: zarr.Array[Any] = begun
 
     def write(self, first: int, rows: Array) -> None:
         """Write whole shards: ``first`` is a multiple of the shard, ``rows`` (n, ...) fills it."""
         self.array[first : first + len(rows)] = rows
+
+    def file(self, first: int) -> Path:
+        """Return the file of the shard that begins with a row."""
+        return self.path.joinpath("c", str(first // self.shard), *["0"] * (self.array.ndim - 1))
+
+
+def _begun(path: Path, shape: Sequence[int], dtype: DTypeLike) -> zarr.Array[Any] | None:
+    """Return the array that an interrupted call began, if it is of this shape and can be read."""
+    try:
+        array = zarr.open_array(path, mode="r+").with_config({"write_empty_chunks": True})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return array if array.shape == tuple(shape) and array.dtype == np.dtype(dtype) else None
 
 
 def write_array(path: Path, values: Array) -> None:
@@ -201,7 +214,13 @@ class _HDF5Rows:
         file = _open_hdf5(path)
         if name not in file:
             raise UnsupsegError(f"The file '{path}' has no array '{name}'; {MEND}")
-        self._data = file[name]
+        link = file.get(name, getlink=True)
+        self._data: Any = file[name] if isinstance(link, h5py.HardLink) else None
+        if not isinstance(self._data, h5py.Dataset) or self._data.external or self._data.is_virtual:
+            raise UnsupsegError(
+                f"The array '{name}' of '{path}' lies in another file or is none, and nothing beside the artifact is "
+                f"read; {MEND}"
+            )
         self.shape: tuple[int, ...] = tuple(self._data.shape)
         self.dtype: np.dtype[Any] = self._data.dtype
         offset = self._data.id.get_offset()  # None where the data are chunked, or there are none
@@ -328,7 +347,11 @@ class RaggedWriter:
         """Write one block (t, C) of tokens; blocks are joined in the order of their numbers."""
         partial = self._blocks / f".{block:08d}.npy"
         np.save(partial, tokens)
-        partial.rename(self._blocks / f"{block:08d}.npy")
+        partial.rename(self.file(block))
+
+    def file(self, block: int) -> Path:
+        """Return the file of a block."""
+        return self._blocks / f"{block:08d}.npy"
 
     def close(self) -> None:
         """Join the blocks into the array (T, C), in place of what a killed call left."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
 from unsupseg_cli.core.progress import Reporter, Silent
@@ -26,7 +27,7 @@ class Context:
 
     In a call ``by_recipe`` nothing counts that was asked by hand before. ``read_only`` writes nothing
     there, not even what is remembered: the context of a dry run. Of a data set only ``most_images``
-    are taken, evenly spread.
+    are taken, evenly spread. ``sources`` are the files that the key of the call was made from.
     """
 
     workspace: Workspace = field(default_factory=lambda: Workspace(Path(DEFAULT_WORKSPACE)))
@@ -35,6 +36,7 @@ class Context:
     read_only: bool = False
     most_images: int | None = None
     by_recipe: bool = False
+    sources: Sources = field(default_factory=Sources)
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.canonical import digest_file
+from unsupseg_cli.artifacts.files import sync_file, write_json
 
 SHARED = "shared"
 """The part that says that several processes write a draft."""
@@ -24,6 +26,7 @@ class Draft:
         self.folder = folder
         self.warnings: list[str] = []
         self.deterministic = True
+        self._whole: set[str] = set()  # parts whose files were written or looked over by this process
         (folder / "done").mkdir(parents=True, exist_ok=True)
 
     @staticmethod
@@ -31,22 +34,52 @@ class Draft:
         """Tell whether several processes write the draft in a folder (`Workspace.produce_shard`)."""
         return (folder / "done" / f"{SHARED}.json").exists()
 
-    def is_done(self, part: str) -> bool:
-        """Tell whether a part was finished by this or an earlier, interrupted call."""
-        return (self.folder / "done" / f"{part}.json").exists()
+    def is_noted(self, part: str) -> bool:
+        """Tell whether a part was finished by this or another call; its files are not looked at."""
+        return self._read(part) is not None
 
-    def finish(self, part: str, note: Any = None) -> None:
-        """Mark a part as finished; its files must be on disk already."""
-        write_json(self.folder / "done" / f"{part}.json", note)
+    def is_done(self, part: str) -> bool:
+        """Tell whether a part was finished by this or an earlier, interrupted call, and its files are as they were."""
+        if part not in self._whole and (content := self._read(part)) is not None:
+            files = content["files"].items()
+            if all(_digest(self.folder / name) == digest for name, digest in files):
+                self._whole.add(part)
+        return part in self._whole
+
+    def finish(self, part: str, note: Any = None, files: Iterable[Path] = ()) -> None:
+        """Mark a part as finished: its files go to the disk first, and the note says what is in them."""
+        digests = {}
+        for file in files:
+            sync_file(file)
+            digests[file.relative_to(self.folder).as_posix()] = digest_file(file)
+        write_json(self.folder / "done" / f"{part}.json", {"note": note, "files": digests})
+        self._whole.add(part)
 
     def note(self, part: str) -> Any:
         """Return what `finish` was told about a part."""
-        return json.loads((self.folder / "done" / f"{part}.json").read_text(encoding="utf-8"))
+        content = self._read(part)
+        return None if content is None else content["note"]
 
     def clear(self) -> None:
         """Remove everything: the work begins again."""
         shutil.rmtree(self.folder)
         (self.folder / "done").mkdir(parents=True)
+        self._whole.clear()
+
+    def _read(self, part: str) -> dict[str, Any] | None:
+        """Return the note of a part with the digests of its files; None without one that can be read."""
+        try:
+            content = json.loads((self.folder / "done" / f"{part}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) and content.keys() == {"note", "files"} else None
+
+
+def _digest(path: Path) -> str:
+    try:
+        return digest_file(path)
+    except OSError:
+        return ""
 
 
 class SharedWork(Protocol):

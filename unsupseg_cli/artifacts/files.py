@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.progress import duration
 
 
 @contextmanager
@@ -45,16 +46,29 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def sync_file(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush the files of a folder and its entries to the disk, so that a rename publishes whole files."""
     for path in [*folder.rglob("*"), folder]:
-        if path.is_symlink():
-            continue
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        if not path.is_symlink():
+            sync_file(path)
+
+
+def refuse_link(path: Path) -> None:
+    """Raise UnsupsegError where a part of a workspace is a symbolic link: what is written there would lie elsewhere."""
+    if path.is_symlink():
+        raise UnsupsegError(
+            f"'{path}' is a symbolic link, and nothing inside a workspace may lead out of it: remove the link; to keep "
+            "artifacts elsewhere, put the whole workspace there (--workspace)."
+        )
 
 
 def existing_folder(path: Path) -> Path:
@@ -128,8 +142,12 @@ def _gone(root: Path) -> str:
 
 
 @contextmanager
-def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
+def exclusive(
+    path: Path, subject: str, wait: float, tell: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Hold a lock file of a workspace; it is released when the process ends, however it ends.
+
+    Where another process holds it, ``tell`` is told which one before the wait.
 
     Raises:
         UnsupsegError: another process held it for more than ``wait`` seconds; the message says which. Or the
@@ -137,12 +155,20 @@ def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
     """
     lock = FileLock(path)
     holder = path.with_suffix(".holder")
+    for file in (path, holder):
+        refuse_link(file)
     try:
-        lock.acquire(timeout=wait)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if tell and wait > 0:
+                tell(
+                    f"{subject} is being written by {_writer(holder)}: waiting for it, at most {duration(wait)}"
+                )
+            lock.acquire(timeout=wait)
     except Timeout:
-        writer = holder.read_text(encoding="utf-8").strip() if holder.exists() else "another process"
         raise UnsupsegError(
-            f"{subject} is being written by {writer}; wait for it, or stop that process and call again."
+            f"{subject} is being written by {_writer(holder)}; wait for it, or stop that process and call again."
         ) from None
     except OSError as error:
         raise UnsupsegError(
@@ -160,3 +186,11 @@ def exclusive(path: Path, subject: str, wait: float) -> Iterator[None]:
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _writer(holder: Path) -> str:
+    """Return who holds a lock, as far as it says so."""
+    try:
+        return holder.read_text(encoding="utf-8").strip() or "another process"
+    except (OSError, UnicodeDecodeError):
+        return "another process"

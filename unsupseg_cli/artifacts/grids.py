@@ -60,6 +60,10 @@ class GridWriter:
         else:
             self._ragged.write(block, np.concatenate([row.reshape(-1, *row.shape[2:]) for row in rows]))
 
+    def file(self, block: int) -> Path:
+        """Return the file that holds a block."""
+        return self._regular.file(block * self._views_per_block) if self.regular else self._ragged.file(block)
+
     def close(self) -> None:
         """Finish the array; a ragged one gets its offsets and grids beside it."""
         if not self.regular:

@@ -7,7 +7,9 @@ from typing import Any
 
 from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.artifacts.manifest import DataSource, Input, Manifest
+from unsupseg_cli.core.names import file_name
 
+_LONGEST = 120  # bytes of the readable part of an id
 UNKNOWN = "unknown"
 """What a dry run does not know: the digest of images that were not read, or of weights that were not loaded yet."""
 
@@ -46,7 +48,7 @@ class Identity:
     @property
     def id(self) -> str:
         """The artifact's name: ``<slug>-<first 8 digits of the key>``."""
-        return f"{self.slug}-{self.key[:8]}"
+        return f"{file_name(self.slug, _LONGEST)}-{self.key[:8]}"
 
     def manifest(self, **outcome: Any) -> Manifest:
         """Return the manifest of the artifact; ``outcome`` are the fields that only the work tells."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.core.errors import UnsupsegError
@@ -20,15 +20,34 @@ class OlderFormatError(UnsupsegError):
     """An artifact in a format that is no longer read; making it again replaces it."""
 
 
+def _plain_name(text: str) -> str:
+    if not text or text[0] == "." or any(char in "/\\" or ord(char) < 32 for char in text):
+        raise ValueError(f"expected a plain name, found {text!r}")
+    return text
+
+
+def _inside(text: str) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or text in ("", "."):
+        raise ValueError(f"expected a path inside the artifact, found {text!r}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+"""A name of a folder that leads nowhere else: whoever made a workspace may have written anything into it."""
+Key = Annotated[str, Field(pattern="^[0-9A-Za-z]+$")]
+Inside = Annotated[str, AfterValidator(_inside)]
+
+
 class Input(BaseModel):
     """One artifact that another one was made from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     role: str = Field(description="What the input is used as, e.g. 'features'.")
-    kind: str
-    id: str
-    key: str
+    kind: Name
+    id: Name
+    key: Key
     digest: str = Field(description="Digest of the input's outputs at the time of use.")
 
 
@@ -60,11 +79,11 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format_version: int = FORMAT_VERSION
-    kind: str
-    id: str
+    kind: Name
+    id: Name
     stage: str
     stage_version: int
-    key: str
+    key: Key
     config: dict[str, Any] = Field(description="The result fields: they enter the key.")
     execution: dict[str, Any] = Field(default_factory=dict, description="How the work was done.")
     inputs: list[Input] = Field(default_factory=list)
@@ -73,7 +92,7 @@ class Manifest(BaseModel):
     started: str = ""
     seconds: float = 0.0
     peak_memory_bytes: int = 0
-    outputs: dict[str, Output] = Field(default_factory=dict)
+    outputs: dict[Inside, Output] = Field(default_factory=dict)
     digest: str = ""
     summary: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)

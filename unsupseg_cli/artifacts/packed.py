@@ -56,6 +56,10 @@ class PackedWriter:
         self._pieces.write(block, np.frombuffer(b"".join(pieces), np.uint8))
         return [[len(piece), *array.shape] for piece, array in zip(pieces, arrays, strict=True)]
 
+    def file(self, block: int) -> Path:
+        """Return the file that holds a block."""
+        return self._pieces.file(block)
+
     def close(self, told: Sequence[Sequence[int]]) -> None:
         """Join the blocks; ``told`` is what `write` returned, of all views in their order."""
         self._pieces.close()

@@ -18,8 +18,17 @@ from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
 from unsupseg_cli.artifacts.canonical import digest_file
 from unsupseg_cli.artifacts.draft import SHARED, Draft, SharedWork
 from unsupseg_cli.artifacts.environment import describe_environment, peak_memory_bytes
-from unsupseg_cli.artifacts.files import disk_errors, exclusive, sync_folder, write_atomic, write_json
+from unsupseg_cli.artifacts.files import (
+    disk_errors,
+    exclusive,
+    refuse_link,
+    sync_file,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.artifacts.index import Entry, Index
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
     Input,
@@ -62,39 +71,69 @@ class Artifact:
         return next((item for item in self.manifest.inputs if item.role == role), None)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A published artifact as the index knows it."""
+
+    path: Path
+    entry: Entry
+
+    def open(self) -> Artifact:
+        """Read its manifest; raises UnsupsegError where that is not possible any more."""
+        return Artifact(self.path, read_manifest(self.path))
+
+
 class Workspace:
     """A folder of artifacts: ``<root>/<kind>/<id>/``."""
 
+    keeps_index = True
+    """Whether this object may write the index; a dry run writes nothing."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._index: Index | None = None
 
     # Reading ---------------------------------------------------------------------------------------------
 
     def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
         """Yield the published artifacts, oldest first within a kind; damaged ones are left out."""
+        for listed in self.listed(kind):
+            with suppress(UnsupsegError):
+                yield listed.open()
+
+    def listed(self, kind: str | None = None) -> list[Listed]:
+        """Return what the index knows of the artifacts that `artifacts` yields, without reading their manifests."""
+        if self._index is None:
+            self._index = Index(self.root, keep=self.keeps_index)
+        found: list[Listed] = []
         for name in self.kinds() if kind is None else (kind,):
-            artifacts = []
-            for folder in sorted((self.root / name).glob("*")):
-                if not (folder / MANIFEST).exists():
-                    continue
-                if folder.name.startswith(".") and not self._is_stranded(folder):
-                    continue
-                try:
-                    artifacts.append(Artifact(folder, read_manifest(folder)))
-                except UnsupsegError:
-                    continue
-            yield from sorted(artifacts, key=lambda item: (item.manifest.started, item.id))
+            of_kind = [
+                Listed(folder, entry)
+                for folder, entry in self._index.entries(name)
+                if not folder.name.startswith(".") or self._is_stranded(folder)
+            ]
+            found += sorted(of_kind, key=lambda listed: (listed.entry.started, listed.entry.id))
+        self._index.save()
+        return found
 
     def kinds(self) -> list[str]:
-        """Return the kinds of artifacts that there are, or were begun: a folder each."""
+        """Return the kinds of artifacts that there are, or were begun: a folder each.
+
+        Raises:
+            UnsupsegError: one of them is a symbolic link.
+        """
         folders = self.root.iterdir() if self.root.is_dir() else ()
-        return sorted(path.name for path in folders if path.is_dir() and not path.name.startswith("."))
+        kinds = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
+        for path in kinds:
+            refuse_link(path)
+        return [path.name for path in kinds]
 
     def damaged(self) -> list[str]:
         """Return why each published folder that is no longer an artifact cannot be read."""
         problems = []
         for folder in (path for kind in self.kinds() for path in sorted((self.root / kind).glob("[!.]*"))):
             try:
+                refuse_link(folder)
                 read_manifest(folder)
             except UnsupsegError as error:
                 problems.append(str(error))
@@ -108,6 +147,8 @@ class Workspace:
         """
         retired = self._retired(kind, key)
         for folder in (*(self.root / kind).glob(f"*-{key[:8]}"), *([retired] if retired.exists() else [])):
+            if folder.is_symlink():
+                continue
             artifact = Artifact(folder, read_manifest(folder))
             if artifact.manifest.key == key:
                 return artifact
@@ -123,24 +164,25 @@ class Workspace:
         if path.is_dir() and (path / MANIFEST).exists():
             matches = [Artifact(path, read_manifest(path))]
         else:
-            artifacts = list(self.artifacts())
-            matches = [artifact for artifact in artifacts if artifact.id == reference] or [
-                artifact
-                for artifact in artifacts
-                if artifact.id.startswith(reference) or artifact.id.endswith(f"-{reference}")
+            listed = self.listed()
+            named = [item for item in listed if item.entry.id == reference] or [
+                item
+                for item in listed
+                if item.entry.id.startswith(reference) or item.entry.id.endswith(f"-{reference}")
             ]
-        if kind is not None and any(artifact.manifest.kind == kind for artifact in matches):
-            matches = [artifact for artifact in matches if artifact.manifest.kind == kind]
+            if kind is not None and any(item.entry.kind == kind for item in named):
+                named = [item for item in named if item.entry.kind == kind]
+            if len(named) > 1:
+                raise UsageError(
+                    f"'{reference}' means more than one artifact: {', '.join(item.entry.id for item in named)}; "
+                    "give the whole id."
+                )
+            matches = [item.open() for item in named]
         if not matches:
-            ids = [artifact.id for artifact in self.artifacts(kind)]
+            ids = [item.entry.id for item in self.listed(kind)]
             raise UsageError(
                 f"No {kind or 'artifact'} '{reference}' in the workspace '{self.root}'"
                 + did_you_mean(reference, ids)
-            )
-        if len(matches) > 1:
-            raise UsageError(
-                f"'{reference}' means more than one artifact: {', '.join(artifact.id for artifact in matches)}; "
-                "give the whole id."
             )
         if kind is not None and matches[0].manifest.kind != kind:
             raise UsageError(
@@ -163,19 +205,16 @@ class Workspace:
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
         """Return what `current` does, or None; where that artifact was removed, the newest one left."""
         name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
-        artifacts = list(self.artifacts(kind)) if name is not None else []
+        listed = self.listed(kind) if name is not None else []
         if split is not None:
-            artifacts = [
-                item for item in artifacts if item.manifest.data and item.manifest.data.split == split
-            ]
-        named = [item for item in artifacts if item.id == name]
-        candidates = named or artifacts
-        return candidates[-1] if candidates else None
+            listed = [item for item in listed if item.entry.split == split]
+        candidates = [item for item in listed if item.entry.id == name] or listed
+        return candidates[-1].open() if candidates else None
 
     def children(self, artifact: Artifact) -> list[Artifact]:
         """Return the artifacts that were made from this one."""
         key = artifact.manifest.key
-        return [item for item in self.artifacts() if any(i.key == key for i in item.manifest.inputs)]
+        return [item.open() for item in self.listed() if any(used == key for *_, used in item.entry.inputs)]
 
     # Writing ---------------------------------------------------------------------------------------------
 
@@ -187,13 +226,15 @@ class Workspace:
         force: bool = False,
         wait: float = 3600.0,
         current: bool = True,
+        tell: Callable[[str], None] | None = None,
     ) -> tuple[Artifact, bool]:
         """Return the artifact of a identity, made by ``work`` unless it is there; and whether it was reused.
 
         ``work`` fills the draft's folder and returns the summary for the manifest. When the process is
         killed the draft stays, and the next call with the same key goes on with it. With ``force`` the old
         artifact stays until the new one is complete. An artifact of which `verify` or a look at the sizes says
-        that it is damaged is made again. With ``current`` it becomes what a call that names none takes.
+        that it is damaged is made again. With ``current`` it becomes what a call that names none takes. ``tell`` is
+        told when another process is waited for.
 
         Raises:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
@@ -203,18 +244,18 @@ class Workspace:
             return self._take(artifact, current), True
         self._make_folders(identity.kind)
         subject = f"The artifact '{identity.id}'"
-        with disk_errors(self.root), exclusive(self._lock(identity), subject, wait):
+        with disk_errors(self.root), exclusive(self._lock(identity), subject, wait, tell):
             for shard in self.root.glob(f"{_LOCKS}/{self._lock(identity).stem}-shard-*.lock"):
-                with exclusive(shard, subject, wait):  # processes that write a part of this artifact
+                with exclusive(shard, subject, wait, tell):  # processes that write a part of this artifact
                     pass
             self._restore(identity)
             if not force and (artifact := self._find_whole(identity)):
                 return self._take(artifact, current), True
             draft = self._draft(identity)
-            if not _is_complete(draft):
+            if not _is_complete(draft, identity):
                 clock = _Clock()
                 self._complete(identity, draft, work(draft), clock)
-            artifact = self._publish(draft)
+            artifact = self._publish(draft, identity)
         return self._take(artifact, current), False
 
     def has(self, identity: Identity) -> bool:
@@ -222,7 +263,13 @@ class Workspace:
         return self._find_whole(identity) is not None
 
     def produce_shard(
-        self, identity: Identity, shard: str, start: Callable[[Draft], SharedWork], *, wait: float = 3600.0
+        self,
+        identity: Identity,
+        shard: str,
+        start: Callable[[Draft], SharedWork],
+        *,
+        wait: float = 3600.0,
+        tell: Callable[[str], None] | None = None,
     ) -> tuple[Artifact | None, bool]:
         """Make one process's share of an artifact; the process that finishes last publishes it.
 
@@ -242,24 +289,24 @@ class Workspace:
         lock, subject, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
         share_lock = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
         with disk_errors(self.root), ExitStack() as stack:
-            with exclusive(lock, subject, wait):
+            with exclusive(lock, subject, wait, tell):
                 self._restore(identity)
                 if artifact := self._find_whole(identity):
                     return self._take(artifact), True
                 stack.enter_context(exclusive(share_lock, f"Shard {shard} of '{identity.id}'", wait=0))
                 draft = self._draft(identity)
-                job = None if _is_complete(draft) else start(draft)
+                job = None if _is_complete(draft, identity) else start(draft)
                 draft.finish(SHARED)
             if job is not None:
                 job.write()
-        with disk_errors(self.root), exclusive(lock, subject, wait):
+        with disk_errors(self.root), exclusive(lock, subject, wait, tell):
             if artifact := self._find_whole(identity):
                 return self._take(artifact), False
-            if job is not None and not _is_complete(draft):
+            if job is not None and not _is_complete(draft, identity):
                 if job.missing():
                     return None, False
                 self._complete(identity, draft, job.close(), clock)
-            artifact = self._publish(draft)
+            artifact = self._publish(draft, identity)
         return self._take(artifact), False
 
     def _find_whole(self, identity: Identity) -> Artifact | None:
@@ -287,7 +334,11 @@ class Workspace:
         return self.root / identity.kind / f"{_PARTIAL}-{identity.key[:16]}"
 
     def _draft(self, identity: Identity) -> Draft:
-        return Draft(self.draft_folder(identity))
+        """Open the draft of an identity; raises UnsupsegError where a link would lead its files elsewhere."""
+        folder = self.draft_folder(identity)
+        for path in (folder, *folder.rglob("*")):
+            refuse_link(path)
+        return Draft(folder)
 
     def _complete(self, identity: Identity, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
         """Write the manifest: from then on only the rename is missing, whatever happens."""
@@ -311,8 +362,9 @@ class Workspace:
             deterministic=draft.deterministic,
         )
         write_atomic(draft.folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+        sync_file(draft.folder)
 
-    def _publish(self, draft: Draft) -> Artifact:
+    def _publish(self, draft: Draft, identity: Identity) -> Artifact:
         """Remove from a complete draft what its manifest does not list, and give it its name."""
         manifest = read_manifest(draft.folder)
         listed = {draft.folder / name for name in (MANIFEST, *manifest.outputs)}
@@ -322,12 +374,15 @@ class Workspace:
                     path.rmdir()
             elif path not in listed:
                 path.unlink()
-        target = self.root / manifest.kind / manifest.id
-        retired = self._retired(manifest.kind, manifest.key)
+        target = self.root / identity.kind / identity.id
+        retired = self._retired(identity.kind, identity.key)
+        if target.is_symlink():
+            target.unlink()
         if target.exists():
             shutil.rmtree(retired, ignore_errors=True)
             target.rename(retired)
         draft.folder.rename(target)
+        sync_file(target.parent)
         shutil.rmtree(retired, ignore_errors=True)
         return Artifact(target, manifest)
 
@@ -337,7 +392,7 @@ class Workspace:
 
     def _is_stranded(self, folder: Path) -> bool:
         """Tell whether a retired artifact is the only one of its name: a call was killed in that moment."""
-        if not folder.name.startswith(_RETIRED):
+        if not folder.name.startswith(_RETIRED) or folder.is_symlink():
             return False
         try:
             return not folder.with_name(read_manifest(folder).id).exists()
@@ -352,8 +407,9 @@ class Workspace:
 
     def _make_folders(self, kind: str) -> None:
         try:
-            (self.root / kind).mkdir(parents=True, exist_ok=True)
-            (self.root / _LOCKS).mkdir(exist_ok=True)
+            for folder in (self.root / kind, self.root / _LOCKS):
+                refuse_link(folder)
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnsupsegError(
                 f"The workspace '{self.root}' cannot be written ({error.strerror}); give another folder with "
@@ -365,9 +421,9 @@ class Workspace:
         if not path.exists():
             return {}
         try:
-            value: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
-            return value
-        except (OSError, ValueError):
+            value = json.loads(path.read_text(encoding="utf-8"))
+            return {kind: names for kind, names in value.items() if isinstance(names, dict)}
+        except (OSError, ValueError, AttributeError):
             return {}  # a convenience only: every input can be named
 
     def _set_current(self, artifact: Artifact) -> None:
@@ -397,6 +453,8 @@ class Workspace:
             elif path.stat().st_size != output.bytes or digest_file(path) != output.sha256:
                 problems.append(f"{artifact.id}: the file '{name}' was changed after it was written")
         with suppress(OSError):  # a read-only workspace: --force makes the artifact again
+            if (artifact.path / _DAMAGED).is_symlink():
+                (artifact.path / _DAMAGED).unlink()
             if problems:
                 (artifact.path / _DAMAGED).touch()
             else:
@@ -417,7 +475,7 @@ class Workspace:
         With ``shared`` also those of several processes, some of which may not have begun yet.
         """
         drafts = []
-        for folder in self.root.glob(f"*/{_PARTIAL}-*"):
+        for folder in (path for kind in self.kinds() for path in self.root.glob(f"{kind}/{_PARTIAL}-*")):
             if self._is_stranded(folder) or (not shared and Draft.is_shared(folder)):
                 continue
             key = folder.name.removeprefix(f"{_PARTIAL}-").removeprefix("retired-")
@@ -425,6 +483,23 @@ class Workspace:
             if all(_is_free(holder.with_suffix(".lock")) for holder in locks):
                 drafts.append(folder)
         return sorted(drafts)
+
+    def require_own(self, folder: Path) -> None:
+        """Raise UsageError unless a folder is an artifact or a draft of this workspace: nothing else is removed."""
+        own = folder.parent.parent.resolve() == self.root.resolve() and not folder.parent.is_symlink()
+        if not own:
+            raise UsageError(
+                f"'{folder}' is no artifact of the workspace '{self.root}', and nothing else is removed: give the "
+                "--workspace that it lies in."
+            )
+
+    def remove(self, folder: Path) -> None:
+        """Remove an artifact or a draft; raises UsageError for anything else."""
+        self.require_own(folder)
+        if folder.is_symlink():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder)
 
 
 class _Clock:
@@ -434,8 +509,24 @@ class _Clock:
         self.started, self.ticks = datetime.now(UTC), time.monotonic()
 
 
-def _is_complete(draft: Draft) -> bool:
-    return (draft.folder / MANIFEST).exists()
+def _is_complete(draft: Draft, identity: Identity) -> bool:
+    """Tell whether a draft, of this or an earlier call, is what its manifest says; else it is begun without one."""
+    path = draft.folder / MANIFEST
+    if not path.exists():
+        return False
+    try:
+        manifest = read_manifest(draft.folder)
+        named = (manifest.kind, manifest.id, manifest.key) == (identity.kind, identity.id, identity.key)
+        if named and all(_is_as_listed(draft.folder / name, out) for name, out in manifest.outputs.items()):
+            return True
+    except UnsupsegError:
+        pass
+    path.unlink()
+    return False
+
+
+def _is_as_listed(path: Path, output: Output) -> bool:
+    return _file_size(path) == output.bytes and digest_file(path) == output.sha256
 
 
 def _outputs(folder: Path) -> dict[str, Output]:

@@ -24,6 +24,7 @@ from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, p
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.layers import build_config, explain
+from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
@@ -158,7 +159,7 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
     except UnsupsegError as error:
         if verbose:
             traceback.print_exc()
-        _err.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
+        _err.print(f"[red]error:[/red] {escape(visible(str(error)))}", soft_wrap=True)
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt:
         _err.print("stopped; the same command goes on where it was")
@@ -168,9 +169,9 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
     except Exception as error:
         if verbose:
             traceback.print_exc()
+        text = escape(visible(f"{type(error).__name__}: {error}"))
         _err.print(
-            f"[red]error:[/red] {escape(type(error).__name__)}: {escape(str(error))} (not foreseen: please report "
-            "it with the traceback that -v prints)",
+            f"[red]error:[/red] {text} (not foreseen: please report it with the traceback that -v prints)",
             soft_wrap=True,
         )
         raise typer.Exit(1) from None

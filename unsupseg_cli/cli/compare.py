@@ -14,6 +14,7 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.names import cell
 
 if TYPE_CHECKING:
     from unsupseg_cli.pipeline.compare import Comparison, Row
@@ -103,5 +104,8 @@ def _csv(comparison: Comparison) -> str:
             "split": comparison.split,
             "protocol": comparison.protocol["name"],
         }
-        writer.writerow({**place, **row, **lists})
+        texts = {**place, **row, **lists}
+        writer.writerow(
+            {name: cell(value) if isinstance(value, str) else value for name, value in texts.items()}
+        )
     return buffer.getvalue().rstrip("\n")

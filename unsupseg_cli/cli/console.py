@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
@@ -23,8 +24,10 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
+from unsupseg_cli.core.names import visible
 
 T = TypeVar("T")
+_ERR = Console(stderr=True, highlight=False)
 _PLAIN_INTERVAL = 15.0  # seconds between plain progress lines, so that logs stay short
 
 
@@ -48,11 +51,11 @@ class TerminalReporter:
     def info(self, message: str) -> None:
         """Print one line unless quiet."""
         if not self._quiet:
-            self.console.print(escape(message), style="dim", soft_wrap=True)
+            self.console.print(escape(visible(message)), style="dim", soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one line that stands out."""
-        self.console.print(f"[yellow]warning:[/yellow] {escape(message)}", soft_wrap=True)
+        self.console.print(f"[yellow]warning:[/yellow] {escape(visible(message))}", soft_wrap=True)
 
     def track(
         self, items: Iterable[T], description: str, total: int | None = None, done: int = 0
@@ -87,14 +90,31 @@ class TerminalReporter:
                 last_line = now
 
 
+def say(text: str) -> None:
+    """Print one line to stderr as it is: no part of a name is an instruction for the terminal."""
+    _ERR.print(visible(text), soft_wrap=True, markup=False)
+
+
 def result(line: str) -> None:
     """Print the one line of stdout."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
+def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of plain text to stdout, as wide as its content; thousands of rows take no time."""
+    table = [list(header), *([visible(cell) for cell in row] for row in rows)]
+    widths = [max(cell_len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(cells).rstrip() + "\n")
+    sys.stdout.flush()
+
+
 def print_table(table: Table) -> None:
     """Print a table to stdout, as wide as its content: names and figures are never cut off."""
+    for column in table.columns:
+        column._cells = [visible(cell) if isinstance(cell, str) else cell for cell in column._cells]
     console = Console(highlight=False)
     wide = console.options.update(max_width=_WIDEST)
     console.width = max(console.width, Measurement.get(console, wide, table).maximum)

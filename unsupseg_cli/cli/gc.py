@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Annotated
 
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.workspace import WorkspaceOption, err, open_workspace
+from unsupseg_cli.cli.console import say
+from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 
 app = typer.Typer()
@@ -33,6 +33,8 @@ def collect(
     def action() -> None:
         space = open_workspace(workspace)
         targets = space.leftovers(shared=shared)
+        if not targets and not remove:
+            say("nothing to remove: no draft was left by an interrupted call")
         for reference in remove or []:
             artifact = space.get(reference)
             if children := space.children(artifact):
@@ -41,10 +43,12 @@ def collect(
                 )
             targets.append(artifact.path)
         for path in targets:
-            err.print(f"{'removed' if yes else 'would remove'} {path}", soft_wrap=True)
+            space.require_own(path)
+        for path in targets:
             if yes:
-                shutil.rmtree(path)
+                space.remove(path)
+            say(f"{'removed' if yes else 'would remove'} {path}")
         if targets and not yes:
-            err.print("nothing was deleted: call again with --yes")
+            say("nothing was deleted: call again with --yes")
 
     run_guarded(action, verbose=False)

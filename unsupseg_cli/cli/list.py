@@ -6,11 +6,9 @@ import json
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.console import print_columns, result
 from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
 from unsupseg_cli.methods.registry import not_installed
 
@@ -26,33 +24,26 @@ def list_artifacts(
     """List the artifacts of the workspace."""
 
     def action() -> None:
-        artifacts = sorted(
-            open_workspace(workspace).artifacts(kind), key=lambda artifact: artifact.manifest.started
-        )
+        listed = sorted(open_workspace(workspace).listed(kind), key=lambda item: item.entry.started)
         if as_json:
             rows = [
-                json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.path)}
-                for artifact in artifacts
+                json.loads(item.open().manifest.model_dump_json()) | {"path": str(item.path)}
+                for item in listed
             ]
             result(json.dumps(rows, indent=1))
             return
-        table = Table("kind", "id", "made", "seconds", "MB", "remarks", box=None)
-        for artifact in artifacts:
-            manifest = artifact.manifest
-            size = f"{_total_bytes(artifact) / 1e6:.1f}"
-            remarks = [*(["used labels"] if manifest.used_labels else []), not_installed(manifest.config)]
-            table.add_row(
-                manifest.kind,
-                manifest.id,
-                manifest.started,
-                f"{manifest.seconds:.1f}",
-                size,
+        rows = []
+        for entry in (item.entry for item in listed):
+            remarks = [*(["used labels"] if entry.used_labels else []), not_installed(entry.settings)]
+            row = (
+                entry.kind,
+                entry.id,
+                entry.started,
+                f"{entry.seconds:.1f}",
+                f"{entry.bytes / 1e6:.1f}",
                 "; ".join(filter(None, remarks)),
             )
-        print_table(table)
+            rows.append(row)
+        print_columns(("kind", "id", "made", "seconds", "MB", "remarks"), rows)
 
     run_guarded(action, verbose=False)
-
-
-def _total_bytes(artifact: Artifact) -> int:
-    return sum(output.bytes for output in artifact.manifest.outputs.values())

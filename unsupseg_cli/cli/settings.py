@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
 from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
@@ -133,14 +134,24 @@ def find_settings(start: Path) -> Settings:
 
 
 def find_workspace(option: Path | None, settings: Settings) -> Path:
-    """Return the workspace: --workspace, $UNSUPSEG_WORKSPACE, unsupseg.toml, ./unsupseg-workspace."""
+    """Return the workspace: --workspace, $UNSUPSEG_WORKSPACE, unsupseg.toml, ./unsupseg-workspace.
+
+    Raises:
+        UsageError: its path holds control characters, so that the path of an artifact were no line of stdout.
+    """
+    workspace = Path(DEFAULT_WORKSPACE)
     if option is not None:
-        return option
-    if variable := os.environ.get("UNSUPSEG_WORKSPACE"):
-        return Path(variable)
-    if settings.path is not None:
-        return settings.path.parent / str(settings.values.get("workspace", DEFAULT_WORKSPACE))
-    return Path(DEFAULT_WORKSPACE)
+        workspace = option
+    elif variable := os.environ.get("UNSUPSEG_WORKSPACE"):
+        workspace = Path(variable)
+    elif settings.path is not None:
+        workspace = settings.path.parent / str(settings.values.get("workspace", DEFAULT_WORKSPACE))
+    if visible(str(workspace)) != str(workspace):
+        raise UsageError(
+            f"The workspace '{workspace}' has control characters in its path, and commands print one path on one line: "
+            "name another folder with --workspace."
+        )
+    return workspace
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from unsupseg_cli.artifacts.workspace import Artifact
@@ -15,6 +16,7 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.names import visible
 from unsupseg_cli.methods.registry import not_installed
 
 app = typer.Typer()
@@ -61,7 +63,8 @@ def _print_manifest(artifact: Artifact) -> None:
     manifest = artifact.manifest
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{manifest.id}[/bold] ({manifest.kind}, format {manifest.format_version})\n{artifact.path}"
+        f"[bold]{escape(manifest.id)}[/bold] ({manifest.kind}, format {manifest.format_version})\n"
+        f"{escape(visible(str(artifact.path)))}"
     )
     table = Table(box=None, show_header=False)
     rows: dict[str, Any] = {
@@ -85,5 +88,5 @@ def _print_manifest(artifact: Artifact) -> None:
     if remark := not_installed(manifest.config):
         rows["remark"] = remark
     for key, value in rows.items():
-        table.add_row(key, str(value))
+        table.add_row(escape(key), escape(visible(str(value))))
     console.print(table)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.workspace import WorkspaceOption, err, open_workspace
+from unsupseg_cli.cli.console import say
+from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.methods.registry import not_installed
 
@@ -27,12 +28,12 @@ def verify(
         problems = [problem for artifact in artifacts for problem in space.verify(artifact)]
         problems += [] if references else space.damaged()
         for problem in problems:
-            err.print(problem, soft_wrap=True)
+            say(problem)
         if problems:
             raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
         for artifact in artifacts:
             if remark := not_installed(artifact.manifest.config):
-                err.print(f"{artifact.id}: made by the {remark}", soft_wrap=True)
-        err.print(f"{len(artifacts)} artifacts are whole")
+                say(f"{artifact.id}: made by the {remark}")
+        say(f"{len(artifacts)} artifacts are whole")
 
     run_guarded(action, verbose=False)

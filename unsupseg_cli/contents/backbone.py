@@ -56,8 +56,10 @@ def _used_weights(name: str, file: Path | None, context: Context) -> str:
     """Return the digest that weights had when features were made with them in this workspace."""
     if file is not None:
         return remembered_weights(name, file, context) or UNKNOWN
-    for artifact in reversed(list(context.workspace.artifacts("features"))):
-        manifest = artifact.manifest  # of the hub: its file of a name does not change
+    for listed in reversed(context.workspace.listed("features")):
+        if listed.entry.settings.get("backbone") != name:
+            continue
+        manifest = listed.open().manifest  # of the hub: its file of a name does not change
         if (
             manifest.stage == "extract"
             and manifest.config["backbone"] == name
@@ -87,7 +89,7 @@ def load_frozen(
         UnsupsegError: ``digest`` is given and the weights are others.
     """
     if name not in ALIASES and not name.startswith("timm:") and weights is None:
-        ids = [artifact.id for artifact in context.workspace.artifacts("backbone")]
+        ids = [listed.entry.id for listed in context.workspace.listed("backbone")]
         if any(artifact_id == name or artifact_id.endswith(f"-{name}") for artifact_id in ids):
             weights = context.workspace.get(name, "backbone").path
     backbone = load_backbone(name, weights, **fields)

@@ -15,6 +15,7 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.names import cell
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.scores import Scores
 from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
@@ -23,12 +24,20 @@ from unsupseg_cli.report.sheet import Sample, sheet
 SCORES, ASSIGNMENT, NAMING = "scores.json", "assignment.json", "naming.json"
 
 
-def read_assignment(evaluation: Artifact, clusters: int) -> NDArray[np.int64]:
-    """Return the class of each cluster, (clusters,); raises UsageError where the evaluation had other clusters."""
+def read_assignment(evaluation: Artifact, clusters: int, classes: int) -> NDArray[np.int64]:
+    """Return the class of each cluster, (clusters,).
+
+    Raises:
+        UsageError: the evaluation had another number of clusters, or classes that there are none of here.
+    """
     value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
     if len(value) != clusters:
         raise UsageError(
             f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {clusters} here."
+        )
+    if max(value, default=-1) >= classes:
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' matches class {max(value)}, but there are {classes} classes here."
         )
     return np.array(value, np.int64)
 
@@ -40,10 +49,10 @@ def write_tables(
     write_json(folder / ASSIGNMENT, [int(value) for value in assignment])
     with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["cluster", "matched to", *space.names])
+        writer.writerow(["cluster", "matched to", *map(cell, space.names)])
         for cluster, row in enumerate(np.asarray(matrix).tolist()):
             target = int(assignment[cluster])
-            writer.writerow([cluster, space.names[target] if target >= 0 else "", *row])
+            writer.writerow([cluster, cell(space.names[target]) if target >= 0 else "", *row])
     names, colors = list(space.names), np.array(space.colors, np.uint8)
     save(confusion_figure(scores.confusion, names), folder / "confusion.png")
     save(iou_figure(scores.iou, names, mean=scores.miou, colors=colors), folder / "iou.png")

@@ -17,7 +17,7 @@ from unsupseg_cli.artifacts.arrays import RowReader, has_array
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.geometry import View
 from unsupseg_cli.data.views import ViewTable
 
@@ -78,7 +78,17 @@ class FeatureSet:
         """Return all rows of ``cls`` or ``pooled``, (N, C) float32; raises UsageError where they were not kept."""
         self.require(name)
         reader = RowReader(self.artifact.path / name)
-        return reader.rows(0, len(reader)).astype(np.float32)
+        rows: NDArray[np.float32] = reader.rows(0, len(reader)).astype(np.float32)
+        self._require_finite(name, torch.from_numpy(rows))
+        return rows
+
+    def _require_finite(self, name: str, values: Tensor) -> None:
+        """Raise UnsupsegError for NaN and infinite values, which `extract` never writes."""
+        if not bool(torch.isfinite(values.sum())):
+            raise UnsupsegError(
+                f"The array '{name}' of '{self.artifact.id}' holds NaN or infinite values; run `unsupseg verify "
+                f"{self.artifact.id}` and extract again with --force."
+            )
 
     def require(self, name: str) -> None:
         """Raise UsageError where an array was not kept; the message says how to extract it."""
@@ -103,7 +113,7 @@ class FeatureSet:
 
     def tokens(self, views: Sequence[int]) -> list[Tensor]:
         """Return the tokens of some views, each (h, w, C) float32."""
-        return [torch.from_numpy(view.astype(np.float32)) for view in self.patch.take(views)]
+        return self._finite("patch", self.patch.take(views))
 
     def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
         """Return an array of some views as float32: (h, w, C) of a grid, (C,) of ``cls`` and ``pooled``.
@@ -116,7 +126,14 @@ class FeatureSet:
             rows = GridReader(self.artifact.path, name).take(views)
         else:
             rows = list(RowReader(self.artifact.path / name).take(list(views)))
-        return [torch.from_numpy(np.asarray(row).astype(np.float32)) for row in rows]
+        return self._finite(name, rows)
+
+    def _finite(self, name: str, rows: Sequence[NDArray[Any]]) -> list[Tensor]:
+        """Return rows as float32."""
+        values = [torch.from_numpy(np.asarray(row).astype(np.float32)) for row in rows]
+        for value in values:
+            self._require_finite(name, value)
+        return values
 
 
 def features_behind(artifact: Artifact, context: Context) -> Artifact:

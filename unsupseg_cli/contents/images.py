@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.artifacts.context import DIGESTS, ROOTS, WEIGHTS, Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
+from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, stamp
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
-from unsupseg_cli.data.images import content_digest
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 
@@ -30,6 +31,16 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         raise UsageError(
             "No images were named: give --dataset with a folder of images or a name "
             f'({", ".join(dataset_names())}), or write `dataset = "..."` into an unsupseg.toml.'
+        )
+    if config.dataset in dataset_names() and (config.labels or config.class_file):
+        option = "--labels" if config.labels else "--class-file"
+        raise UsageError(
+            f"{option} has no effect: the data set '{config.dataset}' brings its own labels and classes. Leave it out, "
+            f"or give the folder of the images with --dataset."
+        )
+    if config.root is not None and config.dataset not in dataset_names():
+        raise UsageError(
+            f"--root has no effect: '{config.dataset}' is a folder and no name of a data set. Leave it out."
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
@@ -103,8 +114,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 def identify_images(dataset: Dataset, context: Context) -> DataSource:
     """Describe images; in a dry run they are read for their digest only if an artifact of as many images is there."""
     count = len(dataset.items)
-    sources = (artifact.manifest.data for artifact in context.workspace.artifacts())
-    if not context.read_only or any(source and source.count == count for source in sources):
+    if not context.read_only or any(item.entry.images == count for item in context.workspace.listed()):
         return describe_images(dataset, context)
     root = str(dataset.root.absolute())
     return DataSource(dataset=dataset.name, split=dataset.split, root=root, fingerprint=UNKNOWN, count=count)
@@ -115,9 +125,21 @@ def label_fingerprint(items: Iterable[Item], context: Context) -> str:
     return fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
 
 
+def space_digest(space: LabelSpace) -> str:
+    """Return the digest of everything in a label space that decides how labels are read, scored and shown."""
+    values = {part.name: getattr(space, part.name) for part in fields(space) if part.name != "hint"}
+    return digest_json({name: _plain(value) for name, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(value[name]) for name in sorted(value)}
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
 def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
     """Remember the digest of the weights in a file, so that a dry run need not load them."""
-    remembered, entry = context.remembered(WEIGHTS), [*_stamp(file), digest]
+    remembered, entry = context.remembered(WEIGHTS), [*stamp(file), digest]
     name = f"{backbone} {file.resolve()}"
     if remembered.get(name) != entry:
         context.remember(WEIGHTS, {**remembered, name: entry})
@@ -126,12 +148,7 @@ def remember_weights(backbone: str, file: Path, digest: str, context: Context) -
 def remembered_weights(backbone: str, file: Path, context: Context) -> str | None:
     """Return the digest that the weights in a file had, unless the file changed since or was never used."""
     entry = context.remembered(WEIGHTS).get(f"{backbone} {file.resolve()}")
-    return str(entry[2]) if entry and file.exists() and entry[:2] == _stamp(file) else None
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    return str(entry[-1]) if entry and file.exists() and entry[:-1] == stamp(file) else None
 
 
 def open_paths(paths: Sequence[Path]) -> Dataset:
@@ -147,7 +164,7 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
         folder_items = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
-        for item in folder_items or (Item(path.name, path, None),):
+        for item in folder_items or (Item(unicodedata.normalize("NFC", path.name), path, None),):
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:
@@ -161,36 +178,40 @@ def open_paths(paths: Sequence[Path]) -> Dataset:
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
-    """Return a digest of the contents of files under their names; digests are remembered until a file changes.
+    """Return a digest of the contents of files under their names, see `file_digests`."""
+    return digest_json(sorted(file_digests(files, context)))
+
+
+def file_digests(files: Iterable[tuple[str, Path]], context: Context) -> list[list[str]]:
+    """Return [name, digest of the content] of files; digests are remembered until a file changes.
+
+    The call remembers what it saw (`Sources`). That a file is unreadable is asked again by every call.
 
     Raises:
-        UnsupsegError: a file is gone.
+        UnsupsegError: a file is gone, or is being written.
     """
     cache = context.remembered(DIGESTS)
     pairs, changed = [], False
-    for key, path in files:
+    for name, path in files:
+        place = str(path.resolve())
         try:
-            stamp = _stamp(path)
+            seen, entry = stamp(path), cache.get(place)
+            if entry is None or entry[:-1] != seen or entry[-1] == UNREADABLE:
+                entry = [*seen, digest_or_unreadable(path)]
+                if stamp(path) != seen:
+                    raise UnsupsegError(f"'{path}' is being written: call again when it is at rest.")
+                cache.pop(place, None)
+                if entry[-1] != UNREADABLE:
+                    cache[place], changed = entry, True
         except OSError as error:
             raise UnsupsegError(
                 f"'{path}' cannot be read ({error.strerror}); it was there a moment ago."
             ) from None
-        entry = cache.get(str(path.resolve()))
-        if entry is None or entry[:2] != stamp:
-            entry = [*stamp, _digest_or_unreadable(path)]
-            cache[str(path.resolve())] = entry
-            changed = True
-        pairs.append([key, entry[2]])
+        context.sources.add(path, seen, entry[-1])
+        pairs.append([name, str(entry[-1])])
     if changed:
         context.remember(DIGESTS, cache)
-    return digest_json(sorted(pairs))
-
-
-def _digest_or_unreadable(path: Path) -> str:
-    try:
-        return content_digest(path)
-    except OSError:
-        return "unreadable"  # the stage that reads the image skips and lists it
+    return pairs
 
 
 def named_space(artifact: Artifact) -> LabelSpace | None:

@@ -101,7 +101,9 @@ class MaskWriter:
         note["arrays"] = self._arrays.write(block, [mask.arrays for mask in masks])
         note["masks"] = [_mask_rows(mask) for mask in masks]
         note["sources"] = None if sources is None else [list(names) for names in sources]
-        self._draft.finish(self._part(block), note)
+        packed = [self._labels, *([self._soft] if self._soft is not None else [])]
+        files = [writer.file(block) for writer in packed] + self._arrays.files(block, note["arrays"])
+        self._draft.finish(self._part(block), note, files)
 
     def close(self) -> dict[str, Any]:
         """Finish the files and return the summary."""

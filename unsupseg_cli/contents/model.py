@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import features_behind, stored_geometry
+from unsupseg_cli.core.bounds import require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead, TrainedNetwork
@@ -60,10 +61,10 @@ class BackboneRef(BaseModel):
 
     name: str
     weights_digest: str
-    layer: int = -1
+    layer: int = Field(-1, ge=-256, le=-1)
     norm: bool = True
     pos_embed: Literal["original", "timm"] = "original"
-    position: float = 0.0
+    position: float = Field(0.0, ge=0, le=10)
 
 
 class ClassEntry(BaseModel):
@@ -103,6 +104,9 @@ class ModelFile(BaseModel):
             raise ValueError("expected a backbone and a class head in format 1, a network in format 2")
         if self.backbone is None and self.feature_heads:
             raise ValueError("feature heads need a backbone")
+        for description in (*self.feature_heads, self.class_head, self.network):
+            require_bounded(description)
+        Geometry(**self.geometry)
         return self
 
     @model_serializer(mode="wrap")
@@ -152,8 +156,10 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
             raise UnsupsegError(
                 f"The model '{artifact.id}' has a newer format than this version reads; update unsupseg."
             )
-        return ModelFile.model_validate(raw), load_file(artifact.path / _TENSORS)
-    except (OSError, ValueError, ValidationError) as error:
+        file, tensors = ModelFile.model_validate(raw), load_file(artifact.path / _TENSORS)
+        _require_finite(tensors)
+        return file, tensors
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         raise UnsupsegError(
             f"The model '{artifact.id}' is damaged ({error}); run `unsupseg verify {artifact.id}` and train again."
         ) from None
@@ -245,6 +251,11 @@ def check_model(file: ModelFile, tensors: dict[str, Tensor]) -> None:
     class_of = list(range(file.outputs)) if file.class_of is None else file.class_of
     if len(class_of) != file.outputs or set(class_of) != set(range(len(file.classes))):
         raise ValueError(f"{file.outputs} outputs of the model do not make {len(file.classes)} classes")
+    _require_finite(tensors)
+
+
+def _require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a tensor holds NaN or infinite values."""
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"'{name}' holds NaN or infinite values")

@@ -106,7 +106,7 @@ def take_model(reference: str, context: Context) -> Artifact:
                 write_json(folder / JSON_NAME, header.backbone)
         return {"method": file.method, "classes": len(file.classes)}
 
-    result, reused = context.workspace.produce(identity, work, current=False)
+    result, reused = context.workspace.produce(identity, work, current=False, tell=context.reporter.info)
     return context.say(result, reused)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import describe_images, open_paths, reopen
+from unsupseg_cli.contents.images import describe_images, file_digests, fingerprint, open_paths, reopen
 from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.names import file_name, file_path
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
@@ -45,13 +47,21 @@ class PredictionWriter:
         dataset: the images.
         only: the one class that the pictures show; None shows all.
         overlay: also write the classes over the image.
+        skipped: gets the images that cannot be read.
     """
 
     def __init__(
-        self, draft: Draft, classes: Sequence[ClassEntry], dataset: Dataset, only: int | None, overlay: bool
+        self,
+        draft: Draft,
+        classes: Sequence[ClassEntry],
+        dataset: Dataset,
+        only: int | None,
+        overlay: bool,
+        skipped: Skipped,
     ) -> None:
         self._draft, self._classes, self._dataset = draft, classes, dataset
-        self.skipped: dict[str, str] = {}
+        self.skipped = skipped
+        _require_own_names([item.key for item in dataset.items])
         write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
@@ -65,11 +75,13 @@ class PredictionWriter:
 
     def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
         """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w)."""
-        write_ids(self._draft.folder, item.key, labels)
+        files = [write_ids(self._draft.folder, item.key, labels)]
         if log_probs is not None:
-            write_array(self._draft.folder / "scores" / item.key, log_probs.numpy().astype(np.float16))
-        self._picture(item.key, read_image(item.image), labels)
-        self._draft.finish(image_part(item.key))
+            scores = self._draft.folder / "scores" / file_path(item.key)
+            write_array(scores, log_probs.numpy().astype(np.float16))
+            files += [path for path in scores.rglob("*") if path.is_file()]
+        files += self._picture(item.key, read_image(item.image), labels)
+        self._draft.finish(image_part(item.key), files=files)
 
     def close(self) -> dict[str, Any]:
         """Write the legend and return the summary; raises UnsupsegError if no image was readable."""
@@ -88,12 +100,23 @@ class PredictionWriter:
             "classes": len(self._classes),
             "skipped": self.skipped,
             "keys": [item.key for item in self._dataset.items],
+            "digests": dict(image_digests(self._dataset.items, self.skipped.context)),
         }
+
+
+def _require_own_names(keys: Sequence[str]) -> None:
+    """Raise UsageError where the label maps of two images would have one name."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        if (other := seen.setdefault(file_path(key), key)) != key:
+            raise UsageError(
+                f"The results of '{other}' and '{key}' would have the same name '{file_path(key)}': rename one of them."
+            )
 
 
 def image_part(key: str) -> str:
     """Return the name of the part of a draft that one image is."""
-    return "image-" + key.replace("/", "%2F")
+    return file_name("image-" + key.replace("%", "%25").replace("/", "%2F"))
 
 
 def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
@@ -116,6 +139,33 @@ def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]
     return {item.key: item.image for item in dataset.items}
 
 
+def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:
+    """Return the key of each image and the digest of its file."""
+    return file_digests(((item.key, item.image) for item in items), context)
+
+
+def require_predicted(predictions: Artifact, items: Sequence[Item], context: Context) -> None:
+    """Refuse images that are not the ones of the same name that were predicted.
+
+    Raises:
+        UsageError: some are others; the message names the first.
+    """
+    manifest = predictions.manifest
+    assert manifest.data is not None
+    digests = manifest.summary.get("digests")
+    if digests is None:  # earlier versions remembered all images as one
+        same = fingerprint(((item.key, item.image) for item in items), context) == manifest.data.fingerprint
+        others = [] if same else [item.key for item in items]
+    else:
+        now = image_digests((item for item in items if item.key in digests), context)
+        others = [key for key, digest in now if digests[key] != digest]
+    if others:
+        raise UsageError(
+            f"{len(others)} of {len(items)} images are not those that '{predictions.id}' was made from (the first: "
+            f"'{others[0]}'): predict these images, or name the --dataset and --split that were predicted."
+        )
+
+
 def named_images(predictions: Manifest) -> dict[str, list[str]]:
     """Return the files and folders that were given to `predict` one by one, under the name they are kept by."""
     return {NAMED: predictions.execution[NAMED]} if NAMED in predictions.execution else {}
@@ -128,32 +178,33 @@ def _predicted_dataset(predictions: Manifest) -> Dataset:
     return reopen(predictions.data)
 
 
-def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> None:
+def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> Path:
     """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
-    path = folder / "ids" / f"{key}.png"
+    path = folder / "ids" / f"{file_path(key)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     if labels.max(initial=0) < PALETTE_VOID:
         image = Image.fromarray(np.where(labels == VOID, PALETTE_VOID, labels).astype(np.uint8))
     else:
         image = Image.fromarray(np.where(labels == VOID, WIDE_VOID, labels).astype(np.uint16))
     image.save(path)
+    return path
 
 
 def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     """Read what `write_ids` wrote, (H, W) with VOID = -1."""
-    with Image.open(folder / "ids" / f"{key}.png") as image:
+    with Image.open(folder / "ids" / f"{file_path(key)}.png", formats=["PNG"]) as image:
         raw = np.array(image)
     void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 
-PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], None]
+PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], list[Path]]
 
 
 def picture_writer(
     source: Path, target: Path, only: int | None = None, overlays: bool | None = None
 ) -> PictureWriter:
-    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures to ``target``.
+    """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures, and returns the files.
 
     ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
     """
@@ -161,15 +212,18 @@ def picture_writer(
     colors = np.array([entry["color"] for entry in entries], np.uint8)
     with_overlay = (source / "overlay").exists() if overlays is None else overlays
 
-    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> None:
+    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> list[Path]:
         shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
-        path = target / "color" / f"{key}.png"
+        path = target / "color" / f"{file_path(key)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         paletted(shown, colors).save(path)
+        written = [path]
         if with_overlay:
-            picture = target / "overlay" / f"{key}.jpg"
+            picture = target / "overlay" / f"{file_path(key)}.jpg"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
+            written.append(picture)
+        return written
 
     return write
 
@@ -199,7 +253,7 @@ class ScoreReader:
     def __call__(self, key: str) -> Tensor:
         """Return log-probabilities (K, h, w); raises UnsupsegError where they have another number of classes."""
         predictions = self._predictions
-        folder = predictions.path / "scores" / key
+        folder = predictions.path / "scores" / file_path(key)
         if not folder.exists():
             assert self._confidence is not None
             labels = read_ids(predictions.path, key).astype(np.int64)

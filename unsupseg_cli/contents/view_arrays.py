@@ -44,6 +44,10 @@ class ViewArraysWriter:
             for name, dtype in first.items()
         }
 
+    def files(self, block: int, written: Mapping[str, Any]) -> list[Path]:
+        """Return the files that hold a block, of which `write` returned ``written``."""
+        return [self._writer(name, np.dtype(part["type"])).file(block) for name, part in written.items()]
+
     def close(self, blocks: Sequence[Mapping[str, Any]]) -> None:
         """Join the blocks; ``blocks`` is what `write` returned of each."""
         types = {name: part["type"] for name, part in blocks[0].items()}

@@ -12,14 +12,21 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 def setting(
-    default: Any = ..., help: str = "", *, source: str = "", length: bool = False, **bounds: Any
+    default: Any = ...,
+    help: str = "",
+    *,
+    source: str = "",
+    length: bool = False,
+    file: bool = False,
+    **bounds: Any,
 ) -> Any:
     """Declare a result field: part of the artifact's key.
 
     ``source`` names the paper section the value comes from; ``length`` says that the field only decides how long
-    the work takes, in proportion (steps, epochs); ``bounds`` are pydantic's (ge, le, ...).
+    the work takes, in proportion (steps, epochs); ``file`` that a text which names a file stands for its content;
+    ``bounds`` are pydantic's (ge, le, ...).
     """
-    extra: dict[str, JsonValue] = {"execution": False, "source": source, "length": length}
+    extra: dict[str, JsonValue] = {"execution": False, "source": source, "length": length, "file": file}
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -46,7 +53,7 @@ class Config(BaseModel):
 
     @classmethod
     def marked(cls, mark: str) -> set[str]:
-        """Return the names of the fields that carry a mark: ``execution``, ``length`` or ``argument``."""
+        """Return the names of the fields that carry a mark: ``execution``, ``length``, ``file`` or ``argument``."""
         return {name for name in cls.model_fields if cls.note(name, mark)}
 
     @classmethod

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from pydantic import model_validator
 
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, setting
 from unsupseg_cli.core.options import CROPS, GeometryName, ResizeFilter
 
@@ -91,6 +92,8 @@ class Geometry(Config):
         sides = self.size if isinstance(self.size, tuple) else (self.size,)
         if any(side is not None and side < 1 for side in sides):
             raise ValueError(f"size must be positive, got {self.size}")
+        if any(side is not None and side > LONGEST_SIDE for side in sides):
+            raise ValueError(f"size must be at most {LONGEST_SIDE:,} pixels, got {self.size}")
         if self.size is None and self.kind != "native":
             raise ValueError(f"geometry '{self.kind}' needs a size")
         if not self.ratios or not all(0 < ratio <= 1 for ratio in self.ratios):

@@ -16,6 +16,8 @@ from scipy.io import loadmat
 from unsupseg_cli.core.errors import UnsupsegError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name ends in: others of Pillow's formats start programs, such as Ghostscript."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused by their header: such files are more often bombs than photographs.
 
@@ -83,6 +85,7 @@ def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
     Raises:
         UnreadableImage: the file is missing, damaged, of version 7.3, or has no such array.
     """
+    _require_file(path)
     try:
         values: NDArray[np.generic] = loadmat(path, variable_names=[name])[name]
         return values
@@ -91,6 +94,12 @@ def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
     except Exception as error:  # damaged files raise anything
         reason = str(error) or type(error).__name__
         raise UnreadableImage(f"The array '{name}' of '{path}' cannot be read: {reason}") from None
+
+
+def _require_file(path: Path) -> None:
+    """Raise UnreadableImage for a pipe or a device, which would be waited for in vain."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UnreadableImage(f"The image '{path}' is a pipe or a device, not a file")
 
 
 def content_digest(path: Path) -> str:
@@ -105,7 +114,8 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata is not the user's concern
-            with Image.open(path) as image:
+            _require_file(path)
+            with Image.open(path, formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise _too_large(path, f"{image.width}x{image.height}", max_pixels)
                 yield image

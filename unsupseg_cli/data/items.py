@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError
@@ -54,6 +55,12 @@ def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> lis
     if labels is not None:
         _by_stem(root, (path for _, path in pairs))
     items = [Item(key, path, label_by_stem.get(_stem(key))) for key, path in sorted(pairs)]
+    for one, other in pairwise(items):
+        if one.key == other.key:
+            raise UsageError(
+                f"'{one.image}' and '{other.image}' have the same name '{one.key}' once accents are composed (Unicode "
+                "NFC); rename one of them."
+            )
     if labels is not None and not any(item.label for item in items):
         raise UsageError(
             f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unsupseg_cli.core.bounds import LARGEST_LABEL, MOST_CLASSES
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import MATLAB_LABEL, open_image, read_matlab, upright
@@ -159,6 +160,8 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in classes]
     if not entries:
         raise ValueError("it names no class")
+    if len(entries) > MOST_CLASSES:
+        raise ValueError(f"it names {len(entries):,} classes, expected at most {MOST_CLASSES:,}")
     names = tuple(str(entry["name"]) for entry in entries)
     for index, class_name in enumerate(names):
         if class_name in names[:index]:
@@ -171,6 +174,11 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
                 raise ValueError(f"'{names[mapping[number]]}' and '{names[index]}' have the same id {number}")
             mapping[number] = index
     void_values = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
+    for value in void_values:
+        if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_LABEL:
+            raise ValueError(
+                f"the void value is {value!r}, expected whole numbers up to {LARGEST_LABEL}, or -1 and below"
+            )
     if clashes := sorted(void_values & set(mapping)):
         value = clashes[0]
         raise ValueError(f"the value {value} is void and the class '{names[mapping[value]]}' at once")
@@ -189,7 +197,7 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
 
 
 def _raw_value(value: object, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 65535:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_LABEL:
         raise ValueError(f"the id of '{name}' is {value!r}, expected a whole number from 0 to 65535")
     return value
 

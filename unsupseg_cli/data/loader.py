@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.processes import end_with
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, read_image
 from unsupseg_cli.data.items import Item
@@ -121,7 +123,7 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=partial(_prepare_worker, parent=os.getpid()),
         multiprocessing_context="fork",
     )
     try:
@@ -135,8 +137,9 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         ) from None
 
 
-def _prepare_worker(worker: int) -> None:
-    """Give a worker one thread, and leave Ctrl-C to the parent."""
+def _prepare_worker(worker: int, parent: int) -> None:
+    """Give a worker one thread, leave Ctrl-C to the parent, and end with it."""
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -49,7 +49,7 @@ def fit_probe(
             or the split to be scored is the training split itself.
     """
     linear = model.require_codes()
-    features, train = _training_data(model.artifact, scored, labels, class_file, context)
+    features, train = training_data(model.artifact, scored, labels, class_file, context)
     geometry = Geometry(**model.file.geometry)
     items = {item.key: item for item in train.items if item.label is not None}
     views = [view for view, key in enumerate(features.views["key"]) if key in items]
@@ -85,9 +85,10 @@ def fit_probe(
     return _with_head(model, linear, probe.weight, probe.bias)
 
 
-def _training_data(
+def training_data(
     model: Artifact, scored: Dataset, labels: Path | None, class_file: Path | None, context: Context
 ) -> tuple[FeatureSet, Dataset]:
+    """Return the features that a model was trained on, and their images with labels; raises as `fit_probe` does."""
     features = features_of(model, context)
     data = features.manifest.data
     assert data is not None

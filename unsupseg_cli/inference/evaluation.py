@@ -15,6 +15,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import write_sheet, write_tables
 from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.core.progress import Reporter
@@ -59,7 +60,7 @@ def model_pairs(
     device: torch.device,
     workers: int,
     batch: int | None,
-    strict: bool,
+    skipped: Skipped,
 ) -> Iterator[Pair]:
     """Yield prediction and truth of every labelled image, as the protocol compares them.
 
@@ -75,10 +76,9 @@ def model_pairs(
         device: where the CRF runs.
         workers: processes that decode images.
         batch: images of one size at a time.
-        strict: fail on an unreadable image.
+        skipped: gets the images that cannot be read.
     """
     geometry = protocol_geometry(protocol, model)
-    skipped: dict[str, str] = {}
     segmented = segment_items(
         model.segmenter,
         [item for item in dataset.items if item.label is not None],
@@ -87,7 +87,6 @@ def model_pairs(
         flip=protocol.flip,
         workers=workers,
         batch=batch,
-        strict=strict,
         skipped=skipped,
         description="eval",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.contents.features import GRID_DTYPES, write_views
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.progress import duration
@@ -131,7 +132,7 @@ class Layout:
     items: list[Item]
     views: ViewTable
     render: Render
-    skipped: dict[str, str]
+    skipped: Mapping[str, str]
     regions: bool = False
     empty: Sequence[str] = ()
 
@@ -141,45 +142,35 @@ class Layout:
         return [item.key for item in self.items]
 
 
-def readable_items(
-    dataset: Dataset, strict: bool
-) -> tuple[list[Item], list[tuple[int, int]], dict[str, str]]:
-    """Read the size of every image from its header; return the readable images, their sizes, and the others.
+def readable_items(items: Iterable[Item], skipped: Skipped) -> tuple[list[Item], list[tuple[int, int]]]:
+    """Read the size of every image from its header; return the readable images and their sizes.
 
     Raises:
-        UnsupsegError: an image is unreadable and ``strict`` is set, or none is readable.
+        UnsupsegError: an image may not be skipped, see `Skipped`, or none is readable.
     """
-    items: list[Item] = []
+    readable: list[Item] = []
     sizes: list[tuple[int, int]] = []
-    skipped: dict[str, str] = {}
-    for item in dataset.items:
+    for item in items:
         try:
             sizes.append(image_size(item.image))
         except UnreadableImage as error:
-            _skip(skipped, item, str(error), strict)
+            skipped.add(item, str(error))
             continue
-        items.append(item)
-    if not items:
-        example = next(iter(skipped.values()), "")
-        raise UnsupsegError(f"No image of '{dataset.root}' is readable; the first reason: {example}")
-    return items, sizes, skipped
+        readable.append(item)
+    if not readable:
+        raise UnsupsegError(f"No image is readable; the first reason: {next(iter(skipped.values()), '')}")
+    return readable, sizes
 
 
-def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, strict: bool) -> Layout:
+def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, skipped: Skipped) -> Layout:
     """Lay out the views of every image by a geometry; raises UnsupsegError as `readable_items` does."""
-    items, sizes, skipped = readable_items(dataset, strict)
+    items, sizes = readable_items(dataset.items, skipped)
     views = [
         (index, view)
         for index, (height, width) in enumerate(sizes)
         for view in geometry.views(height, width, patch)
     ]
     return Layout(items, table_of_views(views), geometry.render, skipped)
-
-
-def _skip(skipped: dict[str, str], item: Item, reason: str, strict: bool) -> None:
-    if strict:
-        raise UnsupsegError(f"{reason} (--strict stops at the first unreadable image).")
-    skipped[item.key] = reason
 
 
 class Extraction:
@@ -275,7 +266,7 @@ class Extraction:
 
     def missing(self) -> int:
         """Return how many blocks, of all shards, are not finished."""
-        return sum(not self.draft.is_done(_part(block)) for block in range(len(self.blocks)))
+        return sum(not self.draft.is_noted(_part(block)) for block in range(len(self.blocks)))
 
     def _rows_of_block(self, name: str, block: int) -> Path:
         return self.draft.folder / f".{name}-{block:06d}.npy"
@@ -314,13 +305,13 @@ class Extraction:
         tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
         for _, rows in todo:
             images: list[NDArray[np.uint8]] = []
-            failed: dict[str, str] = {}
+            failed = Skipped(self.context, self.strict)
             for row in rows:
                 image = next(tracked)
                 if isinstance(image, Failed):
                     item = self.layout.items[image.item]
                     if item.key not in failed:
-                        _skip(failed, item, image.message, self.strict)
+                        failed.add(item, image.message)
                     image = np.zeros((self.views.height[row], self.views.width[row], 3), np.uint8)
                 images.append(image)
             yield self._embed_images(images), failed
@@ -368,11 +359,15 @@ class Extraction:
                 f"The backbone '{self.backbone.name}' gave NaN or infinite values in '{names[0]}'; try --precision "
                 "fp32, or check the weights file."
             )
+        numbers = set(self.views.item[self.blocks[block].start : self.blocks[block].stop].tolist())
+        self.context.sources.require_unchanged(self.layout.items[number].image for number in numbers)
         for name, writer in self.writers.items():
             writer.write(block, embedded.rows(name))
         for name in self.vectors:
             np.save(self._rows_of_block(name, block), np.asarray(embedded.rows(name)))
-        self.draft.finish(_part(block), failed)
+        files = [writer.file(block) for writer in self.writers.values()]
+        files += [self._rows_of_block(name, block) for name in self.vectors]
+        self.draft.finish(_part(block), failed, files)
 
     def close(self) -> dict[str, Any]:
         """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""

@@ -12,6 +12,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import MaskReader
+from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.options import RegionConfig, ResizeFilter
@@ -40,7 +41,7 @@ def lay_out_regions(
     side: int | None,
     resize: ResizeFilter,
     patch: int,
-    strict: bool,
+    skipped: Skipped,
 ) -> Layout:
     """Lay out the regions of every readable image.
 
@@ -52,14 +53,13 @@ def lay_out_regions(
         side: height and width of a region as it is embedded, in pixels; None keeps a box's own size.
         resize: filter of the resize.
         patch: pixels of a token's side.
-        strict: fail on an unreadable image.
+        skipped: gets the images that cannot be read.
 
     Raises:
-        UnsupsegError: a box is empty or outside its image, no region is kept, or an image is unreadable and ``strict``
-            is set.
+        UnsupsegError: a box is empty or outside its image, no region is kept, or an image may not be skipped.
         UsageError: features have no attention, or views that are not whole images.
     """
-    items, sizes, skipped = readable_items(dataset, strict)
+    items, sizes = readable_items(dataset.items, skipped)
     find = _finder(config, inputs, context)
     regions = [find(item.key, *size) for item, size in zip(items, sizes, strict=True)]
     keys = [item.key for item in items]

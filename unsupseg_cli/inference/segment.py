@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.contents.skipped import Skipped
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size
@@ -72,8 +73,7 @@ def segment_items(
     batch: int | None = None,
     tile: int | None = None,
     overlap: float = 0.25,
-    strict: bool = False,
-    skipped: dict[str, str] | None = None,
+    skipped: Skipped,
     description: str = "segment",
 ) -> Iterator[Segmented]:
     """Segment the one view of every image, in order; unreadable ones go to ``skipped``.
@@ -87,10 +87,7 @@ def segment_items(
     waiting: list[_WaitingView] = []
     for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
         if isinstance(result, Failed):
-            if strict:
-                raise UnsupsegError(f"{result.message} (--strict stops at the first unreadable image).")
-            if skipped is not None:
-                skipped[item.key] = result.message
+            skipped.add(item, result.message)
             continue
         waiting.append(_WaitingView(item, *result.views[0]))
         if len(waiting) == window:

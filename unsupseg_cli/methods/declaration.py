@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 from unsupseg_cli.core.config import Config
@@ -39,10 +38,6 @@ class MethodOptions(Config):
     def needs(self) -> Needs:
         """Return what the part reads with these options."""
         return Needs()
-
-    def files(self) -> dict[str, Path]:
-        """Return the files that options name, by option: their content enters the key, not their name."""
-        return {}
 
     def work(self, images: int) -> float:
         """Return the amount of work that the time grows with: images, as often as they are looked at."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from unsupseg_cli.core.bounds import require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
 from unsupseg_cli.models.operators import require_operators
@@ -364,6 +365,10 @@ def _load_into(model: nn.Module, tensors: Mapping[str, Tensor], name: str, path:
         raise UnsupsegError(
             f"The weights '{path}' are not those of '{name}': {'; '.join(parts)}.{_likely_backbones(tensors)}"
         )
+    if wrong := [key for key, value in tensors.items() if not bool(torch.isfinite(value).all())]:
+        raise UnsupsegError(
+            f"The weights '{path}' hold NaN or infinite values ({', '.join(wrong[:3])}); get the file again."
+        )
     model.load_state_dict({key: value.float() for key, value in tensors.items()})
 
 
@@ -458,6 +463,7 @@ def _load_folder(
             "package again, or make the backbone again."
         )
     try:
+        require_bounded({"arch": meta["arch"], "size": meta["size"], "patch_size": meta["patch_size"]})
         model = build_vit(meta["arch"], int(meta["size"]))
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise UnsupsegError(

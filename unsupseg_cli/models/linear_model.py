@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import WHOLE, Backbone, Box, mirrored
 from unsupseg_cli.models.dense import DenseModel, ScoreMap
 from unsupseg_cli.models.heads import build_class_head, build_head, load_part
@@ -86,6 +87,10 @@ class LinearModel(DenseModel):
     def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
         """Return the score maps of uint8 images (B, H, W, 3) that show ``box`` of an image; flips average codes."""
         codes = self.codes(images, flip, box)
+        if not bool(torch.isfinite(codes.sum())):  # one pass, and one number to copy
+            raise UnsupsegError(
+                f"The model on '{self.name}' gave NaN or infinite codes; try --precision fp32, or train it again."
+            )
         maps = self.score_codes(codes)
         return [replace(scores, codes=own) for scores, own in zip(maps, codes[:, None], strict=True)]
 

@@ -133,6 +133,10 @@ def _differences(first: Manifest, second: Manifest) -> list[str]:
     parts += [(f"protocol ({name})", first_protocol[name], second_protocol.get(name)) for name in names]
     parts.append(("labelled images", first.summary["images"], second.summary["images"]))
     parts.append(("classes", len(first.summary["class_names"]), len(second.summary["class_names"])))
+    for what, name in (("class file", "space_digest"), ("label files", "labels")):
+        one, other = (str(manifest.config.get(name, ""))[:8] for manifest in (first, second))
+        if one and other:  # older evaluations do not tell
+            parts.append((what, one, other))
     assignments = [
         next((item.id for item in manifest.inputs if item.role == "assignment"), "none")
         for manifest in (first, second)

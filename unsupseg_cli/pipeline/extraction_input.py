@@ -80,12 +80,14 @@ def backbone_name(call: Call) -> str:
 @once
 def layout_of(call: Call) -> Layout:
     """Return the views of the images, or the regions."""
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.inference.extraction import lay_out_views
     from unsupseg_cli.inference.regions import lay_out_regions
 
     config, patch = call.config, network_of(call).backbone.patch_size
+    skipped = Skipped(call.context, config.strict)
     if config.regions is None:
-        return lay_out_views(images_of(call), geometry_of(call), patch, config.strict)
+        return lay_out_views(images_of(call), geometry_of(call), patch, skipped)
     return lay_out_regions(
         images_of(call),
         config,
@@ -94,7 +96,7 @@ def layout_of(call: Call) -> Layout:
         config.size or None,
         config.filter,
         patch,
-        config.strict,
+        skipped,
     )
 
 
@@ -197,20 +199,7 @@ def network_of(call: Call) -> Network:
 
 
 def _require_model_tokens(config: Any, backbone: BackboneRef, model: Artifact) -> None:
-    """Refuse options that do not go with the tokens that a model was trained on."""
-    if config.backbone not in ("auto", backbone.name):
-        raise UsageError(
-            f"--backbone {config.backbone} does not go with '{model.id}', which stands on {backbone.name}; leave it "
-            "out."
-        )
-    for name in ("layer", "norm", "pos_embed", "position"):
-        asked, trained = getattr(config, name), getattr(backbone, name)
-        if asked not in (type(config).model_fields[name].default, trained):
-            option = name.replace("_", "-")
-            raise UsageError(
-                f"--{option} {asked} does not go with '{model.id}', whose tokens were made with --{option} {trained}; "
-                "leave it out."
-            )
+    """Refuse views that do not go with the tokens that a model was trained on."""
     whole = config.geometry in WHOLE_VIEWS and config.regions is None
     if backbone.position and not whole:
         raise UsageError(

@@ -87,6 +87,7 @@ class _PromisedWorkspace(Workspace):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
+        self.keeps_index = False
         self.promised: dict[str, Artifact] = {}
 
     def find_key(self, kind: str, key: str) -> Artifact | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from unsupseg_cli.core.config import Config
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.core.ports import ROLES, Port
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part, blamed_on
@@ -175,23 +175,51 @@ def perform(
         UnsupsegError: the work fails; a call with the same options goes on with what is finished.
     """
     from unsupseg_cli.artifacts.context import Context
+    from unsupseg_cli.artifacts.sources import Sources
 
-    call = settle(stage, config, context or Context(), options, inputs)
+    context = replace(context or Context(), sources=Sources())
+    call = settle(stage, config, context, options, inputs)
     with blamed_on(call.method):
         identity = stage.identify(call)
         artifact, reused = stage.produce(call, identity) if stage.produce else produce(call, identity)
     if artifact is None:
         return None
+    _require_all_read(config, artifact)
     if stage.finish:
         stage.finish(call, artifact)
     return call.context.say(artifact, reused)
 
 
+def _require_all_read(config: Config, artifact: Artifact) -> None:
+    """Raise UnsupsegError for --strict where an artifact that is reused was made without some images."""
+    skipped = artifact.manifest.summary.get("skipped")
+    if getattr(config, "strict", False) and skipped:
+        key, reason = next(iter(skipped.items()))
+        raise UnsupsegError(
+            f"'{artifact.id}' was made without {len(skipped)} unreadable images (the first: '{key}': {reason}), which "
+            "--strict does not take: mend or remove them."
+        )
+
+
 def produce(call: Call, identity: Identity) -> tuple[Artifact, bool]:
     """Make the artifact of a call unless it is there; return it, and whether it was there."""
     return call.context.workspace.produce(
-        identity, lambda draft: call.stage.work(call, draft), force=call.context.force
+        identity, lambda draft: _work(call, draft), force=call.context.force, tell=call.context.reporter.info
     )
+
+
+def _work(call: Call, draft: Draft) -> dict[str, Any]:
+    """Do the work of a call on files that stay as they were when its key was made."""
+    context = call.context
+    if context.sources.begin(draft):
+        context.reporter.info("files were changed since this was begun: it begins anew")
+    summary = call.stage.work(call, draft)
+    try:
+        context.sources.require_unchanged()
+    except UnsupsegError:
+        draft.clear()
+        raise
+    return summary
 
 
 def settle(

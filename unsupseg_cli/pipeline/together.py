@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.core.progress import Silent
@@ -202,12 +203,14 @@ def _train_in_child(fabric: Fabric, work: Work, sent: _Sent) -> None:
     from unsupseg_cli.pipeline.table import get_stage
 
     reporter = sent.context.reporter if fabric.is_global_zero else Silent()
-    context = replace(sent.context, reporter=reporter)
+    context = replace(sent.context, reporter=reporter, sources=Sources())
     call = settle(get_stage(sent.stage), sent.config, context, sent.options, sent.inputs)
     draft = Draft(sent.folder)
     summary = work(fabric, call, draft)
+    context.sources.require_unchanged()
     if fabric.is_global_zero:
-        draft.finish(_NOTE, {"summary": summary, "warnings": draft.warnings})
+        files = [path for path in draft.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+        draft.finish(_NOTE, {"summary": summary, "warnings": draft.warnings}, files)
 
 
 def _read(path: Path) -> str | None:

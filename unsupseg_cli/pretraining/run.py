@@ -14,6 +14,8 @@ from torch import Tensor
 
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
@@ -41,7 +43,11 @@ def open_pretrainer(config: PretrainConfig, folder: Path, device: torch.device) 
 
 def train(pretrainer: Pretrainer, fabric: Fabric, folder: Path, reporter: Reporter) -> list[Record]:
     """Train to the end, going on from the checkpoint if there is one; return the records of the whole run."""
-    config, schedule, checkpoint = pretrainer.config, pretrainer.schedule, DiskCheckpoint(folder)
+    config, schedule, checkpoint = (
+        pretrainer.config,
+        pretrainer.schedule,
+        DiskCheckpoint(folder, reporter.warn),
+    )
     first = checkpoint.step()
     journal = Journal(folder, first, writes=fabric.is_global_zero)
     if first:
@@ -65,12 +71,19 @@ def train(pretrainer: Pretrainer, fabric: Fabric, folder: Path, reporter: Report
     return journal.records
 
 
+def probe_data(config: PretrainConfig) -> tuple[LabelSpace, list[Item], list[Item]]:
+    """Return the classes, and the labelled images that the probe is fitted on and scored on."""
+    root = Path(config.probe_root) if config.probe_root else None
+    train, test = (open_dataset(str(config.probe), root=root, split=split) for split in ("train", "val"))
+    items = some_labelled(train, _PROBE_LABELLED), some_labelled(test, _PROBE_LABELLED)
+    assert train.space is not None  # `some_labelled` refuses a data set without one
+    return train.space, *items
+
+
 def diagnose(pretrainer: Pretrainer) -> PatchScores:
     """Score the averaged encoder's patches on some labelled images of another data set."""
     config, encoder = pretrainer.config, pretrainer.encoder
-    root = Path(config.probe_root) if config.probe_root else None
-    train, test = (open_dataset(str(config.probe), root=root, split=split) for split in ("train", "val"))
-    assert train.space is not None
+    space, train, test = probe_data(config)
 
     def encode(image: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255
@@ -80,9 +93,9 @@ def diagnose(pretrainer: Pretrainer) -> PatchScores:
 
     return probe_patches(
         encode,
-        some_labelled(train, _PROBE_LABELLED),
-        some_labelled(test, _PROBE_LABELLED),
-        train.space,
+        train,
+        test,
+        space,
         size=_PROBE_SIZE,
         patch=architecture(config.arch)["patch_size"],
         seeds=(0,),

@@ -73,15 +73,18 @@ class EvalConfig(DataConfig, BatchConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the scores of a model or of predictions."""
-    from unsupseg_cli.contents.images import describe_images, label_fingerprint
+    from unsupseg_cli.contents.images import describe_images, label_fingerprint, space_digest
+    from unsupseg_cli.contents.predictions import require_predicted
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
 
     config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
     of_model = scored.manifest.kind == "model"
     _refuse_model_options(config, of_model)
+    if not of_model and scored.path.exists():  # a dry run promises it
+        require_predicted(scored, dataset.items, context)
     space, protocol = _space(call), _protocol(call)
-    device = resolve_device(config.device)
+    device, labels = resolve_device(config.device), label_fingerprint(dataset.items, context)
     return Identity(
         kind="evaluation",
         stage="eval",
@@ -93,12 +96,15 @@ def identify(call: Call) -> Identity:
             "flip": protocol.flip,
             "matching": protocol.matching,
             "space": space.name,
+            "space_digest": space_digest(space),
+            "labels": labels,
+            "probe_labels": _probe_labels(call) if config.linear_probe else "",
             "precision": resolve_precision(config.precision, device) if of_model else "",
             "crf": CRFConfig().resolved().result() if config.crf else None,
         },
         inputs=call.described(),
         data=describe_images(dataset, context),
-        label_fingerprint=label_fingerprint(dataset.items, context),
+        label_fingerprint=labels,
         execution={"device": str(device)} if of_model else {},
         used_labels=call.used_labels or config.linear_probe or "naming" in call.inputs,
     )
@@ -108,6 +114,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Bring predictions and labels together image by image, match, score, and write tables and pictures."""
     from unsupseg_cli.artifacts.files import write_json
     from unsupseg_cli.contents.evaluation import SCORES, read_assignment, read_naming
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.diagnosis.linear_probe import fit_probe
     from unsupseg_cli.inference.evaluation import model_pairs, prediction_pairs, score_pairs
@@ -115,6 +122,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
     config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
     space, protocol = _space(call), _protocol(call)
+    skipped = Skipped(context, config.strict)
     if scored.manifest.kind == "model":
         model = opened_model(call)
         probe = None
@@ -134,20 +142,21 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
             device=resolve_device(config.device),
             workers=resolve_workers(config.workers),
             batch=config.batch_size,
-            strict=config.strict,
+            skipped=skipped,
         )
         clusters = len(model.file.classes)
     else:
         pairs = prediction_pairs(scored, dataset, space, context.reporter)
         clusters = int(scored.manifest.summary["classes"])
     evaluation = call.inputs.get("assignment")
-    assignment = read_assignment(evaluation, clusters) if evaluation else None
+    assignment = read_assignment(evaluation, clusters, len(space.names)) if evaluation else None
     if "naming" in call.inputs:
         assignment = read_naming(call.input("naming"), clusters, space.names)
     summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
     summary["crf"] = config.crf
+    summary["skipped"] = dict(skipped)
     write_json(draft.folder / SCORES, summary)
     return summary
 
@@ -181,6 +190,19 @@ def _dataset(call: Call) -> Dataset:
             images["split"] = config.split or manifest.data.split
         config = config.model_copy(update=images)
     return open_data(config, call.context, default_split="val")
+
+
+def _probe_labels(call: Call) -> str:
+    """Return the fingerprint of the labels that the linear probe is fitted on."""
+    from unsupseg_cli.artifacts.identity import UNKNOWN
+    from unsupseg_cli.contents.images import label_fingerprint
+    from unsupseg_cli.diagnosis.linear_probe import training_data
+
+    config = call.config
+    if not _scored(call).path.exists():  # a dry run promises it
+        return UNKNOWN
+    _, train = training_data(_scored(call), _dataset(call), config.labels, config.class_file, call.context)
+    return label_fingerprint(train.items, call.context)
 
 
 def _space(call: Call) -> LabelSpace:

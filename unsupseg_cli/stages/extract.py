@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import (
@@ -79,6 +80,7 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
         320,
         "Length of a view's shorter side in pixels, of regions of both sides; 0 keeps the image's, or the box's.",
         ge=0,
+        le=LONGEST_SIDE,
     )
     ratios: tuple[float, ...] = setting(
         (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
@@ -146,6 +148,8 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
                 unread[role] = f"it is read with --regions {kind}"
         if self.model is not None:
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
+            options = ("backbone", "layer", "norm", "pos_embed", "position")
+            unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
         return unread
 
 
@@ -258,6 +262,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     from unsupseg_cli.artifacts.arrays import has_array
     from unsupseg_cli.artifacts.grids import GridReader
     from unsupseg_cli.contents.features import foreseen_grids
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.geometry import snap
     from unsupseg_cli.inference.extraction import lay_out_views
     from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
@@ -277,8 +282,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         )
         return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
+    skipped = Skipped(context, config.strict)
     if config.regions is None:
-        return lay_out_views(dataset, geometry_of(call), info.patch_size, config.strict).views.grids(
+        return lay_out_views(dataset, geometry_of(call), info.patch_size, skipped).views.grids(
             info.patch_size
         )
     views = lay_out_regions(
@@ -289,7 +295,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         config.size or None,
         config.filter,
         info.patch_size,
-        config.strict,
+        skipped,
     ).views
     context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, as many forwards")
     return views.grids(info.patch_size)
@@ -347,7 +353,9 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
         opened.append(_open_extraction(call, draft))
         return opened[0]
 
-    artifact, reused = context.workspace.produce_shard(identity, f"{index}-of-{shards}", open_draft)
+    artifact, reused = context.workspace.produce_shard(
+        identity, f"{index}-of-{shards}", open_draft, tell=context.reporter.info
+    )
     if artifact is None:
         context.reporter.info(
             f"shard {config.shard} is finished; {opened[0].missing()} blocks of other shards are missing: the last of "

@@ -150,21 +150,11 @@ def _dataset(call: Call) -> Dataset:
 @once
 def _readable(call: Call) -> tuple[list[Any], list[tuple[int, int]], dict[str, str]]:
     """Return the images whose size can be read, their heights and widths, and why others cannot."""
-    from unsupseg_cli.core.errors import UnsupsegError
-    from unsupseg_cli.data.images import UnreadableImage, image_size
+    from unsupseg_cli.contents.skipped import Skipped
+    from unsupseg_cli.inference.extraction import readable_items
 
-    items, sizes, skipped = [], [], {}
-    for item in _dataset(call).items:
-        try:
-            sizes.append(image_size(item.image))
-            items.append(item)
-        except UnreadableImage as error:
-            if call.config.strict:
-                raise UnsupsegError(f"{error} (--strict stops at the first unreadable image).") from None
-            skipped[item.key] = str(error)
-    if not items:
-        raise UnsupsegError(f"No image is readable; the first reason: {next(iter(skipped.values()), '')}")
-    return items, sizes, skipped
+    skipped = Skipped(call.context, call.config.strict)
+    return *readable_items(_dataset(call).items, skipped), skipped
 
 
 @once

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
 from unsupseg_cli.core.ports import MODEL
@@ -29,7 +30,7 @@ class PredictConfig(DataConfig, BatchConfig):
     out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     size: int | None = setting(
-        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0
+        None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0, le=LONGEST_SIDE
     )
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
@@ -83,13 +84,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     also log-probabilities at the working resolution.
     """
     from unsupseg_cli.contents.predictions import PredictionWriter
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
     config, model, dataset = call.config, opened_model(call), _dataset(call)
     draft.deterministic = resolve_device(config.device).type == "cpu"
-    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay)
+    skipped = Skipped(call.context, config.strict)
+    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
     segmented = segment_items(
         model.segmenter,
         writer.todo(),
@@ -100,11 +103,11 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         batch=config.batch_size,
         tile=config.tile,
         overlap=config.overlap,
-        strict=config.strict,
         skipped=writer.skipped,
         description="predict",
     )
     for image in segmented:
+        call.context.sources.require_unchanged([image.item.image])
         scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
     return writer.close()
@@ -113,13 +116,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 def foresee(call: Call) -> Foreseen:
     """Return the bytes of the log-probabilities, where they are kept."""
     from unsupseg_cli.contents.model import class_count, view_multiple
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.inference.extraction import lay_out_views
 
     config, model = call.config, call.input("model")
     if config.keep != "scores":
         return Foreseen()
     multiple = view_multiple(model, call.context)
-    views = lay_out_views(_dataset(call), _geometry(call), multiple, config.strict).views
+    skipped = Skipped(call.context, config.strict)
+    views = lay_out_views(_dataset(call), _geometry(call), multiple, skipped).views
     pixels = int((views.height * views.width).sum())
     return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
 

@@ -41,11 +41,27 @@ def identify(call: Call) -> Identity:
         stage="pretrain",
         stage_version=STAGE.version,
         slug=f"{config.arch}-{config.objective}-seed{config.seed}",
-        config={**config.result(), "start_weights": start and start.weights_digest},
+        config={
+            **config.result(),
+            "start_weights": start and start.weights_digest,
+            **({"probe_digest": _probe_digest(call)} if config.probe is not None else {}),
+        },
         data=DataSource(**{**data.model_dump(), "dataset": config.images[0].name or "images"}),
         execution={"device": config.device},
         used_labels=config.probe is not None,
     )
+
+
+def _probe_digest(call: Call) -> str:
+    """Return the digest of the images, labels and classes of the probe, whose scores are in the summary."""
+    from unsupseg_cli.artifacts.canonical import digest_json
+    from unsupseg_cli.contents.images import fingerprint, label_fingerprint, space_digest
+    from unsupseg_cli.pretraining.run import probe_data
+
+    space, *parts = probe_data(_config(call))
+    items = [item for part in parts for item in part]
+    images = fingerprint(((item.key, item.image) for item in items), call.context)
+    return digest_json([images, label_fingerprint(items, call.context), space_digest(space)])
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
@@ -158,6 +174,7 @@ def _pack(call: Call, draft: Draft) -> None:
     import torch
     from PIL import Image
 
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.images import UnreadableImage, read_image
     from unsupseg_cli.pretraining.run import PACK
     from unsupseg_cli.pretraining.train import check_images
@@ -166,13 +183,13 @@ def _pack(call: Call, draft: Draft) -> None:
     if not draft.is_done("pack"):
         folder.mkdir(exist_ok=True)
         side = int(_PACK_RATIO * max(config.size, config.final_size))
-        squares, aspects, sides, skipped = [], [], [], {}
-        paths = [item.image for item in _dataset(call).items]
-        for path in call.context.reporter.track(paths, "decode", total=len(paths)):
+        squares, aspects, sides, skipped = [], [], [], Skipped(call.context)
+        items = _dataset(call).items
+        for item in call.context.reporter.track(items, "decode", total=len(items)):
             try:
-                image = read_image(path)
+                image = read_image(item.image)
             except UnreadableImage as error:
-                skipped[str(path)] = str(error)
+                skipped.add(item, str(error))
                 continue
             height, width = image.shape[:2]
             square = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
@@ -184,7 +201,7 @@ def _pack(call: Call, draft: Draft) -> None:
             warnings.append(f"{len(skipped)} unreadable images were skipped (first: {next(iter(skipped))})")
         np.save(folder / "pixels.npy", np.stack(squares))
         np.save(folder / "aspect.npy", np.array(aspects, np.float32))
-        draft.finish("pack", warnings)
+        draft.finish("pack", warnings, [folder / "pixels.npy", folder / "aspect.npy"])
     draft.warnings += draft.note("pack")
 
 

@@ -35,7 +35,7 @@ class PseudolabelConfig(DeviceConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the pseudo-labels: the options, and of classes and seed what the method reads."""
-    from unsupseg_cli.contents.method_options import identified
+    from unsupseg_cli.contents.option_files import decided_by
     from unsupseg_cli.models.device import resolve_device
 
     config, data = call.config, call.input("features").manifest.data
@@ -52,7 +52,7 @@ def identify(call: Call) -> Identity:
             "method_version": call.method.version,
             "part": call.part.name,
             "keep": config.keep,
-            "options": identified(call.options, call.context),
+            "options": decided_by(call.options, call.context),
             **identity_values,
         },
         inputs=call.described(),

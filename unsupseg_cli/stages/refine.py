@@ -122,12 +122,13 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
         images = [read_image(files[key]) for key in part]
         refined = refine_labels([scores(key) for key in part], images, crf, workers, device)
         for key, image, labels in zip(part, images, refined, strict=True):
-            write_ids(draft.folder, key, labels)
-            write(key, image, labels)
-            draft.finish(image_part(key))
+            written = [write_ids(draft.folder, key, labels), *write(key, image, labels)]
+            draft.finish(image_part(key), files=written)
     for name in ("legend.png", CLASSES):
         shutil.copy2(predictions.path / name, draft.folder / name)
-    return {name: summary[name] for name in ("images", "classes", "skipped", "keys")}
+    return {
+        name: summary[name] for name in ("images", "classes", "skipped", "keys", "digests") if name in summary
+    }
 
 
 def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class TrainConfig(DeviceConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the model: the options, and of classes and seed what the method reads."""
-    from unsupseg_cli.contents.method_options import identified
+    from unsupseg_cli.contents.option_files import decided_by
     from unsupseg_cli.models.device import resolve_device
 
     config, data = call.config, call.input("features").manifest.data
@@ -71,7 +71,7 @@ def identify(call: Call) -> Identity:
             "method": name,
             "method_version": call.method.version,
             "tokens": "live" if call.needs.network == "always" else config.tokens,
-            "options": identified(call.options, call.context),
+            "options": decided_by(call.options, call.context),
             **identity_values,
         },
         inputs=call.described(),
@@ -190,7 +190,7 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
     from unsupseg_cli.training.loop import fit
 
-    checkpoint = DiskCheckpoint(draft.folder)
+    checkpoint = DiskCheckpoint(draft.folder, context.reporter.warn)
     first = checkpoint.step()
     journal = Journal(draft.folder, first, writes=fabric.is_global_zero)
     if first:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.training.loop import Record
 
 METRICS = "metrics.jsonl"
@@ -17,17 +21,37 @@ _PARTS = {"module", "optimizer", "task", "step", "seconds"}
 
 
 class DiskCheckpoint:
-    """The loop's state in a folder, replaced atomically, read without unpickling code."""
+    """The loop's state in a folder, replaced atomically, read without unpickling code.
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / STATE
+    Args:
+        folder: of the draft.
+        tell: is told when a saved state is damaged, and a training begins anew for that.
+    """
+
+    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._path, self._tell = folder / STATE, tell
         self._path.parent.mkdir(exist_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the last saved state, or None."""
+        """Return the last saved state, or None; one that cannot be read is discarded."""
         if not self._path.exists():
             return None
-        state: dict[str, Any] = torch.load(self._path, weights_only=True)
+        try:
+            _require_whole(self._path)
+            state: dict[str, Any] = torch.load(self._path, weights_only=True)
+            _require_finite(state.get("module"))
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            EOFError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            self._tell(f"the checkpoint cannot be read ({reason_of(error)}): the training begins anew")
+            self._path.unlink(missing_ok=True)
+            return None
         if missing := _PARTS - state.keys():
             raise UnsupsegError(
                 f"The checkpoint '{self._path}' was written by an earlier version (it has no '{min(missing)}'); remove "
@@ -42,8 +66,28 @@ class DiskCheckpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
         partial = self._path.with_suffix(".tmp")
-        torch.save(state, partial)
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # before the name: a power loss leaves the old state or the new one
         partial.replace(self._path)
+
+
+def _require_whole(path: Path) -> None:
+    """Raise ValueError where a checksum in torch's file, a ZIP archive, does not fit: reading it checks none."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"'{damaged}' in it was changed")
+
+
+def _require_finite(value: Any) -> None:
+    """Raise ValueError where a state holds NaN or infinite weights: a training saves none."""
+    if isinstance(value, torch.Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+        raise ValueError("it holds NaN or infinite values")
+    for part in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    ):
+        _require_finite(part)
 
 
 class Journal:

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.contents.method_options import identified
+from unsupseg_cli.contents.option_files import decided_by
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.maskdistill.config import FilterOptions, TrainOptions
@@ -190,7 +190,7 @@ def test_the_content_of_a_file_of_weights_decides_the_key_and_not_its_name(tmp_p
 
     def entered(path, **options):
         given = {"arch": "deeplabv3_resnet50", **options, "resnet": str(path)}
-        return identified(TrainOptions(**given), context)["resnet"]
+        return decided_by(TrainOptions(**given), context)["resnet"]
 
     assert entered(one) == str(one)  # that it is missing is the trainer's to say
     save_file({"conv1.weight": torch.zeros(2)}, one)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
@@ -122,6 +121,7 @@ class FilterOptions(MethodOptions):
         "hub",
         "Weights of the detector's ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a "
         "state_dict.",
+        file=True,
         source=_OURS,
     )
     detector_epochs: int = setting(10, "Epochs of the detector.", ge=1, length=True, source=_OURS)
@@ -143,11 +143,6 @@ class FilterOptions(MethodOptions):
             ("resnet", "detector_epochs", "detector_batch", "detector_lr"),
             "they are read with source=detector only",
         )
-
-    def files(self) -> dict[str, Path]:
-        """Return the weights of the ResNet-50, where they are a file."""
-        is_file = self.source == "detector" and self.resnet not in ("hub", "random")
-        return {"resnet": Path(self.resnet)} if is_file else {}
 
 
 class TrainOptions(MethodOptions):
@@ -173,6 +168,7 @@ class TrainOptions(MethodOptions):
     resnet: str = setting(
         "hub",
         "Weights of the ResNet-50: hub (torchvision's, of ImageNet's labels), random, or a file of a state_dict.",
+        file=True,
         source=f"{_OURS}; {_CODE}: MoCo",
     )
     epochs: int = setting(20, "Epochs.", ge=1, length=True, source=f"{_OURS}; {_CODE}: 45")
@@ -199,11 +195,6 @@ class TrainOptions(MethodOptions):
         """Return the options of the other network."""
         other = "resnet" if self.arch == "decoder" else "width"
         return {other: f"the network is {self.arch}"}
-
-    def files(self) -> dict[str, Path]:
-        """Return the weights of the ResNet-50, where they are a file."""
-        is_file = self.arch != "decoder" and self.resnet not in ("hub", "random")
-        return {"resnet": Path(self.resnet)} if is_file else {}
 
     def work(self, images: int) -> float:
         """Return the images that all epochs look at."""

@@ -120,6 +120,8 @@ def load_resnet(resnet: nn.Module, source: str) -> None:
             f"The weights '{source}' are not of a ResNet-50: {len(lacking)} of {len(own)} tensors lack or have another "
             f"shape (the first: {lacking[0]}); {ways}."
         )
+    if wrong := [name for name in own if not bool(tensors[name].isfinite().all())]:
+        raise UnsupsegError(f"The weights '{source}' hold NaN or infinite values (in {wrong[0]}); {ways}.")
     resnet.load_state_dict({name: tensors[name] for name in own})
 
 
