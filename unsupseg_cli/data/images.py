@@ -125,6 +125,19 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
 
 
+def orientation_of(path: Path) -> int:
+    """Return the EXIF orientation of an image file, 1 where it has none or cannot be read."""
+    try:
+        if path.suffix == ".mat":
+            return 1
+        with open_image(path) as image:
+            if image.format == "TIFF":  # Pillow turns a TIFF by itself
+                return int(getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1))
+            return _orientation(image)
+    except UnreadableImage:
+        return 1
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Return an opened image turned by its EXIF orientation; damaged metadata turn nothing."""
     method = _UPRIGHT.get(_orientation(image))
