@@ -118,7 +118,7 @@ def _named_by_color(origin: str, entries: list[Entry], name: str) -> ClassFile:
 
 
 def _of_categories(categories: list[Entry]) -> ClassFile:
-    entries = [
+    entries: list[Entry] = [
         {key: entry[key] for key in ("name", "id", "color") if key in entry or key == "name"}
         for entry in categories
     ]

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+_OPTIONAL = {  # suffix -> the package without which Pillow does not read it
+    ".heic": "pillow-heif",
+    ".heif": "pillow-heif",
+    ".avif": "pillow-avif-plugin",
+    ".jp2": "pillow",  # with OpenJPEG
+    ".j2k": "pillow",
+}
+
+
+def _readable_suffixes() -> frozenset[str]:
+    """Return those of `_OPTIONAL` that Pillow and its plugins read here."""
+    for plugin, register in (("pillow_heif", "register_heif_opener"), ("pillow_avif", "")):
+        with suppress(ImportError):
+            module = import_module(plugin)
+            if register:
+                getattr(module, register)()
+    extensions = Image.registered_extensions()
+    readable = {suffix for suffix in _OPTIONAL if extensions.get(suffix) in Image.OPEN}
+    if not features.check("avif") and "pillow_avif" not in sys.modules:
+        readable -= {".avif"}
+    if not features.check("jpg_2000"):
+        readable -= {".jp2", ".j2k"}
+    return frozenset(readable)
+
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}) | _readable_suffixes()
+PLUGINS = {suffix: package for suffix, package in _OPTIONAL.items() if suffix not in IMAGE_SUFFIXES}
+"""What would have to be installed to read further suffixes."""
+
 MAX_PIXELS = 178_956_970
 """Larger images are refused by their header: such files are more often bombs than photographs.
 

@@ -75,8 +75,8 @@ def _white_is_open(space: LabelSpace) -> bool:
 def _with_white_as_class(space: LabelSpace) -> LabelSpace:
     if len(space.names) == 1:
         raise UsageError(
-            f"The labels hold 0 and 255 only, but the class file '{space.name}' names one class, '{space.names[0]}': name "
-            'both, such as background and it, or state "void" in a JSON --class-file.'
+            f"The labels hold 0 and 255 only, but the class file '{space.name}' names one class, '{space.names[0]}': "
+            'name both, such as background and it, or state "void" in a JSON --class-file.'
         )
     return replace(space, mapping={0: 0, _WHITE: 1}, void=frozenset(), numbers="given")
 
@@ -158,8 +158,8 @@ def _remark_on_palettes(palettes: Mapping[tuple[int, Color], str]) -> list[str]:
         other, where = seen.setdefault(value, (color, file))
         if other != color:
             return [
-                f"the palettes of the labels differ: the number {value} is {other} in '{where}' and {color} in '{file}'. "
-                'They are read by number; if colours are meant, give every class its "color" in a JSON --class-file'
+                f"the palettes of the labels differ: the number {value} is {other} in '{where}' and {color} in '{file}'"
+                '. They are read by number; if colours are meant, give every class its "color" in a JSON --class-file'
             ]
     return []
 
@@ -171,8 +171,8 @@ def _remark_on_turns(turned: list[Item]) -> list[str]:
     assert first.label is not None
     return [
         f"{len(turned)} images have another EXIF orientation than their label (first '{first.image.name}': "
-        f"{orientation_of(first.image)}, '{first.label.name}': {orientation_of(first.label)}): each is turned by its own, "
-        "so labels are taken as drawn over the upright image"
+        f"{orientation_of(first.image)}, '{first.label.name}': {orientation_of(first.label)}): each is turned by its "
+        "own, so labels are taken as drawn over the upright image"
     ]
 
 

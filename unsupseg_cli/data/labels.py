@@ -22,7 +22,7 @@ from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, r
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _SHOWN = 8  # wrong values named in an error
-_LOSSY = {"JPEG", "MPO", "WEBP"}  # formats that (may) change pixel values
+_LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}  # formats that (may) change pixel values
 _NUMBERS = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}  # Pillow modes whose values are class numbers
 
 
@@ -84,8 +84,8 @@ class LabelSpace:
             return self._encode_colors(raw, path)
         if self.numbers == "none":
             raise UsageError(
-                f"The label '{path}' holds numbers, but the class file '{self.name}' ({self.origin}) gives colours only: "
-                'give label images in these colours, or a JSON --class-file with the "id" of every class.'
+                f"The label '{path}' holds numbers, but the class file '{self.name}' ({self.origin}) gives colours only"
+                ': give label images in these colours, or a JSON --class-file with the "id" of every class.'
             )
         table = self._table
         inside = (raw >= 0) & (raw < len(table))
