@@ -132,7 +132,9 @@ def test_the_same_name_in_two_folders_is_no_clash(tmp_path):
 
 
 def test_folders_that_are_missing_empty_or_files(tmp_path):
-    with pytest.raises(UsageError, match=r"No image in .*\.bmp, \.jpeg, \.jpg, \.png, \.tif, \.tiff, \.webp"):
+    with pytest.raises(
+        UsageError, match=r"No image in .*\.bmp, .*\.jpeg, \.jpg, \.png, \.tif, \.tiff, \.webp"
+    ):
         open_dataset(f"{tmp_path}/")
     with pytest.raises(UsageError, match="gone' does not exist"):
         open_dataset(f"{tmp_path}/gone/")

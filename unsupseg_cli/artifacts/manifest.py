@@ -71,6 +71,11 @@ class DataSource(BaseModel):
     root: str = Field(default="", description="Where the images lay; not part of the key.")
     fingerprint: str = Field(description="SHA-256 over the sorted (relative path, content digest) pairs.")
     count: int = Field(ge=0)
+    image_suffix: str = Field(default="", description="Ending of the images' names; others were no images.")
+    left_out: list[str] = Field(
+        default_factory=list,
+        description="Folders below the root that held none of the images, such as labels.",
+    )
 
 
 class Manifest(BaseModel):

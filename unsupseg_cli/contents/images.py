@@ -21,12 +21,30 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 
 
-def open_data(config: DataConfig, context: Context, default_split: str | None = None) -> Dataset:
-    """Open the data set of a configuration, remembering where a named one lies.
+def open_data(
+    config: DataConfig,
+    context: Context,
+    default_split: str | None = None,
+    source: DataSource | None = None,
+    left_out: Sequence[Path] = (),
+) -> Dataset:
+    """Open the data set of a configuration, remembering where a named one lies; tell what a folder holds beside images.
+
+    Args:
+        config: names the images.
+        context: remembers and reports.
+        default_split: part where none is named.
+        source: the images that are taken where none are named.
+        left_out: folders that hold no images of the collection, such as where output goes.
 
     Raises:
         UsageError: no data set was named anywhere, or it cannot be found.
+        UnsupsegError: with ``strict``, a name in the folder is no readable file.
     """
+    if config.dataset is None and source is not None:
+        images = same_images(source)
+        left_out = (*left_out, *images.pop("left_out"))
+        config = config.model_copy(update={**images, "root": config.root or images["root"]})
     if config.dataset is None:
         raise UsageError(
             "No images were named: give --dataset with a folder of images or a name "
@@ -44,7 +62,9 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
-    options: dict[str, Any] = {"root": root, "labels": config.labels, "class_file": config.class_file}
+    fields = ("labels", "class_file", "image_suffix", "label_suffix")
+    options: dict[str, Any] = {"root": root, "left_out": left_out}
+    options |= {name: getattr(config, name) for name in fields}
     try:
         dataset = open_dataset(config.dataset, split=config.split or default_split, **options)
     except UsageError:
@@ -53,6 +73,7 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
         dataset = open_dataset(config.dataset, **options)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
+    _tell(dataset, context, config.strict)
     count = len(dataset.items)
     if context.most_images is not None and context.most_images < count:
         chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
@@ -60,21 +81,35 @@ def open_data(config: DataConfig, context: Context, default_split: str | None = 
     return dataset
 
 
+def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
+    """Report what a folder holds beside its images."""
+    for remark in dataset.remarks:
+        context.reporter.info(remark)
+    if dataset.problem and strict:
+        raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
+    if dataset.problem:
+        context.reporter.warn(dataset.problem)
+
+
 def same_images(data: DataSource) -> dict[str, Any]:
-    """Return the options that name the data set of an artifact again."""
+    """Return the options that name the data set of an artifact again, and the folders that it leaves out."""
     is_named = data.dataset in dataset_names()
     return {
         "dataset": data.dataset if is_named else f"{data.root}/",
         "root": Path(data.root) if is_named else None,
+        "image_suffix": data.image_suffix or None,
+        "left_out": tuple(Path(folder) for folder in data.left_out),
     }
 
 
-def reopen(data: DataSource, labels: Path | None = None, class_file: Path | None = None) -> Dataset:
-    """Open the data set of an artifact again; raises UsageError where it is not found."""
+def reopen(data: DataSource, **files: Any) -> Dataset:
+    """Open the data set of an artifact again, with its labels (options of `open_dataset`).
+
+    Raises:
+        UsageError: it is not found.
+    """
     location = same_images(data)
-    return open_dataset(
-        location["dataset"], root=location["root"], split=data.split, labels=labels, class_file=class_file
-    )
+    return open_dataset(location.pop("dataset"), split=data.split, **files, **location)
 
 
 def images_behind(manifest: Manifest, context: Context) -> Dataset:
@@ -108,7 +143,14 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
         root=str(dataset.root.absolute()),  # found again from any folder
         fingerprint=fingerprint(((item.key, item.image) for item in dataset.items), context),
         count=len(dataset.items),
+        **_scan_of(dataset),
     )
+
+
+def _scan_of(dataset: Dataset) -> dict[str, Any]:
+    """Return what finds the same images again."""
+    left_out = [str(folder.absolute()) for folder in dataset.left_out]
+    return {"image_suffix": dataset.image_suffix, "left_out": left_out}
 
 
 def identify_images(dataset: Dataset, context: Context) -> DataSource:
@@ -117,7 +159,14 @@ def identify_images(dataset: Dataset, context: Context) -> DataSource:
     if not context.read_only or any(item.entry.images == count for item in context.workspace.listed()):
         return describe_images(dataset, context)
     root = str(dataset.root.absolute())
-    return DataSource(dataset=dataset.name, split=dataset.split, root=root, fingerprint=UNKNOWN, count=count)
+    return DataSource(
+        dataset=dataset.name,
+        split=dataset.split,
+        root=root,
+        fingerprint=UNKNOWN,
+        count=count,
+        **_scan_of(dataset),
+    )
 
 
 def label_fingerprint(items: Iterable[Item], context: Context) -> str:
@@ -151,20 +200,32 @@ def remembered_weights(backbone: str, file: Path, context: Context) -> str | Non
     return str(entry[-1]) if entry and file.exists() and entry[:-1] == stamp(file) else None
 
 
-def open_paths(paths: Sequence[Path]) -> Dataset:
+def open_paths(
+    paths: Sequence[Path], context: Context | None = None, out: Path | None = None, strict: bool = False
+) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
     Of several folders, each one's name begins the keys of its images.
 
+    Args:
+        paths: images and folders.
+        context: tells what the folders hold beside images.
+        out: folder that output goes to: no images are taken from it.
+        strict: refuse a folder with names that are no readable files.
+
     Raises:
-        UsageError: a path does not exist, or two images would have the same key.
+        UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
     """
     items: dict[str, Item] = {}
     for path in paths:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
-        folder_items = open_dataset(f"{path}/", split="all").items if path.is_dir() else None
-        for item in folder_items or (Item(unicodedata.normalize("NFC", path.name), path, None),):
+        folder = (
+            open_dataset(f"{path}/", split="all", left_out=[out] if out else ()) if path.is_dir() else None
+        )
+        if folder is not None and context is not None:
+            _tell(folder, context, strict)
+        for item in folder.items if folder else (Item(unicodedata.normalize("NFC", path.name), path, None),):
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{path.resolve().name}/{item.key}")
             if item.key in items:

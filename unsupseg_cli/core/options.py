@@ -27,6 +27,11 @@ class DataConfig(Config):
     split: str | None = execution(None, "Part of the data set; default: train where it has one.")
     labels: Path | None = execution(None, "Folder of label images, matched by relative name.")
     class_file: Path | None = execution(None, "Class names, ids and colours (JSON, or one name a line).")
+    image_suffix: str | None = execution(
+        None,
+        "Ending of images' names, such as _image of 7_image.jpg; other files of the folder are no images.",
+    )
+    label_suffix: str | None = execution(None, "Ending of labels' names, such as _label of 7_label.png.")
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
-from unsupseg_cli.data.items import Item, match_labels, scan_images
+from unsupseg_cli.data.items import Item, match_labels, relative_key
+from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
 from unsupseg_cli.data.labels import LabelSpace, named_space
 from unsupseg_cli.data.layouts import LAYOUTS, Layout
+from unsupseg_cli.data.scan import Scan, scan_images
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of one split, in the order of their keys."""
+    """The images of one split, in the order of their keys.
+
+    ``remarks`` and ``problem`` say what was found beside them: told by whoever opens the data set. ``image_suffix`` and
+    ``left_out`` are what finds the same images again.
+    """
 
     name: str
     root: Path
@@ -23,6 +30,10 @@ class Dataset:
     items: tuple[Item, ...]
     space: LabelSpace | None = None
     protocol: str = "native"
+    remarks: tuple[str, ...] = ()
+    problem: str = ""
+    image_suffix: str = ""
+    left_out: tuple[Path, ...] = ()
 
     @property
     def unlabelled(self) -> list[Item]:
@@ -36,6 +47,9 @@ def open_dataset(
     split: str | None = None,
     labels: Path | None = None,
     class_file: Path | None = None,
+    image_suffix: str | None = None,
+    label_suffix: str | None = None,
+    left_out: Sequence[Path] = (),
 ) -> Dataset:
     """Open a known data set by name, or any folder tree of images.
 
@@ -51,15 +65,23 @@ def open_dataset(
         labels: folder of label images for a folder of images, matched by relative name without suffix; where it has
             a sub-folder named after the split, that one.
         class_file: class names, ids and colours of these labels.
+        image_suffix: ending of the images' names before the dot; other files are no images.
+        label_suffix: ending of the labels' names likewise.
+        left_out: folders below that hold no images of the collection.
 
     Raises:
         UsageError: nothing is found; the message says where it looked and what it expected.
     """
     is_path = os.sep in name_or_dir or (name_or_dir not in LAYOUTS and Path(name_or_dir).exists())
     if is_path:
-        return _open_folder(Path(name_or_dir), split, labels, class_file)
+        files = _Files(labels, class_file, image_suffix or "", label_suffix or "", tuple(left_out))
+        return _open_folder(Path(name_or_dir), split, files)
     if name_or_dir not in LAYOUTS:
         raise UsageError(f"No folder and no data set '{name_or_dir}'{did_you_mean(name_or_dir, LAYOUTS)}")
+    if image_suffix or label_suffix:
+        raise UsageError(
+            f"--image-suffix and --label-suffix are of folders; '{name_or_dir}' has a layout of its own."
+        )
     return _open_known(LAYOUTS[name_or_dir], root, split)
 
 
@@ -90,11 +112,22 @@ _SPLIT_NAMES = ("train", "val", "test", "validation", "training", "testing")
 _CLASS_FILES = ("classes.json", "classes.txt")
 
 
-def _open_folder(folder: Path, split: str | None, labels: Path | None, class_file: Path | None) -> Dataset:
+@dataclass(frozen=True)
+class _Files:
+    """What is said of the files of a folder."""
+
+    labels: Path | None
+    class_file: Path | None
+    image_suffix: str
+    label_suffix: str
+    left_out: tuple[Path, ...]
+
+
+def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     if not folder.is_dir():
         problem = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
         raise UsageError(f"The folder '{folder}' {problem}.")
-    images = folder
+    images, labels, class_file = folder, files.labels, files.class_file
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         images = folder / "images"
         class_file = class_file or next(filter(Path.is_file, (folder / name for name in _CLASS_FILES)), None)
@@ -103,24 +136,81 @@ def _open_folder(folder: Path, split: str | None, labels: Path | None, class_fil
         raise UsageError("--labels needs --class-file: a JSON or text file with the class names.")
     split = split or "all"
     if split != "all":
-        available = sorted(
-            part.name for part in images.iterdir() if part.is_dir() and part.name in _SPLIT_NAMES
-        )
-        if split not in available:
-            raise UsageError(
-                f"The folder '{images}' has no split '{split}' (a sub-folder of that name); it has "
-                f"{', '.join(available) or 'none'}. Leave --split out to take all images."
-            )
-        images = images / split
+        images = _split_of(images, split)
+    whole = labels
     if labels is not None and images.name in _SPLIT_NAMES and (labels / images.name).is_dir():
         labels = labels / images.name
-    paths = list(scan_images(images))
-    if not paths:
+    left_out = files.left_out
+    if any(path.resolve() in (folder.resolve(), images.resolve()) for path in left_out):
         raise UsageError(
-            f"No image in '{images}' or below; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"'{images}' is where output goes and where images are read: name another folder with --out, such as "
+            f"'{images / 'segmented'}'."
+        )
+    if whole is not None and whole.resolve() != images.resolve():
+        left_out = (*left_out, whole)
+    elif whole is not None and not (files.image_suffix or files.label_suffix):
+        raise UsageError(
+            f"--labels '{whole}' is the folder of the images itself: tell them apart by the endings of their names, "
+            "with --image-suffix and --label-suffix."
+        )
+    scan = Scan()
+    paths, more = _meant(images, list(scan_images(images, left_out, files.image_suffix, scan)), files)
+    left_out, scan.left_out = (*left_out, *more), [*scan.left_out, *more.values()]
+    if not paths:
+        ending = f" whose name ends in '{files.image_suffix}'" if files.image_suffix else ""
+        found = "; ".join(filter(None, [*scan.remarks(0)[1:], scan.problem()]))
+        raise UsageError(
+            f"No image in '{images}' or below{ending}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            + (f" ({found}.)" if found else "")
         )
     space = LabelSpace.from_file(class_file) if class_file is not None else None
-    return Dataset(_folder_name(folder), folder, split, tuple(match_labels(images, paths, labels)), space)
+    endings = {"image_suffix": files.image_suffix, "label_suffix": files.label_suffix}
+    return Dataset(
+        _folder_name(folder),
+        folder,
+        split,
+        tuple(match_labels(images, paths, labels, **endings)),
+        space,
+        remarks=(*scan.remarks(len(paths)), *_doubts(images, paths)),
+        problem=scan.problem(),
+        image_suffix=files.image_suffix,
+        left_out=tuple(path for path in left_out if images.resolve() in path.resolve().parents),
+    )
+
+
+def _split_of(images: Path, split: str) -> Path:
+    """Return the sub-folder of a split."""
+    available = sorted(part.name for part in images.iterdir() if part.is_dir() and part.name in _SPLIT_NAMES)
+    if split not in available:
+        raise UsageError(
+            f"The folder '{images}' has no split '{split}' (a sub-folder of that name); it has "
+            f"{', '.join(available) or 'none'}. Leave --split out to take all images."
+        )
+    return images / split
+
+
+def _meant(images: Path, paths: list[Path], files: _Files) -> tuple[list[Path], dict[Path, str]]:
+    """Return the images without those in folders of labels, and these folders, each with the reason."""
+    if files.image_suffix:
+        return paths, {}
+    found = folders_of_labels([relative_key(images, path) for path in paths])
+    folders = {
+        images
+        / name: f"'{name}' ({count} files called like the images: labels, it seems; to take them as images too, "
+        "name the folder by itself)"
+        for name, count in found.items()
+    }
+    return [path for path in paths if not folders.keys() & set(path.parents)], folders
+
+
+def _doubts(images: Path, paths: list[Path]) -> list[str]:
+    pair = look_like_labels(relative_key(images, path) for path in paths)
+    if pair is None:
+        return []
+    return [
+        f"'{pair[1]}' looks like a label of '{pair[0]}' but is taken as an image: to leave such files out, give "
+        "--image-suffix, or move them into a folder named by --labels"
+    ]
 
 
 def _folder_name(folder: Path) -> str:

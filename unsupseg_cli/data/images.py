@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"})
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_OPTIONAL = {  # suffix -> the package without which Pillow does not read it
+    ".heic": "pillow-heif",
+    ".heif": "pillow-heif",
+    ".avif": "pillow-avif-plugin",
+    ".jp2": "pillow",  # with OpenJPEG
+    ".j2k": "pillow",
+}
+
+
+def _readable_suffixes() -> frozenset[str]:
+    """Return those of `_OPTIONAL` that Pillow and its plugins read here."""
+    for plugin, register in (("pillow_heif", "register_heif_opener"), ("pillow_avif", "")):
+        with suppress(ImportError):
+            module = import_module(plugin)
+            if register:
+                getattr(module, register)()
+    extensions = Image.registered_extensions()
+    readable = {suffix for suffix in _OPTIONAL if extensions.get(suffix) in Image.OPEN}
+    if not features.check("avif") and "pillow_avif" not in sys.modules:
+        readable -= {".avif"}
+    if not features.check("jpg_2000"):
+        readable -= {".jp2", ".j2k"}
+    return frozenset(readable)
+
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}) | _readable_suffixes()
+PLUGINS = {suffix: package for suffix, package in _OPTIONAL.items() if suffix not in IMAGE_SUFFIXES}
+"""What would have to be installed to read further suffixes."""
+
+FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What a file may hold, whatever its name ends in: others of Pillow's formats start programs, such as Ghostscript."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused by their header: such files are more often bombs than photographs.
@@ -133,6 +163,19 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     ) as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
+
+
+def orientation_of(path: Path) -> int:
+    """Return the EXIF orientation of an image file, 1 where it has none or cannot be read."""
+    try:
+        if path.suffix == ".mat":
+            return 1
+        with open_image(path) as image:
+            if image.format == "TIFF":  # Pillow turns a TIFF by itself
+                return int(getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1))
+            return _orientation(image)
+    except UnreadableImage:
+        return 1
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -1,19 +1,19 @@
-"""Images and labels as files: walking folders, and which label belongs to which image.
+"""Images and labels as files: which label belongs to which image.
 
 Label files are only listed here, never opened.
 """
 
 from __future__ import annotations
 
-import os
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.images import IMAGE_SUFFIXES
+from unsupseg_cli.data.label_names import likely_endings
+from unsupseg_cli.data.scan import scan_images
 
 
 @dataclass(frozen=True)
@@ -25,48 +25,67 @@ class Item:
     label: Path | None = None
 
 
-def scan_images(root: Path) -> Iterator[Path]:
-    """Yield the images below a folder, sorted, without hidden files; links to a folder above are not followed."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield Path(folder) / name
-
-
-def match_labels(root: Path, images: Iterable[Path], labels: Path | None) -> list[Item]:
+def match_labels(
+    root: Path, images: Iterable[Path], labels: Path | None, *, image_suffix: str = "", label_suffix: str = ""
+) -> list[Item]:
     """Pair images with labels of the same relative name without suffix; sort order plays no role.
+
+    Args:
+        root: folder of the images.
+        images: their files.
+        labels: folder of the labels.
+        image_suffix: ending of images' names, before the dot, that does not count.
+        label_suffix: ending of labels' names likewise; other files in the folder are no labels.
 
     Raises:
         UsageError: the label folder is missing or matches nothing, or two files have the same name.
     """
-    label_by_stem: dict[str, Path] = {}
-    if labels is not None:
-        if not labels.is_dir():
-            raise UsageError(f"The label folder '{labels}' does not exist.")
-        label_by_stem = _by_stem(labels, scan_images(labels))
     pairs = [(relative_key(root, path), path) for path in images]
-    if labels is not None:
-        _by_stem(root, (path for _, path in pairs))
-    items = [Item(key, path, label_by_stem.get(_stem(key))) for key, path in sorted(pairs)]
-    for one, other in pairwise(items):
+    if labels is None:
+        return _distinct(Item(key, path) for key, path in sorted(pairs))
+    if not labels.is_dir():
+        problem = "is a file" if labels.exists() else "does not exist"
+        raise UsageError(f"The label folder '{labels}' {problem}.")
+    label_by_stem = _by_stem(labels, scan_images(labels, (), label_suffix), label_suffix)
+    _by_stem(root, (path for _, path in pairs), image_suffix)
+    items = _distinct(
+        Item(key, path, label_by_stem.get(_stem(key).removesuffix(image_suffix)))
+        for key, path in sorted(pairs)
+    )
+    if not any(item.label for item in items):
+        raise UsageError(
+            f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
+            f"first label '{next(iter(label_by_stem), 'none')}'.{_proposal(items, label_by_stem)}"
+        )
+    return items
+
+
+def _distinct(items: Iterable[Item]) -> list[Item]:
+    """Return sorted items; raises UsageError where two have one key."""
+    listed = list(items)
+    for one, other in pairwise(listed):
         if one.key == other.key:
             raise UsageError(
                 f"'{one.image}' and '{other.image}' have the same name '{one.key}' once accents are composed (Unicode "
                 "NFC); rename one of them."
             )
-    if labels is not None and not any(item.label for item in items):
-        raise UsageError(
-            f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
-            f"first label '{next(iter(label_by_stem), 'none')}'."
+    return listed
+
+
+def _proposal(items: Sequence[Item], labels: Mapping[str, Path]) -> str:
+    """Return which options would bring images and labels together, empty where none would."""
+    found = likely_endings([_stem(item.key) for item in items], labels)
+    if not found or found[0] == ("", ""):
+        return ""
+    ways = [
+        " ".join(
+            f"--{name} {ending}"
+            for name, ending in zip(("image-suffix", "label-suffix"), pair, strict=True)
+            if ending
         )
-    return items
+        for pair in found
+    ]
+    return f" They agree with {'; or with '.join(ways)}."
 
 
 class ItemIndex:
@@ -119,10 +138,10 @@ def _stem(key: str) -> str:
     return key[: -len(Path(key).suffix)]
 
 
-def _by_stem(root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+def _by_stem(root: Path, paths: Iterable[Path], suffix: str = "") -> dict[str, Path]:
     path_by_stem: dict[str, Path] = {}
     for path in paths:
-        stem = _stem(relative_key(root, path))
+        stem = _stem(relative_key(root, path)).removesuffix(suffix)
         if stem in path_by_stem:
             raise UsageError(
                 f"'{path_by_stem[stem]}' and '{path}' have the same relative name '{stem}', so that labels cannot be "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import colorsys
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,13 @@ from numpy.typing import NDArray
 from unsupseg_cli.core.bounds import LARGEST_LABEL, MOST_CLASSES
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
-from unsupseg_cli.data.images import MATLAB_LABEL, open_image, read_matlab, upright
+from unsupseg_cli.data.class_files import ClassFile, Numbers, read_class_file
+from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, read_matlab, upright
 
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _SHOWN = 8  # wrong values named in an error
-_LOSSY = {"JPEG", "MPO", "WEBP"}  # formats that (may) change pixel values
+_LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}  # formats that (may) change pixel values
 _NUMBERS = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}  # Pillow modes whose values are class numbers
 
 
@@ -39,6 +41,10 @@ class LabelSpace:
         by_color: whether every colour was given, so that RGB labels can be read by colour.
         hint: what unknown values usually mean in this set.
         rgb: for RGB labels that hold a number instead, what red, green and blue count in it.
+        numbers: where the raw values of the classes come from.
+        void_given: whether the void values were stated; else 255 is void unless it is a class.
+        palette: whether label images with a palette are read by their numbers or by their colours.
+        origin: the tool whose class file it is, empty for this tool's own.
     """
 
     name: str
@@ -50,6 +56,10 @@ class LabelSpace:
     by_color: bool = False
     rgb: tuple[int, int, int] | None = None
     hint: str = ""
+    numbers: Numbers = "given"
+    void_given: bool = True
+    palette: Literal["numbers", "colors"] = "numbers"
+    origin: str = ""
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
@@ -73,6 +83,11 @@ class LabelSpace:
             raw = (raw.astype(np.int64) * np.array(self.rgb)).sum(-1)
         if raw.ndim == 3:
             return self._encode_colors(raw, path)
+        if self.numbers == "none":
+            raise UsageError(
+                f"The label '{path}' holds numbers, but the class file '{self.name}' ({self.origin}) gives colours only"
+                ': give label images in these colours, or a JSON --class-file with the "id" of every class.'
+            )
         table = self._table
         inside = (raw >= 0) & (raw < len(table))
         classes: NDArray[np.int16] = table[np.where(inside, raw, 0)]
@@ -107,10 +122,7 @@ class LabelSpace:
                 f"'{self.names[repeated]}' have the same colour {self.colors[repeated]} in '{self.name}'."
             )
         codes = _color_codes(raw)
-        classes = np.full(codes.shape, _UNKNOWN, np.int16)
-        for index, color in enumerate(colors):
-            classes[codes == color] = index
-        classes[(classes == _UNKNOWN) & (codes == 0)] = VOID  # black is void unless a class has that colour
+        classes = self.of_colors(raw)
         if (classes == _UNKNOWN).any():
             wrong = np.unique(codes[classes == _UNKNOWN])
             shown = _shortened((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
@@ -120,28 +132,39 @@ class LabelSpace:
             )
         return classes
 
+    def of_colors(self, colors: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
+        """Return the classes of colours (..., 3): black is void unless a class has it; -2 where no class has one."""
+        codes = _color_codes(colors)
+        classes = np.full(codes.shape, _UNKNOWN, np.int16)
+        for index, color in enumerate(self.colors):
+            classes[codes == _color_codes(np.array(color)).item()] = index
+        classes[(classes == _UNKNOWN) & (codes == 0)] = VOID
+        return classes
+
+    def of_number(self, value: int) -> int:
+        """Return the class of a raw value, VOID, or -2 where it is neither."""
+        return VOID if value in self.void else self.mapping.get(value, _UNKNOWN)
+
     @classmethod
     def from_file(cls, path: Path) -> LabelSpace:
         """Read a space from JSON (``{"classes": [...], "void": ...}``) or from text, one name a line.
 
         A class is a name, or an object with ``name`` and optionally ``id`` or ``ids`` (raw values), ``color``
-        and ``kind``. Without ids the raw value is the position. ``void`` is a raw value or a list, default 255.
+        and ``kind``. Without ids the raw value is the position. ``void`` is a raw value or a list, default 255. Class
+        files of annotation tools are read too (`read_class_file`).
 
         Raises:
             UsageError: the file is missing, not valid, or names no class, or a name or raw value occurs twice.
         """
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            content = json.loads(text) if path.suffix.lower() == ".json" else _lines(text)
+            file = read_class_file(path)
+            return _parse_space(path.stem, file)
         except OSError as error:
             raise UsageError(f"The class file '{path}' cannot be read ({error.strerror}).") from None
         except UnicodeDecodeError:
             raise UsageError(f"The class file '{path}' is not text in UTF-8; save it so.") from None
-        except ValueError as error:
+        except json.JSONDecodeError as error:
             raise UsageError(f"The class file '{path}' is not valid JSON: {error}.") from None
-        content = content if isinstance(content, dict) else {"classes": content}
-        try:
-            return _parse_space(path.stem, content["classes"], content.get("void"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise UsageError(
@@ -150,14 +173,8 @@ class LabelSpace:
             ) from None
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) -> LabelSpace:
-    if not isinstance(classes, list):
-        raise TypeError('"classes" is no list')
-    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in classes]
+def _parse_space(name: str, file: ClassFile) -> LabelSpace:
+    entries, void = file.entries, file.void
     if not entries:
         raise ValueError("it names no class")
     if len(entries) > MOST_CLASSES:
@@ -167,7 +184,7 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
         if class_name in names[:index]:
             raise ValueError(f"the name '{class_name}' occurs twice")
     mapping: dict[int, int] = {}
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(entries if file.numbers != "none" else ()):
         for value in entry.get("ids", [entry.get("id", index)]):
             number = _raw_value(value, names[index])
             if number in mapping:
@@ -193,6 +210,10 @@ def _parse_space(name: str, classes: list[Any], void: int | list[int] | None) ->
         void=frozenset(int(value) for value in void_values),
         kinds=tuple(str(entry.get("kind", "")) for entry in entries),
         by_color=all("color" in entry for entry in entries),
+        numbers=file.numbers,
+        void_given=file.void is not None,
+        palette="colors" if file.numbers == "none" else "numbers",
+        origin=file.origin,
     )
 
 
@@ -203,8 +224,12 @@ def _raw_value(value: object, name: str) -> int:
 
 
 def _color(value: Any, name: str) -> tuple[int, int, int]:
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        value = list(bytes.fromhex(value[1:]))
     if len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
-        raise ValueError(f"the color of '{name}' is {value!r}, expected three numbers from 0 to 255")
+        raise ValueError(
+            f"the color of '{name}' is {value!r}, expected three numbers from 0 to 255 or #rrggbb"
+        )
     return value[0], value[1], value[2]
 
 
@@ -260,15 +285,15 @@ def _default_color(index: int) -> tuple[int, int, int]:
 def named_space(name: str) -> LabelSpace:
     """Return a space that ships with the tool; each is a readable table in ``data/spaces``."""
     content = json.loads((_SPACES / f"{name}.json").read_text(encoding="utf-8"))
-    space = _parse_space(name, content["classes"], content["void"])
+    space = _parse_space(name, ClassFile(content["classes"], content["void"], "given"))
     rgb = tuple(content["rgb"]) if "rgb" in content else None
     return replace(space, rgb=rgb, hint=content.get("hint", ""))
 
 
-def read_label(path: Path) -> NDArray[np.int32]:
+def read_label(path: Path, palette: Literal["numbers", "colors"] = "numbers") -> NDArray[np.int32]:
     """Read raw values (H, W) of a label image: gray of 8 or 16 bit, palette index, or colours (H, W, 3).
 
-    The label is turned by its EXIF orientation, as an image is.
+    The label is turned by its own EXIF orientation, as an image is: both are compared upright.
 
     Raises:
         UnreadableImage: the file is missing or damaged.
@@ -288,15 +313,24 @@ def read_label(path: Path) -> NDArray[np.int32]:
                 "palette), or RGB in the classes' colours."
             )
         picture = upright(image)
-        return np.asarray(picture.convert("RGB") if picture.mode == "RGBA" else picture).astype(np.int32)
+        in_color = picture.mode == "RGBA" or (picture.mode == "P" and palette == "colors")
+        return np.asarray(picture.convert("RGB") if in_color else picture).astype(np.int32)
 
 
 def check_label_size(
     label: Path, label_size: tuple[int, ...], image: Path, image_size: tuple[int, int]
 ) -> None:
     """Raise UsageError, naming both files and sizes, unless label and image are of one size."""
-    if tuple(label_size) != tuple(image_size):
-        raise UsageError(
-            f"The label '{label}' is {label_size[1]}x{label_size[0]} pixels, its image '{image}' is "
-            f"{image_size[1]}x{image_size[0]}; labels must have the size of their image (width x height)."
-        )
+    if tuple(label_size) == tuple(image_size):
+        return
+    turn = orientation_of(image) if tuple(label_size) == tuple(image_size)[::-1] else 1
+    hint = (
+        f" It fits the image's pixels as they are stored, before the turn of its EXIF orientation {turn}: turn the "
+        "label likewise, or give it the same EXIF orientation."
+        if turn != 1
+        else ""
+    )
+    raise UsageError(
+        f"The label '{label}' is {label_size[1]}x{label_size[0]} pixels, its image '{image}' is "
+        f"{image_size[1]}x{image_size[0]}; labels must have the size of their image (width x height).{hint}"
+    )

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.items import Item, match_labels, relative_key, scan_images
+from unsupseg_cli.data.items import Item, match_labels, relative_key
+from unsupseg_cli.data.scan import scan_images
 
 Find = Callable[[Path, str], list[Item] | None]
 

@@ -19,9 +19,10 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
 from unsupseg_cli.data.images import image_size
-from unsupseg_cli.data.items import Item, ItemIndex, relative_key, scan_images
+from unsupseg_cli.data.items import Item, ItemIndex, relative_key
 from unsupseg_cli.data.labels import read_label
 from unsupseg_cli.data.masks import MOST_MASKS, to_layers
+from unsupseg_cli.data.scan import scan_images
 
 _SHOWN = 5  # records that an error names
 _NONE = (

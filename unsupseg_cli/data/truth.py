@@ -15,7 +15,7 @@ from unsupseg_cli.data.labels import LabelSpace, check_label_size, read_label
 def read_truth(item: Item, space: LabelSpace, image_size: tuple[int, int]) -> NDArray[np.int16]:
     """Read the classes (H, W) of an item's label; raises UsageError for a wrong size or unknown values."""
     assert item.label is not None
-    raw = read_label(item.label)
+    raw = read_label(item.label, space.palette)
     check_label_size(item.label, raw.shape[:2], item.image, image_size)
     return space.encode(raw, item.label)
 

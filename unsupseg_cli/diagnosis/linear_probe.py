@@ -39,6 +39,7 @@ def fit_probe(
     *,
     labels: Path | None,
     class_file: Path | None,
+    label_suffix: str | None,
     steps: int,
     seed: int,
 ) -> OpenModel:
@@ -49,7 +50,8 @@ def fit_probe(
             or the split to be scored is the training split itself.
     """
     linear = model.require_codes()
-    features, train = training_data(model.artifact, scored, labels, class_file, context)
+    files = {"labels": labels, "class_file": class_file, "label_suffix": label_suffix}
+    features, train = training_data(model.artifact, scored, files, context)
     geometry = Geometry(**model.file.geometry)
     items = {item.key: item for item in train.items if item.label is not None}
     views = [view for view, key in enumerate(features.views["key"]) if key in items]
@@ -86,7 +88,7 @@ def fit_probe(
 
 
 def training_data(
-    model: Artifact, scored: Dataset, labels: Path | None, class_file: Path | None, context: Context
+    model: Artifact, scored: Dataset, files: dict[str, Any], context: Context
 ) -> tuple[FeatureSet, Dataset]:
     """Return the features that a model was trained on, and their images with labels; raises as `fit_probe` does."""
     features = features_of(model, context)
@@ -96,7 +98,7 @@ def training_data(
         raise UsageError(
             f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
         )
-    return FeatureSet(features), reopen(data, labels=labels, class_file=class_file)
+    return FeatureSet(features), reopen(data, **files)
 
 
 def _view_labels(

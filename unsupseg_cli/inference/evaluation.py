@@ -17,13 +17,14 @@ from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.labels import OBJECTS
+from unsupseg_cli.core.labels import OBJECTS, VOID
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.label_survey import remark_on_counts
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.inference.refinement import chunks, refine_labels
@@ -148,8 +149,11 @@ def score_pairs(
     protocol: Protocol,
     assignment: NDArray[np.int64] | None,
     sheet_size: int,
+    warnings: list[str],
 ) -> dict[str, Any]:
     """Accumulate the confusion matrix, match, score, and write tables and pictures; return the summary.
+
+    ``warnings`` gets lines about classes that never occur and much void.
 
     Raises:
         UnsupsegError: there is no pair.
@@ -158,9 +162,10 @@ def score_pairs(
     confusion, per_image = Confusion(clusters, classes), PerImage(clusters, classes)
     linear = Confusion(classes, classes)
     shown: list[Pair] = []
-    count = 0
+    count = void = 0
     for pair in pairs:
         confusion.update(pair.prediction, pair.truth)
+        void += int((pair.truth == VOID).sum())
         if pair.probed is not None:
             linear.update(pair.probed, pair.truth)
         if protocol.matching == "per-image":
@@ -169,6 +174,8 @@ def score_pairs(
         _keep_spread(shown, pair, count, sheet_size)
     if not count:
         raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
+    found = {VOID: void} | dict(enumerate(confusion.matrix.sum(0).tolist()))
+    warnings += remark_on_counts(space, found)
     if assignment is None:
         rule = "hungarian" if protocol.matching == "per-image" else protocol.matching
         assignment = match(confusion.matrix, cast("MatchingRule", rule))

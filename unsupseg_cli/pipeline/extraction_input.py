@@ -32,13 +32,13 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, same_images
+    from unsupseg_cli.contents.images import open_data
 
     config, source = call.config, found_in(call)
     data = source.manifest.data if source else None
     if config.dataset is None and data is not None:
-        config = config.model_copy(update={**same_images(data), "split": data.split})
-    return open_data(config, call.context)
+        config = config.model_copy(update={"split": data.split})
+    return open_data(config, call.context, source=data)
 
 
 def found_in(call: Call) -> Artifact | None:

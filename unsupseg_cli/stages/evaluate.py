@@ -71,6 +71,9 @@ class EvalConfig(DataConfig, BatchConfig):
         return unread
 
 
+_PROBE_FILES = ("labels", "class_file", "label_suffix")
+
+
 def identify(call: Call) -> Identity:
     """Return what decides the scores of a model or of predictions."""
     from unsupseg_cli.contents.images import describe_images, label_fingerprint, space_digest
@@ -127,7 +130,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         model = opened_model(call)
         probe = None
         if config.linear_probe:
-            files = {"labels": config.labels, "class_file": config.class_file}
+            files = {name: getattr(config, name) for name in _PROBE_FILES}
             training = {"steps": config.probe_steps, "seed": config.seed}
             probe = fit_probe(model, dataset, space, context, **files, **training)
         pairs = model_pairs(
@@ -152,7 +155,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     assignment = read_assignment(evaluation, clusters, len(space.names)) if evaluation else None
     if "naming" in call.inputs:
         assignment = read_naming(call.input("naming"), clusters, space.names)
-    summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
+    score_all = (draft.folder, pairs, clusters, space, protocol, assignment, config.sheet, draft.warnings)
+    summary = score_pairs(*score_all)
+    draft.warnings += _settled(call)[1]
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
     summary["crf"] = config.crf
@@ -179,17 +184,12 @@ def _refuse_model_options(config: EvalConfig, of_model: bool) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those of what is scored where none are named."""
-    from unsupseg_cli.contents.images import open_data, same_images
+    from unsupseg_cli.contents.images import open_data
 
     config, manifest = call.config, _scored(call).manifest
-    if config.dataset is None and manifest.data is not None:
-        images = same_images(manifest.data)
-        if config.root is not None:
-            images["root"] = config.root
-        if manifest.kind == "predictions":
-            images["split"] = config.split or manifest.data.split
-        config = config.model_copy(update=images)
-    return open_data(config, call.context, default_split="val")
+    if config.dataset is None and manifest.data is not None and manifest.kind == "predictions":
+        config = config.model_copy(update={"split": config.split or manifest.data.split})
+    return open_data(config, call.context, default_split="val", source=manifest.data)
 
 
 def _probe_labels(call: Call) -> str:
@@ -201,18 +201,27 @@ def _probe_labels(call: Call) -> str:
     config = call.config
     if not _scored(call).path.exists():  # a dry run promises it
         return UNKNOWN
-    _, train = training_data(_scored(call), _dataset(call), config.labels, config.class_file, call.context)
+    files = {name: getattr(config, name) for name in _PROBE_FILES}
+    _, train = training_data(_scored(call), _dataset(call), files, call.context)
     return label_fingerprint(train.items, call.context)
 
 
-def _space(call: Call) -> LabelSpace:
+@once
+def _settled(call: Call) -> tuple[LabelSpace, list[str]]:
+    """Return the classes as the labels are read, and remarks on how."""
+    from unsupseg_cli.data.label_survey import settle_labels
+
     dataset = _dataset(call)
     if dataset.space is None or not any(item.label for item in dataset.items):
         raise UsageError(
             f"'{dataset.root}' has no labels to score against: give --labels with a folder of label images and "
             "--class-file with the class names."
         )
-    return dataset.space
+    return settle_labels(dataset.items, dataset.space)
+
+
+def _space(call: Call) -> LabelSpace:
+    return _settled(call)[0]
 
 
 @once
@@ -244,7 +253,7 @@ STAGE = Stage(
     name="eval",
     config=EvalConfig,
     makes="evaluation",
-    version=3,
+    version=4,
     identify=identify,
     work=work,
     ports=(

@@ -140,14 +140,13 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, same_images
+    from unsupseg_cli.contents.images import open_data, open_paths
 
     config, data = call.config, call.input("model").manifest.data
     if config.images:
-        return open_paths(config.images)
-    if config.dataset is None and data is not None:
-        config = config.model_copy(update=same_images(data))
-    return open_data(config, call.context, default_split="val" if data and data.split == "train" else None)
+        return open_paths(config.images, call.context, config.out, config.strict)
+    split = "val" if data and data.split == "train" else None
+    return open_data(config, call.context, split, data, [config.out] if config.out else ())
 
 
 def _geometry(call: Call) -> Geometry:

@@ -147,7 +147,7 @@ def _config(call: Call) -> PretrainConfig:
 def _dataset(call: Call) -> Dataset:
     from unsupseg_cli.contents.images import open_paths
 
-    return open_paths(call.config.images)
+    return open_paths(call.config.images, call.context)
 
 
 @once
