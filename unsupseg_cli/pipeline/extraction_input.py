@@ -95,6 +95,7 @@ def layout_of(call: Call) -> Layout:
         config.filter,
         patch,
         config.strict,
+        geometry_of(call) if config.embed == "masked" else None,
     )
 
 
@@ -113,6 +114,8 @@ def kept_arrays(call: Call) -> tuple[str, ...]:
     whole = call.config.regions is None
     if "model" in call.inputs:
         return ("patch", "pooled") if whole else ("pooled",)
+    if not whole and call.config.embed == "masked":
+        return ("cls",)
     return call.config.keep or (("patch", "cls", "pooled") if whole else ("cls", "pooled"))
 
 
