@@ -61,6 +61,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
         "extract": ["--geometry", "squash", "--keep", "patch,cls,pooled,key,cls_query"],
         "extract-ragged": [],
         "extract-regions": ["--regions", "pyramid", "--levels", "1"],
+        "extract-regions-masked": ["--regions", "pyramid", "--levels", "1", "--embed", "masked"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
     },
     "predict": {"predict": ["--keep", "scores"]},

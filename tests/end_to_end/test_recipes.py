@@ -25,6 +25,7 @@ FEW = (
     "stego-primaps-cityscapes-dino_vitb8",
     "scenes-stego",
     "scenes-transfgu",
+    "transfgu-cityscapes-dino_vits8",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {

@@ -253,6 +253,16 @@ def test_without_a_test_of_coverage_no_features_are_read(photos, tmp_path):
     assert set(FeatureSet(everything).views["tag"]) == {1}
 
 
+def test_images_whose_foreground_fills_no_anchor_are_told(context, photos, tmp_path):
+    found = regions(context, "anchors", foreground=0.7, background=1, scales=(0.9,))
+    with_regions = set(FeatureSet(found).views["key"])
+    assert 0 < len(with_regions) < 12
+    assert (
+        set(found.manifest.summary["empty"]) == {f"{number:02d}.png" for number in range(12)} - with_regions
+    )
+    assert any("no region was kept in" in warning for warning in found.manifest.warnings)
+
+
 def test_what_anchors_need_is_asked_for(photos, tmp_path):
     context = Context(Workspace(tmp_path / "w"))
     with pytest.raises(UsageError, match="No features in the workspace"):
