@@ -62,6 +62,7 @@ SPECIAL: dict[str, dict[str, list[str]]] = {
         "extract-ragged": [],
         "extract-regions": ["--regions", "pyramid", "--levels", "1", "--keep", "cls,pooled,patch"],
         "extract-crops": ["--regions", "masks", "--pseudolabels", "@pseudolabel-kmeans"],
+        "extract-regions-masked": ["--regions", "pyramid", "--levels", "1", "--embed", "masked"],
         "extract-hdf5": ["--geometry", "squash", "--store", "hdf5", "--keep", "patch,pooled,attention"],
     },
     "predict": {"predict": ["--keep", "scores"]},

@@ -1,11 +1,13 @@
 """Boxes per second of `extract --regions` beside a bare timm loop on the same crops, and its peak memory: one run.
 
-    python benchmarks/regions.py IMAGES [--count 8] [--size 224] [--backbone tiny] [--weights FILE] [--device cpu]
+    python benchmarks/regions.py IMAGES [--count 8] [--size 224] [--whole 448] [--backbone tiny] [--weights FILE]
+        [--device cpu]
     python benchmarks/regions.py IMAGES --memory 100,1000 --size 32 --backbone untrained
 
 The regions are all anchors of every image. The bare loop embeds the same crops, rendered before and held in the memory
-of the device; the two alternate in one process, so that other load on the machine meets both: read the ratio. With
---memory the regions of so many images (taken again where there are fewer) are embedded in a process of their own each.
+of the device. Both, and `--embed masked` on images with a shorter side of --whole pixels, alternate in one process, so
+that other load on the machine meets all: read the ratios. With --memory the regions of so many images (taken again
+where there are fewer) are embedded in a process of their own each.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import torch
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.core.options import Embedding
 from unsupseg_cli.data.geometry import render_part
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.models.backbone import load_backbone, resolve_precision
@@ -38,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("images", type=Path)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--whole", type=int, default=448)
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
@@ -56,12 +60,13 @@ def gather(options: argparse.Namespace, folder: Path) -> None:
         shutil.copy(path, folder / f"{number:05d}{path.suffix}")
 
 
-def config(options: argparse.Namespace, folder: Path) -> ExtractConfig:
+def config(options: argparse.Namespace, folder: Path, embed: Embedding = "crop") -> ExtractConfig:
     return ExtractConfig(
         dataset=f"{folder}/",
         regions="anchors",
         foreground=0,
-        size=options.size,
+        embed=embed,
+        size=options.size if embed == "crop" else options.whole,
         backbone=options.backbone,
         weights=options.weights,
         device=options.device,
@@ -76,13 +81,16 @@ def compare(options: argparse.Namespace, root: Path) -> None:
     backbone = load_backbone(options.backbone, options.weights).prepare(precision, device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     gather(options, root / "images")
-    ours, bare = [], []
+    ours, masked, bare = [], [], []
     crops: list[torch.Tensor] = []
     for number in range(options.rounds):
-        made = extract(config(options, root / "images"), Context(Workspace(root / f"workspace-{number}")))
-        assert made is not None
-        table = FeatureSet(made)
-        ours.append(len(table) / made.manifest.seconds)
+        context = Context(Workspace(root / f"workspace-{number}"))
+        kinds: tuple[tuple[Embedding, list[float]], ...] = (("masked", masked), ("crop", ours))
+        for embed, speeds in kinds:
+            made = extract(config(options, root / "images", embed), context)
+            assert made is not None
+            table = FeatureSet(made)
+            speeds.append(len(table) / made.manifest.seconds)
         if not crops:
             crops = in_batches(table, root / "images", options.batch, device)
         start = time.perf_counter()
@@ -100,6 +108,10 @@ def compare(options: argparse.Namespace, root: Path) -> None:
     print(f"  extract --regions{statistics.median(ours):9.1f} boxes/s")
     print(f"  bare timm loop   {statistics.median(bare):9.1f} boxes/s")
     print(f"  ratio            {ratio:9.2f}")
+    print(
+        f"  --embed masked   {statistics.median(masked):9.1f} boxes/s, of whole images of {options.whole} pixels"
+    )
+    print(f"  its ratio to crops{statistics.median(a / b for a, b in zip(masked, ours, strict=True)):8.1f}")
 
 
 def in_batches(table: FeatureSet, folder: Path, batch: int, device: torch.device) -> list[torch.Tensor]:

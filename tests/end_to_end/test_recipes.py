@@ -27,6 +27,7 @@ FEW = (
     "scenes-transfgu",
     "maskdistill-voc2012-dino_vits16",
     "scenes-context",
+    "transfgu-cityscapes-dino_vits8",
 )
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {

@@ -71,6 +71,37 @@ def test_token_and_attention_are_those_that_extract_keeps(kind, layer):
     torch.testing.assert_close(row.attention, kept["attention"].flatten(2))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_the_whole_image_the_token_is_that_of_the_image_and_under_a_part_that_of_a_masked_softmax(kind):
+    network = backbone(**KINDS[kind])
+    row = class_row(network, images())
+    shares = torch.ones(3, 2, 24)
+    shares[:, 1] = (torch.arange(24) % 3 == 0).float()
+    tokens = row.class_token(row.under(shares))
+    torch.testing.assert_close(tokens[:, 0], network(images(), keep=("cls",))["cls"], rtol=1e-4, atol=1e-5)
+    block, attention = network.vit.blocks[-1], network.vit.blocks[-1].attn
+    before = network.tokens_before(images())
+    query, key, value = attention.qkv(block.norm1(before)).view(3, -1, 3, 3, 8).permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(query), attention.k_norm(key)
+    logits = query @ key.mT * attention.scale
+    logits[..., network.prefix_tokens :].masked_fill_(shares[0, 1] == 0, -torch.inf)
+    after = before + block.ls1(attention.proj((logits.softmax(-1) @ value).transpose(1, 2).flatten(2)))
+    after = network.vit.norm(after + block.ls2(block.mlp(block.norm2(after))))
+    torch.testing.assert_close(tokens[:, 1], after[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["gated attention", "parallel blocks"])
+def test_blocks_of_another_kind_are_refused(change):
+    network = backbone()
+    block = network.vit.blocks[-1]
+    if change == "gated attention":
+        block.attn.gate = torch.nn.Linear(24, 24)
+    else:
+        del block.ls2
+    with pytest.raises(UsageError, match="of another kind than a plain ViT's"):
+        class_row(network, images())
+
+
 def test_a_backbone_without_a_class_token_is_refused():
     network = backbone(class_token=False, global_pool="avg")
     with pytest.raises(UsageError, match="has no CLS token"):

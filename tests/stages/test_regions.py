@@ -85,6 +85,70 @@ def test_a_region_is_embedded_like_an_image_of_its_box(made, photos, tmp_path, k
     np.testing.assert_allclose(FeatureSet(alone).rows("cls"), cls[chosen], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_masked_regions_are_the_boxes_of_the_crops(context, made, kind):
+    data = {"dataset": f"{made[kind].manifest.data.root}/"} if kind == "pyramid" else {}
+    crops, masked = FeatureSet(made[kind]), FeatureSet(regions(context, kind, embed="masked", **data))
+    for column in ("key", "box", "tag", "parent"):
+        assert masked.views[column] == crops.views[column]
+    assert not masked.has("pooled")
+
+
+def test_a_masked_region_that_is_the_whole_image_has_its_cls_token(photos, tmp_path):
+    context, fields = (
+        Context(Workspace(tmp_path / "w")),
+        BASE | {"dataset": f"{photos}/", "precision": "fp32"},
+    )
+    whole = FeatureSet(extract(ExtractConfig(keep=("cls",), **fields), context))
+    masked = FeatureSet(
+        extract(ExtractConfig(regions="pyramid", embed="masked", levels=1, **fields), context)
+    )
+    cls = dict(zip(whole.views["key"], whole.rows("cls"), strict=True))
+    differs = [
+        np.abs(token - cls[key]).max()
+        for key, token in zip(masked.views["key"], masked.rows("cls"), strict=True)
+    ]
+    assert [difference < 1e-4 for difference in differs] == [True, False, False, False, False] * 12
+
+
+def test_masked_regions_do_not_depend_on_batches_shards_and_workers(context, photos, tmp_path):
+    fields = BASE | {"dataset": f"{photos}/", "regions": "pyramid", "embed": "masked", "geometry": "squash"}
+    one = extract(ExtractConfig(**fields), Context(Workspace(tmp_path / "a")))
+    other = extract(
+        ExtractConfig(**fields | {"workers": 2}, batch_size=5), Context(Workspace(tmp_path / "b"))
+    )
+    np.testing.assert_allclose(FeatureSet(other).rows("cls"), FeatureSet(one).rows("cls"), atol=1e-4)
+
+
+def test_images_without_a_region_are_passed_over_by_masked_ones(photos, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    (tmp_path / "maps").mkdir()
+    for number in range(12):
+        shape = np.asarray(Image.open(photos / f"{number:02d}.png")).shape[:2]
+        ids = np.zeros(shape, np.uint8)
+        if number % 3:
+            ids[4:20, 6:17] = 1
+        Image.fromarray(ids).save(tmp_path / "maps" / f"{number:02d}.png")
+    masks = import_masks(
+        ImportMasksConfig(masks_from=tmp_path / "maps", dataset=f"{photos}/", sheet=0), context
+    )
+    some = regions(context, "masks", masks=masks.id, embed="masked")
+    assert FeatureSet(some).views["key"] == [f"{number:02d}.png" for number in range(12) if number % 3]
+    assert len(some.manifest.summary["empty"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"geometry": "five-crop"}, "--embed masked needs --geometry native or squash"),
+        ({"model": "x"}, "not codes of a --model"),
+    ],
+)
+def test_what_masked_regions_cannot_be_of_is_refused(fields, reason):
+    with pytest.raises(ValueError, match=reason):
+        ExtractConfig(regions="pyramid", embed="masked", **BASE | fields)
+
+
 def test_anchors_lie_on_what_the_attention_marks(context, made):
     features, anchors = FeatureSet(context.workspace.current("features")), FeatureSet(made["anchors"])
     assert set(anchors.views["tag"]) == {0, 1}
@@ -169,6 +233,11 @@ def test_the_key_holds_what_is_read(context, made):
         ({"regions": "pyramid", "features": "x"}, "--features has no effect"),
         ({"features": "x"}, "--features has no effect"),
         ({"overlap": 0.5}, "--overlap has no effect"),
+        ({"embed": "masked"}, "--embed has no effect: it is read with --regions"),
+        (
+            {"regions": "pyramid", "embed": "masked", "keep": ("pooled",)},
+            "--keep has no effect: of masked regions the CLS token is stored",
+        ),
         ({"regions": "anchors", "foreground": 0, "background": 0.5}, "every anchor is foreground"),
     ],
 )
@@ -182,6 +251,16 @@ def test_without_a_test_of_coverage_no_features_are_read(photos, tmp_path):
     everything = regions(context, "anchors", dataset=f"{photos}/", foreground=0, scales=(0.5,))
     assert everything.manifest.inputs == []
     assert set(FeatureSet(everything).views["tag"]) == {1}
+
+
+def test_images_whose_foreground_fills_no_anchor_are_told(context, photos, tmp_path):
+    found = regions(context, "anchors", foreground=0.7, background=1, scales=(0.9,))
+    with_regions = set(FeatureSet(found).views["key"])
+    assert 0 < len(with_regions) < 12
+    assert (
+        set(found.manifest.summary["empty"]) == {f"{number:02d}.png" for number in range(12)} - with_regions
+    )
+    assert any("no region was kept in" in warning for warning in found.manifest.warnings)
 
 
 def test_what_anchors_need_is_asked_for(photos, tmp_path):

@@ -16,6 +16,7 @@ GeometryName = Literal["stego", "squash", "five-crop", "ten-crop", "native"]
 WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
 RegionKind = Literal["anchors", "pyramid", "masks"]
+Embedding = Literal["crop", "masked"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 
 
@@ -42,6 +43,11 @@ class RegionConfig(Config):
         None,
         "Embed boxes instead of whole images, and store `regions`: anchors (squares of several scales, by the CLS "
         "attention of features), pyramid (the image and grids of parts), masks (the boxes of masks).",
+    )
+    embed: Embedding = setting(
+        "crop",
+        "How a box is embedded: crop, a forward of its own; masked, one forward of the whole image (--geometry and "
+        "--size say how), whose CLS token attends in the last block to the patches under the box alone.",
     )
     scales: tuple[float, ...] = setting(
         (0.5, 0.4, 0.3, 0.2),
@@ -94,6 +100,8 @@ class RegionConfig(Config):
             for name, kind in readers.items()
             if kind != self.regions
         }
+        if self.regions is None:
+            unread["embed"] = "it is read with --regions"
         if self.regions == "anchors" and self.foreground == 0:
             unread["background"] = "with --foreground 0 every anchor is foreground"
         return unread

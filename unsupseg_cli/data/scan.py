@@ -42,7 +42,7 @@ class Scan:
         if not self.broken:
             return ""
         return (
-            f"{len(self.broken)} names are no readable files or folders (links that lead nowhere, pipes, no permission) "
+            f"{len(self.broken)} names are no readable files or folders (links to nowhere, pipes, no permission) "
             f"and are left out: {_shortened(self.broken)}"
         )
 

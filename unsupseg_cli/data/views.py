@@ -217,6 +217,22 @@ def coverage(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.
     return share
 
 
+def cell_shares(boxes: NDArray[np.float64], grid: tuple[int, int]) -> NDArray[np.float64]:
+    """Return how much of each cell of a grid (h, w) lies under each box (M, 4), in cells: (M, h, w), from 0 to 1."""
+
+    def along(start: NDArray[np.float64], stop: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+        first = np.arange(cells)
+        shared = np.minimum(stop[:, None], first + 1) - np.maximum(start[:, None], first)
+        clipped: NDArray[np.float64] = np.clip(shared, 0, 1)
+        return clipped
+
+    left, top, right, bottom = boxes.T
+    shares: NDArray[np.float64] = (
+        along(top, bottom, grid[0])[:, :, None] * along(left, right, grid[1])[:, None]
+    )
+    return shares
+
+
 FOREGROUND, BACKGROUND = 1, 0
 """The tags of anchors."""
 

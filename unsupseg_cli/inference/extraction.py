@@ -126,7 +126,7 @@ class Layout:
     """What is embedded: the readable images, the views of them, how a view is rendered, and what is not readable.
 
     ``regions`` says that the views are regions, of which an image has any number; ``empty`` are the images that have
-    none.
+    none; ``frames`` is a view of each whole image, where it is them that are rendered instead of the regions.
     """
 
     items: list[Item]
@@ -135,6 +135,7 @@ class Layout:
     skipped: Mapping[str, str]
     regions: bool = False
     empty: Sequence[str] = ()
+    frames: ViewTable | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -203,7 +204,8 @@ class Extraction:
         device = network.device
         self.views = layout.views
         self.grids = self.views.grids(self.backbone.patch_size)
-        tokens = int(self.grids.prod(1).max())
+        self.shown = self.views if layout.frames is None else layout.frames
+        tokens = int(self.shown.grids(self.backbone.patch_size).prod(1).max())
         most = batch_size or default_batch(device)
         self.batch = batch_size or fitting_batch(tokens, self.backbone.dim, device, most)
         draft.deterministic = device.type == "cpu"
@@ -231,15 +233,19 @@ class Extraction:
             name: GridWriter(self.draft.folder, name, self.grids, shape, GRID_DTYPES[name], block)
             for name, shape in grid_arrays.items()
         }
-        self.blocks = [
-            range(start, min(start + block, len(self.views))) for start in range(0, len(self.views), block)
-        ]
+        self.blocks = self._cut(block)
 
     def _views_per_block(self, channels: tuple[int, ...]) -> int:
         """Return how many views make a block: of whole images where each has the same number of views."""
         views = views_per_block(self.grids, channels, np.float16)
         per_item = 1 if self.layout.regions else len(self.views) // len(self.layout.items)
         return min(max(1, views // per_item) * per_item, len(self.views))
+
+    def _cut(self, block: int) -> list[range]:
+        """Return the rows of each block, of ``block`` views but the last one."""
+        return [
+            range(start, min(start + block, len(self.views))) for start in range(0, len(self.views), block)
+        ]
 
     def write(self) -> None:
         """Make the blocks of this shard that are not finished yet.
@@ -253,7 +259,7 @@ class Extraction:
         if len(todo) < len(shard_blocks):
             self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")
         if self.layout.regions and todo:
-            self._announce(sum(len(rows) for _, rows in todo))
+            self._announce(sum(len(self._shown_rows(rows)) for _, rows in todo))
         # A block is written while the next one is computed; there is never more than one of each in memory.
         with ThreadPoolExecutor(1, "write") as thread:
             writing: Future[None] | None = None
@@ -273,7 +279,8 @@ class Extraction:
 
     def _announce(self, forwards: int) -> None:
         """Say how many forwards are ahead, and about how long they take on this machine."""
-        height, width = (int(side) for side in np.median(self.grids, axis=0) * self.backbone.patch_size)
+        patch = self.backbone.patch_size
+        height, width = (int(side) * patch for side in np.median(self.shown.grids(patch), axis=0))
         count = min(self.batch, _TIMED_ON_CPU if self.network.device.type == "cpu" else self.batch)
         images = torch.zeros((count, height, width, 3), dtype=torch.uint8)
         seconds = []
@@ -300,37 +307,43 @@ class Extraction:
         self, shard_blocks: Sequence[tuple[int, range]], todo: Sequence[tuple[int, range]]
     ) -> Iterator[tuple[Embedded, dict[str, str]]]:
         """Yield the arrays of each block and the images that failed, in order; the loader reads ahead over borders."""
-        total, left = (sum(len(rows) for _, rows in blocks) for blocks in (shard_blocks, todo))
-        views = self._load([rows for _, rows in todo])
+        total, left = (
+            sum(len(self._shown_rows(rows)) for _, rows in blocks) for blocks in (shard_blocks, todo)
+        )
+        views = self._load([self._shown_rows(rows) for _, rows in todo])
         tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
         for _, rows in todo:
             images: list[NDArray[np.uint8]] = []
             failed = Skipped(self.context, self.strict)
-            for row in rows:
+            for row in self._shown_rows(rows):
                 image = next(tracked)
                 if isinstance(image, Failed):
                     item = self.layout.items[image.item]
                     if item.key not in failed:
                         failed.add(item, image.message)
-                    image = np.zeros((self.views.height[row], self.views.width[row], 3), np.uint8)
+                    image = np.zeros((self.shown.height[row], self.shown.width[row], 3), np.uint8)
                 images.append(image)
-            yield self._embed_images(images), failed
+            yield self._embed_images(images, rows), failed
         for _ in tracked:
             pass
 
     def _load(self, blocks: Sequence[range]) -> Iterator[NDArray[np.uint8] | Failed]:
         """Yield what the views of some blocks show, one after the other."""
-        runs = [run for rows in blocks for run in self.views.runs(rows.start, rows.stop, _RUN_PIXELS)]
+        runs = [run for rows in blocks for run in self.shown.runs(rows.start, rows.stop, _RUN_PIXELS)]
         workers = resolve_workers(self.workers)
-        loaded = load_rows(self.layout.items, self.views, runs, self.layout.render, workers=workers)
+        loaded = load_rows(self.layout.items, self.shown, runs, self.layout.render, workers=workers)
         for run, result in zip(runs, loaded, strict=True):
             if isinstance(result, Failed):
                 yield from [result] * len(run)
             else:
                 yield from (image for _, image in result.views)
 
-    def _embed_images(self, images: list[NDArray[np.uint8]]) -> Embedded:
-        """Embed images batch by batch, images of one size together."""
+    def _shown_rows(self, rows: range) -> range:
+        """Return the rows of what is rendered for some rows of the views."""
+        return rows
+
+    def _embed_images(self, images: list[NDArray[np.uint8]], rows: range) -> Embedded:
+        """Embed images, those that are shown for some rows, batch by batch, images of one size together."""
         embedded = Embedded(self.network.device)
         for members in indices_by(image.shape for image in images).values():
             self._embed_group(embedded, members, [images[index] for index in members])

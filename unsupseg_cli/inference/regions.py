@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.options import RegionConfig, ResizeFilter
 from unsupseg_cli.data.datasets import Dataset
-from unsupseg_cli.data.geometry import View, render_part
+from unsupseg_cli.data.geometry import Geometry, View, render_part
 from unsupseg_cli.data.views import (
     FOREGROUND,
     Regions,
@@ -25,6 +26,7 @@ from unsupseg_cli.data.views import (
     covered_anchors,
     pyramid,
     table_of_regions,
+    table_of_views,
     to_pixels,
 )
 from unsupseg_cli.inference.extraction import Layout, readable_items
@@ -42,6 +44,7 @@ def lay_out_regions(
     resize: ResizeFilter,
     patch: int,
     skipped: Skipped,
+    whole: Geometry | None = None,
 ) -> Layout:
     """Lay out the regions of every readable image.
 
@@ -54,6 +57,7 @@ def lay_out_regions(
         resize: filter of the resize.
         patch: pixels of a token's side.
         skipped: gets the images that cannot be read.
+        whole: how an image becomes the view that its regions are embedded from; None embeds each region alone.
 
     Raises:
         UnsupsegError: a box is empty or outside its image, no region is kept, or an image may not be skipped.
@@ -67,7 +71,11 @@ def lay_out_regions(
     if not len(table):
         raise UnsupsegError(f"No image of '{dataset.root}' has a region: {_REMEDIES[str(config.regions)]}.")
     empty = [key for key, found in zip(keys, regions, strict=True) if not len(found.boxes)]
-    return Layout(items, table, partial(_render, resize=resize), skipped, regions=True, empty=empty)
+    layout = Layout(items, table, partial(_render, resize=resize), skipped, regions=True, empty=empty)
+    if whole is None:
+        return layout
+    frames = [(item, view) for item, size in enumerate(sizes) for view in whole.views(*size, patch)]
+    return replace(layout, frames=table_of_views(frames), render=whole.render)
 
 
 _REMEDIES = {

@@ -44,6 +44,20 @@ class ClassRow:
         normed: Tensor = vit.norm(token) if self.backbone.has_norm else token
         return normed
 
+    def under(self, shares: Tensor) -> Tensor:
+        """Return the sums of values (B, M, C) where, of the patches, only those under each of M boxes are attended to.
+
+        The CLS token and the registers are attended to as always; the weights add up to 1 again.
+
+        Args:
+            shares: (B, M, P), how much of each patch lies under a box, from 0 to 1.
+        """
+        values = self.values * self.attention[..., None]
+        weights = self.attention.transpose(1, 2)  # (B, P, heads)
+        total = 1 - weights.sum(1, keepdim=True) + shares @ weights  # (B, M, heads)
+        sums = self.others[:, None] + shares @ values.transpose(1, 2).flatten(2)
+        return (sums.view(*total.shape, -1) / total[..., None]).flatten(2)
+
     def gradients(self, concepts: Tensor) -> Tensor:
         """Return the gradients (B, K, P) of 1 - cos(CLS, concept) with respect to the attention to each patch.
 

@@ -97,6 +97,7 @@ def layout_of(call: Call) -> Layout:
         config.filter,
         patch,
         skipped,
+        geometry_of(call) if config.embed == "masked" else None,
     )
 
 
@@ -115,6 +116,8 @@ def kept_arrays(call: Call) -> tuple[str, ...]:
     whole = call.config.regions is None
     if "model" in call.inputs:
         return ("patch", "pooled") if whole else ("pooled",)
+    if not whole and call.config.embed == "masked":
+        return ("cls",)
     return call.config.keep or (("patch", "cls", "pooled") if whole else ("cls", "pooled"))
 
 

@@ -135,12 +135,24 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _maskable(self) -> ExtractConfig:
+        if self.regions is None or self.embed == "crop":
+            return self
+        if self.geometry not in WHOLE_VIEWS:
+            raise ValueError(
+                f"--embed masked needs --geometry {' or '.join(WHOLE_VIEWS)}, not {self.geometry}"
+            )
+        if self.model is not None:
+            raise ValueError("--embed masked gives CLS tokens of a backbone, not codes of a --model")
+        return self
+
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other geometries and regions, and of a backbone where a model is given."""
         unread = self.unread_of_regions()
         if self.geometry not in CROPS:
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
-        if self.regions is not None:
+        if self.regions is not None and self.embed == "crop":
             unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
         read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
         for role, kind in (("features", "anchors"), ("pseudolabels", "masks"), ("masks", "masks")):
@@ -150,6 +162,8 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
             options = ("backbone", "layer", "norm", "pos_embed", "position")
             unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
+        elif self.regions is not None and self.embed == "masked":
+            unread["keep"] = "of masked regions the CLS token is stored"
         return unread
 
 
@@ -297,7 +311,8 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         info.patch_size,
         skipped,
     ).views
-    context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, as many forwards")
+    forwards = "as many" if config.embed == "crop" else "one an image, not"
+    context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, {forwards} forwards")
     return views.grids(info.patch_size)
 
 
@@ -386,9 +401,11 @@ def _refuse_force(context: Context, option: str) -> None:
 
 def _open_extraction(call: Call, draft: Draft) -> Extraction:
     from unsupseg_cli.inference.extraction import Extraction
+    from unsupseg_cli.inference.masked import MaskedExtraction
 
     config = call.config
-    return Extraction(
+    kind = MaskedExtraction if config.regions is not None and config.embed == "masked" else Extraction
+    return kind(
         draft,
         call.context,
         layout_of(call),

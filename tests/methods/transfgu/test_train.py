@@ -149,8 +149,38 @@ def test_it_learns_the_maps():
         expected = (torch.arange(8) >= 2 + view % 4).long()
         found = network({"patch": inputs.features.tokens([view])[0][None]}).argmax(1)[0]
         assert (found == expected).float().mean() > 0.95
-    assert trained.figures == {"cycles": 2, "skipped_steps": 0, "empty_classes": 0}
+    assert trained.figures == {
+        "cycles": 2,
+        "skipped_steps": 0,
+        "empty_classes": 0,
+        "target_classes": [2, 2],
+    }
     assert not trained.warnings
+
+
+def test_classes_that_a_teacher_loses_are_told_with_what_the_targets_had():
+    trainer = TransfguTrainer(OPTIONS, make_inputs())
+    train(trainer, 3)
+    with torch.no_grad():  # a teacher that is sure of one class
+        trainer.teacher.mask_norm.bias.copy_(torch.tensor([100.0, -100.0]))
+    trainer.aims[1] = torch.tensor([1.0, 0.0])
+    trained = trainer.finish()
+    assert trained.figures["target_classes"] == [2, 1]
+    assert trained.warnings == [
+        "1 of 2 classes are given to no patch (the targets of the cycles had 2, 1): try fewer cycles, for a teacher "
+        "outvotes the maps of rare classes, more cycle_steps, or fewer --classes"
+    ]
+
+
+def test_a_sure_teacher_outvotes_the_maps():
+    trainer = TransfguTrainer(OPTIONS, make_inputs())
+    train(trainer, 3)
+    with torch.no_grad():
+        trainer.teacher.mask_norm.bias.copy_(torch.tensor([100.0, -100.0]))
+    batch = Batch.alone(3, [0, 1])
+    trainer.losses(batch, trainer.read(batch))
+    assert trainer.aims[0].min() > 0
+    torch.testing.assert_close(trainer.aims[1], torch.tensor([1.0, 0.0]))
 
 
 def test_resumed_equals_undisturbed():
@@ -160,6 +190,7 @@ def test_resumed_equals_undisturbed():
     expected, result = undisturbed.finish().tensors, resumed.finish().tensors
     assert all(torch.equal(result[name], expected[name]) for name in expected)
     assert resumed.finished == 2
+    assert torch.equal(resumed.aims, undisturbed.aims)
 
 
 def test_steps_whose_loss_is_not_positive_are_skipped_and_counted():

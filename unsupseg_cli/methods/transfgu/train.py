@@ -71,6 +71,7 @@ class TransfguTrainer(Trainer):
         self.first = copy.deepcopy(self.student.state_dict())
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         self.finished, self.skipped, self.skip = 0, 0, False
+        self.aims = torch.zeros(options.cycles, classes)  # share of each class in the targets of a cycle
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; biases and norms do not decay. A step that is skipped finds no gradient, and so changes nothing."""
@@ -103,7 +104,7 @@ class TransfguTrainer(Trainer):
         """Return the loss and its three terms, each a mean over the patches of the batch that count for it."""
         shown, maps, grids, permutation = self._look(batch, read)
         own = dict(zip(batch.places, zip(shown, maps, strict=True), strict=True))
-        negative, terms = self._negative(batch.step), []
+        negative, terms, aims = self._negative(batch.step), [], []
         for (height, width), members in indices_by(grids).items():
             rows = [row for row, place in enumerate(members) if place in own]
             if rows:
@@ -114,9 +115,14 @@ class TransfguTrainer(Trainer):
                 group_maps = maps[0].new_empty(0, self.concepts, height, width)
             scores, tokens = self.student.decode(patch, (rows, len(members)))
             if rows:
-                terms.append(self._terms(scores, tokens, patch, group_maps, permutation, negative))
+                classes, counted = self._targets(patch, group_maps)
+                terms.append(self._terms(scores, tokens, classes, counted, permutation, negative))
+                aims.append(F.one_hot(classes + 1, self.inputs.classes + 1).float().mean((1, 2))[:, 1:])
         category, labelled, uncertainty, decided, separation = torch.cat(terms, 1).mean(1)
-        counts = batch.average(torch.stack([labelled, decided]).detach()).clamp_min(1e-6)
+        shares = torch.cat([torch.stack([labelled, decided]), torch.cat(aims).mean(0)])
+        counts = batch.average(shares.detach())
+        self.aims[self.finished] += counts[2:].cpu()
+        counts = counts[:2].clamp_min(1e-6)
         losses = {
             "category": category / counts[0],
             "uncertainty": uncertainty / counts[1],
@@ -128,19 +134,22 @@ class TransfguTrainer(Trainer):
         self.skip = not float(batch.average(loss.detach())) > 0 and bool(torch.isfinite(loss))
         return {"loss": loss, **losses, "labelled": labelled}
 
+    @torch.no_grad()
+    def _targets(self, patch: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the class of each patch by maps and teacher, and which patches count as decided."""
+        teacher = self.teacher({"patch": patch}) if self.finished else None
+        return targets(maps, self.background, self.level, teacher)
+
     def _terms(
         self,
         scores: Tensor,
         tokens: Tensor,
-        patch: Tensor,
-        maps: Tensor,
+        classes: Tensor,
+        decided: Tensor,
         permutation: Tensor,
         negative: float,
     ) -> Tensor:
         """Return the category loss, the share of patches with a target, uncertainty, its share, separation: (5, B)."""
-        with torch.no_grad():
-            teacher = self.teacher({"patch": patch}) if self.finished else None
-            classes, decided = targets(maps, self.background, self.level, teacher)
         return torch.stack(
             [
                 category_loss(scores, classes, permutation, negative),
@@ -230,6 +239,7 @@ class TransfguTrainer(Trainer):
             "first": self.first,
             "finished": self.finished,
             "skipped": self.skipped,
+            "aims": self.aims,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -237,6 +247,7 @@ class TransfguTrainer(Trainer):
         self.teacher.load_state_dict(state["teacher"])
         self.first = {name: value.to(self.inputs.device) for name, value in state["first"].items()}
         self.finished, self.skipped = int(state["finished"]), int(state["skipped"])
+        self.aims = state["aims"].cpu().clone()
 
     @torch.no_grad()
     def finish(self) -> TrainedNetwork:
@@ -246,10 +257,14 @@ class TransfguTrainer(Trainer):
         for view in range(len(features.grids)):
             scores = self.teacher({"patch": features.tokens([view])[0][None]})
             used += torch.bincount(scores.argmax(1).flatten().cpu(), minlength=classes)
-        empty = int((used == 0).sum())
-        warnings = (
-            [f"{empty} of {classes} classes are given to no patch: try fewer --classes"] if empty else []
-        )
+        empty, aimed = int((used == 0).sum()), (self.aims > 0).sum(1).tolist()
+        warnings = []
+        if empty:
+            warnings.append(
+                f"{empty} of {classes} classes are given to no patch (the targets of the cycles had "
+                f"{', '.join(map(str, aimed))}): try fewer cycles, for a teacher outvotes the maps of rare classes, "
+                "more cycle_steps, or fewer --classes"
+            )
         if self.skipped:
             warnings.append(
                 f"{self.skipped} of {self.steps} steps were skipped, whose loss was not above 0: lower negative"
@@ -257,7 +272,12 @@ class TransfguTrainer(Trainer):
         return TrainedNetwork(
             {"type": "transfgu", "classes": classes, "dim": features.dim},
             {name: value.cpu() for name, value in self.teacher.state_dict().items()},
-            figures={"cycles": self.finished, "skipped_steps": self.skipped, "empty_classes": empty},
+            figures={
+                "cycles": self.finished,
+                "skipped_steps": self.skipped,
+                "empty_classes": empty,
+                "target_classes": aimed,
+            },
             warnings=warnings,
         )
 
