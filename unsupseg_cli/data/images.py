@@ -46,7 +46,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", "
 PLUGINS = {suffix: package for suffix, package in _OPTIONAL.items() if suffix not in IMAGE_SUFFIXES}
 """What would have to be installed to read further suffixes."""
 
-FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _FORMATS if name in Image.OPEN)
 """What a file may hold, whatever its name ends in: others of Pillow's formats start programs, such as Ghostscript."""
 MAX_PIXELS = 178_956_970
 """Larger images are refused by their header: such files are more often bombs than photographs.
