@@ -30,11 +30,11 @@ graph=$(unsupseg graph --features "$features")
 proposals=$(unsupseg pseudolabel --features "$features" --method primaps)
 if [ "${OBJECTS:-}" ]; then
     objects=$(unsupseg pseudolabel --features "$features" --method maskdistill --part masks)
-    anchors=() ground=background=true
+    anchors=(--features "$features") ground=background=true
 else
     objects=$proposals anchors=(--foreground 0) ground=background=false
 fi
-anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --features "$features" "${backbone[@]}" "$@" "${crops[@]}" "${anchors[@]}")
+anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors "${backbone[@]}" "$@" "${crops[@]}" "${anchors[@]}")
 pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "${backbone[@]}" "$@" "${crops[@]}")
 for seed in "${seeds[@]}"; do
     labels=(unsupseg pseudolabel --features "$features" --seed "$seed")
