@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.data.label_survey import settle_labels
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import warnings
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
@@ -70,7 +71,9 @@ def diagnose(pretrainer: Pretrainer) -> PatchScores:
     config, encoder = pretrainer.config, pretrainer.encoder
     root = Path(config.probe_root) if config.probe_root else None
     train, test = (open_dataset(str(config.probe), root=root, split=split) for split in ("train", "val"))
+    fitted, scored = (some_labelled(part, _PROBE_LABELLED) for part in (train, test))
     assert train.space is not None
+    space, _ = settle_labels([*fitted, *scored], train.space)
 
     def encode(image: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(image.copy()).movedim(-1, 0)[None].float() / 255
@@ -80,9 +83,9 @@ def diagnose(pretrainer: Pretrainer) -> PatchScores:
 
     return probe_patches(
         encode,
-        some_labelled(train, _PROBE_LABELLED),
-        some_labelled(test, _PROBE_LABELLED),
-        train.space,
+        fitted,
+        scored,
+        space,
         size=_PROBE_SIZE,
         patch=architecture(config.arch)["patch_size"],
         seeds=(0,),
