@@ -59,13 +59,27 @@ def check(
     split: Annotated[str | None, typer.Option("--split", help="Part; default: the first.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label images.")] = None,
     class_file: Annotated[Path | None, typer.Option("--class-file", help="Class names.")] = None,
+    image_suffix: Annotated[
+        str | None, typer.Option("--image-suffix", help="Ending of images' names, such as _image.")
+    ] = None,
+    label_suffix: Annotated[
+        str | None, typer.Option("--label-suffix", help="Ending of labels' names, such as _label.")
+    ] = None,
 ) -> None:
     """Read every image and label once: counts, sizes, label histogram, the first broken files."""
 
     def action() -> None:
         from unsupseg_cli.diagnosis.check import check_dataset
 
-        dataset = open_dataset(name, root=root, split=split, labels=labels, class_file=class_file)
+        dataset = open_dataset(
+            name,
+            root=root,
+            split=split,
+            labels=labels,
+            class_file=class_file,
+            image_suffix=image_suffix,
+            label_suffix=label_suffix,
+        )
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         report = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
         out = Console(highlight=False, soft_wrap=True)
@@ -80,6 +94,8 @@ def check(
         total = max(1, sum(report.pixels.values()))
         for label, count in report.pixels.items():
             out.print(f"  {label:24s} {100 * count / total:6.2f} % of pixels", markup=False)
+        for remark in report.remarks:
+            console.print(f"warning: {remark}", markup=False)
         if report.problems:
             for problem in report.problems[:10]:
                 console.print(problem, markup=False)

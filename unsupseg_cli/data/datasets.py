@@ -158,7 +158,7 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     left_out, scan.left_out = (*left_out, *more), [*scan.left_out, *more.values()]
     if not paths:
         ending = f" whose name ends in '{files.image_suffix}'" if files.image_suffix else ""
-        found = "; ".join(filter(None, [*scan.remarks(0)[1:], scan.problem()]))
+        found = "; ".join(filter(None, [*(scan.remarks(0) if scan.others else ()), scan.problem()]))
         raise UsageError(
             f"No image in '{images}' or below{ending}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
             + (f" ({found}.)" if found else "")

@@ -31,8 +31,10 @@ class Scan:
     def remarks(self, images: int) -> list[str]:
         """Return what the user is told of a collection of so many images."""
         kinds = [f"{suffix} {count}" for suffix, count in self.others.most_common()]
-        others = f", {sum(self.others.values()):,} other files ({_shortened(kinds)})" if kinds else ""
-        lines = [f"{images:,} images{others}", *(f"left out: {reason}" for reason in self.left_out)]
+        others = (
+            f", {_counted(sum(self.others.values()), 'other file')} ({_shortened(kinds)})" if kinds else ""
+        )
+        lines = [f"{_counted(images, 'image')}{others}", *(f"left out: {reason}" for reason in self.left_out)]
         for suffix in sorted(set(self.others) & set(PLUGINS)):
             lines.append(f"{suffix} files can be read after `pip install {PLUGINS[suffix]}`")
         return lines
@@ -41,9 +43,10 @@ class Scan:
         """Return a sentence on what is broken, empty where nothing is."""
         if not self.broken:
             return ""
+        names = "1 name is" if len(self.broken) == 1 else f"{len(self.broken)} names are"
         return (
-            f"{len(self.broken)} names are no readable files or folders (links to nowhere, pipes, no permission) "
-            f"and are left out: {_shortened(self.broken)}"
+            f"{names} no readable file or folder (a link that leads nowhere, a pipe, no permission) and left out: "
+            f"{_shortened(self.broken)}"
         )
 
 
@@ -75,7 +78,7 @@ def scan_images(
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        if here != root and (reason := _reason(here, refused)):
+        if here != root and (reason := _reason(here, files, refused)):
             scan.left_out.append(f"'{here.relative_to(root)}' ({reason})")
             folders.clear()
             continue
@@ -90,24 +93,26 @@ def scan_images(
                 scan.broken.append(str(path.relative_to(root)))
 
 
-def _reason(folder: Path, left_out: set[Path]) -> str:
+def _reason(folder: Path, files: Sequence[str], left_out: set[Path]) -> str:
+    """Return why a folder is not entered, empty if it is."""
     if folder.resolve() in left_out:
         return "labels or output of this call"
-    if (
-        (folder / "legend.png").is_file()
-        and (folder / "classes.json").is_file()
-        and (folder / "ids").is_dir()
-    ):
+    if {"legend.png", "classes.json"} <= set(files) and (folder / "ids").is_dir():
         return "written by `predict --out`"
-    return "an artifact of this tool" if _is_artifact(folder) else ""
+    return "an artifact of this tool" if "manifest.json" in files and _is_artifact(folder) else ""
 
 
 def _is_artifact(folder: Path) -> bool:
+    file = folder / "manifest.json"
     try:
-        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and {"stage", "key", "digest", "outputs"} <= content.keys()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _shortened(parts: Sequence[str]) -> str:

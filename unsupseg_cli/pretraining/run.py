@@ -15,6 +15,7 @@ from torch import Tensor
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.label_survey import settle_labels
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.models.vit import MEAN, STD
 from unsupseg_cli.pretraining.collapse import warnings
@@ -77,7 +78,8 @@ def probe_data(config: PretrainConfig) -> tuple[LabelSpace, list[Item], list[Ite
     train, test = (open_dataset(str(config.probe), root=root, split=split) for split in ("train", "val"))
     items = some_labelled(train, _PROBE_LABELLED), some_labelled(test, _PROBE_LABELLED)
     assert train.space is not None  # `some_labelled` refuses a data set without one
-    return train.space, *items
+    space, _ = settle_labels([*items[0], *items[1]], train.space)
+    return space, *items
 
 
 def diagnose(pretrainer: Pretrainer) -> PatchScores:
