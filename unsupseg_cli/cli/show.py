@@ -59,6 +59,9 @@ def _scores_csv(artifact: Artifact) -> str:
     return buffer.getvalue()
 
 
+_DETERMINISTIC = "yes, on the same kind of machine at the same batch size; to rounding at another one"
+
+
 def _print_manifest(artifact: Artifact) -> None:
     manifest = artifact.manifest
     console = Console(highlight=False, soft_wrap=True)
@@ -75,7 +78,7 @@ def _print_manifest(artifact: Artifact) -> None:
         if manifest.data
         else "-",
         "labels": "used" if manifest.used_labels else "not used",
-        "deterministic": "yes" if manifest.deterministic else "no (device kernels)",
+        "deterministic": _DETERMINISTIC if manifest.deterministic else "no (device kernels)",
     }
     rows |= {f"input {item.role}": item.id for item in manifest.inputs}
     rows |= {f"config {key}": value for key, value in manifest.config.items()}

@@ -96,7 +96,7 @@ def identify(call: Call) -> Identity:
         inputs=call.described(),
         data=describe_images(dataset, context),
         label_fingerprint=labels,
-        execution={"device": str(device)} if of_model else {},
+        execution={"device": str(device), "batch_size": config.batch_size} if of_model else {},
         used_labels=call.used_labels or config.linear_probe,
     )
 

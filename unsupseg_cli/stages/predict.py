@@ -71,9 +71,13 @@ def identify(call: Call) -> Identity:
         },
         inputs=call.described(),
         data=data,
-        execution={"device": str(device), **named},
+        execution={"device": str(device), **_batch(config), **named},
         used_labels=call.used_labels,
     )
+
+
+def _batch(config: PredictConfig) -> dict[str, int]:
+    return {} if config.batch_size is None else {"batch_size": config.batch_size}
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
