@@ -299,24 +299,38 @@ class Extraction:
     def _embed_blocks(
         self, shard_blocks: Sequence[tuple[int, range]], todo: Sequence[tuple[int, range]]
     ) -> Iterator[tuple[Embedded, dict[str, str]]]:
-        """Yield the arrays of each block and the images that failed, in order; the loader reads ahead over borders."""
+        """Yield the arrays of each block and the images that failed, in order."""
         total, left = (sum(len(rows) for _, rows in blocks) for blocks in (shard_blocks, todo))
-        views = self._load([rows for _, rows in todo])
-        tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
-        for _, rows in todo:
+        computed = self._compute([rows for _, rows in todo])
+        for block in self.context.reporter.track(computed, "extract", total=total, done=total - left):
+            if block is not None:
+                yield block
+
+    def _compute(self, blocks: Sequence[range]) -> Iterator[tuple[Embedded, Skipped] | None]:
+        """Yield once for each view that was computed: its block with the last one, else None.
+
+        The loader reads ahead over the borders of blocks.
+        """
+        views = self._load(blocks)
+        for rows in blocks:
             images: list[NDArray[np.uint8]] = []
             failed = Skipped(self.context, self.strict)
             for row in rows:
-                image = next(tracked)
+                image = next(views)
                 if isinstance(image, Failed):
                     item = self.layout.items[image.item]
                     if item.key not in failed:
                         failed.add(item, image.message)
                     image = np.zeros((self.views.height[row], self.views.width[row], 3), np.uint8)
                 images.append(image)
-            yield self._embed_images(images), failed
-        for _ in tracked:
-            pass
+            embedded, left = Embedded(self.network.device), len(rows)
+            for members in indices_by(image.shape for image in images).values():
+                for _ in self._embed_group(embedded, members, [images[index] for index in members]):
+                    left -= 1
+                    if left:
+                        yield None
+            embedded.depart()
+            yield embedded, failed
 
     def _load(self, blocks: Sequence[range]) -> Iterator[NDArray[np.uint8] | Failed]:
         """Yield what the views of some blocks show, one after the other."""
@@ -329,17 +343,10 @@ class Extraction:
             else:
                 yield from (image for _, image in result.views)
 
-    def _embed_images(self, images: list[NDArray[np.uint8]]) -> Embedded:
-        """Embed images batch by batch, images of one size together."""
-        embedded = Embedded(self.network.device)
-        for members in indices_by(image.shape for image in images).values():
-            self._embed_group(embedded, members, [images[index] for index in members])
-        embedded.depart()
-        return embedded
-
     def _embed_group(
         self, embedded: Embedded, members: Sequence[int], images: list[NDArray[np.uint8]]
-    ) -> None:
+    ) -> Iterator[int]:
+        """Embed images of one size batch by batch; yield the place of each when it was."""
         group = embedded.group(members)
 
         def run(part: Sequence[int]) -> list[int]:
@@ -349,8 +356,7 @@ class Extraction:
                 embedded.receive(group, name, value, part[0], len(images))
             return list(part)
 
-        for _ in with_backoff(run, range(len(images)), self.batch):
-            pass
+        yield from with_backoff(run, range(len(images)), self.batch)
 
     def _store(self, block: int, embedded: Embedded, failed: dict[str, str]) -> None:
         """Write the arrays of a block, which is finished from then on; raises UnsupsegError if one is not finite."""

@@ -27,6 +27,9 @@ class PredictConfig(DataConfig, BatchConfig):
         (), "Images or folders; or name a data set with --dataset.", argument=True
     )
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
+    split: str | None = execution(
+        None, "Part of the data set; default: val where the model was trained on train, else the first."
+    )
     out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     size: int | None = setting(
