@@ -239,3 +239,16 @@ def test_control_characters_reach_no_terminal(tmp_path, call):
     assert len(path.splitlines()) == 1
     assert "\x1b" not in call("list")[0] + call("show", path)[0]
     assert "control characters" in call("list", "--workspace", "a\nb", code=2)[1]
+
+
+def test_another_batch_size_agrees_to_rounding_and_show_says_so(blocks, tmp_path, call):
+    tokens = []
+    for size in (1, 3):
+        space = tmp_path / f"batch{size}"
+        features = features_of(blocks, Context(Workspace(space)), batch_size=size)
+        assert features.manifest.execution["batch_size"] == size
+        tokens.append(np.stack([view.numpy() for view in FeatureSet(features).tokens(range(4))]))
+        assert "at the same batch size" in " ".join(
+            call("show", features.id, "--workspace", space)[0].split()
+        )
+    assert np.abs(tokens[0] - tokens[1]).max() <= 1e-3 * np.abs(tokens[0]).max()

@@ -101,7 +101,11 @@ class Manifest(BaseModel):
     digest: str = ""
     summary: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
-    deterministic: bool = True
+    deterministic: bool = Field(
+        default=True,
+        description="The same call gives the same bytes again on the same kind of machine, at the same batch size: "
+        "another batch size (execution.batch_size) sums in another order, and results agree to rounding.",
+    )
     used_labels: bool = False
 
     @staticmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import string
 import traceback
 import types
 import typing
@@ -269,5 +268,5 @@ def _metavar(annotation: Any) -> str:
         return "PATH"
     if typing.get_origin(first) is tuple:
         items = typing.get_args(first)
-        return "A,B,..." if Ellipsis in items else ",".join(string.ascii_uppercase[: len(items)])
+        return "A,B,..." if Ellipsis in items else "HEIGHTxWIDTH"  # the only pairs are sizes of images
     return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
 from unsupseg_cli.core.names import visible
+from unsupseg_cli.core.progress import duration
 
 T = TypeVar("T")
 _ERR = Console(stderr=True, highlight=False)
@@ -34,7 +35,12 @@ _PLAIN_INTERVAL = 15.0  # seconds between plain progress lines, so that logs sta
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         memory = f"{resident_memory_bytes() / 2**30:.1f} GiB"
-        return Text(f"{task.speed:.1f}/s {memory}" if task.speed else memory, style="dim")
+        return Text(f"{rate(task.speed)} {memory}" if task.speed else memory, style="dim")
+
+
+def rate(speed: float) -> str:
+    """Return items per second as text; of slow work the seconds that one takes."""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
 
 
 class TerminalReporter:
@@ -84,9 +90,9 @@ class TerminalReporter:
             count += 1
             now = time.monotonic()
             if now - last_line > _PLAIN_INTERVAL:
-                rate = (count - done) / (now - start)
-                remaining = f", {(total - count) / rate:.0f} s left" if total else ""
-                self.info(f"{description}: {count}/{total or '?'} ({rate:.1f}/s{remaining})")
+                speed = (count - done) / (now - start)
+                remaining = f", {duration((total - count) / speed)} left" if total else ""
+                self.info(f"{description}: {count}/{total or '?'} ({rate(speed)}{remaining})")
                 last_line = now
 
 

@@ -38,12 +38,15 @@ def list_artifacts(
             row = (
                 entry.kind,
                 entry.id,
+                str(entry.settings.get("backbone", "")),
+                str(entry.settings.get("classes") or ""),
+                " ".join(used for _, _, used, _ in entry.inputs),
                 entry.started,
                 f"{entry.seconds:.1f}",
                 f"{entry.bytes / 1e6:.1f}",
                 "; ".join(filter(None, remarks)),
             )
             rows.append(row)
-        print_columns(("kind", "id", "made", "seconds", "MB", "remarks"), rows)
+        print_columns(("kind", "id", "backbone", "K", "made from", "made", "seconds", "MB", "remarks"), rows)
 
     run_guarded(action, verbose=False)

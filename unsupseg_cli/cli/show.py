@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
@@ -59,6 +60,18 @@ def _scores_csv(artifact: Artifact) -> str:
     return buffer.getvalue()
 
 
+def _labels(manifest: Manifest) -> str:
+    """Say what labels were used for: an evaluation reads them, to score what was made without."""
+    if manifest.kind == "evaluation":
+        return "read for the scores" + (
+            ", and used to make what is scored" if manifest.used_labels else " only"
+        )
+    return "used" if manifest.used_labels else "not used"
+
+
+_DETERMINISTIC = "yes, on the same kind of machine at the same batch size; to rounding at another one"
+
+
 def _print_manifest(artifact: Artifact) -> None:
     manifest = artifact.manifest
     console = Console(highlight=False, soft_wrap=True)
@@ -74,8 +87,8 @@ def _print_manifest(artifact: Artifact) -> None:
         "images": f"{manifest.data.dataset}/{manifest.data.split}, {manifest.data.count}"
         if manifest.data
         else "-",
-        "labels": "used" if manifest.used_labels else "not used",
-        "deterministic": "yes" if manifest.deterministic else "no (device kernels)",
+        "labels": _labels(manifest),
+        "deterministic": _DETERMINISTIC if manifest.deterministic else "no (device kernels)",
     }
     rows |= {f"input {item.role}": item.id for item in manifest.inputs}
     rows |= {f"config {key}": value for key, value in manifest.config.items()}

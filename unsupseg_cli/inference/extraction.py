@@ -306,26 +306,40 @@ class Extraction:
     def _embed_blocks(
         self, shard_blocks: Sequence[tuple[int, range]], todo: Sequence[tuple[int, range]]
     ) -> Iterator[tuple[Embedded, dict[str, str]]]:
-        """Yield the arrays of each block and the images that failed, in order; the loader reads ahead over borders."""
+        """Yield the arrays of each block and the images that failed, in order."""
         total, left = (
             sum(len(self._shown_rows(rows)) for _, rows in blocks) for blocks in (shard_blocks, todo)
         )
-        views = self._load([self._shown_rows(rows) for _, rows in todo])
-        tracked = iter(self.context.reporter.track(views, "extract", total=total, done=total - left))
-        for _, rows in todo:
+        computed = self._compute([rows for _, rows in todo])
+        for block in self.context.reporter.track(computed, "extract", total=total, done=total - left):
+            if block is not None:
+                yield block
+
+    def _compute(self, blocks: Sequence[range]) -> Iterator[tuple[Embedded, Skipped] | None]:
+        """Yield once for each image that was computed: its block with the last one, else None.
+
+        The loader reads ahead over the borders of blocks.
+        """
+        views = self._load([self._shown_rows(rows) for rows in blocks])
+        for rows in blocks:
             images: list[NDArray[np.uint8]] = []
-            failed = Skipped(self.context, self.strict)
-            for row in self._shown_rows(rows):
-                image = next(tracked)
+            failed, shown = Skipped(self.context, self.strict), self._shown_rows(rows)
+            for row in shown:
+                image = next(views)
                 if isinstance(image, Failed):
                     item = self.layout.items[image.item]
                     if item.key not in failed:
                         failed.add(item, image.message)
                     image = np.zeros((self.shown.height[row], self.shown.width[row], 3), np.uint8)
                 images.append(image)
-            yield self._embed_images(images, rows), failed
-        for _ in tracked:
-            pass
+            embedded, done = Embedded(self.network.device), 0
+            for _ in self._embed_images(embedded, images, rows):
+                done += 1
+                if done < len(shown):
+                    yield None
+            yield from [None] * (len(shown) - 1 - done)  # images of which nothing is embedded
+            embedded.depart()
+            yield embedded, failed
 
     def _load(self, blocks: Sequence[range]) -> Iterator[NDArray[np.uint8] | Failed]:
         """Yield what the views of some blocks show, one after the other."""
@@ -342,17 +356,17 @@ class Extraction:
         """Return the rows of what is rendered for some rows of the views."""
         return rows
 
-    def _embed_images(self, images: list[NDArray[np.uint8]], rows: range) -> Embedded:
-        """Embed images, those that are shown for some rows, batch by batch, images of one size together."""
-        embedded = Embedded(self.network.device)
+    def _embed_images(
+        self, embedded: Embedded, images: list[NDArray[np.uint8]], rows: range
+    ) -> Iterator[int]:
+        """Embed what is shown for some rows, images of one size together; yield something for each when it was."""
         for members in indices_by(image.shape for image in images).values():
-            self._embed_group(embedded, members, [images[index] for index in members])
-        embedded.depart()
-        return embedded
+            yield from self._embed_group(embedded, members, [images[index] for index in members])
 
     def _embed_group(
         self, embedded: Embedded, members: Sequence[int], images: list[NDArray[np.uint8]]
-    ) -> None:
+    ) -> Iterator[int]:
+        """Embed images of one size batch by batch; yield the place of each when it was."""
         group = embedded.group(members)
 
         def run(part: Sequence[int]) -> list[int]:
@@ -362,8 +376,7 @@ class Extraction:
                 embedded.receive(group, name, value, part[0], len(images))
             return list(part)
 
-        for _ in with_backoff(run, range(len(images)), self.batch):
-            pass
+        yield from with_backoff(run, range(len(images)), self.batch)
 
     def _store(self, block: int, embedded: Embedded, failed: dict[str, str]) -> None:
         """Write the arrays of a block, which is finished from then on; raises UnsupsegError if one is not finite."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -30,17 +30,18 @@ class MaskedExtraction(Extraction):
         item = self.views.item
         return range(int(item[rows.start]), int(item[rows.stop - 1]) + 1)
 
-    def _embed_images(self, images: list[NDArray[np.uint8]], rows: range) -> Embedded:
-        embedded = Embedded(self.network.device)
+    def _embed_images(
+        self, embedded: Embedded, images: list[NDArray[np.uint8]], rows: range
+    ) -> Iterator[int]:
         regions = indices_by(self.views.item[rows.start : rows.stop].tolist())  # those of each image
         shown = {
             item: image for item, image in zip(self._shown_rows(rows), images, strict=True) if item in regions
         }
         for places in indices_by(image.shape for image in shown.values()).values():
             items = [list(shown)[place] for place in places]
-            self._embed_regions(embedded, {item: shown[item] for item in items}, regions, rows.start)
-        embedded.depart()
-        return embedded
+            yield from self._embed_regions(
+                embedded, {item: shown[item] for item in items}, regions, rows.start
+            )
 
     def _embed_regions(
         self,
@@ -48,8 +49,8 @@ class MaskedExtraction(Extraction):
         images: dict[int, NDArray[np.uint8]],
         regions: dict[int, list[int]],
         first: int,
-    ) -> None:
-        """Embed the regions of images of one size, as rows of the block that begins at the row ``first``."""
+    ) -> Iterator[int]:
+        """Embed the regions of images of one size, rows of the block that begins at ``first``; yield their counts."""
         members = [row for item in images for row in regions[item]]
         group, done = embedded.group(members), 0
 
@@ -66,6 +67,7 @@ class MaskedExtraction(Extraction):
         for tokens in with_backoff(run, list(images), self.batch):
             embedded.receive(group, "cls", tokens, done, len(members))
             done += len(tokens)
+            yield len(tokens)
 
     def _shares(self, item: int, rows: NDArray[np.int64]) -> torch.Tensor:
         """Return how much of each patch of an image lies under some of its regions, (M, P)."""

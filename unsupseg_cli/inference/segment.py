@@ -81,13 +81,32 @@ def segment_items(
     Images of one size go through the network together, ``batch`` of them at most; those that wait for others of their
     size are few. Images are tiled when asked, or when they have more pixels than the model takes at once.
     """
+    segmented = _segment_all(segmenter, items, geometry, flip, workers, batch, tile, overlap, skipped)
+    for result in reporter.track(segmented, description, total=len(items)):
+        if result is not None:
+            yield result
+
+
+def _segment_all(
+    segmenter: DenseModel,
+    items: Sequence[Item],
+    geometry: Geometry,
+    flip: bool,
+    workers: int,
+    batch: int | None,
+    tile: int | None,
+    overlap: float,
+    skipped: Skipped,
+) -> Iterator[Segmented | None]:
+    """Yield each image when it was segmented, None for one that is skipped."""
     most = batch or default_batch(segmenter)
     window = most * (1 if most == 1 else _WINDOW)
     loaded = load_views(items, geometry, segmenter.multiple, workers=workers)
     waiting: list[_WaitingView] = []
-    for item, result in zip(items, reporter.track(loaded, description, total=len(items)), strict=True):
+    for item, result in zip(items, loaded, strict=True):
         if isinstance(result, Failed):
             skipped.add(item, result.message)
+            yield None
             continue
         waiting.append(_WaitingView(item, *result.views[0]))
         if len(waiting) == window:

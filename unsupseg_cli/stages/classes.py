@@ -16,6 +16,7 @@ from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.contents.model import ModelFile
 
 
@@ -82,6 +83,23 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     return {"method": file.method, "classes": len(file.classes)}
 
 
+def finish(call: Call, model: Artifact) -> None:
+    """Say which classes have another number since a merge: label maps of before keep theirs."""
+    from unsupseg_cli.contents.model import read_model
+
+    if not call.config.merge:
+        return
+    old, new = read_model(call.input("model"))[0], read_model(model)[0]
+    before, after = (file.class_of or list(range(file.outputs)) for file in (old, new))
+    moved = sorted({(one, other) for one, other in zip(before, after, strict=True) if one != other})
+    if moved:
+        numbers = ", ".join(f"{one} is now {other}" for one, other in moved)
+        call.context.reporter.warn(
+            f"classes have other numbers in '{model.id}' ({numbers}): label maps made before keep the old ones, so "
+            "predict again before you compare them"
+        )
+
+
 @once
 def _edited(call: Call) -> ModelFile:
     """Return the model file after all changes: groups are merged first."""
@@ -119,4 +137,5 @@ STAGE = Stage(
     identify=identify,
     work=work,
     ports=(MODEL,),
+    finish=finish,
 )

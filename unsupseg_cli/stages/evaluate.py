@@ -35,6 +35,9 @@ class EvalConfig(DataConfig, BatchConfig):
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
     predictions: str | None = execution(None, "Score these predictions instead of a model.")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
+    split: str | None = execution(
+        None, "Part of the data set; default: val, of predictions the predicted one."
+    )
     protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")
     matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
     assignment: str | None = execution(None, "Take the matching from this evaluation instead.")
@@ -108,7 +111,7 @@ def identify(call: Call) -> Identity:
         inputs=call.described(),
         data=describe_images(dataset, context),
         label_fingerprint=labels,
-        execution={"device": str(device)} if of_model else {},
+        execution={"device": str(device), "batch_size": config.batch_size} if of_model else {},
         used_labels=call.used_labels or config.linear_probe or "naming" in call.inputs,
     )
 

@@ -27,6 +27,9 @@ class PredictConfig(DataConfig, BatchConfig):
         (), "Images or folders; or name a data set with --dataset.", argument=True
     )
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
+    split: str | None = execution(
+        None, "Part of the data set; default: val where the model was trained on train, else the first."
+    )
     out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     size: int | None = setting(
@@ -71,9 +74,13 @@ def identify(call: Call) -> Identity:
         },
         inputs=call.described(),
         data=data,
-        execution={"device": str(device), **named},
+        execution={"device": str(device), **_batch(config), **named},
         used_labels=call.used_labels,
     )
+
+
+def _batch(config: PredictConfig) -> dict[str, int]:
+    return {} if config.batch_size is None else {"batch_size": config.batch_size}
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:

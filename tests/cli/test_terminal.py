@@ -1,0 +1,94 @@
+"""What one sees while and after a command works."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unsupseg_cli import Context, ExtractConfig, extract
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.console import print_columns, rate
+from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.inference import extraction
+
+SMALL = ("--size", 48, "--backbone", "untrained", "--workers", 0)
+
+
+class Counting(Silent):
+    """Notes how many images were computed whenever one more is counted."""
+
+    def __init__(self, computed):
+        self.computed, self.seen = computed, []
+
+    def track(self, items, description, total=None, done=0):
+        for count, item in enumerate(items, 1):
+            self.seen.append((count, self.computed[0]))
+            yield item
+
+
+def test_progress_counts_what_was_computed_not_what_was_decoded(blocks, tmp_path, monkeypatch):
+    computed, embed = [0], extraction.Extraction._embed_group
+
+    def counting(self, embedded, members, images):
+        for place in embed(self, embedded, members, images):
+            computed[0] += 1
+            yield place
+
+    monkeypatch.setattr(extraction.Extraction, "_embed_group", counting)
+    reporter = Counting(computed)
+    config = ExtractConfig(dataset=f"{blocks}/", size=48, workers=0, backbone="untrained", batch_size=1)
+    extract(config, Context(Workspace(tmp_path), reporter))
+    assert reporter.seen == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+@pytest.mark.parametrize(("speed", "text"), [(12.34, "12.3/s"), (1.0, "1.0/s"), (0.04, "25.0 s each")])
+def test_slow_work_is_told_by_the_seconds_that_one_takes(speed, text):
+    assert rate(speed) == text
+
+
+def test_columns_are_never_cut_and_no_name_is_an_instruction(capsys):
+    print_columns(("id", "K"), [("x" * 300, "5"), ("[red]a\x1b[0m", "12")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "x" * 300 + "  5"
+    assert lines[2].split() == ["[red]a\\x1b[0m", "12"]
+
+
+@pytest.fixture
+def trained(call, blocks):
+    call("extract", "--dataset", f"{blocks}/", *SMALL)
+    call("pseudolabel", "--classes", 4, "--sheet", 0)
+    call("train", "--set", "steps=20")
+
+
+def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, trained):
+    lines = {line.split()[0]: line.split() for line in call("list")[0].splitlines()}
+    features, masks = lines["features"][1], lines["pseudolabels"][1]
+    assert lines["features"][2] == "untrained"
+    assert lines["pseudolabels"][2:4] == ["4", features]
+    assert masks in lines["model"]
+
+
+def test_merging_says_which_numbers_change(call, trained):
+    _, said = call("classes", "merge", "0,2")
+    assert "classes have other numbers" in said
+    assert "2 is now 0, 3 is now 2" in said
+    assert "predict again" in said
+
+
+def test_an_evaluation_says_what_labels_were_read_for(call, trained, blocks, tmp_path):
+    (tmp_path / "labels").mkdir()
+    for path in blocks.glob("*.png"):
+        width, height = Image.open(path).size
+        Image.fromarray(np.zeros((height, width), np.uint8)).save(tmp_path / "labels" / path.name)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    labels = ("--labels", tmp_path / "labels", "--class-file", tmp_path / "classes.txt")
+    path, _ = call("eval", "--dataset", f"{blocks}/", *labels, "--workers", 0, "--sheet", 0)
+    assert "read for the scores only" in " ".join(call("show", path)[0].split())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("eval", "default: val"), ("predict", "default: val where"), ("export", "HEIGHTxWIDTH")],
+)
+def test_the_help_says_what_is_done(call, command, words):
+    text = call(command, "--help")[0].replace("│", " ")
+    assert words in " ".join(text.split())
