@@ -1,7 +1,8 @@
 """TransFGU step by step beside k-means on the same features: one run, several seeds.
 
     python benchmarks/transfgu_ablation.py WORKSPACE FEATURES REGIONS [REGIONS ...] --classes K [--background]
-        [--labels FOLDER --class-file FILE] [--seeds 3] [--cycles 2] [--steps 50] [--batch 4] [--lr 3e-4]
+        [--labels FOLDER --class-file FILE] [--restarts 10] [--seeds 3] [--cycles 2] [--steps 50] [--batch 4]
+        [--lr 3e-4]
 
 Of each REGIONS: the maps, a student of --steps steps without a teacher, and the last student of --cycles; classes by
 the tokens of the features, matched to labels by the Hungarian rule over all views, which must show whole images.
@@ -122,6 +123,7 @@ def main() -> None:
     parser.add_argument("--background", action="store_true")
     parser.add_argument("--labels", type=Path)
     parser.add_argument("--class-file", type=Path)
+    parser.add_argument("--restarts", type=int, default=PseudolabelOptions().restarts)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--steps", type=int, default=50)
@@ -141,7 +143,7 @@ def main() -> None:
     print(
         row("k-means", [judge.score(kmeans(features, classes, seed), classes) for seed in seeds]), flush=True
     )
-    labelling = PseudolabelOptions(mass=1.0, background=options.background)
+    labelling = PseudolabelOptions(mass=1.0, background=options.background, restarts=options.restarts)
     needs = replace(labelling.needs(), arrays=("patch",))
     training = TrainOptions(
         cycles=options.cycles, cycle_steps=options.steps, batch=options.batch, lr=options.lr
