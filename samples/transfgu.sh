@@ -4,7 +4,8 @@
 # BACKBONE names another backbone than the default.
 # Without arguments it runs on the bundled scenes. Each command prints the path of its artifact; the pseudo-labels' folder
 # holds sheet.png and classes.png, the evaluation's another sheet. REGIONS are options of the crops: more --scales and a larger
-# --size take longer; with images of objects leave out --foreground 0, and add --set background=true to `pseudolabel`.
+# --size take longer, --embed masked a fraction. With images of objects leave out --foreground 0, and add --set background=true
+# to `pseudolabel`.
 # For the paper's own token source add --tokens live to `train`.
 set -euo pipefail
 

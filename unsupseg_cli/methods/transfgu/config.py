@@ -57,7 +57,7 @@ class PseudolabelOptions(MethodOptions):
         8, "Concepts whose evidence is stored at each patch.", ge=1, source="ours; all of them"
     )
     restarts: int = setting(
-        3, "Starts of k-means on the regions, of which the best counts.", ge=1, le=1000, source="ours; 1"
+        10, "Starts of k-means on the regions, of which the best counts.", ge=1, le=1000, source="ours; 1"
     )
     iterations: int = setting(100, "Most iterations of k-means.", ge=1, source=f"{_CODE}: 100")
 
