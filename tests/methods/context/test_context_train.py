@@ -91,8 +91,8 @@ def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
 def test_tokens_come_to_the_side_of_an_edge_that_looks_like_them():
     tokens = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)  # the patch in the middle is of both sides
     colours = torch.tensor([0.0, 0, 0, 1, 1, 1]).view(1, 1, 1, 6).expand(1, 3, 2, 6)
-    plain = enlarge(tokens, colours, torch.tensor([3.0, 0.0]))[0, 0, 0]
-    edge = enlarge(tokens, colours, torch.tensor([3.0, 50.0]))[0, 0, 0]
+    plain = enlarge(tokens, colours, (3.0, 0.0))[0, 0, 0]
+    edge = enlarge(tokens, colours, (3.0, 50.0))[0, 0, 0]
     smooth = F.interpolate(tokens, scale_factor=2, mode="bilinear", align_corners=False)[0, 0, 0]
     torch.testing.assert_close(plain, smooth, atol=0.1, rtol=0)
     assert float(edge[3] - edge[2]) > 2 * float(plain[3] - plain[2])
@@ -199,7 +199,8 @@ def test_a_look_is_the_same_of_tokens_pixels_and_guidance():
     look, place = Look(1, 2, 3, 4, mirrored=True), torch.arange(64.0).view(8, 8)
     fine = F.interpolate(place[None, None], scale_factor=2)[0, 0]
     assert torch.equal(F.interpolate(look.of(place)[None, None], scale_factor=2)[0, 0], look.of(fine, 2))
-    assert look.box((8, 8)) == (6 / 8, 1 / 8, 2 / 8, 4 / 8)
+    assert look.box((8, 8)) == (2 / 8, 1 / 8, 6 / 8, 4 / 8)
+    assert Look(1, 0, 3, 4, mirrored=True).box((8, 8)) == (4 / 8, 1 / 8, 8 / 8, 4 / 8)  # of the mirror image
 
 
 class Memory:

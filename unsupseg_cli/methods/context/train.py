@@ -28,7 +28,7 @@ from unsupseg_cli.methods.context.objective import (
     sums_of,
 )
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
-from unsupseg_cli.models.backbone import WHOLE, Box, mirrored, places
+from unsupseg_cli.models.backbone import WHOLE, Box, places
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.training.batch import Batch
 
@@ -58,15 +58,13 @@ class Look:
         return maps[..., rows, columns].flip(-1) if self.mirrored else maps[..., rows, columns]
 
     def box(self, grid: Sequence[int]) -> Box:
-        """Return the crop as a box of the image, from right to left where it is mirrored."""
+        """Return the crop as a box of the image, of the mirror image where it is mirrored.
+
+        So a place does not tell the network that it sees a mirror image, for nothing will in use.
+        """
         height, width = grid
-        box = (
-            self.left / width,
-            self.top / height,
-            (self.left + self.columns) / width,
-            (self.top + self.rows) / height,
-        )
-        return mirrored(box) if self.mirrored else box
+        left = width - self.left - self.columns if self.mirrored else self.left
+        return left / width, self.top / height, (left + self.columns) / width, (self.top + self.rows) / height
 
 
 @dataclass(frozen=True)
