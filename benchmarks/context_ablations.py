@@ -3,7 +3,7 @@
     python benchmarks/context_ablations.py WORKSPACE FEATURES REGIONS [--seeds 0 1 2] [--classes K] [--crf]
         [--steps 100] [--batch 4]
 
-Fitted and scored on the views of FEATURES, which show whole images with labels; REGIONS are their pyramid, with patches.
+Fitted and scored on the views of FEATURES, whole images with labels; REGIONS are their pyramid, with patches.
 Scores in per cent, over all pixels and within 3 pixels of a boundary of the labels (trimap); clusters are matched to
 classes once by the Hungarian rule. All rows of a seed begin with the same k-means.
 """
