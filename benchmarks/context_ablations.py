@@ -135,8 +135,8 @@ def main() -> None:
                 note(name, lambda view, maps=guidance: maps[view].clamp_min(1e-6).log())
         arrays = [pack(maps, PseudolabelOptions().top) for maps in guidance]
         masks = MaskSet([], [], labeller.state(), arrays=lambda view, found=arrays: found[view])
-        for psg in (False, True):
-            for cae in (False, True):
+        for psg in (True, False):
+            for cae in (True, False):
                 trained = _train(options, features, masks, shown, classes, seed, psg, cae)
                 note(f"psg={str(psg).lower()} cae={str(cae).lower()}", trained)
     print("\n| | " + " | ".join(rated for rated in rows["k-means"][0]) + " |")

@@ -22,7 +22,6 @@ from unsupseg_cli.methods.context.guidance import unpack
 from unsupseg_cli.methods.context.network import ContextNetwork
 from unsupseg_cli.methods.context.objective import (
     OnlineCentroids,
-    assign,
     class_loss,
     guidance_loss,
     sums_of,
@@ -115,7 +114,7 @@ class ContextTrainer(Trainer):
             self.network = ContextNetwork(**self.network_fields)
         self.network.centroids.copy_(F.normalize(centroids, dim=-1))
         self.module: nn.Module = self.network.to(inputs.device)
-        self.centroids = OnlineCentroids(self.network.centroids, options.momentum)
+        self.centroids = OnlineCentroids(self.network.centroids, options.momentum, options.largest)
         self.cells: tuple[Tensor, Tensor] | None = None
         self.before = self.equivariance()
 
@@ -172,7 +171,7 @@ class ContextTrainer(Trainer):
             pair = torch.stack([one, other])
             scores = self.network.scores(pair)
             with torch.no_grad():
-                classes = assign(scores, self.centroids.shares, self.options.balance)
+                classes = self.centroids.assign(scores)
                 total, count = sums_of(pair, classes, self.inputs.classes)
                 sums.append(total / count.sum())
                 counts.append(count / count.sum())
@@ -313,8 +312,8 @@ class ContextTrainer(Trainer):
             )
         if self.centroids.swallowing:
             warnings.append(
-                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than half of all cells: "
-                "raise balance"
+                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than "
+                f"{self.centroids.limit:.0%} of all cells and was damped: lower largest, or try fewer --classes"
             )
         figures: dict[str, Any] = {
             "reseeded_clusters": self.centroids.reseeded,
