@@ -12,7 +12,7 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.context.config import TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
 from unsupseg_cli.methods.context.network import ContextNetwork, appearance, enlarge, to_lab
-from unsupseg_cli.methods.context.objective import OnlineCentroids, assign, guidance_loss, sums_of
+from unsupseg_cli.methods.context.objective import OnlineCentroids, guidance_loss, sums_of
 from unsupseg_cli.methods.context.train import ContextTrainer, Look
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.models.heads import build_network
@@ -91,8 +91,8 @@ def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
 def test_tokens_come_to_the_side_of_an_edge_that_looks_like_them():
     tokens = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)  # the patch in the middle is of both sides
     colours = torch.tensor([0.0, 0, 0, 1, 1, 1]).view(1, 1, 1, 6).expand(1, 3, 2, 6)
-    plain = enlarge(tokens, colours, torch.tensor([3.0, 0.0]))[0, 0, 0]
-    edge = enlarge(tokens, colours, torch.tensor([3.0, 50.0]))[0, 0, 0]
+    plain = enlarge(tokens, colours, (3.0, 0.0))[0, 0, 0]
+    edge = enlarge(tokens, colours, (3.0, 50.0))[0, 0, 0]
     smooth = F.interpolate(tokens, scale_factor=2, mode="bilinear", align_corners=False)[0, 0, 0]
     torch.testing.assert_close(plain, smooth, atol=0.1, rtol=0)
     assert float(edge[3] - edge[2]) > 2 * float(plain[3] - plain[2])
@@ -130,11 +130,18 @@ def test_guidance_loss_is_zero_where_scores_say_the_same():
     assert float(guidance_loss(torch.zeros(2, 3, 4, 4), guidance).min()) > 0
 
 
-def test_a_large_cluster_is_damped():
-    scores = torch.tensor([0.1, 0.0]).view(1, 2, 1, 1)
-    shares = torch.tensor([0.9, 0.1])
-    assert int(assign(scores, shares, 0.0)) == 0
-    assert int(assign(scores, shares, 0.5)) == 1
+def test_a_cluster_that_swallows_the_rest_is_damped_until_it_is_below_its_limit():
+    centroids, shares = OnlineCentroids(torch.eye(4), 0.9, 0.4), []
+    scores = torch.randn(1, 4, 30, 30, generator=torch.Generator().manual_seed(0))
+    scores[:, 0] += 4  # nearly every cell is nearest to the first
+    for _ in range(80):
+        classes = centroids.assign(scores)
+        sums, counts = sums_of(torch.ones(1, 4, 30, 30), classes, 4)
+        shares.append(float(counts[0] / counts.sum()))
+        centroids.update(sums, counts, torch.Generator().manual_seed(0))
+    assert shares[0] > 0.95
+    assert max(shares[-10:]) < 0.5
+    assert 0 < centroids.swallowing < 80
 
 
 def test_centroids_follow_the_mean_of_their_cells_and_an_empty_one_stays():
@@ -152,20 +159,19 @@ def test_a_dead_cluster_takes_half_of_the_largest_and_is_counted():
     for _ in range(60):
         centroids.update(sums, counts, torch.Generator().manual_seed(0))
     assert centroids.reseeded >= 1
-    assert centroids.swallowing > 0
     assert float(centroids.weight[2] @ centroids.weight[0]) > 0.98
     assert float(centroids.shares.min()) > 0
     torch.testing.assert_close(centroids.weight.norm(dim=1), torch.ones(3))
 
 
 def test_dead_and_swallowing_clusters_are_reported():
-    trainer = ContextTrainer(options(balance=0.0, psg=False), make_inputs())
+    trainer = ContextTrainer(options(largest=0.1, psg=False), make_inputs())
     trainer.network.centroids[1] = -trainer.network.centroids.sum(0) / 2
     trainer.centroids.shares = torch.tensor([1.0, 0.0])
     trained = train(trainer).finish()
     assert trained.figures["reseeded_clusters"] >= 1
     assert any("a cluster died" in warning for warning in trained.warnings)
-    assert any("more than half of all cells" in warning for warning in trained.warnings)
+    assert any("more than 75% of all cells" in warning for warning in trained.warnings)
 
 
 @pytest.mark.parametrize("cae", [True, False])
@@ -199,7 +205,8 @@ def test_a_look_is_the_same_of_tokens_pixels_and_guidance():
     look, place = Look(1, 2, 3, 4, mirrored=True), torch.arange(64.0).view(8, 8)
     fine = F.interpolate(place[None, None], scale_factor=2)[0, 0]
     assert torch.equal(F.interpolate(look.of(place)[None, None], scale_factor=2)[0, 0], look.of(fine, 2))
-    assert look.box((8, 8)) == (6 / 8, 1 / 8, 2 / 8, 4 / 8)
+    assert look.box((8, 8)) == (2 / 8, 1 / 8, 6 / 8, 4 / 8)
+    assert Look(1, 0, 3, 4, mirrored=True).box((8, 8)) == (4 / 8, 1 / 8, 8 / 8, 4 / 8)  # of the mirror image
 
 
 class Memory:
@@ -214,7 +221,7 @@ class Memory:
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one():
-    memory, steady = Memory(), {"balance": 0.3}
+    memory, steady = Memory(), {"largest": 0.3}
     whole = ContextTrainer(options(**steady), make_inputs())
     whole.rate = lambda progress: None
     train(whole)

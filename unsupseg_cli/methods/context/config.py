@@ -77,8 +77,12 @@ class TrainOptions(MethodOptions):
     )
     width: int = setting(128, "Hidden channels of the embedding.", ge=1, source=_OURS)
     momentum: float = setting(0.99, "Momentum of the centroids, each step.", ge=0, lt=1, source=_OURS)
-    balance: float = setting(
-        0.1, "How much clusters that are larger than others are damped; 0: not.", ge=0, le=1, source=_OURS
+    largest: float = setting(
+        0.4,
+        "Share of all cells above which a cluster is damped (1.5 times its part, if that is more); 1: none is.",
+        gt=0,
+        le=1,
+        source=_OURS,
     )
     crop_least: float = setting(
         0.5, "Least side of the crop that is the one view, as a share.", gt=0, le=1, source="PiCIE: 0.5"

@@ -15,7 +15,7 @@ WAVES = 4
 """Frequencies of the sine and cosine of each coordinate, octaves from half a period over the image; ours."""
 _NEIGHBOURS = 5  # cells on a side that the embedding of a cell is mixed from; ours
 SHARPNESS = (3.0, 50.0)
-"""Of the interpolation at first, ours: the width of bilinear interpolation, and a tenth of the range of Lab."""
+"""Of the interpolation, ours: about the width of a bilinear one, and a tenth of Lab's range (learnt, they stayed)."""
 _PLACE, _APPEARANCE = 4 * WAVES, 7
 
 
@@ -45,8 +45,6 @@ class ContextNetwork(DenseNetwork):
             self.global_norm, self.of_global = nn.LayerNorm(dim), nn.Linear(dim, width, bias=False)
             self.of_place = nn.Conv2d(_PLACE, width, 1, bias=False)
             self.of_appearance = nn.Conv2d(_APPEARANCE, width, 1, bias=False)
-            # How much nearness in place (in patches) and in colour (in Lab over 100) count, squared, as logarithms.
-            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
             self.mix = nn.Conv2d(
                 width, width, _NEIGHBOURS, padding=_NEIGHBOURS // 2, padding_mode="replicate", groups=width
             )
@@ -74,7 +72,7 @@ class ContextNetwork(DenseNetwork):
             context = self.of_global(self.global_norm(arrays["cls"]))[:, :, None, None]
             place = waves(F.avg_pool2d(arrays["place"], self.stride))
             looks = appearance(self._colours(arrays["pixels"]), self.stride)
-            token = enlarge(token, looks[:, :3], self.sharpness.exp())
+            token = enlarge(token, looks[:, :3])
             hidden = F.interpolate(hidden, scale_factor=FINE, mode="bilinear", align_corners=False)
             hidden = hidden + context + self.of_place(place) + self.of_appearance(looks)
             hidden = self.mix(F.gelu(hidden))
@@ -86,15 +84,17 @@ class ContextNetwork(DenseNetwork):
         return (pixels * std + mean).clamp(0, 1)
 
 
-def enlarge(tokens: Tensor, colours: Tensor, sharpness: Tensor) -> Tensor:
+@torch.no_grad()
+def enlarge(tokens: Tensor, colours: Tensor, sharpness: tuple[float, float] = SHARPNESS) -> Tensor:
     """Return tokens on the fine grid (B, C, FINE h, FINE w): means of the nine nearest, by place and colour.
 
-    Source: joint bilateral upsampling (Kopf, Cohen, Lischinski, Uyttendaele: SIGGRAPH 2007).
+    Tokens are frozen, so that nothing here has a gradient. Source: joint bilateral upsampling (Kopf, Cohen, Lischinski,
+    Uyttendaele: SIGGRAPH 2007).
 
     Args:
         tokens: (B, C, h, w).
         colours: of the cells of the fine grid, (B, 3, FINE h, FINE w).
-        sharpness: what squared distances of place, in patches, and of colour are multiplied by, (2,).
+        sharpness: what squared distances of place, in patches, and of colour, in Lab over 100, are multiplied by.
     """
     height, width = tokens.shape[2:]
     inside = (torch.arange(FINE, device=tokens.device) + 0.5) / FINE - 0.5  # of a cell in its patch

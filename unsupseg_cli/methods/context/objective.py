@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DEAD, SWALLOWING = 0.02, 0.5
-"""A cluster is dead below this over K of all cells, and swallows the rest above this share; ours."""
+DEAD, LEAST_LIMIT = 0.02, 1.5
+"""A cluster is dead below the first over K of all cells; its limit is at least the second over K; ours."""
 _SHARES_MOMENTUM = 0.9
 _SPLIT = 0.05  # length of the noise that makes two centroids of one
 
@@ -36,39 +36,39 @@ def class_loss(scores: Tensor, classes: Tensor) -> Tensor:
     return F.cross_entropy(scores, classes, reduction="none").mean((1, 2))
 
 
-def assign(scores: Tensor, shares: Tensor, balance: float) -> Tensor:
-    """Return the cluster of each cell (B, h, w), by scores less how much more than its part a cluster has.
-
-    Args:
-        scores: (B, K, h, w).
-        shares: of the clusters in all cells of late, (K,).
-        balance: 0: scores alone; 1: as if all clusters had been equally frequent.
-    """
-    excess = (shares * len(shares)).clamp_min(1e-3).log()
-    return (scores - balance * excess[:, None, None]).argmax(1)
-
-
 @dataclass
 class OnlineCentroids:
-    """Centroids (K, C) of unit length that follow the means of their cells; none dies, and what swallows is counted.
+    """Centroids (K, C) of unit length that follow the means of their cells; none dies, and none swallows the rest.
 
-    ``shares`` (K,) of the cells are moving means; a dead cluster takes half of the largest one, by the noise ``draw``.
+    A dead cluster takes half of the largest one. One beyond its limit loses in score, more with each step that it stays
+    above, less with each below.
 
     Attributes:
         weight: the centroids, changed in place.
         momentum: of the centroids, each step.
+        largest: limit of a cluster's share of all cells.
+        shares: of the cells, moving means, (K,).
+        handicap: what is taken from the scores, (K,).
         reseeded: clusters that died and began anew, so far.
-        swallowing: steps in which a cluster had more than `SWALLOWING` of all cells.
+        swallowing: steps in which a cluster was above its limit.
     """
 
     weight: Tensor
     momentum: float
+    largest: float = 1.0
     shares: Tensor = field(init=False)
+    handicap: Tensor = field(init=False)
     reseeded: int = 0
     swallowing: int = 0
 
     def __post_init__(self) -> None:
         self.shares = torch.full_like(self.weight[:, 0], 1 / len(self.weight))
+        self.handicap = torch.zeros_like(self.shares)
+        self.limit = max(self.largest, LEAST_LIMIT / len(self.weight))
+
+    def assign(self, scores: Tensor) -> Tensor:
+        """Return the cluster of each cell (B, h, w) of scores (B, K, h, w)."""
+        return (scores - self.handicap[:, None, None]).argmax(1)
 
     @torch.no_grad()
     def update(self, sums: Tensor, counts: Tensor, draw: torch.Generator) -> None:
@@ -83,7 +83,8 @@ class OnlineCentroids:
         moved = F.normalize(self.momentum * self.weight + (1 - self.momentum) * means, dim=-1)
         self.weight.copy_(torch.where(counts[:, None] > 0, moved, self.weight))
         self.shares = _SHARES_MOMENTUM * self.shares + (1 - _SHARES_MOMENTUM) * counts / counts.sum()
-        self.swallowing += int(self.shares.max() > SWALLOWING)
+        self.swallowing += int(self.shares.max() > self.limit)
+        self.handicap = (self.handicap + (self.shares.clamp_min(1e-3) / self.limit).log()).clamp_min(0)
         for cluster in (self.shares < DEAD / len(self.shares)).nonzero()[:, 0].tolist():
             largest = int(self.shares.argmax())
             noise = F.normalize(torch.randn(self.weight.shape[1], generator=draw), dim=0)
@@ -95,11 +96,16 @@ class OnlineCentroids:
 
     def state(self) -> dict[str, Any]:
         """Return what goes on beside the centroids."""
-        return {"shares": self.shares, "reseeded": self.reseeded, "swallowing": self.swallowing}
+        return {
+            "shares": self.shares,
+            "handicap": self.handicap,
+            "reseeded": self.reseeded,
+            "swallowing": self.swallowing,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` returned."""
-        self.shares = state["shares"].to(self.weight)
+        self.shares, self.handicap = (state[name].to(self.weight) for name in ("shares", "handicap"))
         self.reseeded, self.swallowing = int(state["reseeded"]), int(state["swallowing"])
 
 

@@ -22,13 +22,12 @@ from unsupseg_cli.methods.context.guidance import unpack
 from unsupseg_cli.methods.context.network import ContextNetwork
 from unsupseg_cli.methods.context.objective import (
     OnlineCentroids,
-    assign,
     class_loss,
     guidance_loss,
     sums_of,
 )
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
-from unsupseg_cli.models.backbone import WHOLE, Box, mirrored, places
+from unsupseg_cli.models.backbone import WHOLE, Box, places
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.training.batch import Batch
 
@@ -58,15 +57,13 @@ class Look:
         return maps[..., rows, columns].flip(-1) if self.mirrored else maps[..., rows, columns]
 
     def box(self, grid: Sequence[int]) -> Box:
-        """Return the crop as a box of the image, from right to left where it is mirrored."""
+        """Return the crop as a box of the image, of the mirror image where it is mirrored.
+
+        So a place does not tell the network that it sees a mirror image, for nothing will in use.
+        """
         height, width = grid
-        box = (
-            self.left / width,
-            self.top / height,
-            (self.left + self.columns) / width,
-            (self.top + self.rows) / height,
-        )
-        return mirrored(box) if self.mirrored else box
+        left = width - self.left - self.columns if self.mirrored else self.left
+        return left / width, self.top / height, (left + self.columns) / width, (self.top + self.rows) / height
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class ContextTrainer(Trainer):
             self.network = ContextNetwork(**self.network_fields)
         self.network.centroids.copy_(F.normalize(centroids, dim=-1))
         self.module: nn.Module = self.network.to(inputs.device)
-        self.centroids = OnlineCentroids(self.network.centroids, options.momentum)
+        self.centroids = OnlineCentroids(self.network.centroids, options.momentum, options.largest)
         self.cells: tuple[Tensor, Tensor] | None = None
         self.before = self.equivariance()
 
@@ -174,7 +171,7 @@ class ContextTrainer(Trainer):
             pair = torch.stack([one, other])
             scores = self.network.scores(pair)
             with torch.no_grad():
-                classes = assign(scores, self.centroids.shares, self.options.balance)
+                classes = self.centroids.assign(scores)
                 total, count = sums_of(pair, classes, self.inputs.classes)
                 sums.append(total / count.sum())
                 counts.append(count / count.sum())
@@ -315,8 +312,8 @@ class ContextTrainer(Trainer):
             )
         if self.centroids.swallowing:
             warnings.append(
-                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than half of all cells: "
-                "raise balance"
+                f"in {self.centroids.swallowing} of {self.steps} steps a cluster had more than "
+                f"{self.centroids.limit:.0%} of all cells and was damped: lower largest, or try fewer --classes"
             )
         figures: dict[str, Any] = {
             "reseeded_clusters": self.centroids.reseeded,
