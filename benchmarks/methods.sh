@@ -5,15 +5,16 @@
 #
 #   benchmarks/methods.sh DATASET SPLIT [options of extract, e.g. --root DIR --size 192]
 #
-# BACKBONE and WEIGHTS: of the features; SEEDS="0 1 2"; OBJECTS=1 where images show objects before a background, of which class 0 is then; CROPS: options of
-# TransFGU's regions and of the pyramid. Prints the folder of each evaluation as it is made, then a table. What is there
-# already is not made again.
+# BACKBONE and WEIGHTS: of the features; SEEDS="0 1 2"; OBJECTS=1 where images show objects before a background: then
+# MaskDistill takes its own masks, with class 0 as background, else PriMaPs' proposals; PYRAMID: options of the views of
+# context-aware clustering. Prints the folder of each evaluation as it is made, then a table. What is there already is not
+# made again.
 set -euo pipefail
 
 data=${1:?usage: methods.sh DATASET SPLIT [extract options]}
 split=${2:?usage: methods.sh DATASET SPLIT [extract options]}
 shift 2
-read -ra crops <<<"${CROPS:-}"
+read -ra views <<<"${PYRAMID:-}"
 read -ra seeds <<<"${SEEDS:-0 1 2}"
 backbone=(${BACKBONE:+--backbone "$BACKBONE"} ${WEIGHTS:+--weights "$WEIGHTS"})
 evaluations=()
@@ -34,8 +35,8 @@ if [ "${OBJECTS:-}" ]; then
 else
     objects=$proposals anchors=(--foreground 0) ground=background=false
 fi
-anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors "${backbone[@]}" "$@" "${crops[@]}" "${anchors[@]}")
-pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "${backbone[@]}" "$@" "${crops[@]}")
+anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --embed masked "${anchors[@]}" "${backbone[@]}" "$@")
+pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "${backbone[@]}" "$@" "${views[@]}")
 for seed in "${seeds[@]}"; do
     labels=(unsupseg pseudolabel --features "$features" --seed "$seed")
     train=(unsupseg train --seed "$seed")
@@ -45,7 +46,8 @@ for seed in "${seeds[@]}"; do
     score "$stego"
     codes=$(unsupseg extract --dataset "$data" --split train --model "$stego" "$@")
     score "$("${train[@]}" --pseudolabels "$(unsupseg pseudolabel --features "$codes" --method primaps)")"
-    score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method transfgu --regions "$anchors" --set "$ground")")"
+    maps=$("${labels[@]}" --method transfgu --regions "$anchors" --set mass=1.0)
+    score "$("${train[@]}" --pseudolabels "$maps" --set cycles=1)"
     score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method context --regions "$pyramid")")"
     distil=(--method maskdistill --set "$ground")
     clusters=$("${labels[@]}" "${distil[@]}" --part clusters --pseudolabels "$objects")
