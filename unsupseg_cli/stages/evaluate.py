@@ -144,6 +144,10 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     assignment = read_assignment(evaluation, clusters) if evaluation else None
     if "naming" in call.inputs:
         assignment = read_naming(call.input("naming"), clusters, space.names)
+        if unnamed := int((assignment < 0).sum()):
+            draft.warnings.append(
+                f"{unnamed} of {clusters} clusters have no name: their pixels count as errors"
+            )
     summary = score_pairs(draft.folder, pairs, clusters, space, protocol, assignment, config.sheet)
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
