@@ -19,7 +19,12 @@ def outlines(mask: NDArray[np.bool_]) -> list[list[float]]:
     line that is walked both ways, and so bounds nothing: drawn by either rule, even-odd or winding, polygons are the
     mask.
     """
-    return [_joined(outer, holes).ravel().tolist() for outer, *holes in _parts(mask)]
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return []
+    inside = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    corner = (columns[0], rows[0])
+    return [(_joined(outer, holes) + corner).ravel().tolist() for outer, *holes in _parts(inside)]
 
 
 def _parts(mask: NDArray[np.bool_]) -> list[list[Ring]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.optimize import linear_sum_assignment
 
 from unsupseg_cli.core.labels import VOID
 
@@ -62,6 +63,7 @@ class ObjectScores:
         self.beyond = 0
         self._sizes: list[tuple[int, int]] = []
         self.votes: NDArray[np.int64] = np.zeros((clusters, classes), np.int64)
+        self.members: NDArray[np.int64] = np.zeros(clusters, np.int64)
         self._true: list[dict[str, Any]] = []
         self._found: list[dict[str, Any]] = []
 
@@ -88,6 +90,9 @@ class ObjectScores:
         """
         self._sizes.append(size)
         self.beyond += max(0, len(found) - MOST)
+        for one in found:
+            if one.group != VOID:
+                self.members[one.group] += 1
         self._true += [self._entry(one, len(self._true) + number) for number, one in enumerate(truth)]
         self._found += [self._entry(one, len(self._found) + number) for number, one in enumerate(found)]
         single = [one for one in truth if not one.crowd]
@@ -98,6 +103,13 @@ class ObjectScores:
         for one, overlaps in zip(found, iou, strict=True):
             if one.group != VOID and overlaps.max() > 0:
                 self.votes[one.group, single[int(overlaps.argmax())].group] += 1
+
+    def naming(self) -> NDArray[np.int64]:
+        """Return the class of each cluster, (clusters,): one-to-one, the most votes; -1 where no mask votes for it."""
+        rows, columns = linear_sum_assignment(self.votes, maximize=True)
+        named = np.full(self.clusters, VOID, np.int64)
+        named[rows] = np.where(self.votes[rows, columns] > 0, columns, VOID)
+        return named
 
     def precision(self, naming: NDArray[np.int64] | None = None) -> Precision | None:
         """Return the average precision, by class where a ``naming`` (clusters,) gives the class of each cluster.

@@ -100,7 +100,6 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.contents.masks import MaskTable
     from unsupseg_cli.contents.native_masks import NativeMasks
     from unsupseg_cli.data.images import image_size
-    from unsupseg_cli.metrics.matching import match
     from unsupseg_cli.metrics.objects import Object, ObjectScores
 
     masks = _masks(call)
@@ -128,7 +127,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         naming = read_naming(call.input("naming"), scores.clusters, list(dict.fromkeys([*names, BACKGROUND])))
         naming[naming >= len(names)] = VOID
     elif scores.votes.any():
-        naming = match(scores.votes)
+        naming = scores.naming()
         write_naming(draft.folder, _named(call, scores, naming, names))
     summary = _summary(scores, naming, names)
     write_json(draft.folder / SCORES, summary)
@@ -147,7 +146,7 @@ def _left_out(items: list[Item], judged: list[Item]) -> list[str]:
 def _named(call: Call, scores: ObjectScores, naming: Any, names: list[str]) -> list[str | None]:
     """Return the name of each cluster's class; a first cluster that no mask has is the background."""
     named = [names[group] if group >= 0 else None for group in naming.tolist()]
-    if not scores.votes[0].any():
+    if not scores.members[0]:
         background = call.config.background
         if call.config.truth is not None:
             named[0] = BACKGROUND

@@ -158,6 +158,10 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     assignment = read_assignment(evaluation, clusters, len(space.names)) if evaluation else None
     if "naming" in call.inputs:
         assignment = read_naming(call.input("naming"), clusters, space.names)
+        if unnamed := int((assignment < 0).sum()):
+            draft.warnings.append(
+                f"{unnamed} of {clusters} clusters have no name: their pixels count as errors"
+            )
     score_all = (draft.folder, pairs, clusters, space, protocol, assignment, config.sheet, draft.warnings)
     summary = score_pairs(*score_all)
     draft.warnings += _settled(call)[1]
