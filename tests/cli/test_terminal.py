@@ -92,3 +92,25 @@ def test_an_evaluation_says_what_labels_were_read_for(call, trained, blocks, tmp
 def test_the_help_says_what_is_done(call, command, words):
     text = call(command, "--help")[0].replace("│", " ")
     assert words in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("extract", "--nothing"), "error: No such option: --nothing (Possible options: --no-strict). `"),
+        (("extract", "--k", 5), "it is called --classes in other commands, and this one has none."),
+        (("pseudolabel", "--k", 5), "error: No such option: --k; it is called --classes here."),
+        (("extract", "--size"), "error: Option '--size' requires an argument."),
+        (("nothing",), "error: No such command 'nothing'."),
+        (("extract", "--size", "x"), "error: --size 'x' (command line) does not fit"),
+    ],
+)
+def test_errors_of_a_call_are_told_in_one_style(call, arguments, words):
+    out, said = call(*arguments, code=2)
+    assert out == ""
+    assert words in said
+    assert "\u2502" not in said
+
+
+def test_without_arguments_the_help_is_shown(call):
+    assert "Usage:" in "".join(call(code=2))

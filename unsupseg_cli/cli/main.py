@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -57,10 +58,53 @@ def _rank(name: str) -> tuple[int, str]:
     return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
+_CallError: Any = typer.BadParameter.__mro__[2]  # the base of all errors that parsing a call raises
+_SYNONYMS = {
+    "--k": "--classes",
+    "--num-classes": "--classes",
+    "--clusters": "--classes",
+    "--out-dir": "--out",
+}
+"""Names of other tools, and what the option is called here."""
+
+
+def _tell(error: Any, message: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from unsupseg_cli.core.names import visible
+
+    option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    known = [name for parameter in context.command.params for name in parameter.opts] if context else []
+    if option in _SYNONYMS:
+        place = "here" if _SYNONYMS[option] in known else "in other commands, and this one has none"
+        message = f"No such option: {option}; it is called {_SYNONYMS[option]} {place}"
+    hint = f" `{context.command_path} --help` says more." if context else ""
+    text = f"{visible(message).rstrip('.')}.{hint}"
+    Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+
+
 class _Commands(TyperGroup):
     """The commands, of which the help reads one line each."""
 
     _listing = False
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a command; a call that cannot be parsed is told in the way of every other error."""
+        if not extra.get("standalone_mode", True):
+            return super().main(*args, **extra)
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except _CallError as error:
+            message = error.format_message()
+            if not message:  # no arguments: the help was asked for
+                error.show()
+            else:
+                _tell(error, message)
+            sys.exit(error.exit_code)
+        except typer.Abort:
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names."""
