@@ -1,5 +1,8 @@
 """`extract --regions`: features of boxes of images, a variable number for each."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +19,11 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.method_inputs import open_inputs
+from unsupseg_cli.contents.regions import read_regions
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.ports import FEATURES, REGIONS
 from unsupseg_cli.methods.declaration import Needs
-from unsupseg_cli.pipeline.inputs import take_inputs
+from unsupseg_cli.pipeline.inputs import require_method, take_inputs
 from unsupseg_cli.pipeline.plan import plan
 from unsupseg_cli.pipeline.recipe import resolve
 from unsupseg_cli.pipeline.recipe_file import load_recipe
@@ -368,3 +372,23 @@ workers = 0
     run(steps, fresh)
     assert all(planned.reused for planned in plan(steps, fresh))
     assert any("forwards of 'untrained' at 32x32, about 0:00:" in line for line in lines)
+
+
+def test_a_method_takes_the_last_regions_of_the_layout_that_it_reads(context, made):
+    pyramid_of(context)
+    regions(context, "anchors")  # the last ones
+    port = replace(REGIONS, layout="pyramid")
+    taken = take_inputs((FEATURES, port), SimpleNamespace(features=None, regions=None), context)
+    assert taken["regions"].id == made["pyramid"].id
+    with pytest.raises(UsageError, match=r"--regions anchors, and pyramid is read here"):
+        require_method(port, made["anchors"])
+
+
+def test_where_regions_are_in_their_views(context, made):
+    features = FeatureSet(context.workspace.current("features"))
+    pyramid = read_regions(made["pyramid"], features)
+    shown = pyramid.shown(np.flatnonzero(pyramid.view == 0))
+    np.testing.assert_allclose(shown[0], [0, 0, 1, 1])
+    assert shown.min() >= 0
+    assert shown.max() <= 1
+    np.testing.assert_allclose((shown[1:5, 2] - shown[1:5, 0]), 1 / 1.75, atol=0.03)  # of two with overlap
