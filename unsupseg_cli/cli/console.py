@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
+from unsupseg_cli.core.errors import UnsupsegError
 
 T = TypeVar("T")
 _PLAIN_INTERVAL = 15.0  # seconds between plain progress lines, so that logs stay short
@@ -88,9 +90,23 @@ class TerminalReporter:
 
 
 def result(line: str) -> None:
-    """Print the one line of stdout."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Print the one line of stdout, a path in the bytes that it has on disk whatever stdout is encoded in.
+
+    Raises:
+        UnsupsegError: stdout cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+        if (raw := getattr(sys.stdout, "buffer", None)) is None:
+            sys.stdout.write(line + "\n")
+        else:
+            raw.write(os.fsencode(line) + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnsupsegError(f"The result cannot be written to stdout ({reason}): {line}") from None
 
 
 def print_table(table: Table) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
+from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, get_stage, stages
@@ -114,7 +115,7 @@ class Settings:
     def _anchor(self, key: str, value: Any) -> Any:
         """Read paths relative to the file they are written in."""
         if key in _PATHS and isinstance(value, str) and self.path:
-            return str(self.path.parent / value)
+            return value if "://" in value else str(self.path.parent / os.path.expanduser(value))  # noqa: PTH111
         return value
 
 
@@ -124,7 +125,7 @@ def find_settings(start: Path) -> Settings:
         path = folder / SETTINGS
         if path.is_file():
             try:
-                return Settings(path, tomllib.loads(path.read_text(encoding="utf-8")))
+                return Settings(path, tomllib.loads(path.read_text(encoding="utf-8-sig")))
             except tomllib.TOMLDecodeError as error:
                 raise UsageError(f"'{path}' is not valid TOML: {error}.") from None
             except (OSError, UnicodeDecodeError) as error:
@@ -134,13 +135,15 @@ def find_settings(start: Path) -> Settings:
 
 def find_workspace(option: Path | None, settings: Settings) -> Path:
     """Return the workspace: --workspace, $UNSUPSEG_WORKSPACE, unsupseg.toml, ./unsupseg-workspace."""
-    if option is not None:
-        return option
-    if variable := os.environ.get("UNSUPSEG_WORKSPACE"):
-        return Path(variable)
-    if settings.path is not None:
-        return settings.path.parent / str(settings.values.get("workspace", DEFAULT_WORKSPACE))
-    return Path(DEFAULT_WORKSPACE)
+    given = str(
+        option or os.environ.get("UNSUPSEG_WORKSPACE") or settings.values.get("workspace", DEFAULT_WORKSPACE)
+    )
+    try:
+        workspace = Path(local_path(given))
+    except ValueError as error:
+        raise UsageError(f"The workspace: {error}.") from None
+    from_file = option is None and not os.environ.get("UNSUPSEG_WORKSPACE")
+    return settings.path.parent / workspace if from_file and settings.path is not None else workspace
 
 
 def parse_assignments(pairs: list[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
 from unsupseg_cli.data.images import content_digest
-from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
 
 
@@ -185,9 +185,9 @@ def open_paths(
         )
         if folder is not None and context is not None:
             _tell(folder, context, strict)
-        for item in folder.items if folder else (Item(path.name, path, None),):
+        for item in folder.items if folder else (Item(as_key(path.name), path, None),):
             if path.is_dir() and len(paths) > 1:
-                item = replace(item, key=f"{path.resolve().name}/{item.key}")
+                item = replace(item, key=f"{as_key(path.resolve().name)}/{item.key}")
             if item.key in items:
                 raise UsageError(
                     f"'{items[item.key].image}' and '{item.image}' have the same relative name '{item.key}'; predict "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
 
 CLASSES = "classes.json"
 NAMED = "images"
+_LONGEST_PART, _LONGEST_NAME = (
+    200,
+    251,
+)  # bytes; with a suffix, and a dot and a number while it is written, below 255
 
 
 class PredictionWriter:
@@ -52,6 +57,7 @@ class PredictionWriter:
     ) -> None:
         self._draft, self._classes, self._dataset = draft, classes, dataset
         self.skipped: dict[str, str] = {}
+        require_short_names(dataset.items)
         write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
@@ -92,8 +98,22 @@ class PredictionWriter:
 
 
 def image_part(key: str) -> str:
-    """Return the name of the part of a draft that one image is."""
-    return "image-" + key.replace("/", "%2F")
+    """Return the name of the part of a draft that one image is; a long one ends in a digest of the whole."""
+    name = "image-" + key.replace("/", "%2F")
+    if len(name.encode()) <= _LONGEST_PART:
+        return name
+    return f"{name[:60]}-{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def require_short_names(items: Iterable[Item]) -> None:
+    """Raise UsageError for an image whose name leaves no room for the suffix of the files named after it."""
+    for item in items:
+        longest = max(item.key.split("/"), key=lambda name: len(name.encode()))
+        if len(longest.encode()) > _LONGEST_NAME:
+            raise UsageError(
+                f"The name of '{item.image}' has {len(longest.encode())} bytes; files named after it would be longer "
+                f"than file systems take. Rename it to at most {_LONGEST_NAME} bytes."
+            )
 
 
 def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:

@@ -32,8 +32,8 @@ _ADVICE = "save its state_dict as .safetensors"
 def load_checkpoint(path: Path) -> object:
     """Return what a weights file holds: nested mappings of tensors, and whatever stands beside them.
 
-    Safetensors and PyTorch's files are told apart by their content. The one type allowed beside tensors and plain values
-    is `argparse.Namespace`, which full DINO checkpoints carry.
+    Safetensors and PyTorch's files are told apart by their content. The one type allowed beside tensors and plain
+    values is `argparse.Namespace`, which full DINO checkpoints carry.
 
     Raises:
         UnsupsegError: the file is missing, of another kind (the message says which), cut short, or would run code.
@@ -95,7 +95,7 @@ def _problem(path: Path, head: bytes) -> str:
     if not head:
         return "is empty; get it again"
     if head.startswith(_LFS):
-        return "is a pointer of Git LFS, not the file itself; get it with `git lfs pull`, or download it from the web page"
+        return "is a pointer of Git LFS, not the file itself; run `git lfs pull`, or download it again"
     if start == b"<":
         return "is a web page (of a login, a licence or an error, it seems), not the file itself; download it again"
     if kind := next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), ""):
@@ -133,8 +133,8 @@ def _not_loaded(path: Path) -> str:
         types = []
     named = f" ({', '.join(types[:3])})" if types else ""
     return (
-        f"The weights file '{path}' holds objects other than tensors{named}, or is damaged. It is not loaded, since that "
-        f"would run code from the file; where it comes from, {_ADVICE}."
+        f"The weights file '{path}' holds objects other than tensors{named}, or is damaged. It is not loaded, since "
+        f"that would run code from the file; where it comes from, {_ADVICE}."
     )
 
 

@@ -81,8 +81,8 @@ def _prefix_of_network(tensors: Mapping[str, Tensor], source: str) -> str | None
     if len(chosen) > 1:
         names = ", ".join(f"'{prefix.removesuffix('.') or 'without a prefix'}'" for prefix in chosen[:4])
         raise UnsupsegError(
-            f"The weights {source} hold {len(chosen)} networks ({names}), none of them the one teacher; save the one that is "
-            "meant as .safetensors."
+            f"The weights {source} hold {len(chosen)} networks ({names}), none of them the one teacher; save "
+            "the one that is meant as .safetensors."
         )
     return chosen[0] if chosen else None
 

@@ -29,8 +29,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     whole = next((name for name, value in named.items() if not value.is_floating_point()), None)
     if whole is not None:
         raise UnsupsegError(
-            f"The weights file '{path}' holds whole numbers ({whole}: {named[whole].dtype}), as quantised weights do; take "
-            "the weights in floating point."
+            f"The weights file '{path}' holds whole numbers ({whole}: {named[whole].dtype}), as quantised weights do; "
+            "take the weights in floating point."
         )
     return {name: value.float() for name, value in named.items()}
 
