@@ -146,13 +146,24 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     except FileNotFoundError:
         raise UnreadableImage(f"The image '{path}' does not exist") from None
     except UnidentifiedImageError:
-        reason = "it is of no known image format" if path.stat().st_size else "the file is empty"
+        reason = _kind_of(path)
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
     except (
         Exception
     ) as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
+
+
+def _kind_of(path: Path) -> str:
+    """Say what a file is that is no image."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself; run `git lfs pull`"
+    if head.lstrip().startswith(b"<"):
+        return "it is a web page or XML, not an image; download it again"
+    return "it is of no known image format" if head else "the file is empty"
 
 
 def orientation_of(path: Path) -> int:

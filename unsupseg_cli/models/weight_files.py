@@ -51,8 +51,8 @@ def load_checkpoint(path: Path) -> object:
             return _load_safetensors(path, int.from_bytes(head[:8], "little"))
         if problem := _problem(path, head):
             raise UnsupsegError(f"The weights file '{path}' {problem}.")
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            loaded: object = torch.load(file, map_location="cpu", weights_only=True)
         return loaded
     except pickle.UnpicklingError:
         raise UnsupsegError(_not_loaded(path)) from None
@@ -66,6 +66,13 @@ def load_checkpoint(path: Path) -> object:
         raise UnsupsegError(
             f"The weights file '{path}' cannot be read: it is damaged or cut short{said}; get it again."
         ) from None
+
+
+def problem_of(path: Path) -> str:
+    """Return why a file that should be safetensors is none, such as ``is a pointer of Git LFS``; else an empty text."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+    return "" if _is_safetensors(head) else _problem(path, head)
 
 
 def _is_safetensors(head: bytes) -> bool:

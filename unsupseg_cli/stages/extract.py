@@ -259,7 +259,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     from unsupseg_cli.artifacts.grids import GridReader
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.data.geometry import snap
-    from unsupseg_cli.inference.extraction import lay_out_views
+    from unsupseg_cli.inference.extraction import lay_out_views, require_bounded
     from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
 
     config, dataset, context = call.config, images_of(call), call.context
@@ -278,9 +278,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
     if config.regions is None:
-        return lay_out_views(dataset, geometry_of(call), info.patch_size, config.strict).views.grids(
-            info.patch_size
-        )
+        layout = lay_out_views(dataset, geometry_of(call), info.patch_size, config.strict)
+        require_bounded(layout, info.patch_size, context.reporter)
+        return layout.views.grids(info.patch_size)
     views = lay_out_regions(
         dataset,
         config,
