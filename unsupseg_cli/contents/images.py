@@ -15,9 +15,11 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
-from unsupseg_cli.data.images import content_digest
+from unsupseg_cli.data.images import content_digest, remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
+
+_LOOKED_AT = 64  # images of a collection whose form is looked at
 
 
 def open_data(
@@ -74,6 +76,12 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
     """Report what a folder holds beside its images."""
     for remark in dataset.remarks:
         context.reporter.info(remark)
+    count = len(dataset.items)
+    looked_at = [
+        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
+    ]
+    for remark in remarks_on_images(looked_at):
+        context.reporter.warn(remark)
     if dataset.problem and strict:
         raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
     if dataset.problem:
