@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.progress import duration
 
@@ -102,9 +104,23 @@ def say(text: str) -> None:
 
 
 def result(line: str) -> None:
-    """Print the one line of stdout."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Print the one line of stdout, a path in the bytes that it has on disk whatever stdout is encoded in.
+
+    Raises:
+        UnsupsegError: stdout cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+        if (raw := getattr(sys.stdout, "buffer", None)) is None:
+            sys.stdout.write(line + "\n")
+        else:
+            raw.write(os.fsencode(line) + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnsupsegError(f"The result cannot be written to stdout ({reason}): {line}") from None
 
 
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

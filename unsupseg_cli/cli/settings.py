@@ -11,6 +11,7 @@ from typing import Any
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
+from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, get_stage, stages
@@ -115,7 +116,7 @@ class Settings:
     def _anchor(self, key: str, value: Any) -> Any:
         """Read paths relative to the file they are written in."""
         if key in _PATHS and isinstance(value, str) and self.path:
-            return str(self.path.parent / value)
+            return value if "://" in value else str(self.path.parent / os.path.expanduser(value))  # noqa: PTH111
         return value
 
 
@@ -125,7 +126,7 @@ def find_settings(start: Path) -> Settings:
         path = folder / SETTINGS
         if path.is_file():
             try:
-                return Settings(path, tomllib.loads(path.read_text(encoding="utf-8")))
+                return Settings(path, tomllib.loads(path.read_text(encoding="utf-8-sig")))
             except tomllib.TOMLDecodeError as error:
                 raise UsageError(f"'{path}' is not valid TOML: {error}.") from None
             except (OSError, UnicodeDecodeError) as error:
@@ -137,15 +138,18 @@ def find_workspace(option: Path | None, settings: Settings) -> Path:
     """Return the workspace: --workspace, $UNSUPSEG_WORKSPACE, unsupseg.toml, ./unsupseg-workspace.
 
     Raises:
-        UsageError: its path holds control characters, so that the path of an artifact were no line of stdout.
+        UsageError: it is no local path, or one with control characters: then the path of an artifact were no line of
+            stdout.
     """
-    workspace = Path(DEFAULT_WORKSPACE)
-    if option is not None:
-        workspace = option
-    elif variable := os.environ.get("UNSUPSEG_WORKSPACE"):
-        workspace = Path(variable)
-    elif settings.path is not None:
-        workspace = settings.path.parent / str(settings.values.get("workspace", DEFAULT_WORKSPACE))
+    given = str(
+        option or os.environ.get("UNSUPSEG_WORKSPACE") or settings.values.get("workspace", DEFAULT_WORKSPACE)
+    )
+    try:
+        workspace = Path(local_path(given))
+    except ValueError as error:
+        raise UsageError(f"The workspace: {error}.") from None
+    if option is None and not os.environ.get("UNSUPSEG_WORKSPACE") and settings.path is not None:
+        workspace = settings.path.parent / workspace
     if visible(str(workspace)) != str(workspace):
         raise UsageError(
             f"The workspace '{workspace}' has control characters in its path, and commands print one path on one line: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,8 +16,11 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
-from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.images import remarks_on_images
+from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
+
+_LOOKED_AT = 64  # images of a collection whose form is looked at
 
 
 def open_data(
@@ -85,6 +87,12 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
     """Report what a folder holds beside its images."""
     for remark in dataset.remarks:
         context.reporter.info(remark)
+    count = len(dataset.items)
+    looked_at = [
+        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
+    ]
+    for remark in remarks_on_images(looked_at):
+        context.reporter.warn(remark)
     if dataset.problem and strict:
         raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
     if dataset.problem:
@@ -225,9 +233,9 @@ def open_paths(
         )
         if folder is not None and context is not None:
             _tell(folder, context, strict)
-        for item in folder.items if folder else (Item(unicodedata.normalize("NFC", path.name), path, None),):
+        for item in folder.items if folder else (Item(as_key(path.name), path, None),):
             if path.is_dir() and len(paths) > 1:
-                item = replace(item, key=f"{path.resolve().name}/{item.key}")
+                item = replace(item, key=f"{as_key(path.resolve().name)}/{item.key}")
             if item.key in items:
                 raise UsageError(
                     f"'{items[item.key].image}' and '{item.image}' have the same relative name '{item.key}'; predict "

@@ -29,6 +29,7 @@ from unsupseg_cli.contents.model import (
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.models.backbone import JSON_NAME, TENSORS_NAME
 from unsupseg_cli.models.heads import with_prefix
+from unsupseg_cli.models.weight_files import problem_of
 
 STAGE_VERSION = 1
 SUFFIX = ".safetensors"
@@ -131,5 +132,7 @@ def _read(path: Path) -> tuple[FileHeader, dict[str, Tensor]]:
     except UnsupsegError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        if problem := problem_of(path):
+            raise UnsupsegError(f"The model file '{path}' {problem}.") from None
         reason = reason_of(error)
         raise UnsupsegError(f"The model file '{path}' cannot be read ({reason}); export it again.") from None

@@ -6,9 +6,12 @@ A field is either a *result* field (it changes what is computed and enters the a
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
+
+from unsupseg_cli.core.paths import local_path
 
 
 def setting(
@@ -41,10 +44,24 @@ def execution(
     return Field(default, description=help, json_schema_extra=extra, **bounds)
 
 
+_NAMES_OR_PATHS = {"dataset", "model", "backbone", "probe"}
+"""Options that take a name, or the path of a file or folder."""
+
+
 class Config(BaseModel):
     """Base of all configurations: immutable, validated, no unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _local_paths(cls, value: Any, info: ValidationInfo) -> Any:
+        """Expand ``~``, and refuse addresses and patterns, in whatever names files or folders."""
+        if isinstance(value, Path):
+            return Path(_local(value))
+        if isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+            return tuple(Path(_local(one)) if isinstance(one, Path) else one for one in value)
+        return _local(value) if isinstance(value, str) and info.field_name in _NAMES_OR_PATHS else value
 
     @classmethod
     def execution_fields(cls) -> set[str]:
@@ -82,3 +99,8 @@ class Config(BaseModel):
             for name, reason in reasons.items()
             if getattr(self, name) != type(self).model_fields[name].get_default()
         }
+
+
+def _local(value: str | Path) -> str:
+    """Return a path with ``~`` expanded, as `local_path` does."""
+    return local_path(str(value))

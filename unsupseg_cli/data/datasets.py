@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
 from unsupseg_cli.data.items import Item, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
@@ -72,6 +73,10 @@ def open_dataset(
     Raises:
         UsageError: nothing is found; the message says where it looked and what it expected.
     """
+    try:
+        name_or_dir = local_path(name_or_dir)
+    except ValueError as error:
+        raise UsageError(f"The images: {error}.") from None
     is_path = os.sep in name_or_dir or (name_or_dir not in LAYOUTS and Path(name_or_dir).exists())
     if is_path:
         files = _Files(labels, class_file, image_suffix or "", label_suffix or "", tuple(left_out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
 
 _OPTIONAL = {  # suffix -> the package without which Pillow does not read it
     ".heic": "pillow-heif",
@@ -61,6 +62,8 @@ MATLAB_IMAGE, MATLAB_LABEL = "img", "gt"
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
 
+_FEW_SHADES = 64  # of 256: fewer are told
+_DECODED = 8  # images that are decoded to see how far their values reach
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -87,6 +90,9 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     if path.suffix == ".mat":
         height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
         return height, width
+    if header := _tiff_beyond_pillow(path, max_pixels):
+        turned = header.orientation in _SWAPS_SIDES
+        return (header.width, header.height) if turned else (header.height, header.width)
     with open_image(path, max_pixels) as image:
         turned = _orientation(image) in _SWAPS_SIDES
         return (image.width, image.height) if turned else (image.height, image.width)
@@ -106,8 +112,110 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
+    if header := _tiff_beyond_pillow(path, max_pixels):
+        return np.ascontiguousarray(_read_tiff(path, header))
     with open_image(path, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(upright(image)))
+
+
+def remarks_on_images(paths: Sequence[Path]) -> list[str]:
+    """Return what is dropped or scaled of some images, by how many of them; they are looked at, not all decoded."""
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        for remark in _remarks_on(path):
+            found.setdefault(remark, []).append(path)
+    remarks = [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
+               for remark, files in found.items()]  # fmt: skip
+    if narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED]):
+        remarks.append(narrow)
+    return remarks
+
+
+def _remarks_on(path: Path) -> list[str]:
+    if path.suffix.lower() in SUFFIXES:
+        header = read_header(path)
+        return header.remarks() if header else []
+    if path.suffix.lower() != ".png":
+        return []
+    try:
+        with path.open("rb") as file:
+            head = file.read(26)
+    except OSError:
+        return []
+    wide = head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x06")
+    return ["16-bit colours of a PNG: their high bytes are taken"] if wide else []
+
+
+def _is_sixteen_bit(path: Path) -> bool:
+    try:
+        if path.suffix.lower() in SUFFIXES:
+            header = read_header(path)
+            return header is not None and header.plain and header.dtype == "uint16"
+        with open_image(path) as image:
+            return image.mode.startswith("I;16")
+    except UnsupsegError:
+        return False
+
+
+def _narrow_range(paths: Sequence[Path]) -> str:
+    """Say so where 16-bit images, read with 65,535 as white, keep few shades."""
+    tops = []
+    for path in paths:
+        try:
+            tops.append(_largest(path))
+        except Exception:  # said where the image is read
+            continue
+    top = max(tops, default=65535)
+    if top * 255 // 65535 >= _FEW_SHADES:
+        return ""
+    return (
+        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {top * 255 // 65535 + 1} of 256 "
+        "shades are left: stretch such images to the full range, or to 8 bits, before"
+    )
+
+
+def _largest(path: Path) -> int:
+    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
+    if header is not None and not header.is_of_pillow:
+        return int(read_bands(path)[..., :3].max())
+    with open_image(path) as image:
+        return int(np.asarray(image).max())
+
+
+def _tiff_beyond_pillow(path: Path, max_pixels: int) -> TiffHeader | None:
+    """Return the header of a TIFF that Pillow gives wrongly or not at all, None of anything else."""
+    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
+    if header is None or header.is_of_pillow:
+        return None
+    if header.width * header.height * max(1, header.bands // 3) > max_pixels:
+        raise _too_large(path, f"{header.width}x{header.height} of {header.bands} bands", max_pixels)
+    return header
+
+
+def _read_tiff(path: Path, header: TiffHeader) -> NDArray[np.uint8]:
+    """Return RGB of a TIFF by the first three of its bands, or its only one; transparency is laid over white."""
+    try:
+        values = read_bands(path)
+    except Exception as error:  # of damaged files, and of compressions that need another package
+        reason = str(error) or type(error).__name__
+        hint = "; `pip install imagecodecs` brings more compressions" if "imagecodecs" in reason else ""
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason.splitlines()[0]}{hint}") from None
+    if values.dtype.kind == "c":
+        raise UnreadableImage(f"The image '{path}' holds complex numbers, which are no colours")
+    bands = 3 if header.bands - header.alpha >= 3 else 1
+    sixteen = values.dtype == np.uint16
+    colors = _gray_to_uint8(values[..., :bands], sixteen) if values.dtype != np.uint8 else values[..., :bands]
+    rgb = np.repeat(colors, 3 // bands, axis=2).astype(np.uint8)
+    if header.alpha:
+        alpha = _gray_to_uint8(values[..., -1:], sixteen).astype(np.float64) / 255
+        rgb = np.round(alpha * rgb + (1 - alpha) * np.array(BACKGROUND)).astype(np.uint8)
+    return _turned(rgb, header.orientation)
+
+
+def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if (method := _UPRIGHT.get(orientation)) is None:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(method))
 
 
 def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
@@ -157,13 +265,24 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     except FileNotFoundError:
         raise UnreadableImage(f"The image '{path}' does not exist") from None
     except UnidentifiedImageError:
-        reason = "it is of no known image format" if path.stat().st_size else "the file is empty"
+        reason = _kind_of(path)
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
     except (
         Exception
     ) as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
+
+
+def _kind_of(path: Path) -> str:
+    """Say what a file is that is no image."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself; run `git lfs pull`"
+    if head.lstrip().startswith(b"<"):
+        return "it is a web page or XML, not an image; download it again"
+    return "it is of no known image format" if head else "the file is empty"
 
 
 def orientation_of(path: Path) -> int:

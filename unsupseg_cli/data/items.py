@@ -131,7 +131,13 @@ def _is_end(one: str, other: str) -> bool:
 
 def relative_key(root: Path, path: Path) -> str:
     """Return a path below a root with forward slashes, in composed Unicode."""
-    return unicodedata.normalize("NFC", path.relative_to(root).as_posix())
+    return as_key(path.relative_to(root).as_posix())
+
+
+def as_key(name: str) -> str:
+    """Return a file's name in composed Unicode; bytes that are no UTF-8 become escapes, so that any text holds it."""
+    readable = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", readable)
 
 
 def _stem(key: str) -> str:

@@ -95,7 +95,9 @@ def _voc(year: str, root: Path, split: str) -> list[Item] | None:
     if not listing.is_file():
         return None
     labels = base / ("SegmentationClassAug" if split == "trainaug" else "SegmentationClass")
-    return _items_of_list(listing, listing.read_text("utf-8").split(), base / "JPEGImages", ".jpg", labels)
+    return _items_of_list(
+        listing, listing.read_text("utf-8-sig").split(), base / "JPEGImages", ".jpg", labels
+    )
 
 
 def _cityscapes(root: Path, split: str) -> list[Item] | None:
@@ -117,7 +119,7 @@ def _cocostuff(root: Path, split: str) -> list[Item] | None:
         return None
     curated = root / "curated" / f"{part}2017" / CURATED
     if curated.is_file() and not full:
-        return _items_of_list(curated, curated.read_text("utf-8").split(), images, ".jpg", labels)
+        return _items_of_list(curated, curated.read_text("utf-8-sig").split(), images, ".jpg", labels)
     return _items_of_list(images, (path.stem for path in images.glob("*.jpg")), images, ".jpg", labels)
 
 
@@ -127,7 +129,7 @@ def _coco20k(root: Path, split: str) -> list[Item] | None:
     images = _first_folder(root / "images" / "train2014", root / "train2014")
     if not listing.is_file() or images is None:
         return None
-    names = [Path(line).stem for line in listing.read_text("utf-8").split()]
+    names = [Path(line).stem for line in listing.read_text("utf-8-sig").split()]
     items = _items_of_list(listing, names, images, ".jpg", images)
     # COCO-Stuff names its labels by the number alone, and spreads those of 2014 train over two folders.
     folders = [root / "annotations" / part for part in ("train2017", "val2017")]
@@ -143,7 +145,9 @@ def _potsdam(root: Path, split: str) -> list[Item] | None:
     listing = root / f"{names[split]}.txt"
     if not listing.is_file() or not (root / "imgs").is_dir():
         return None
-    items = _items_of_list(listing, listing.read_text("utf-8").split(), root / "imgs", ".mat", root / "none")
+    items = _items_of_list(
+        listing, listing.read_text("utf-8-sig").split(), root / "imgs", ".mat", root / "none"
+    )
     labels = [root / "gt" / item.image.name for item in items]
     return [
         Item(item.key, item.image, label if label.exists() else None)

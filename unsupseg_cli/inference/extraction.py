@@ -22,9 +22,9 @@ from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.contents.features import GRID_DTYPES, write_views
 from unsupseg_cli.contents.skipped import Skipped
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
-from unsupseg_cli.core.progress import duration
+from unsupseg_cli.core.progress import Reporter, duration
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -32,7 +32,10 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, Render, load_rows, resolve_workers
 from unsupseg_cli.data.views import ViewTable, table_of_views
 from unsupseg_cli.models.backbone import Backbone
-from unsupseg_cli.models.memory import fitting_batch, with_backoff
+from unsupseg_cli.models.memory import TOKEN_BUDGET, fitting_batch, with_backoff
+
+MOST_TOKENS = 8 * TOKEN_BUDGET
+"""Tokens of one view that `extract` takes at once; a view of more is refused before any work."""
 
 _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
 _GPU_BATCH = 64
@@ -172,6 +175,35 @@ def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, skipped: Ski
         for view in geometry.views(height, width, patch)
     ]
     return Layout(items, table_of_views(views), geometry.render, skipped)
+
+
+def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
+    """Tell the tokens of the views before any work; raises UsageError for a view of more than `MOST_TOKENS`."""
+    grids = layout.views.grids(patch)
+    if not len(grids):
+        return
+    tokens = grids.prod(1)
+    row = int(tokens.argmax())
+    height, width = int(layout.views.height[row]), int(layout.views.width[row])
+    largest = int(tokens[row])
+    if largest > MOST_TOKENS:
+        image = layout.items[int(layout.views.item[row])].image
+        original_height, original_width = image_size(image)
+        raise UsageError(
+            f"'{image}' of {original_width}x{original_height} pixels becomes a view of {width}x{height}, which is "
+            f"{largest:,} tokens, more than the {MOST_TOKENS:,} that are taken at once: give a smaller --size (0 keeps "
+            "the image's own), --geometry squash, five-crop or ten-crop, or cut such images into pieces."
+        )
+    few = int(tokens.min())
+    range_of = f"{few:,}" if few == largest else f"{few:,} to {largest:,}"
+    reporter.info(
+        f"{_counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "
+        f"is {width}x{height} pixels"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 class Extraction:

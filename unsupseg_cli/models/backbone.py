@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from unsupseg_cli.core.bounds import require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
+from unsupseg_cli.models.hub import HubSilentError, hub
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.models.vit import MEAN, STD, build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
@@ -27,7 +27,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a part of an image, as fractions of it; mirrored if right is less than left."""
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-_HUB_SECONDS = "10"  # how long a machine without network waits before it is told so
 
 
 def mirrored(box: Box) -> Box:
@@ -247,7 +246,7 @@ def load_backbone(
         UsageError: unknown name, or a layer that does not exist.
         UnsupsegError: no weights (the message names the two ways to get them), or those of another model.
     """
-    if weights is not None and weights.is_dir():
+    if weights is not None and weights.is_dir() and (weights / JSON_NAME).exists():
         return _load_folder(weights, name, layer, norm, position)
     if name in ("tiny", "untrained") and weights is not None:
         raise UsageError(
@@ -331,10 +330,13 @@ def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     )
     if not row.tag:
         raise UnsupsegError(f"The weights of '{name}' are on no hub: {remedies.split(', or')[0]}.")
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_SECONDS)
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_SECONDS)
     try:
-        return _create(row, pretrained=True)
+        with hub():
+            return _create(row, pretrained=True)
+    except HubSilentError as error:
+        raise UnsupsegError(
+            f"The weights of '{name}' are not on this machine, and {error}: {remedies}."
+        ) from None
     except Exception as error:  # the hub's client raises errors of many libraries
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise UnsupsegError(

@@ -81,13 +81,15 @@ def backbone_name(call: Call) -> str:
 def layout_of(call: Call) -> Layout:
     """Return the views of the images, or the regions."""
     from unsupseg_cli.contents.skipped import Skipped
-    from unsupseg_cli.inference.extraction import lay_out_views
+    from unsupseg_cli.inference.extraction import lay_out_views, require_bounded
     from unsupseg_cli.inference.regions import lay_out_regions
 
     config, patch = call.config, network_of(call).backbone.patch_size
     skipped = Skipped(call.context, config.strict)
     if config.regions is None:
-        return lay_out_views(images_of(call), geometry_of(call), patch, skipped)
+        layout = lay_out_views(images_of(call), geometry_of(call), patch, skipped)
+        require_bounded(layout, patch, call.context.reporter)
+        return layout
     return lay_out_regions(
         images_of(call),
         config,

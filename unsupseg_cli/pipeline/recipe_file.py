@@ -156,7 +156,7 @@ def _locate(reference: str) -> tuple[Path, str]:
 
 def _read(path: Path, hint: str = "") -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"The recipe '{path}' is not valid TOML: {error}.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -251,12 +251,18 @@ def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     anchored = dict(values)
     folder = path.resolve().parent
     for key in {"root", "labels", "class_file", "weights", "masks_from", "images_file"} & anchored.keys():
-        anchored[key] = str(folder / str(anchored[key]))
+        anchored[key] = _below(folder, anchored[key])
     if "images" in anchored:
         given = anchored["images"]
         anchored["images"] = [
-            str(folder / str(name)) for name in (given if isinstance(given, list) else [given])
+            _below(folder, name) for name in (given if isinstance(given, list) else [given])
         ]
     if os.sep in str(anchored.get("dataset", "")):
-        anchored["dataset"] = f"{folder / str(anchored['dataset'])}{os.sep}"
+        anchored["dataset"] = f"{_below(folder, anchored['dataset'])}{os.sep}"
     return anchored
+
+
+def _below(folder: Path, value: object) -> str:
+    """Return a path relative to a folder; ``~`` is expanded, and an address left as it is, to be refused."""
+    text = str(value)
+    return text if "://" in text else str(folder / os.path.expanduser(text))  # noqa: PTH111

@@ -22,7 +22,7 @@ def recipe_text(recipe: RecipeFile) -> str:
 
     Comments on lines of their own are kept, and those behind a value as long as the value holds.
     """
-    text = recipe.path.read_text(encoding="utf-8")
+    text = recipe.path.read_text(encoding="utf-8-sig")
     if not recipe.variant:
         return text
     comments, entries = _comments_and_entries(recipe, text)

@@ -278,7 +278,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.geometry import snap
-    from unsupseg_cli.inference.extraction import lay_out_views
+    from unsupseg_cli.inference.extraction import lay_out_views, require_bounded
     from unsupseg_cli.inference.regions import lay_out_regions, most_anchors
 
     config, dataset, context = call.config, images_of(call), call.context
@@ -298,9 +298,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
     skipped = Skipped(context, config.strict)
     if config.regions is None:
-        return lay_out_views(dataset, geometry_of(call), info.patch_size, skipped).views.grids(
-            info.patch_size
-        )
+        layout = lay_out_views(dataset, geometry_of(call), info.patch_size, skipped)
+        require_bounded(layout, info.patch_size, context.reporter)
+        return layout.views.grids(info.patch_size)
     views = lay_out_regions(
         dataset,
         config,

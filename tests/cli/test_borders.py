@@ -1,0 +1,100 @@
+"""Names and streams as systems give them: other encodings, addresses, patterns, ~, closed and full stdout."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+RUN = "from unsupseg_cli.cli.main import main; main()"
+
+
+def picture(path):
+    Image.new("RGB", (16, 16)).save(os.fsencode(path) if isinstance(path, str) else path, "PNG")
+
+
+def run(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    command = [sys.executable, "-c", RUN, *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, capture_output="stdout" not in options, check=False, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--dataset", "s3://bucket/photos", "is an address (s3)"),
+        ("--dataset", "gs://bucket/photos/", "is an address (gs)"),
+        ("--labels", "https://example.org/labels", "is an address (https)"),
+        ("--root", "file:///data", "without file://"),
+        ("--dataset", "photos/*.png", "is a pattern"),
+        ("--class-file", "class?.txt", "is a pattern"),
+        ("--weights", "s3://bucket/w.pth", "is an address (s3)"),
+        ("--workspace", "s3://bucket/ws", "is an address (s3)"),
+    ],
+)
+def test_addresses_and_patterns_are_named(call, option, value, said):
+    given = [] if option == "--dataset" else ["--dataset", "photos/"]
+    _, error = call("extract", *given, option, value, code=2)
+    assert said in error
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_taken(call, tmp_path):
+    (tmp_path / "here" / "day[1]").mkdir()
+    picture(tmp_path / "here" / "day[1]" / "a.png")
+    assert "1 image" in call("extract", "--dataset", "day[1]/", "--size", 16, "--workers", 0)[1]
+
+
+def test_home_is_known_in_options_and_files(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    picture(tmp_path / "photos" / "a.png")
+    assert "1 image" in call("extract", "--dataset=~/photos", "--size", 16, "--workers", 0)[1]
+    text = 'dataset = "~/photos"\nworkspace = "~/ws"\n'
+    (tmp_path / "here" / "unsupseg.toml").write_text(text, encoding="utf-8-sig")  # with a byte order mark
+    path, _ = call("extract", "--size", 16, "--workers", 0)
+    assert path.startswith(str(tmp_path / "ws"))
+    assert not (tmp_path / "here" / "~").exists()
+
+
+def test_names_in_other_encodings_are_kept_as_escapes(call, tmp_path):
+    folder = tmp_path / "here" / "p"
+    folder.mkdir()
+    picture(folder / "n\u00fc.png")
+    picture(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    assert "2 images" in call("extract", "--dataset", "p/", "--size", 16, "--workers", 0)[1]
+    call("pseudolabel", "--method", "kmeans", "--classes", 2)
+    call("train", "--method", "kmeans", "--classes", 2)
+    call("predict", "p", "--out", "out", "--workers", 0)
+    assert sorted(path.name for path in (tmp_path / "here/out/ids").iterdir()) == [
+        "caf\\xe9.png.png",
+        "n\u00fc.png.png",
+    ]
+    for length, code in ((230, 0), (252, 2)):
+        long = tmp_path / "here" / f"long{length}"
+        long.mkdir()
+        picture(long / f"{'x' * (length - 4)}.png")
+        _, said = call("predict", long, "--workers", 0, code=code)
+        assert ("Rename it to at most 251 bytes" in said) == (code == 2)
+
+
+def test_stdout_that_is_ascii_closed_or_full(tmp_path):
+    folder = tmp_path / "\u00fc"
+    folder.mkdir()
+    picture(folder / "a.png")
+    arguments = ("extract", "--dataset", f"{folder}/", "--size", 16, "--workers", 0, "-w", folder / "ws")
+    done = run(*arguments, env={"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(os.fsencode(folder))  # a path that the next command can take
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$0" "$@" >&-', sys.executable, "-c", RUN, *map(str, arguments)],
+        capture_output=True,
+        check=False,
+    )
+    assert (closed.returncode, b"not foreseen" in closed.stderr) == (0, False)
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = run(*arguments, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert b"cannot be written to stdout (No space left on device)" in done.stderr

@@ -1,0 +1,96 @@
+"""TIFF of every form: the values are those that were stored, and what is dropped or scaled is told."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from unsupseg_cli.data.images import UnreadableImage, image_size, read_image, remarks_on_images
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
+
+
+def write(path, values, **options):
+    tifffile.imwrite(path, values, **options)
+    assert image_size(path) == read_image(path).shape[:2]
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_planes_and_wide_colours_are_what_was_stored(tmp_path, dtype, planar, compression):
+    values = RGB.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    stored = np.moveaxis(values, -1, 0) if planar == "separate" else values
+    path = write(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar, compression=compression)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    said = " ".join(remarks_on_images([path]))
+    assert ("uint16 colours: scaled to 8 bits" in said) == (dtype == np.uint16)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_floats_of_any_width(tmp_path, dtype, bands):
+    values = (RGB[..., :bands] / 255).astype(dtype)
+    path = write(tmp_path / "a.tif", values.squeeze(), photometric="rgb" if bands == 3 else "minisblack")
+    assert np.abs(read_image(path).astype(int) - RGB[..., :bands]).max() <= (1 if dtype == np.float16 else 0)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+@pytest.mark.parametrize("bands", [4, 5, 13])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_further_bands_are_no_transparency_and_their_loss_is_told(tmp_path, bands, planar, photometric):
+    values = np.concatenate([RGB, np.zeros((6, 10, bands - 3), np.uint8)], -1)  # zero would be transparent
+    options = {"extrasamples": ["unspecified"] * (bands - 3)} if photometric == "rgb" else {}
+    if photometric == "minisblack":
+        options = {"extrasamples": ["unspecified"] * (bands - 1)}
+    stored = np.moveaxis(values, -1, 0) if planar == "separate" else values
+    path = write(tmp_path / "a.tif", stored, photometric=photometric, planarconfig=planar, **options)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert (
+        f"{bands} bands: the first three are taken as red, green and blue, the others are dropped"
+        in " ".join(remarks_on_images([path]))
+    )
+
+
+def test_transparency_that_is_declared_is_laid_over_white(tmp_path):
+    values = np.concatenate([RGB, np.zeros((6, 10, 1), np.uint8)], -1)
+    path = write(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["unassalpha"])
+    assert (read_image(path) == 255).all()
+    path = write(
+        tmp_path / "b.tif", values.astype(np.uint16) * 257, photometric="rgb", extrasamples=["unassalpha"]
+    )
+    assert (read_image(path) == 255).all()
+    assert "dropped" not in " ".join(remarks_on_images([path]))
+
+
+def test_pages_and_turns(tmp_path):
+    path = write(tmp_path / "a.tif", np.stack([RGB, RGB // 2]), photometric="rgb")
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert "2 pages: the first is taken, the others are dropped" in remarks_on_images([path])[0]
+    wide = RGB.astype(np.uint16) * 257
+    path = write(tmp_path / "b.tif", wide, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
+    np.testing.assert_array_equal(read_image(path), np.rot90(RGB, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_that_fill_little_of_their_range_are_told(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.linspace(0, 3000, 60).reshape(6, 10).astype(np.uint16)).save(path)
+    assert (
+        "reach 3,000 of 65,535 in 1 images looked at, so that 12 of 256 shades are left"
+        in remarks_on_images([path])[0]
+    )
+    Image.fromarray(np.linspace(0, 65535, 60).reshape(6, 10).astype(np.uint16)).save(path)
+    assert remarks_on_images([path]) == []
+
+
+def test_cut_files_and_bombs_are_refused(tmp_path):
+    path = write(tmp_path / "a.tif", RGB.astype(np.uint16), photometric="rgb")
+    with pytest.raises(UnreadableImage, match=r"a\.tif' announces 10x6 of 3 bands pixels"):
+        read_image(path, max_pixels=20)
+    content = path.read_bytes()
+    for keep in (8, 60, len(content) - 40):
+        path.write_bytes(content[:keep])
+        with pytest.raises(UnreadableImage, match=r"a\.tif"):
+            read_image(path)

@@ -1,0 +1,35 @@
+"""Paths as people write them: ``~`` is their home; addresses and patterns are named as what they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")
+_PATTERN = re.compile(r"[*?]|\[[^\]]+\]")
+
+
+def local_path(text: str) -> str:
+    """Return a path with ``~`` expanded.
+
+    Raises:
+        ValueError: it is an address (``s3://``, ``https://``), or a pattern with ``*`` that no file is called like.
+    """
+    if _ADDRESS.match(text):
+        kind = text.partition(":")[0]
+        what = (
+            "write the path without file://"
+            if kind == "file"
+            else "copy it to this machine and give the path there"
+        )
+        raise ValueError(f"'{text}' is an address ({kind}), not a path on this machine: {what}")
+    path = os.path.expanduser(text)  # noqa: PTH111 - pathlib's raises for unknown users
+    if _PATTERN.search(path) and not Path(path).exists():
+        matches = sum(1 for _ in Path().glob(text)) if not os.path.isabs(path) else 0  # noqa: PTH117 - of text
+        found = f" (it matches {matches:,} files here)" if matches else ""
+        raise ValueError(
+            f"'{text}' is a pattern, which is not expanded here{found}: give the folder itself, or leave the quotes "
+            "out where several paths may be given, so that the shell expands it"
+        )
+    return path
