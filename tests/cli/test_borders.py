@@ -72,12 +72,21 @@ def test_names_in_other_encodings_are_kept_as_escapes(call, tmp_path):
         "caf\\xe9.png.png",
         "n\u00fc.png.png",
     ]
-    for length, code in ((230, 0), (252, 2)):
-        long = tmp_path / "here" / f"long{length}"
-        long.mkdir()
-        picture(long / f"{'x' * (length - 4)}.png")
-        _, said = call("predict", long, "--workers", 0, code=code)
-        assert ("Rename it to at most 251 bytes" in said) == (code == 2)
+
+
+@pytest.mark.parametrize("length", [230, 252])
+def test_files_named_after_long_names_are_cut(call, tmp_path, length):
+    folder = tmp_path / "here" / "p"
+    folder.mkdir()
+    picture(folder / f"{'x' * (length - 4)}.png")
+    picture(folder / f"{'x' * (length - 5)}y.png")
+    call("extract", "--dataset", "p/", "--size", 16, "--workers", 0)
+    call("pseudolabel", "--method", "kmeans", "--classes", 2)
+    call("train", "--method", "kmeans", "--classes", 2)
+    call("predict", "p", "--out", "out", "--workers", 0)
+    names = [path.name for path in (tmp_path / "here/out/ids").iterdir()]
+    assert len(names) == 2
+    assert all(name.startswith("xxx") and name.endswith(".png") for name in names)
 
 
 def test_stdout_that_is_ascii_closed_or_full(tmp_path):

@@ -169,8 +169,8 @@ def _narrow_range(paths: Sequence[Path]) -> str:
     if top * 255 // 65535 >= _FEW_SHADES:
         return ""
     return (
-        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {top * 255 // 65535 + 1} of 256 "
-        "shades are left: stretch such images to the full range, or to 8 bits, before"
+        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {top * 255 // 65535 + 1} of "
+        "256 shades are left: stretch such images to the full range, or to 8 bits, before"
     )
 
 
