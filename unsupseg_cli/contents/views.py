@@ -42,7 +42,7 @@ class ViewImages:
                 f"The images in '{data.root}' are not those of the features '{manifest.id}': some were changed, added "
                 "or removed since; run `extract` again."
             )
-        self._paths = {item.key: item.image for item in dataset.items}
+        self._items = {item.key: item for item in dataset.items}
         self._geometry = Geometry(**stored_geometry(manifest.config))
         self._features, self._views = features, features.views
         self._workers = max(1, resolve_workers(workers))
@@ -58,8 +58,8 @@ class ViewImages:
             return list(pool.map(self._render, views))
 
     def _render(self, view: int) -> NDArray[np.uint8]:
-        path = self._paths[self._views["key"][view]]
-        return self._geometry.render(read_image(path), self._features.view(view))
+        item = self._items[self._views["key"][view]]
+        return self._geometry.render(read_image(item.image, item.reading), self._features.view(view))
 
 
 class ViewScores:
