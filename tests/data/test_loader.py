@@ -77,7 +77,7 @@ def test_a_damaged_file_in_the_middle_is_reported_in_its_place(items, workers):
 
 
 def test_images_are_decoded_by_several_processes_and_not_all_at_once(items, monkeypatch, workers_alive):
-    def slow(path):
+    def slow(path, reading=None):
         time.sleep(0.02)
         return np.full((16, 16, 3), list(os.getpid().to_bytes(3, "big")), np.uint8)
 
@@ -102,7 +102,7 @@ def test_an_iteration_closed_early_leaves_no_process(items, workers_alive):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_worker_is_an_error_and_not_a_hang(items, monkeypatch, workers_alive, number):
-    def slow(path):
+    def slow(path, reading=None):
         time.sleep(0.05)
         return np.zeros((16, 16, 3), np.uint8)
 

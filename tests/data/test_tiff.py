@@ -77,10 +77,8 @@ def test_pages_and_turns(tmp_path):
 def test_sixteen_bits_that_fill_little_of_their_range_are_told(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(np.linspace(0, 3000, 60).reshape(6, 10).astype(np.uint16)).save(path)
-    assert (
-        "reach 3,000 of 65,535 in 1 images looked at, so that 12 of 256 shades are left"
-        in remarks_on_images([path])[0]
-    )
+    (said,) = remarks_on_images([path])
+    assert "reach 3,000 of 65,535 in 1 images looked at, so that 12 of 256 shades are left" in said
     Image.fromarray(np.linspace(0, 65535, 60).reshape(6, 10).astype(np.uint16)).save(path)
     assert remarks_on_images([path]) == []
 

@@ -72,6 +72,9 @@ class DataSource(BaseModel):
     fingerprint: str = Field(description="SHA-256 over the sorted (relative path, content digest) pairs.")
     count: int = Field(ge=0)
     image_suffix: str = Field(default="", description="Ending of the images' names; others were no images.")
+    reading: dict[str, Any] = Field(
+        default_factory=dict, description="Bands and range of the images' values, where they were chosen."
+    )
     left_out: list[str] = Field(
         default_factory=list,
         description="Folders below the root that held none of the images, such as labels.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from unsupseg_cli.contents.predictions import predicted_images, read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 
@@ -88,10 +88,11 @@ def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:
 
 
 def _highlighted(
-    predictions: Artifact, images: Mapping[str, Path], key: str, index: int, colors: NDArray[np.uint8]
+    predictions: Artifact, images: Mapping[str, Item], key: str, index: int, colors: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """Return an image with one class lightly tinted and everything else gray."""
-    image, labels = read_image(images[key]), read_ids(predictions.path, key)
+    image = read_image(images[key].image, images[key].reading)
+    labels = read_ids(predictions.path, key)
     shown = labels == index
     gray = image.mean(-1, keepdims=True).astype(np.uint8)
     return blend(np.where(shown[..., None], image, gray), np.where(shown, index, VOID), colors, opacity=0.3)

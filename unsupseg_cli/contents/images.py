@@ -19,6 +19,7 @@ from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, spa
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
+from unsupseg_cli.data.reading import Reading
 
 _LOOKED_AT = 64  # images of a collection whose form is looked at
 
@@ -43,6 +44,7 @@ def open_data(
         UsageError: no data set was named anywhere, or it cannot be found.
         UnsupsegError: with ``strict``, a name in the folder is no readable file.
     """
+    given = config.dataset is not None
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
@@ -75,6 +77,8 @@ def open_data(
         dataset = open_dataset(config.dataset, **options)  # a folder need not have the usual split
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
+    if source is not None and not given:
+        dataset = read_as(dataset, Reading.from_json(source.reading))
     _tell(dataset, context, config.strict)
     count = len(dataset.items)
     if context.most_images is not None and context.most_images < count:
@@ -117,7 +121,8 @@ def reopen(data: DataSource, **files: Any) -> Dataset:
         UsageError: it is not found.
     """
     location = same_images(data)
-    return open_dataset(location.pop("dataset"), split=data.split, **files, **location)
+    dataset = open_dataset(location.pop("dataset"), split=data.split, **files, **location)
+    return read_as(dataset, Reading.from_json(data.reading))
 
 
 def images_behind(manifest: Manifest, context: Context) -> Dataset:
@@ -158,7 +163,30 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 def _scan_of(dataset: Dataset) -> dict[str, Any]:
     """Return what finds the same images again."""
     left_out = [str(folder.absolute()) for folder in dataset.left_out]
-    return {"image_suffix": dataset.image_suffix, "left_out": left_out}
+    reading = dataset.items[0].reading if dataset.items else None
+    return {
+        "image_suffix": dataset.image_suffix,
+        "left_out": left_out,
+        "reading": reading.to_json() if reading else {},
+    }
+
+
+def read_as(dataset: Dataset, reading: Reading) -> Dataset:
+    """Return a data set whose images are read by chosen bands and range."""
+    if reading.is_plain:
+        return dataset
+    return replace(dataset, items=tuple(replace(item, reading=reading) for item in dataset.items))
+
+
+def read_like(dataset: Dataset, artifact: Artifact) -> Dataset:
+    """Return a data set whose images are read as those that an artifact was made from."""
+    return read_as(dataset, reading_of(artifact))
+
+
+def reading_of(artifact: Artifact) -> Reading:
+    """Return how the images behind an artifact were read; a model from a file carries it in its configuration."""
+    data = artifact.manifest.data
+    return Reading.from_json(data.reading if data else artifact.manifest.config.get("reading", {}))
 
 
 def identify_images(dataset: Dataset, context: Context) -> DataSource:

@@ -21,7 +21,14 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import describe_images, file_digests, fingerprint, open_paths, reopen
+from unsupseg_cli.contents.images import (
+    describe_images,
+    file_digests,
+    fingerprint,
+    open_paths,
+    read_as,
+    reopen,
+)
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -31,6 +38,7 @@ from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
 
@@ -80,7 +88,7 @@ class PredictionWriter:
             scores = self._draft.folder / "scores" / file_path(item.key)
             write_array(scores, log_probs.numpy().astype(np.float16))
             files += [path for path in scores.rglob("*") if path.is_file()]
-        files += self._picture(item.key, read_image(item.image), labels)
+        files += self._picture(item.key, read_image(item.image, item.reading), labels)
         self._draft.finish(image_part(item.key), files=files)
 
     def close(self) -> dict[str, Any]:
@@ -119,8 +127,8 @@ def image_part(key: str) -> str:
     return file_name("image-" + key.replace("%", "%25").replace("/", "%2F"))
 
 
-def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]:
-    """Return the image file of each key of predictions.
+def predicted_images(predictions: Artifact, context: Context) -> dict[str, Item]:
+    """Return the image of each key of predictions.
 
     Raises:
         UsageError: the images are gone or are others by now.
@@ -136,7 +144,7 @@ def predicted_images(predictions: Artifact, context: Context) -> dict[str, Path]
     dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
     if describe_images(dataset, context).fingerprint != manifest.data.fingerprint:
         raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {advice}")
-    return {item.key: item.image for item in dataset.items}
+    return {item.key: item for item in dataset.items}
 
 
 def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:
@@ -173,7 +181,8 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
 
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
-        return open_paths([Path(name) for name in named[NAMED]])
+        dataset = open_paths([Path(name) for name in named[NAMED]])
+        return read_as(dataset, Reading.from_json(predictions.data.reading if predictions.data else {}))
     assert predictions.data is not None
     return reopen(predictions.data)
 

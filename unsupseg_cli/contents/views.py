@@ -29,7 +29,7 @@ class ViewImages:
     def __init__(self, features: FeatureSet, context: Context, workers: int | None = None) -> None:
         manifest = features.artifact.manifest
         dataset = images_behind(manifest, context)
-        self._paths = {item.key: item.image for item in dataset.items}
+        self._items = {item.key: item for item in dataset.items}
         self._geometry = Geometry(**stored_geometry(manifest.config))
         self._features, self._views = features, features.views
         self._workers = max(1, resolve_workers(workers))
@@ -45,8 +45,8 @@ class ViewImages:
             return list(pool.map(self._render, views))
 
     def _render(self, view: int) -> NDArray[np.uint8]:
-        path = self._paths[self._views["key"][view]]
-        return self._geometry.render(read_image(path), self._features.view(view))
+        item = self._items[self._views["key"][view]]
+        return self._geometry.render(read_image(item.image, item.reading), self._features.view(view))
 
 
 class ViewScores:

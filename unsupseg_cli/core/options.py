@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.stretch import parse_stretch
 
 DEFAULT_WORKSPACE = "unsupseg-workspace"
 
@@ -34,6 +35,40 @@ class DataConfig(Config):
     )
     label_suffix: str | None = execution(None, "Ending of labels' names, such as _label of 7_label.png.")
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
+
+
+class PixelConfig(Config):
+    """How stored values become colours. What is made from the features, and their model, does the same."""
+
+    bands: tuple[int, ...] | None = setting(
+        None,
+        "Bands shown as red, green and blue, counted from 1, such as 4,3,2; one is gray. Default: the first three.",
+    )
+    stretch: str | None = setting(
+        None,
+        "Values that become black and white, over the whole collection: percentiles such as 2,98 or "
+        "0%,1%, values such as 0,3000 or 0,0.4 (below 0, above 100, or none above 1), or none. Default: "
+        "by the type of the values.",
+    )
+
+    @field_validator("bands", mode="before")
+    @classmethod
+    def _split_bands(cls, value: object) -> object:
+        return split(value)
+
+    @field_validator("bands")
+    @classmethod
+    def _bands_fit(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and (len(value) not in (1, 3) or min(value) < 1):
+            raise ValueError("expected one band or three, counted from 1, such as 4,3,2")
+        return value
+
+    @field_validator("stretch")
+    @classmethod
+    def _stretch_fits(cls, value: str | None) -> str | None:
+        if value not in (None, "none"):
+            parse_stretch(str(value))
+        return None if value == "none" else value
 
 
 class RegionConfig(Config):

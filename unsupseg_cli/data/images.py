@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
 
 _OPTIONAL = {  # suffix -> the package without which Pillow does not read it
@@ -98,24 +99,59 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
     Transparent pixels are laid over white; of several frames or pages the first is read. Gray values of more than
     8 bits become 8 bits: 16-bit values are divided by 257. The range of 32-bit integers and floats is not written in
     the file; the narrowest usual one that holds all values is taken: 0..1 (floats only), 0..255, 0..65535, so that a
     constant image keeps its shade. Values outside all of them are stretched from the smallest to the largest; a
-    constant is then black. NaN counts as the smallest value.
+    constant is then black. NaN counts as the smallest value. A ``reading`` chooses bands and range instead.
 
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
+    if reading is not None and not reading.is_plain:
+        return np.ascontiguousarray(_read_as(path, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
     if header := _tiff_beyond_pillow(path, max_pixels):
         return np.ascontiguousarray(_read_tiff(path, header))
     with open_image(path, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(upright(image)))
+
+
+def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
+    """Read the values (H, W, S) of an image as they are stored, turned upright.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
+    if header is not None and header.plain:
+        _require_size(path, header, max_pixels)
+        return _turn_values(_bands_of(path), header.orientation)
+    if path.suffix == ".mat":
+        return np.atleast_3d(read_matlab(path, MATLAB_IMAGE))
+    with open_image(path, max_pixels) as image:
+        picture = upright(image)
+        whole = picture.mode in {"L", "RGB", "RGBA", "F", "I"} or picture.mode.startswith("I;16")
+        return np.atleast_3d(np.asarray(picture if whole else picture.convert("RGB")))
+
+
+def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
+    values = read_values(path, max_pixels)
+    try:
+        chosen = reading.choose(values)
+    except ValueError as error:
+        raise UnreadableImage(f"The image '{path}' does not fit --bands: {error}") from None
+    if reading.low is not None:
+        colors = reading.stretch(chosen)
+    elif chosen.dtype == np.uint8:
+        colors = chosen.astype(np.uint8)
+    else:
+        colors = _gray_to_uint8(chosen, sixteen=chosen.dtype == np.uint16)
+    return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
 def remarks_on_images(paths: Sequence[Path]) -> list[str]:
@@ -168,9 +204,10 @@ def _narrow_range(paths: Sequence[Path]) -> str:
     top = max(tops, default=65535)
     if top * 255 // 65535 >= _FEW_SHADES:
         return ""
+    shades = top * 255 // 65535 + 1
     return (
-        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {top * 255 // 65535 + 1} of "
-        "256 shades are left: stretch such images to the full range, or to 8 bits, before"
+        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {shades} of 256 shades are "
+        "left: `extract --stretch 2,98` takes the range of the collection instead"
     )
 
 
@@ -187,21 +224,18 @@ def _tiff_beyond_pillow(path: Path, max_pixels: int) -> TiffHeader | None:
     header = read_header(path) if path.suffix.lower() in SUFFIXES else None
     if header is None or header.is_of_pillow:
         return None
+    _require_size(path, header, max_pixels)
+    return header
+
+
+def _require_size(path: Path, header: TiffHeader, max_pixels: int) -> None:
     if header.width * header.height * max(1, header.bands // 3) > max_pixels:
         raise _too_large(path, f"{header.width}x{header.height} of {header.bands} bands", max_pixels)
-    return header
 
 
 def _read_tiff(path: Path, header: TiffHeader) -> NDArray[np.uint8]:
     """Return RGB of a TIFF by the first three of its bands, or its only one; transparency is laid over white."""
-    try:
-        values = read_bands(path)
-    except Exception as error:  # of damaged files, and of compressions that need another package
-        reason = str(error) or type(error).__name__
-        hint = "; `pip install imagecodecs` brings more compressions" if "imagecodecs" in reason else ""
-        raise UnreadableImage(f"The image '{path}' cannot be read: {reason.splitlines()[0]}{hint}") from None
-    if values.dtype.kind == "c":
-        raise UnreadableImage(f"The image '{path}' holds complex numbers, which are no colours")
+    values = _bands_of(path)
     bands = 3 if header.bands - header.alpha >= 3 else 1
     sixteen = values.dtype == np.uint16
     colors = _gray_to_uint8(values[..., :bands], sixteen) if values.dtype != np.uint8 else values[..., :bands]
@@ -209,13 +243,28 @@ def _read_tiff(path: Path, header: TiffHeader) -> NDArray[np.uint8]:
     if header.alpha:
         alpha = _gray_to_uint8(values[..., -1:], sixteen).astype(np.float64) / 255
         rgb = np.round(alpha * rgb + (1 - alpha) * np.array(BACKGROUND)).astype(np.uint8)
-    return _turned(rgb, header.orientation)
+    return np.asarray(_turn_values(rgb, header.orientation), np.uint8)
 
 
-def _turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    if (method := _UPRIGHT.get(orientation)) is None:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(method))
+def _bands_of(path: Path) -> NDArray[np.generic]:
+    """Return the stored values (H, W, S) of a TIFF; raises UnreadableImage."""
+    try:
+        values = read_bands(path)
+    except Exception as error:  # of damaged files, and of compressions that are not known
+        reason = str(error) or type(error).__name__
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason.splitlines()[0]}") from None
+    if values.dtype.kind == "c":
+        raise UnreadableImage(f"The image '{path}' holds complex numbers, which are no colours")
+    return values
+
+
+def _turn_values(values: NDArray[np.generic], orientation: int) -> NDArray[np.generic]:
+    """Turn stored values (H, W, S) upright by an EXIF orientation."""
+    if orientation in _SWAPS_SIDES:
+        values = values.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values[::-1] if orientation in (3, 4, 7, 8) else values
 
 
 def read_matlab(path: Path, name: str) -> NDArray[np.generic]:

@@ -13,16 +13,18 @@ from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.label_names import likely_endings
+from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.data.scan import scan_images
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image: ``key`` is its path below the image root, with forward slashes."""
+    """One image: ``key`` is its path below the image root, with forward slashes; ``reading`` says how it is read."""
 
     key: str
     image: Path
     label: Path | None = None
+    reading: Reading | None = None
 
 
 def match_labels(

@@ -55,7 +55,7 @@ class _Views(Dataset[Loaded | Failed]):
     def __getitem__(self, position: int) -> Loaded | Failed:
         index = self.indices[position]
         try:
-            image = read_image(self.items[index].image)
+            image = read_image(self.items[index].image, self.items[index].reading)
         except UnreadableImage as error:
             return Failed(index, str(error))
         views = self.geometry.views(image.shape[0], image.shape[1], self.patch)
@@ -79,7 +79,7 @@ class _Rows(Dataset[Loaded | Failed]):
         index = int(self.table.item[rows.start])
         if self._last is None or self._last[0] != index:
             try:
-                self._last = (index, read_image(self.items[index].image))
+                self._last = (index, read_image(self.items[index].image, self.items[index].reading))
             except UnreadableImage as error:
                 return Failed(index, str(error))
         views = [self.table[row] for row in rows]

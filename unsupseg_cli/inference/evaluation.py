@@ -108,7 +108,7 @@ def _pair(segmented: Segmented, probe: OpenModel | None, space: LabelSpace, geom
     truth = read_truth(segmented.item, space, (segmented.height, segmented.width))
     image = segmented.image
     if geometry.kind == "native":
-        image = read_image(segmented.item.image)
+        image = read_image(segmented.item.image, segmented.item.reading)
     else:
         truth = geometry.render_label(truth, segmented.view)
     height, width = truth.shape
@@ -138,7 +138,7 @@ def prediction_pairs(
     for item in reporter.track(items, "eval", total=len(items)):
         labels = read_ids(predictions.path, item.key)
         truth = read_truth(item, space, (labels.shape[0], labels.shape[1]))
-        yield Pair(item, read_image(item.image), labels, truth)
+        yield Pair(item, read_image(item.image, item.reading), labels, truth)
 
 
 def score_pairs(

@@ -32,13 +32,24 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data
+    from unsupseg_cli.contents.images import open_data, read_as, read_like
+    from unsupseg_cli.data.images import read_values
+    from unsupseg_cli.data.reading import settle_reading
 
     config, source = call.config, found_in(call)
     data = source.manifest.data if source else None
     if config.dataset is None and data is not None:
         config = config.model_copy(update={"split": data.split})
-    return open_data(config, call.context, source=data)
+    dataset = open_data(config, call.context, source=data)
+    if (before := call.inputs.get("model") or source) is not None:
+        return read_like(dataset, before)
+    if config.bands is None and config.stretch is None:
+        return dataset
+    paths = [item.image for item in dataset.items]
+    reading = settle_reading(paths, config.bands or (), config.stretch, read_values)
+    if reading.low is not None:
+        call.context.reporter.info(f"stretch: {reading.low:g} becomes black, {reading.high:g} white")
+    return read_as(dataset, reading)
 
 
 def found_in(call: Call) -> Artifact | None:

@@ -112,7 +112,7 @@ def probe_patches(
 
 
 def _tokens(item: Item, encode: Encode, geometry: Geometry, patch: int) -> Tensor:
-    image = read_image(item.image)
+    image = read_image(item.image, item.reading)
     (view,) = geometry.views(image.shape[0], image.shape[1], patch)
     return encode(geometry.render(image, view)).half().cpu()
 

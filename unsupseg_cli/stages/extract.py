@@ -18,6 +18,7 @@ from unsupseg_cli.core.options import (
     BatchConfig,
     DataConfig,
     GeometryName,
+    PixelConfig,
     Precision,
     RegionConfig,
     ResizeFilter,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key", "cls_query")
 
 
-class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
+class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
     """Run a frozen backbone over the images, or over regions of them, and store its features.
 
     ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
@@ -155,10 +156,17 @@ class ExtractConfig(DataConfig, BatchConfig, RegionConfig):
         if self.regions is not None and self.embed == "crop":
             unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
         read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
+        if read & {"features", "pseudolabels", "masks"}:
+            unread |= dict.fromkeys(
+                ("bands", "stretch"), "images are read as those that the regions are found in"
+            )
         for role, kind in (("features", "anchors"), ("pseudolabels", "masks"), ("masks", "masks")):
             if role not in read:
                 unread[role] = f"it is read with --regions {kind}"
         if self.model is not None:
+            unread |= dict.fromkeys(
+                ("bands", "stretch"), "images are read as those that the model was trained on"
+            )
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
             options = ("backbone", "layer", "norm", "pos_embed", "position")
             unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
@@ -197,6 +205,7 @@ def identify(call: Call) -> Identity:
         slug=slug if config.regions is None else f"{slug}-{config.regions}",
         config={
             **_read_options(config),
+            **({"reading": data.reading} if data.reading else {}),
             **tokens,
             "backbone": info.name,
             "precision": resolve_precision(config.precision, device),
@@ -219,7 +228,8 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
     """Return the options that decide the result: of regions those that are read, of whole images all others."""
     options = config.result()
     unread = config.unread() if config.regions is not None else RegionConfig.model_fields
-    return {name: value for name, value in options.items() if name not in unread}
+    left_out = {*unread, *PixelConfig.model_fields}  # these enter as they were settled
+    return {name: value for name, value in options.items() if name not in left_out}
 
 
 def _require_same_images(call: Call, data: DataSource) -> None:

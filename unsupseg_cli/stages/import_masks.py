@@ -125,10 +125,10 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     if skipped:
         first, reason = next(iter(skipped.items()))
         draft.warnings.append(f"{len(skipped)} images are unreadable and have no view ('{first}': {reason})")
-    paths = [item.image for item in source.items]
+    items = source.items
     draw_masks(
         draft.folder,
-        lambda: lambda views: [read_image(paths[view]) for view in views],
+        lambda: lambda views: [read_image(items[view].image, items[view].reading) for view in views],
         call.config.sheet,
         call.context,
     )

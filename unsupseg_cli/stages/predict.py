@@ -147,13 +147,15 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths
+    from unsupseg_cli.contents.images import open_data, open_paths, read_like
 
-    config, data = call.config, call.input("model").manifest.data
+    config, model = call.config, call.input("model")
+    data = model.manifest.data
     if config.images:
-        return open_paths(config.images, call.context, config.out, config.strict)
+        return read_like(open_paths(config.images, call.context, config.out, config.strict), model)
     split = "val" if data and data.split == "train" else None
-    return open_data(config, call.context, split, data, [config.out] if config.out else ())
+    dataset = open_data(config, call.context, split, data, [config.out] if config.out else ())
+    return read_like(dataset, model)
 
 
 def _geometry(call: Call) -> Geometry:

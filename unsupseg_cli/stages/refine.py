@@ -119,7 +119,7 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
     tracked = call.context.reporter.track(todo, "refine", total=len(todo))
     write = picture_writer(predictions.path, draft.folder)
     for part in chunks(tracked, workers):
-        images = [read_image(files[key]) for key in part]
+        images = [read_image(files[key].image, files[key].reading) for key in part]
         refined = refine_labels([scores(key) for key in part], images, crf, workers, device)
         for key, image, labels in zip(part, images, refined, strict=True):
             written = [write_ids(draft.folder, key, labels), *write(key, image, labels)]

@@ -1,0 +1,106 @@
+"""How the stored values of a collection's images become 8-bit colours: which bands, and which range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.stretch import parse_stretch
+
+_IMAGES, _PIXELS = 64, 10_000  # that percentiles are taken from: evenly chosen images, and pixels of each
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Bands and range, the same for every image.
+
+    Attributes:
+        bands: shown as red, green and blue, counted from 1; one is gray; none: the first three, or the only one.
+        low: value that becomes 0; None leaves the range to the type of the values.
+        high: value that becomes 255.
+    """
+
+    bands: tuple[int, ...] = ()
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing was asked for."""
+        return self == Reading()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, empty where nothing was asked for."""
+        return {} if self.is_plain else {"bands": list(self.bands), "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Reading:
+        """Read what `to_json` wrote."""
+        return cls(tuple(values["bands"]), values["low"], values["high"]) if values else cls()
+
+    def choose(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the bands (H, W, 1 or 3) of values (H, W, S); raises ValueError for a band that is not there."""
+        there = values.shape[2]
+        bands = self.bands or ((1, 2, 3) if there >= 3 else (1,))
+        if max(bands) > there:
+            raise ValueError(f"it has no band {max(bands)}: there are {there}")
+        return values[..., [band - 1 for band in bands]]
+
+    def stretch(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Bring values to 8 bits by the range: what lies outside becomes 0 or 255, NaN becomes 0."""
+        assert self.low is not None
+        assert self.high is not None
+        numbers = (values.astype(np.float64) - self.low) * (255 / (self.high - self.low))
+        return np.round(np.clip(np.nan_to_num(numbers, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)).astype(
+            np.uint8
+        )
+
+
+def settle_reading(
+    paths: Sequence[Path],
+    bands: Sequence[int],
+    stretch: str | None,
+    read: Callable[[Path], NDArray[np.generic]],
+) -> Reading:
+    """Return the reading of a collection; percentiles become values, over all chosen bands of evenly chosen images.
+
+    Args:
+        paths: of all images.
+        bands: see `Reading`.
+        stretch: see `parse_stretch`; None and ``none`` leave the range to the type of the values.
+        read: gives the stored values (H, W, S) of an image.
+
+    Raises:
+        UnsupsegError: no image can be read, or all values are equal.
+    """
+    chosen = Reading(tuple(bands))
+    if stretch in (None, "none"):
+        return chosen
+    assert stretch is not None
+    low, high, percent = parse_stretch(stretch)
+    if not percent:
+        return Reading(tuple(bands), low, high)
+    samples, reason = [], ""
+    count = min(len(paths), _IMAGES)
+    for path in (paths[i * len(paths) // count] for i in range(count)):
+        try:
+            values = chosen.choose(read(path)).reshape(-1).astype(np.float64)
+        except (UnsupsegError, ValueError) as error:
+            reason = f"'{path}': {error}"
+            continue
+        samples.append(values[:: max(1, len(values) // _PIXELS)])
+    if not samples:
+        raise UnsupsegError(f"No image can be read to find the range of --stretch; the last reason: {reason}")
+    found = np.concatenate(samples)
+    bottom, top = (float(f"{value:.6g}") for value in np.percentile(found[np.isfinite(found)], (low, high)))
+    if not bottom < top:
+        raise UnsupsegError(
+            f"--stretch {stretch}: the values of these images are all {bottom:g}; leave it out."
+        )
+    return Reading(tuple(bands), bottom, top)
