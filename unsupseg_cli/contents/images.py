@@ -14,7 +14,7 @@ from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
-from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
+from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of, with_pages
 from unsupseg_cli.data.images import content_digest, remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
@@ -55,7 +55,7 @@ def open_data(
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
-    fields = ("labels", "class_file", "image_suffix", "label_suffix")
+    fields = ("labels", "class_file", "image_suffix", "label_suffix", "pages")
     options: dict[str, Any] = {"root": root, "left_out": left_out}
     options |= {name: getattr(config, name) for name in fields}
     try:
@@ -84,7 +84,7 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
     looked_at = [
         dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
     ]
-    for remark in remarks_on_images(looked_at):
+    for remark in remarks_on_images(looked_at, pages=dataset.pages):
         context.reporter.warn(remark)
     if dataset.problem and strict:
         raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
@@ -99,6 +99,7 @@ def same_images(data: DataSource) -> dict[str, Any]:
         "dataset": data.dataset if is_named else f"{data.root}/",
         "root": Path(data.root) if is_named else None,
         "image_suffix": data.image_suffix or None,
+        "pages": data.pages,
         "left_out": tuple(Path(folder) for folder in data.left_out),
     }
 
@@ -134,6 +135,7 @@ def _scan_of(dataset: Dataset) -> dict[str, Any]:
         "image_suffix": dataset.image_suffix,
         "left_out": left_out,
         "reading": reading.to_json() if reading else {},
+        "pages": dataset.pages,
     }
 
 
@@ -141,7 +143,12 @@ def read_as(dataset: Dataset, reading: Reading) -> Dataset:
     """Return a data set whose images are read by chosen bands and range."""
     if reading.is_plain:
         return dataset
-    return replace(dataset, items=tuple(replace(item, reading=reading) for item in dataset.items))
+    items = (replace(item, reading=replace(reading, page=_page(item))) for item in dataset.items)
+    return replace(dataset, items=tuple(items))
+
+
+def _page(item: Item) -> int:
+    return item.reading.page if item.reading else 0
 
 
 def read_like(dataset: Dataset, artifact: Artifact) -> Dataset:
@@ -197,7 +204,11 @@ def _stamp(path: Path) -> list[int]:
 
 
 def open_paths(
-    paths: Sequence[Path], context: Context | None = None, out: Path | None = None, strict: bool = False
+    paths: Sequence[Path],
+    context: Context | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    pages: bool = False,
 ) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
@@ -208,6 +219,7 @@ def open_paths(
         context: tells what the folders hold beside images.
         out: folder that output goes to: no images are taken from it.
         strict: refuse a folder with names that are no readable files.
+        pages: every page of a TIFF is an image of its own.
 
     Raises:
         UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
@@ -231,7 +243,8 @@ def open_paths(
                 )
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
-    return Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
+    dataset = Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
+    return with_pages(dataset) if pages else dataset
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

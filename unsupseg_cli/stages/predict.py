@@ -140,7 +140,9 @@ def _dataset(call: Call) -> Dataset:
     config, model = call.config, call.input("model")
     data = model.manifest.data
     if config.images:
-        return read_like(open_paths(config.images, call.context, config.out, config.strict), model)
+        return read_like(
+            open_paths(config.images, call.context, config.out, config.strict, config.pages), model
+        )
     split = "val" if data and data.split == "train" else None
     dataset = open_data(config, call.context, split, data, [config.out] if config.out else ())
     return read_like(dataset, model)
