@@ -47,7 +47,8 @@ def open_data(
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
-        config = config.model_copy(update={**images, "root": config.root or images["root"]})
+        images |= {"root": config.root or images["root"], "pages": config.pages or images["pages"]}
+        config = config.model_copy(update=images)
     if config.dataset is None:
         raise UsageError(
             "No images were named: give --dataset with a folder of images or a name "
@@ -80,16 +81,22 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
     """Report what a folder holds beside its images."""
     for remark in dataset.remarks:
         context.reporter.info(remark)
-    count = len(dataset.items)
-    looked_at = [
-        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
-    ]
-    for remark in remarks_on_images(looked_at, pages=dataset.pages):
-        context.reporter.warn(remark)
     if dataset.problem and strict:
         raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
     if dataset.problem:
         context.reporter.warn(dataset.problem)
+
+
+def tell_pixels(dataset: Dataset, context: Context) -> Dataset:
+    """Warn of what is dropped or scaled of the images, a sample of which is looked at; return the data set."""
+    count, reading = len(dataset.items), dataset.items[0].reading if dataset.items else None
+    looked_at = [
+        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
+    ]
+    chosen = reading is not None and not reading.is_plain
+    for remark in remarks_on_images(looked_at, pages=dataset.pages, chosen=chosen):
+        context.reporter.warn(remark)
+    return dataset
 
 
 def same_images(data: DataSource) -> dict[str, Any]:

@@ -154,26 +154,27 @@ def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
-def remarks_on_images(paths: Sequence[Path], pages: bool = False) -> list[str]:
+def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool = False) -> list[str]:
     """Return what is dropped or scaled of some images, by how many of them; they are looked at, not all decoded.
 
-    With ``pages`` each page is an image of its own, so that none is dropped.
+    With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands and range were asked
+    for.
     """
     found: dict[str, list[Path]] = {}
     for path in paths:
-        for remark in _remarks_on(path, pages):
+        for remark in _remarks_on(path, pages, chosen):
             found.setdefault(remark, []).append(path)
     remarks = [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
                for remark, files in found.items()]  # fmt: skip
-    if narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED]):
+    if not chosen and (narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED])):
         remarks.append(narrow)
     return remarks
 
 
-def _remarks_on(path: Path, pages: bool) -> list[str]:
+def _remarks_on(path: Path, pages: bool, chosen: bool) -> list[str]:
     if path.suffix.lower() in SUFFIXES:
         header = read_header(path)
-        return (replace(header, pages=1) if pages else header).remarks() if header else []
+        return (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
     if path.suffix.lower() != ".png":
         return []
     try:

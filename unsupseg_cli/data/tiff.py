@@ -55,17 +55,26 @@ class TiffHeader:
         colors = self.bands - self.alpha
         return self.dtype == "uint8" and not self.separate and colors in (1, 3)
 
-    def remarks(self) -> list[str]:
-        """Return what of the file is not seen."""
+    def remarks(self, chosen: bool = False) -> list[str]:
+        """Return what of the file is not seen; where bands and range were ``chosen``, only which pages are not."""
         found = []
         colors = self.bands - self.alpha
-        if self.plain and colors not in (1, 3):
-            shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
-            found.append(f"{colors} bands: {shown}, the others are dropped")
         if self.pages > 1:
-            found.append(f"{self.pages} pages: the first is taken, the others are dropped")
-        if self.plain and self.bands > 1 and self.dtype not in ("uint8", "bool"):
-            found.append(f"{self.dtype} colours: scaled to 8 bits")
+            found.append(
+                f"{self.pages} pages: the first is taken, the others are dropped (--pages takes all)"
+            )
+        if not self.plain or chosen:
+            return found
+        if colors not in (1, 3):
+            shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
+            found.append(f"{colors} bands: {shown}, the others are dropped (`extract --bands` chooses)")
+        if self.dtype not in ("uint8", "uint16", "bool", ""):
+            found.append(
+                f"{self.dtype} values, whose range is not written in the file: each image is scaled by itself "
+                "(`extract --stretch 2,98` scales all alike)"
+            )
+        elif self.bands > 1 and self.dtype == "uint16":
+            found.append("uint16 colours: scaled to 8 bits")
         return found
 
 
