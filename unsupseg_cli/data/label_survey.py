@@ -167,8 +167,8 @@ def _remark_on_palettes(palettes: Mapping[tuple[int, Color], str]) -> list[str]:
 
 def _remark_on_names(space: LabelSpace) -> list[str]:
     return [
-        f"the class '{name}' of '{space.name}' is scored like any other: if it means no class, take it out of the class "
-        'file, or state its number as "void" in a JSON --class-file'
+        f"the class '{name}' of '{space.name}' is scored like any other: if it means no class, take it out of the "
+        'class file, or state its number as "void" in a JSON --class-file'
         for name in space.names
         if name.lower().strip("_ ") in _NO_CLASS
     ]
