@@ -162,6 +162,8 @@ SPECIAL = {
     "backbone": ["tiny"],
     "keep": [("patch",), "scores"],
     "protocol": ["stego"],
+    "bands": [(3, 2, 1)],
+    "stretch": ["2,98"],
     "only": ["class 1"],
     "size": [16, 24],
     "tile": [64],

@@ -130,6 +130,16 @@ def test_one_number_in_two_colours_is_told_where_the_class_file_has_no_colours(t
     )
 
 
+def test_the_border_of_voc_is_void_and_a_class_called_void_is_told(tmp_path):
+    colors = np.array([[255, 0, 0], [224, 224, 192]], np.uint8)
+    dataset = labelled(
+        tmp_path, "road 255 0 0\nVoid 1 1 1\n", Image.fromarray(colors[LEFT_RIGHT]), name="c.txt"
+    )
+    classes, remarks = read(dataset)
+    assert classes == [[0, 0, VOID, VOID]] * 2
+    assert "the class 'Void' of 'c' is scored like any other" in remarks
+
+
 # EXIF orientation ----------------------------------------------------------------------------------------
 
 

@@ -86,3 +86,23 @@ def test_percentiles_and_values(text, meant):
 def test_faulty_options_are_refused(options):
     with pytest.raises(ValueError, match=r"expected|below|between"):
         PixelConfig(**options)
+
+
+def test_pages_are_images_by_option(call, tmp_path):
+    here = tmp_path / "here"
+    (here / "stacks").mkdir()
+    left = np.where(LEFT_RIGHT[..., None], [200, 30, 30], [30, 30, 200]).astype(np.uint8)
+    tifffile.imwrite(here / "stacks" / "s.tif", np.stack([left, left[:, ::-1]]), photometric="rgb")
+    common = ("extract", "--dataset", "stacks/", "--size", 64, "--workers", 0)
+    one, said = call(*common)
+    assert "2 pages: the first is taken, the others are dropped" in said
+    both, said = call(*common, "--pages")
+    assert "2 pages of 1 files are an image each" in said
+    assert "others are dropped" not in said
+    assert one != both
+    call("pseudolabel", "--method", "kmeans", "--classes", 2, "--features", both)
+    call("train", "--method", "kmeans", "--classes", 2)
+    call("predict", "stacks", "--pages", "--out", "out", "--workers", 0)
+    first, second = (read_image(here / f"out/ids/s.tif/000{page}.tif.png")[..., 0] for page in (1, 2))
+    assert (first == second[:, ::-1]).mean() > 0.9
+    assert (first == second).mean() < 0.1

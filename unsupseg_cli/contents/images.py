@@ -15,7 +15,7 @@ from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, sta
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
-from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of
+from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of, with_pages
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
@@ -48,7 +48,8 @@ def open_data(
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
-        config = config.model_copy(update={**images, "root": config.root or images["root"]})
+        images |= {"root": config.root or images["root"], "pages": config.pages or images["pages"]}
+        config = config.model_copy(update=images)
     if config.dataset is None:
         raise UsageError(
             "No images were named: give --dataset with a folder of images or a name "
@@ -66,7 +67,7 @@ def open_data(
         )
     roots = context.remembered(ROOTS)
     root = config.root or (Path(str(roots[config.dataset])) if config.dataset in roots else None)
-    fields = ("labels", "class_file", "image_suffix", "label_suffix")
+    fields = ("labels", "class_file", "image_suffix", "label_suffix", "pages")
     options: dict[str, Any] = {"root": root, "left_out": left_out}
     options |= {name: getattr(config, name) for name in fields}
     try:
@@ -91,16 +92,22 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
     """Report what a folder holds beside its images."""
     for remark in dataset.remarks:
         context.reporter.info(remark)
-    count = len(dataset.items)
-    looked_at = [
-        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
-    ]
-    for remark in remarks_on_images(looked_at):
-        context.reporter.warn(remark)
     if dataset.problem and strict:
         raise UnsupsegError(f"In '{dataset.root}' {dataset.problem} (--strict stops at it).")
     if dataset.problem:
         context.reporter.warn(dataset.problem)
+
+
+def tell_pixels(dataset: Dataset, context: Context) -> Dataset:
+    """Warn of what is dropped or scaled of the images, a sample of which is looked at; return the data set."""
+    count, reading = len(dataset.items), dataset.items[0].reading if dataset.items else None
+    looked_at = [
+        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
+    ]
+    chosen = reading is not None and not reading.is_plain
+    for remark in remarks_on_images(looked_at, pages=dataset.pages, chosen=chosen):
+        context.reporter.warn(remark)
+    return dataset
 
 
 def same_images(data: DataSource) -> dict[str, Any]:
@@ -110,6 +117,7 @@ def same_images(data: DataSource) -> dict[str, Any]:
         "dataset": data.dataset if is_named else f"{data.root}/",
         "root": Path(data.root) if is_named else None,
         "image_suffix": data.image_suffix or None,
+        "pages": data.pages,
         "left_out": tuple(Path(folder) for folder in data.left_out),
     }
 
@@ -168,6 +176,7 @@ def _scan_of(dataset: Dataset) -> dict[str, Any]:
         "image_suffix": dataset.image_suffix,
         "left_out": left_out,
         "reading": reading.to_json() if reading else {},
+        "pages": dataset.pages,
     }
 
 
@@ -175,7 +184,12 @@ def read_as(dataset: Dataset, reading: Reading) -> Dataset:
     """Return a data set whose images are read by chosen bands and range."""
     if reading.is_plain:
         return dataset
-    return replace(dataset, items=tuple(replace(item, reading=reading) for item in dataset.items))
+    items = (replace(item, reading=replace(reading, page=_page(item))) for item in dataset.items)
+    return replace(dataset, items=tuple(items))
+
+
+def _page(item: Item) -> int:
+    return item.reading.page if item.reading else 0
 
 
 def read_like(dataset: Dataset, artifact: Artifact) -> Dataset:
@@ -237,7 +251,11 @@ def remembered_weights(backbone: str, file: Path, context: Context) -> str | Non
 
 
 def open_paths(
-    paths: Sequence[Path], context: Context | None = None, out: Path | None = None, strict: bool = False
+    paths: Sequence[Path],
+    context: Context | None = None,
+    out: Path | None = None,
+    strict: bool = False,
+    pages: bool = False,
 ) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
@@ -248,6 +266,7 @@ def open_paths(
         context: tells what the folders hold beside images.
         out: folder that output goes to: no images are taken from it.
         strict: refuse a folder with names that are no readable files.
+        pages: every page of a TIFF is an image of its own.
 
     Raises:
         UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
@@ -271,7 +290,8 @@ def open_paths(
                 )
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
-    return Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
+    dataset = Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
+    return with_pages(dataset) if pages else dataset
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

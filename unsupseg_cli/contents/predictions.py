@@ -181,8 +181,9 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
 
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
-        dataset = open_paths([Path(name) for name in named[NAMED]])
-        return read_as(dataset, Reading.from_json(predictions.data.reading if predictions.data else {}))
+        assert predictions.data is not None
+        dataset = open_paths([Path(name) for name in named[NAMED]], pages=predictions.data.pages)
+        return read_as(dataset, Reading.from_json(predictions.data.reading))
     assert predictions.data is not None
     return reopen(predictions.data)
 

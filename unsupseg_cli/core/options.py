@@ -34,6 +34,7 @@ class DataConfig(Config):
         "Ending of images' names, such as _image of 7_image.jpg; other files of the folder are no images.",
     )
     label_suffix: str | None = execution(None, "Ending of labels' names, such as _label of 7_label.png.")
+    pages: bool = execution(False, "Take every page of a TIFF as an image of its own.")
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean
@@ -14,7 +14,10 @@ from unsupseg_cli.data.items import Item, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
 from unsupseg_cli.data.labels import LabelSpace, named_space
 from unsupseg_cli.data.layouts import LAYOUTS, Layout
+from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.data.scan import Scan, scan_images
+from unsupseg_cli.data.tiff import SUFFIXES as TIFF_SUFFIXES
+from unsupseg_cli.data.tiff import pages_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Dataset:
     problem: str = ""
     image_suffix: str = ""
     left_out: tuple[Path, ...] = ()
+    pages: bool = False
 
     @property
     def unlabelled(self) -> list[Item]:
@@ -51,6 +55,7 @@ def open_dataset(
     image_suffix: str | None = None,
     label_suffix: str | None = None,
     left_out: Sequence[Path] = (),
+    pages: bool = False,
 ) -> Dataset:
     """Open a known data set by name, or any folder tree of images.
 
@@ -69,6 +74,7 @@ def open_dataset(
         image_suffix: ending of the images' names before the dot; other files are no images.
         label_suffix: ending of the labels' names likewise.
         left_out: folders below that hold no images of the collection.
+        pages: every page of a TIFF is an image of its own, without a label.
 
     Raises:
         UsageError: nothing is found; the message says where it looked and what it expected.
@@ -80,14 +86,40 @@ def open_dataset(
     is_path = os.sep in name_or_dir or (name_or_dir not in LAYOUTS and Path(name_or_dir).exists())
     if is_path:
         files = _Files(labels, class_file, image_suffix or "", label_suffix or "", tuple(left_out))
-        return _open_folder(Path(name_or_dir), split, files)
+        dataset = _open_folder(Path(name_or_dir), split, files)
+        return with_pages(dataset) if pages else dataset
     if name_or_dir not in LAYOUTS:
         raise UsageError(f"No folder and no data set '{name_or_dir}'{did_you_mean(name_or_dir, LAYOUTS)}")
-    if image_suffix or label_suffix:
+    if image_suffix or label_suffix or pages:
         raise UsageError(
-            f"--image-suffix and --label-suffix are of folders; '{name_or_dir}' has a layout of its own."
+            f"--image-suffix, --label-suffix and --pages are of folders; '{name_or_dir}' has a layout of its own."
         )
     return _open_known(LAYOUTS[name_or_dir], root, split)
+
+
+def with_pages(dataset: Dataset) -> Dataset:
+    """Return a data set in which each page of a TIFF of several is an image, ``NAME.tif/0001.tif`` and so on.
+
+    Raises:
+        UsageError: such a file has a label, which would be of all its pages.
+    """
+    items: list[Item] = []
+    remarks = list(dataset.remarks)
+    for item in dataset.items:
+        pages, others = pages_of(item.image) if item.image.suffix.lower() in TIFF_SUFFIXES else (1, 0)
+        if pages > 1 and item.label is not None:
+            raise UsageError(
+                f"'{item.image}' has {pages} pages and one label; leave --pages or --labels out."
+            )
+        if others:
+            remarks.append(f"'{item.image.name}': {others} pages of another form than the first are dropped")
+        if pages == 1:
+            items.append(item)
+            continue
+        for page in range(1, pages + 1):
+            items.append(Item(f"{item.key}/{page:04d}.tif", item.image, None, Reading(page=page)))
+    remarks.append(f"{len(items):,} pages of {len(dataset.items):,} files are an image each")
+    return replace(dataset, items=tuple(items), remarks=tuple(remarks), pages=True)
 
 
 def dataset_names() -> tuple[str, ...]:

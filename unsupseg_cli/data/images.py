@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
-    if reading is not None and not reading.is_plain:
+    if reading is not None and (reading.page or not reading.is_plain):
         return np.ascontiguousarray(_read_as(path, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
@@ -121,8 +122,8 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
         return np.ascontiguousarray(_to_rgb(upright(image)))
 
 
-def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
-    """Read the values (H, W, S) of an image as they are stored, turned upright.
+def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
+    """Read the values (H, W, S) of an image, or of a page of it, as they are stored, turned upright.
 
     Raises:
         UnreadableImage: as `read_image`.
@@ -130,17 +131,19 @@ def read_values(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]
     header = read_header(path) if path.suffix.lower() in SUFFIXES else None
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
-        return _turn_values(_bands_of(path), header.orientation)
+        return _turn_values(_bands_of(path, page or 1), header.orientation)
     if path.suffix == ".mat":
         return np.atleast_3d(read_matlab(path, MATLAB_IMAGE))
     with open_image(path, max_pixels) as image:
+        if page > 1:
+            image.seek(page - 1)
         picture = upright(image)
         whole = picture.mode in {"L", "RGB", "RGBA", "F", "I"} or picture.mode.startswith("I;16")
         return np.atleast_3d(np.asarray(picture if whole else picture.convert("RGB")))
 
 
 def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
-    values = read_values(path, max_pixels)
+    values = read_values(path, reading.page, max_pixels)
     try:
         chosen = reading.choose(values)
     except ValueError as error:
@@ -154,23 +157,27 @@ def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
-def remarks_on_images(paths: Sequence[Path]) -> list[str]:
-    """Return what is dropped or scaled of some images, by how many of them; they are looked at, not all decoded."""
+def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool = False) -> list[str]:
+    """Return what is dropped or scaled of some images, by how many of them; they are looked at, not all decoded.
+
+    With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands and range were asked
+    for.
+    """
     found: dict[str, list[Path]] = {}
     for path in paths:
-        for remark in _remarks_on(path):
+        for remark in _remarks_on(path, pages, chosen):
             found.setdefault(remark, []).append(path)
     remarks = [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
                for remark, files in found.items()]  # fmt: skip
-    if narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED]):
+    if not chosen and (narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED])):
         remarks.append(narrow)
     return remarks
 
 
-def _remarks_on(path: Path) -> list[str]:
+def _remarks_on(path: Path, pages: bool, chosen: bool) -> list[str]:
     if path.suffix.lower() in SUFFIXES:
         header = read_header(path)
-        return header.remarks() if header else []
+        return (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
     if path.suffix.lower() != ".png":
         return []
     try:
@@ -246,10 +253,10 @@ def _read_tiff(path: Path, header: TiffHeader) -> NDArray[np.uint8]:
     return np.asarray(_turn_values(rgb, header.orientation), np.uint8)
 
 
-def _bands_of(path: Path) -> NDArray[np.generic]:
-    """Return the stored values (H, W, S) of a TIFF; raises UnreadableImage."""
+def _bands_of(path: Path, page: int = 1) -> NDArray[np.generic]:
+    """Return the stored values (H, W, S) of a page of a TIFF; raises UnreadableImage."""
     try:
-        values = read_bands(path)
+        values = read_bands(path, page)
     except Exception as error:  # of damaged files, and of compressions that are not known
         reason = str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason.splitlines()[0]}") from None

@@ -15,6 +15,7 @@ from unsupseg_cli.data.labels import LabelSpace, read_label
 
 _WHITE = 255
 _MUCH_VOID = 0.25  # of the pixels: more than labelled sets usually leave out
+_NO_CLASS = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "border", "boundary"}
 _SHOWN = 8  # classes named in a remark
 Color = tuple[int, int, int]
 
@@ -49,7 +50,7 @@ def settle_labels(items: Iterable[Item], space: LabelSpace) -> tuple[LabelSpace,
             '"void": 255 in a JSON --class-file if 255 means no class)'
         )
     space, remark = _settle_palettes(space, survey.palettes)
-    return space, remarks + remark
+    return space, remarks + remark + _remark_on_names(space)
 
 
 def remark_on_counts(space: LabelSpace, pixels: Mapping[int, int]) -> list[str]:
@@ -162,6 +163,15 @@ def _remark_on_palettes(palettes: Mapping[tuple[int, Color], str]) -> list[str]:
                 '. They are read by number; if colours are meant, give every class its "color" in a JSON --class-file'
             ]
     return []
+
+
+def _remark_on_names(space: LabelSpace) -> list[str]:
+    return [
+        f"the class '{name}' of '{space.name}' is scored like any other: if it means no class, take it out of the "
+        'class file, or state its number as "void" in a JSON --class-file'
+        for name in space.names
+        if name.lower().strip("_ ") in _NO_CLASS
+    ]
 
 
 def _remark_on_turns(turned: list[Item]) -> list[str]:

@@ -22,6 +22,7 @@ from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, r
 
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
+_VOID_COLORS = (0, 0xE0E0C0)  # black, and the border around VOC's objects
 _SHOWN = 8  # wrong values named in an error
 _LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}  # formats that (may) change pixel values
 _NUMBERS = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}  # Pillow modes whose values are class numbers
@@ -133,12 +134,12 @@ class LabelSpace:
         return classes
 
     def of_colors(self, colors: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
-        """Return the classes of colours (..., 3): black is void unless a class has it; -2 where no class has one."""
+        """Return the classes of colours (..., 3), -2 where no class has one; black and VOC's border are void else."""
         codes = _color_codes(colors)
         classes = np.full(codes.shape, _UNKNOWN, np.int16)
         for index, color in enumerate(self.colors):
             classes[codes == _color_codes(np.array(color)).item()] = index
-        classes[(classes == _UNKNOWN) & (codes == 0)] = VOID
+        classes[(classes == _UNKNOWN) & np.isin(codes, _VOID_COLORS)] = VOID
         return classes
 
     def of_number(self, value: int) -> int:

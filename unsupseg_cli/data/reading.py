@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ class Reading:
         bands: shown as red, green and blue, counted from 1; one is gray; none: the first three, or the only one.
         low: value that becomes 0; None leaves the range to the type of the values.
         high: value that becomes 255.
+        page: of the file, counted from 1; 0 is the file as a whole, of which the first page is read.
     """
 
     bands: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
+    page: int = 0
 
     @property
     def is_plain(self) -> bool:
         """Whether nothing was asked for."""
-        return self == Reading()
+        return replace(self, page=0) == Reading()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, empty where nothing was asked for."""

@@ -55,17 +55,26 @@ class TiffHeader:
         colors = self.bands - self.alpha
         return self.dtype == "uint8" and not self.separate and colors in (1, 3)
 
-    def remarks(self) -> list[str]:
-        """Return what of the file is not seen."""
+    def remarks(self, chosen: bool = False) -> list[str]:
+        """Return what of the file is not seen; where bands and range were ``chosen``, only which pages are not."""
         found = []
         colors = self.bands - self.alpha
-        if self.plain and colors not in (1, 3):
-            shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
-            found.append(f"{colors} bands: {shown}, the others are dropped")
         if self.pages > 1:
-            found.append(f"{self.pages} pages: the first is taken, the others are dropped")
-        if self.plain and self.bands > 1 and self.dtype not in ("uint8", "bool"):
-            found.append(f"{self.dtype} colours: scaled to 8 bits")
+            found.append(
+                f"{self.pages} pages: the first is taken, the others are dropped (--pages takes all)"
+            )
+        if not self.plain or chosen:
+            return found
+        if colors not in (1, 3):
+            shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
+            found.append(f"{colors} bands: {shown}, the others are dropped (`extract --bands` chooses)")
+        if self.dtype not in ("uint8", "uint16", "bool", ""):
+            found.append(
+                f"{self.dtype} values, whose range is not written in the file: each image is scaled by itself "
+                "(`extract --stretch 2,98` scales all alike)"
+            )
+        elif self.bands > 1 and self.dtype == "uint16":
+            found.append("uint16 colours: scaled to 8 bits")
         return found
 
 
@@ -85,21 +94,37 @@ def read_header(path: Path) -> TiffHeader | None:
                 alpha=bool(extra) and extra[-1] in _ALPHA and bands in (2, 4),
                 plain=int(page.photometric) in _GRAY | {_RGB},
                 separate=int(page.planarconfig) == _SEPARATE and bands > 1,
-                pages=sum(
-                    not (one.is_reduced or one.is_mask)
-                    for one in file.pages
-                    if isinstance(one, tifffile.TiffPage)
-                )
-                or 1,
+                pages=len(_full_pages(file)),
             )
     except Exception:  # damaged files raise anything
         return None
 
 
-def read_bands(path: Path) -> NDArray[np.generic]:
-    """Return the values (H, W, S) of the first page as they are stored; raises whatever tifffile does."""
+def pages_of(path: Path) -> tuple[int, int]:
+    """Return how many pages of a TIFF have the first one's form, and how many others there are."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            return len(_alike(file)), len(_full_pages(file)) - len(_alike(file))
+    except Exception:  # damaged files raise anything
+        return 1, 0
+
+
+def _full_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """Return the full images: no thumbnails, no masks."""
+    pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+    return [page for page in pages if not (page.is_reduced or page.is_mask)] or pages[:1]
+
+
+def _alike(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """Return the full images that have the form of the first one."""
+    pages = _full_pages(file)
+    return [page for page in pages if (page.shape, page.dtype) == (pages[0].shape, pages[0].dtype)]
+
+
+def read_bands(path: Path, number: int = 1) -> NDArray[np.generic]:
+    """Return the values (H, W, S) of a page, counted from 1, as they are stored; raises whatever tifffile does."""
     with tifffile.TiffFile(path) as file:
-        page = file.pages.first
+        page = _alike(file)[number - 1]
         values = page.asarray()
         if int(page.planarconfig) == _SEPARATE and page.samplesperpixel > 1:
             values = np.moveaxis(values, 0, -1)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _TRIES = 2
-_SECONDS = 3.0  # for an answer of any kind; both tries stay below ten seconds
+_SECONDS = 2.0  # for an answer of any kind; with the start of the program both tries stay below ten seconds
 
 
 class HubSilentError(Exception):

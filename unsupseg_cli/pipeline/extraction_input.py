@@ -32,7 +32,7 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, read_as, read_like
+    from unsupseg_cli.contents.images import open_data, read_as, read_like, tell_pixels
     from unsupseg_cli.data.images import read_values
     from unsupseg_cli.data.reading import settle_reading
 
@@ -42,14 +42,14 @@ def images_of(call: Call) -> Dataset:
         config = config.model_copy(update={"split": data.split})
     dataset = open_data(config, call.context, source=data)
     if (before := call.inputs.get("model") or source) is not None:
-        return read_like(dataset, before)
+        return tell_pixels(read_like(dataset, before), call.context)
     if config.bands is None and config.stretch is None:
-        return dataset
+        return tell_pixels(dataset, call.context)
     paths = [item.image for item in dataset.items]
     reading = settle_reading(paths, config.bands or (), config.stretch, read_values)
     if reading.low is not None:
         call.context.reporter.info(f"stretch: {reading.low:g} becomes black, {reading.high:g} white")
-    return read_as(dataset, reading)
+    return tell_pixels(read_as(dataset, reading), call.context)
 
 
 def found_in(call: Call) -> Artifact | None:

@@ -331,7 +331,16 @@ def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone
     """Return the values of some fields, without those of other images or weights than the ones chosen."""
     dropped: set[str] = set()
     if dataset is not None and values.get("dataset", dataset) != dataset:
-        dropped |= {"dataset", "root", "labels", "class_file", "split"}
+        dropped |= {
+            "dataset",
+            "root",
+            "split",
+            "labels",
+            "class_file",
+            "image_suffix",
+            "label_suffix",
+            "pages",
+        }
     if backbone is not None and values.get("backbone", backbone) != backbone:
         dropped |= {"backbone", "weights"}
     return {key: value for key, value in values.items() if key in fields - dropped}

@@ -147,15 +147,16 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, read_like
+    from unsupseg_cli.contents.images import open_data, open_paths, read_like, tell_pixels
 
     config, model = call.config, call.input("model")
-    data = model.manifest.data
     if config.images:
-        return read_like(open_paths(config.images, call.context, config.out, config.strict), model)
-    split = "val" if data and data.split == "train" else None
-    dataset = open_data(config, call.context, split, data, [config.out] if config.out else ())
-    return read_like(dataset, model)
+        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages)
+    else:
+        data, out = model.manifest.data, [config.out] if config.out else ()
+        split = "val" if data and data.split == "train" else None
+        dataset = open_data(config, call.context, split, data, out)
+    return tell_pixels(read_like(dataset, model), call.context)
 
 
 def _geometry(call: Call) -> Geometry:

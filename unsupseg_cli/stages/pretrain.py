@@ -145,9 +145,9 @@ def _config(call: Call) -> PretrainConfig:
 
 @once
 def _dataset(call: Call) -> Dataset:
-    from unsupseg_cli.contents.images import open_paths
+    from unsupseg_cli.contents.images import open_paths, tell_pixels
 
-    return open_paths(call.config.images, call.context)
+    return tell_pixels(open_paths(call.config.images, call.context), call.context)
 
 
 @once
