@@ -11,6 +11,7 @@ import pkgutil
 import signal
 import socket
 import sys
+import traceback
 from pathlib import Path
 
 CLIENT = """#!{python} -SE
@@ -55,6 +56,7 @@ def answer(connection, main):
     job = json.loads(message)
     for number, file in enumerate(files):
         os.dup2(file, number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
@@ -65,6 +67,8 @@ def answer(connection, main):
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,7 +1,6 @@
 """Values that no one means: non-finite weights, descriptions out of all bounds, files that are no images, odd names."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -159,14 +158,6 @@ def test_a_file_is_an_image_by_what_it_holds_and_starts_no_program(tmp_path, end
     Image.new("RGB", (20, 20)).save(path, "EPS")
     with pytest.raises(UnreadableImage, match="no known image format"):
         read_image(path)
-
-
-def test_a_pipe_among_the_images_is_skipped_and_named(tmp_path, context):
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
-    os.mkfifo(tmp_path / "b.png")
-    features = features_of(tmp_path, context)
-    assert features.manifest.summary["images"] == 1
-    assert "is a pipe or a device" in features.manifest.summary["skipped"]["b.png"]
 
 
 # Options without effect ------------------------------------------------------------------------------------

@@ -139,8 +139,8 @@ class Interfering:
 
         read, acted = loader.read_image, []
 
-        def interfere(path):
-            image = read(path)
+        def interfere(path, *how):
+            image = read(path, *how)
             if not acted:
                 acted.append(True)
                 act()
