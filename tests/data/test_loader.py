@@ -163,7 +163,7 @@ def test_workers_end_with_their_parent_even_while_they_decode(items, kernel):
         "from unsupseg_cli.data.items import Item\n"
         "from unsupseg_cli.data.geometry import Geometry\n"
         f"processes._ask_kernel = processes._ask_kernel if {kernel} else lambda: False\n"
-        "loader.read_image = lambda path: (print('decoding', flush=True), time.sleep(600))\n"
+        "loader.read_image = lambda *how: (print('decoding', flush=True), time.sleep(600))\n"
         "items = [Item(p.name, p) for p in sorted(Path(sys.argv[1]).glob('*.png'))]\n"
         "next(loader.load_views(items, Geometry(size=16), 8, workers=2))\n"
     )

@@ -375,11 +375,11 @@ workers = 0
 
 
 def test_a_method_takes_the_last_regions_of_the_layout_that_it_reads(context, made):
-    pyramid_of(context)
+    pyramid = pyramid_of(context, overlap=0.3)  # made now
     regions(context, "anchors")  # the last ones
     port = replace(REGIONS, layout="pyramid")
     taken = take_inputs((FEATURES, port), SimpleNamespace(features=None, regions=None), context)
-    assert taken["regions"].id == made["pyramid"].id
+    assert taken["regions"].id == pyramid.id
     with pytest.raises(UsageError, match=r"--regions anchors, and pyramid is read here"):
         require_method(port, made["anchors"])
 

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from rich.cells import cell_len
@@ -120,6 +122,10 @@ def result(line: str) -> None:
         raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        with suppress(OSError, ValueError), Path(os.devnull).open("w") as nothing:
+            os.dup2(
+                nothing.fileno(), sys.stdout.fileno()
+            )  # what is left is flushed at the end, and fails again
         raise UnsupsegError(f"The result cannot be written to stdout ({reason}): {line}") from None
 
 
