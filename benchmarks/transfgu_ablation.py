@@ -76,26 +76,32 @@ def labelled(inputs: Inputs, options: PseudolabelOptions) -> MaskSet:
     )
 
 
+class WatchedTrainer(TransfguTrainer):
+    """Keeps what the first and the last student say of every view."""
+
+    def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self.said: list[Maps] = []
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """End the step as ever, and look at a student that is done."""
+        super().after_step(step, optimizer)
+        if step + 1 in (self.options.cycle_steps, self.steps):
+            views = range(len(self.inputs.features.grids))
+            tokens = [self.inputs.features.tokens([view])[0][None] for view in views]
+            with torch.no_grad():
+                self.said.append([self.teacher({"patch": one}).argmax(1)[0].numpy() for one in tokens])
+
+
 def students(inputs: Inputs, options: TrainOptions) -> list[Maps]:
     """Train, and return what the first and the last student say."""
-    trainer = TransfguTrainer(options, inputs)
-    said: list[Maps] = []
-    views, end_step = len(inputs.features.grids), trainer.after_step
-
-    def after_step(step: int, optimizer: torch.optim.Optimizer) -> None:
-        end_step(step, optimizer)
-        if step + 1 in (options.cycle_steps, trainer.steps):
-            tokens = [inputs.features.tokens([view])[0][None] for view in range(views)]
-            with torch.no_grad():
-                said.append([trainer.teacher({"patch": one}).argmax(1)[0].numpy() for one in tokens])
-
-    trainer.after_step = after_step  # type: ignore[method-assign]  # to look at the first student too
+    trainer, views = WatchedTrainer(options, inputs), len(inputs.features.grids)
     fit(
         trainer,
         Schedule(trainer.steps, trainer.batch, views, inputs.seed),
         Fabric(accelerator="cpu", devices=1),
     )
-    return said
+    return trainer.said
 
 
 def kmeans(features: FeatureSet, classes: int, seed: int) -> Maps:
