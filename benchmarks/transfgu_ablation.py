@@ -114,7 +114,9 @@ def kmeans(features: FeatureSet, classes: int, seed: int) -> Maps:
 
 def row(name: str, scores: list[Score]) -> str:
     columns = list(zip(*scores, strict=True))
-    spread = [f"{statistics.mean(c):.1f} ± {statistics.stdev(c):.1f}" for c in columns[:2]]
+    spread = [
+        f"{statistics.mean(c):.1f} ± {statistics.stdev(c) if len(c) > 1 else 0:.1f}" for c in columns[:2]
+    ]
     return f"| {name} | {' / '.join(spread)} | {', '.join(str(used) for used in columns[2])} |"
 
 
