@@ -21,12 +21,13 @@ evaluations=()
 
 score() {
     for crf in --no-crf --crf; do
-        evaluations+=("$(unsupseg eval --model "$1" --dataset "$data" --split "$split" "$crf" --sheet 12)")
+        evaluations+=("$(unsupseg eval --model "$1" --features "$scored" "$crf" --sheet 12)")
         echo "${evaluations[-1]}"
     done
 }
 
 features=$(unsupseg extract --dataset "$data" --split train --keep patch,cls,pooled,attention,key,cls_query "${backbone[@]}" "$@")
+scored=$(unsupseg extract --dataset "$data" --split "$split" --keep patch,cls "${backbone[@]}" "$@")
 graph=$(unsupseg graph --features "$features")
 proposals=$(unsupseg pseudolabel --features "$features" --method primaps)
 if [ "${OBJECTS:-}" ]; then

@@ -70,7 +70,7 @@ def test_the_mirror_image_leaves_the_place_alone(backbone, image):
         load_backbone("tiny")(one, keep=("patch",))["patch"].norm(dim=-1) for one in (batch, batch.flip(-1))
     ]
     mean = (lengths[0] + lengths[1].flip(-1)) / 2
-    codes = model.codes(image[None], flip=True)
+    codes = model.score(image[None], flip=True)[0].codes
     torch.testing.assert_close(codes[..., -2:] / mean[..., None] / WEIGHT, expected_place(5, 8)[None])
 
 

@@ -326,14 +326,22 @@ def open_model(
     *,
     weights: Path | None = None,
     precision: str = "auto",
+    tokens: Artifact | None = None,
 ) -> OpenModel:
-    """Load a model with its backbone; the backbone's weights are checked against those of the training."""
+    """Load a model with its backbone; the backbone's weights are checked against those of the training.
+
+    Where its tokens are read from features (``tokens``), no backbone is loaded.
+    """
     file, tensors = read_model(artifact)
     with _told_as_damaged(artifact):
         _import_heads(artifact, file)
-    backbone = _open_backbone(artifact, file.backbone, context, device, weights, precision)
+    backbone, patch = None, None
+    if tokens is None:
+        backbone = _open_backbone(artifact, file.backbone, context, device, weights, precision)
+    else:
+        patch = int(tokens.manifest.summary["patch_size"])
     with _told_as_damaged(artifact):
-        segmenter = _build(file, tensors, backbone, resolve_precision(precision, device))
+        segmenter = _build(file, tensors, backbone, patch, resolve_precision(precision, device))
     return OpenModel(artifact, file, segmenter.to(device), Geometry(**file.geometry))
 
 
@@ -360,13 +368,12 @@ def _open_backbone(
 
 
 def _build(
-    file: ModelFile, tensors: dict[str, Tensor], backbone: Backbone | None, precision: str
+    file: ModelFile, tensors: dict[str, Tensor], backbone: Backbone | None, patch: int | None, precision: str
 ) -> DenseModel:
-    """Return the dense model that a file describes."""
+    """Return the dense model that a file describes, with its backbone, or for stored tokens of a patch size."""
     if file.network is None:
-        assert backbone is not None
         assert file.class_head is not None
-        return LinearModel(backbone, file.feature_heads, file.class_head, tensors, file.class_of)
+        return LinearModel(backbone, file.feature_heads, file.class_head, tensors, file.class_of, patch)
     return NetworkModel(
         file.network,
         tensors,
@@ -374,6 +381,7 @@ def _build(
         feature_heads=file.feature_heads,
         class_of=file.class_of,
         precision=precision,
+        patch=patch,
     )
 
 

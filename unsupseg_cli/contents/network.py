@@ -13,6 +13,7 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.model import open_model
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.linear_model import LinearModel
 from unsupseg_cli.training.live import Encode, LiveSource
 
 
@@ -36,12 +37,12 @@ def _network(features: FeatureSet, context: Context, device: torch.device) -> tu
     weights = manifest.execution.get("weights") or None
     path = Path(weights) if weights else None
     model = features.artifact.input("model")
-    network: Encode
     if model is not None:
         artifact = context.workspace.get(model.id, "model")
         opened = open_model(artifact, context, device, weights=path, precision=config["precision"])
         linear = opened.require_codes()
-        backbone, network = linear.backbone, linear.encode
+        assert linear.backbone is not None
+        backbone, network = linear.backbone, _codes(linear, _patch_tokens(linear.backbone))
     else:
         fields = {name: config[name] for name in TOKEN_FIELDS if name in config}  # older ones lack some
         backbone = load_frozen(
@@ -68,3 +69,7 @@ def _patch_tokens(backbone: Backbone) -> Encode:
         return tokens
 
     return network
+
+
+def _codes(linear: LinearModel, tokens: Encode) -> Encode:
+    return lambda batch: linear.codes(tokens(batch))

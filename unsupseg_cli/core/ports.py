@@ -33,6 +33,8 @@ PSEUDOLABELS = Port("pseudolabels", "pseudolabels")
 MASKS = Port("masks", "masks")
 MODEL = Port("model", "model")
 SUPPORT = Port("support", "regions", optional=True)
+STORED = Port("features", "features", optional=True)
+"""Tokens of the images that a model is applied to, instead of its backbone."""
 ROLES = {port.role: port.kind for port in (FEATURES, GRAPH, REGIONS, PSEUDOLABELS, MASKS, MODEL, SUPPORT)}
 """The roles that a method may read, with the kind of each."""
 ANY_MASKS = (replace(PSEUDOLABELS, choice="masks"), replace(MASKS, choice="masks"))

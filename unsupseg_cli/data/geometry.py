@@ -5,6 +5,7 @@ Coordinates are continuous: the centre of pixel (row 0, column 0) is (x, y) = (0
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -104,8 +105,12 @@ class Geometry(Config):
             )
         return self
 
-    def views(self, height: int, width: int, patch: int) -> list[View]:
-        """Lay out the views of an image; their sides are multiples of ``patch``."""
+    def views(self, height: int, width: int, patch: int, *, flip: bool = False) -> list[View]:
+        """Lay out the views of an image, and with ``flip`` the mirror images; sides are multiples of ``patch``."""
+        views = self._views(height, width, patch)
+        return [*views, *_mirrored(views)] if flip else views
+
+    def _views(self, height: int, width: int, patch: int) -> list[View]:
         image_box = (0.0, 0.0, float(width), float(height))
         if self.kind == "stego":
             return [_centre_square(0, image_box, snap(self._side, patch))]
@@ -113,8 +118,7 @@ class Geometry(Config):
             side = snap(self._side, patch)
             boxes = self._crop_boxes(height, width)
             views = [_centre_square(i, box, side) for i, box in enumerate(boxes)]
-            mirrored = [replace(view, crop=view.crop + len(boxes), flip=True) for view in views]
-            return views + mirrored if self.kind == "ten-crop" else views
+            return [*views, *_mirrored(views)] if self.kind == "ten-crop" else views
         if self.kind == "squash":
             rows, columns = self.size if isinstance(self.size, tuple) else (self._side, self._side)
             return [View(0, image_box, snap(rows, patch), snap(columns, patch))]
@@ -179,6 +183,11 @@ def render_part(
     )
     array = np.asarray(shown)
     return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
+
+
+def _mirrored(views: Sequence[View]) -> list[View]:
+    """Return the mirror images of some views of an image, with numbers beyond theirs."""
+    return [replace(view, crop=view.crop + len(views), flip=True) for view in views]
 
 
 def snap(side: float, patch: int) -> int:

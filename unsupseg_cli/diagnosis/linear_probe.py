@@ -107,12 +107,14 @@ def _view_labels(
     """Return the labels (h, w) int64 that one view of the features sees, at a quarter of its resolution."""
     height, width = image_size(item.image)
     patch = int(features.artifact.manifest.summary["patch_size"])
-    laid_out = geometry.views(height, width, patch)[features.views["crop"][view]]
-    if (laid_out.height, laid_out.width) != (features.views["height"][view], features.views["width"][view]):
+    shown = features.view(view)
+    laid_out = geometry.views(height, width, patch)
+    expected = laid_out[shown.crop % len(laid_out)]  # mirror images have numbers beyond those
+    if (shown.height, shown.width) != (expected.height, expected.width):
         raise UnsupsegError(
             f"The image '{item.image}' has another size than when its features were extracted."
         )
-    truth = geometry.render_label(read_truth(item, space, (height, width)), laid_out)
+    truth = geometry.render_label(read_truth(item, space, (height, width)), shown)
     small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(np.int64)
     return torch.from_numpy(small)
 
@@ -129,6 +131,7 @@ def _with_head(model: OpenModel, linear: LinearModel, weight: Tensor, bias: Tens
     tensors = {name: value for name, value in tensors.items() if not name.startswith("class_head.")}
     tensors |= {"class_head.weight": weight.detach().cpu(), "class_head.bias": bias.detach().cpu()}
     head = {"type": "linear", "classes": classes, "dim": dim}
-    segmenter = LinearModel(linear.backbone, model.file.feature_heads, head, tensors).to(linear.device)
+    parts = (linear.backbone, model.file.feature_heads, head, tensors)
+    segmenter = LinearModel(*parts, patch=linear.multiple).to(linear.device)
     file = ModelFile(**{**model.file.model_dump(), "class_head": head, "class_of": None})
     return replace(model, file=file, segmenter=segmenter)

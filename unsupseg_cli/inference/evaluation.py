@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,20 +16,19 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import write_sheet, write_tables
 from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.contents.predictions import read_ids
-from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import OBJECTS, VOID
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.data.datasets import Dataset
-from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.label_survey import remark_on_counts
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.inference.refinement import chunks, refine_labels
-from unsupseg_cli.inference.segment import Segmented, segment_items
+from unsupseg_cli.inference.segment import Segmented
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import MatchingRule, match
 from unsupseg_cli.metrics.per_image import PerImage
@@ -39,58 +39,44 @@ from unsupseg_cli.report.sheet import Sample
 
 @dataclass(frozen=True)
 class Pair:
-    """Prediction and truth of one image, at the size they are compared in; ``probed`` is the linear probe's."""
+    """Prediction and truth of one image, at the size they are compared in; ``probed`` is the linear probe's.
+
+    The image itself is read where it is asked for: scores need it for the CRF and for pictures only.
+    """
 
     item: Item
-    image: NDArray[np.uint8]
+    read: Callable[[], NDArray[np.uint8]]
     prediction: NDArray[np.int16]
     truth: NDArray[np.int16]
     probed: NDArray[np.int16] | None = None
 
+    @cached_property
+    def image(self) -> NDArray[np.uint8]:
+        """The image (height, width, 3) as the prediction shows it."""
+        return self.read()
+
 
 def model_pairs(
-    model: OpenModel,
+    segmented: Iterator[Segmented],
     probe: OpenModel | None,
-    dataset: Dataset,
     space: LabelSpace,
-    protocol: Protocol,
-    reporter: Reporter,
-    warnings: list[str],
+    geometry: Geometry,
     *,
     crf: CRFConfig | None,
     device: torch.device,
     workers: int,
-    batch: int | None,
-    skipped: Skipped,
 ) -> Iterator[Pair]:
-    """Yield prediction and truth of every labelled image, as the protocol compares them.
+    """Yield prediction and truth of segmented images that have labels, as a protocol compares them.
 
     Args:
-        model: gives the predictions.
+        segmented: the images, with what the model says.
         probe: the same model with a linear probe as its class head.
-        dataset: images and labels.
         space: the classes of the labels.
-        protocol: says how both are brought together.
-        reporter: is told about the progress.
-        warnings: gets a line about unreadable images.
+        geometry: of the protocol.
         crf: refines the predictions.
         device: where the CRF runs.
-        workers: processes that decode images.
-        batch: images of one size at a time.
-        skipped: gets the images that cannot be read.
+        workers: processes of the CRF.
     """
-    geometry = protocol_geometry(protocol, model)
-    segmented = segment_items(
-        model.segmenter,
-        [item for item in dataset.items if item.label is not None],
-        geometry,
-        reporter,
-        flip=protocol.flip,
-        workers=workers,
-        batch=batch,
-        skipped=skipped,
-        description="eval",
-    )
     for part in chunks(segmented, workers):
         pairs = [_pair(image, probe, space, geometry) for image in part]
         if crf is not None:
@@ -99,28 +85,24 @@ def model_pairs(
             refined = refine_labels(scores, [pair.image for pair in pairs], crf, workers, device)
             pairs = [replace(pair, prediction=new) for pair, new in zip(pairs, refined, strict=True)]
         yield from pairs
-    if skipped:
-        warnings.append(f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}")
 
 
 def _pair(segmented: Segmented, probe: OpenModel | None, space: LabelSpace, geometry: Geometry) -> Pair:
     """Bring prediction and truth of an image together: at the original size, or as the geometry crops it."""
     truth = read_truth(segmented.item, space, (segmented.height, segmented.width))
-    image = segmented.image
-    if geometry.kind == "native":
-        image = read_image(segmented.item.image, segmented.item.reading)
-    else:
+    whole = geometry.kind == "native"
+    if not whole:
         truth = geometry.render_label(truth, segmented.view)
     height, width = truth.shape
     probed = segmented.with_head(probe.require_codes()).labels(height, width) if probe else None
-    return Pair(segmented.item, image, segmented.labels(height, width), truth, probed)
+    read = partial(_shown, segmented.item, None if whole else segmented.view, geometry)
+    return Pair(segmented.item, read, segmented.labels(height, width), truth, probed)
 
 
-def protocol_geometry(protocol: Protocol, model: OpenModel) -> Geometry:
-    """Return the geometry of a protocol; `native` works at the model's own size."""
-    size = protocol.size or model.geometry.size
-    image_filter = model.geometry.filter if protocol.geometry == "native" else protocol.filter
-    return Geometry(kind=protocol.geometry, size=size, filter=image_filter)
+def _shown(item: Item, view: View | None, geometry: Geometry) -> NDArray[np.uint8]:
+    """Return what a view shows of an image, or the image itself."""
+    image = read_image(item.image, item.reading)
+    return image if view is None else geometry.render(image, view)
 
 
 def prediction_pairs(
@@ -138,7 +120,7 @@ def prediction_pairs(
     for item in reporter.track(items, "eval", total=len(items)):
         labels = read_ids(predictions.path, item.key)
         truth = read_truth(item, space, (labels.shape[0], labels.shape[1]))
-        yield Pair(item, read_image(item.image, item.reading), labels, truth)
+        yield Pair(item, partial(read_image, item.image, item.reading), labels, truth)
 
 
 def score_pairs(

@@ -166,13 +166,19 @@ def readable_items(items: Iterable[Item], skipped: Skipped) -> tuple[list[Item],
     return readable, sizes
 
 
-def lay_out_views(dataset: Dataset, geometry: Geometry, patch: int, skipped: Skipped) -> Layout:
-    """Lay out the views of every image by a geometry; raises UnsupsegError as `readable_items` does."""
+def lay_out_views(
+    dataset: Dataset, geometry: Geometry, patch: int, skipped: Skipped, *, flip: bool = False
+) -> Layout:
+    """Lay out the views of every image by a geometry, and with ``flip`` their mirror images after them.
+
+    Raises:
+        UnsupsegError: as `readable_items` does.
+    """
     items, sizes = readable_items(dataset.items, skipped)
     views = [
         (index, view)
         for index, (height, width) in enumerate(sizes)
-        for view in geometry.views(height, width, patch)
+        for view in geometry.views(height, width, patch, flip=flip)
     ]
     return Layout(items, table_of_views(views), geometry.render, skipped)
 

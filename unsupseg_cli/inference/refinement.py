@@ -26,7 +26,7 @@ def refine_labels(
     """Return the classes (H, W) of images (H, W, 3) after the CRF, from log-probabilities (K, h, w) float16."""
     scores = [log_prob.to(device).float() for log_prob in log_probs]
     refined = refine_batch(scores, images, config, max(1, workers))
-    return [score.argmax(0).to(torch.int16).numpy() for score in refined]
+    return [score.max(0).indices.to(torch.int16).numpy() for score in refined]
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -35,7 +35,6 @@ class Segmented:
     height: int
     width: int
     view: View
-    image: NDArray[np.uint8]
     scores: ScoreMap
     segmenter: DenseModel
 
@@ -142,7 +141,7 @@ class _WaitingView:
 
     def segmented(self, scores: ScoreMap, segmenter: DenseModel) -> Segmented:
         """Return the result."""
-        return Segmented(self.item, *self.size, self.view, self.image, scores, segmenter)
+        return Segmented(self.item, *self.size, self.view, scores, segmenter)
 
 
 def _segment(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsupseg_cli.models.backbone import WHOLE, Backbone, Box
+from unsupseg_cli.models.backbone import WHOLE, Backbone, Box, mirrored
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model reads of one look at images of a size (height, width): arrays of the backbone and of the images.
+
+    `DenseModel.look` makes it of images; tokens may as well come from where `extract` stored them.
+    """
+
+    arrays: Mapping[str, Tensor]
+    height: int
+    width: int
 
 
 @dataclass
@@ -37,7 +49,7 @@ class DenseModel(nn.Module, ABC):
         multiple: the sides of an image are multiples of it, in pixels.
         stride: pixels of a cell's side, a divisor of ``multiple``.
         most_pixels: of an image that goes through the network at once; larger ones are tiled.
-        backbone: the frozen one that the model stands on, if it does.
+        backbone: the frozen one that the model stands on, if it does, and if it looks at images itself.
         class_of: the class that each output stands for, where outputs were merged.
 
     ``placed`` says that scores depend on which part of an image is shown.
@@ -75,21 +87,32 @@ class DenseModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the network lies."""
 
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """The arrays of a `Look` that scores are made from (`models.heads`)."""
+
+    def image_arrays(self, images: Tensor, box: Box = WHOLE) -> dict[str, Tensor]:
+        """Return what is read of images (B, H, W, 3), values 0 to 255, themselves."""
+        return {}
+
+    @abstractmethod
+    def look(self, images: Tensor, box: Box = WHOLE) -> Look:
+        """Return what is read of images (B, H, W, 3), values 0 to 255, that show ``box`` of an image."""
+
+    @abstractmethod
+    def score_look(self, look: Look, mirror: Look | None = None) -> list[ScoreMap]:
+        """Return the score maps of a look at images, averaged with one at their mirror images if it is given.
+
+        Raises:
+            UnsupsegError: the network gave something else than finite scores.
+        """
+
     @abstractmethod
     def score_pixels(self, images: Tensor, box: Box = WHOLE) -> list[ScoreMap]:
         """Return the score maps of images (B, H, W, 3), values 0 to 255, that show ``box`` of an image.
 
         It can be traced into a graph.
-        """
-
-    @abstractmethod
-    def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
-        """Return the score maps of uint8 images (B, H, W, 3), sides multiples of ``multiple``.
-
-        With ``flip`` the image and its mirror image are averaged. ``box`` says which part of an image is given.
-
-        Raises:
-            UnsupsegError: the network gave something else than finite scores.
         """
 
     @abstractmethod
@@ -105,6 +128,19 @@ class DenseModel(nn.Module, ABC):
         """Return the score map of what was averaged (M, h, w)."""
 
     # What holds for every kind ---------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
+        """Return the score maps of uint8 images (B, H, W, 3), sides multiples of ``multiple``.
+
+        With ``flip`` the image and its mirror image are averaged. ``box`` says which part of an image is given.
+
+        Raises:
+            UnsupsegError: the network gave something else than finite scores.
+        """
+        batch = torch.tensor(images, device=self.device)  # images may be read-only
+        mirror = self.look(batch.flip(2), mirrored(box)) if flip else None
+        return self.score_look(self.look(batch, box), mirror)
 
     @torch.inference_mode()
     def score_tiled(
@@ -151,7 +187,8 @@ class DenseModel(nn.Module, ABC):
         """Return the class of every pixel (height, width), in bands so that memory stays bounded."""
         out = np.empty((height, width), np.int16)
         for first, last, band in _bands(score_map.scores, height, width):
-            out[first:last] = self.best(band.argmax(0)).to(torch.int16).numpy()
+            # The indices of `max` are those of `argmax`, which takes four times as long along the first axis.
+            out[first:last] = self.best(band.max(0).indices).to(torch.int16).numpy()
         return out
 
     def best(self, outputs: Tensor) -> Tensor:

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import WHOLE, Backbone, Box, mirrored
-from unsupseg_cli.models.dense import DenseModel, ScoreMap
+from unsupseg_cli.models.backbone import WHOLE, Backbone, Box
+from unsupseg_cli.models.dense import DenseModel, Look, ScoreMap
 from unsupseg_cli.models.heads import build_class_head, build_head, load_part
 from unsupseg_cli.models.memory import TOKEN_BUDGET
 
@@ -22,34 +20,35 @@ class LinearModel(DenseModel):
     """A frozen backbone, feature heads and a class head.
 
     Args:
-        backbone: gives tokens (B, h, w, C).
+        backbone: gives tokens (B, h, w, C); None where they are stored ones.
         feature_heads: descriptions of the heads between tokens and codes, in order.
         class_head: description of the class head.
         tensors: their weights, named ``feature_heads.<i>.*`` and ``class_head.*``.
         class_of: the class that each output of the class head stands for, where outputs were merged.
+        patch: pixels of a stored token's side.
     """
-
-    backbone: Backbone
 
     def __init__(
         self,
-        backbone: Backbone,
+        backbone: Backbone | None,
         feature_heads: Sequence[dict[str, Any]],
         class_head: dict[str, Any],
         tensors: dict[str, Tensor],
         class_of: Sequence[int] | None = None,
+        patch: int | None = None,
     ) -> None:
         head = build_class_head(class_head)
+        side = patch or (backbone.patch_size if backbone else 1)
         super().__init__(
-            backbone.name,
+            backbone.name if backbone else "stored tokens",
             outputs=len(head.weight),
-            multiple=backbone.patch_size,
-            stride=backbone.patch_size,
-            most_pixels=TOKEN_BUDGET * backbone.patch_size**2,
+            multiple=side,
+            stride=side,
+            most_pixels=TOKEN_BUDGET * side**2,
             backbone=backbone,
             class_of=class_of,
         )
-        self.placed = bool(backbone.position)
+        self.placed = bool(backbone and backbone.position)
         self.feature_heads = nn.ModuleList(build_head(description) for description in feature_heads)
         self.class_head = head
         load_part(self.feature_heads, tensors, "feature_heads.")
@@ -61,32 +60,36 @@ class LinearModel(DenseModel):
         """Where the class head lies."""
         return self.class_head.weight.device
 
-    @torch.inference_mode()
-    def codes(self, images: NDArray[np.uint8] | Tensor, flip: bool = False, box: Box = WHOLE) -> Tensor:
-        """Return codes (B, h, w, D) of uint8 images (B, H, W, 3), sides multiples of the patch size.
-
-        With ``flip`` the codes of the image and of its mirror image are averaged (STEGO, evaluation). ``box`` says
-        which part of an image is given.
-        """
-        given = images if isinstance(images, Tensor) else torch.tensor(images)  # may be read-only
-        batch = self.backbone.normalise(given.to(self.device, non_blocking=True))
-        codes = self.encode(batch, box)
-        if flip:
-            codes = (codes + self.encode(batch.flip(-1), mirrored(box)).flip(2)) / 2
-        return codes
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The patch tokens."""
+        return ("patch",)
 
     @torch.inference_mode()
-    def encode(self, batch: Tensor, box: Box = WHOLE) -> Tensor:
-        """Return codes (B, h, w, D) of normalised images (B, 3, H, W) that show ``box`` of an image."""
-        codes: Tensor = self.backbone(batch, keep=("patch",), box=box)["patch"].float()
+    def look(self, images: Tensor, box: Box = WHOLE) -> Look:
+        """Return the tokens of images (B, H, W, 3), values 0 to 255, that show ``box`` of an image."""
+        assert self.backbone is not None
+        batch = self.backbone.normalise(images.to(self.device, non_blocking=True))
+        return Look(self.backbone(batch, keep=("patch",), box=box), *images.shape[1:3])
+
+    @torch.inference_mode()
+    def codes(self, tokens: Tensor) -> Tensor:
+        """Return the codes (B, h, w, D) of patch tokens (B, h, w, C)."""
+        codes = tokens.float()
         for head in self.feature_heads:
             codes = head(codes)
         return codes
 
     @torch.inference_mode()
-    def score(self, images: NDArray[np.uint8], flip: bool = False, box: Box = WHOLE) -> list[ScoreMap]:
-        """Return the score maps of uint8 images (B, H, W, 3) that show ``box`` of an image; flips average codes."""
-        codes = self.codes(images, flip, box)
+    def score_look(self, look: Look, mirror: Look | None = None) -> list[ScoreMap]:
+        """Return the score maps of a look at images; of mirror images the codes are averaged (STEGO, evaluation).
+
+        Raises:
+            UnsupsegError: the codes are not finite.
+        """
+        codes = self.codes(look.arrays["patch"])
+        if mirror is not None:
+            codes = (codes + self.codes(mirror.arrays["patch"]).flip(2)) / 2
         if not bool(torch.isfinite(codes.sum())):  # one pass, and one number to copy
             raise UnsupsegError(
                 f"The model on '{self.name}' gave NaN or infinite codes; try --precision fp32, or train it again."
@@ -97,7 +100,7 @@ class LinearModel(DenseModel):
     @torch.inference_mode()
     def score_pixels(self, images: Tensor, box: Box = WHOLE) -> list[ScoreMap]:
         """Return the score maps of images (B, H, W, 3), values 0 to 255, that show ``box`` of an image."""
-        return self.score_codes(self.encode(self.backbone.normalise(images), box))
+        return self.score_codes(self.codes(self.look(images, box).arrays["patch"]))
 
     @torch.inference_mode()
     def score_codes(self, codes: Tensor) -> list[ScoreMap]:

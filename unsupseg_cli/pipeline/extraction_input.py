@@ -98,7 +98,7 @@ def layout_of(call: Call) -> Layout:
     config, patch = call.config, network_of(call).backbone.patch_size
     skipped = Skipped(call.context, config.strict)
     if config.regions is None:
-        layout = lay_out_views(images_of(call), geometry_of(call), patch, skipped)
+        layout = lay_out_views(images_of(call), geometry_of(call), patch, skipped, flip=config.flip)
         require_bounded(layout, patch, call.context.reporter)
         return layout
     return lay_out_regions(
@@ -197,9 +197,10 @@ def network_of(call: Call) -> Network:
         linear = _model(call).require_codes()
 
         def codes(images: torch.Tensor) -> dict[str, torch.Tensor]:
-            patch = linear.codes(images)
+            patch = linear.codes(linear.look(images).arrays["patch"])
             return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
 
+        assert linear.backbone is not None
         return Network(linear.backbone, codes, keep, device)
     fields = token_fields(call)
     backbone = load_frozen(

@@ -88,7 +88,7 @@ def require_method(port: Port, artifact: Artifact) -> None:
 def _default_input(port: Port, taken: Mapping[str, Artifact], context: Context) -> Artifact | None:
     """Return what is read in a role in which no artifact is named, if anything."""
     features = taken.get("features")
-    if port.role == "features":
+    if port.role == "features" and not port.optional:
         return _features_behind(taken, context) or take_artifact(port.kind, None, context)
     if port.optional:
         return _current_of_method(port, features, context) if port.method else None

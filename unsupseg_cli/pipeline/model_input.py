@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 @once
 def opened_model(call: Call) -> OpenModel:
-    """Open a call's ``model`` with its backbone, on the device, in the precision and with the weights it names."""
+    """Open a call's ``model`` with its backbone, on the device, in the precision and with the weights it names.
+
+    Where a call reads the tokens of ``features``, no backbone is loaded.
+    """
     from unsupseg_cli.contents.model import open_model
     from unsupseg_cli.models.device import resolve_device
 
@@ -23,4 +26,5 @@ def opened_model(call: Call) -> OpenModel:
         resolve_device(config.device),
         weights=config.weights,
         precision=config.precision,
+        tokens=call.inputs.get("features"),
     )

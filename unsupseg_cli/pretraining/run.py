@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,6 +25,9 @@ from unsupseg_cli.pretraining.patch_probe import PatchScores, probe_patches, som
 from unsupseg_cli.pretraining.train import Pretrainer
 from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
 from unsupseg_cli.training.loop import Record, fit
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PACK = ".pack"  # hidden: scratch, which outlives a kill until the artifact is there
 START = Path(PACK, "start.safetensors")

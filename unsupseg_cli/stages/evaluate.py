@@ -14,16 +14,22 @@ from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
-from unsupseg_cli.core.ports import Port
+from unsupseg_cli.core.ports import STORED, Port
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.datasets import Dataset
+    from unsupseg_cli.data.geometry import Geometry
+    from unsupseg_cli.data.items import Item
     from unsupseg_cli.data.labels import LabelSpace
+    from unsupseg_cli.inference.segment import Segmented
     from unsupseg_cli.metrics.protocols import Protocol
 
 Matching = Literal["hungarian", "iou", "majority", "per-image"]
@@ -34,9 +40,14 @@ class EvalConfig(DataConfig, BatchConfig):
 
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
     predictions: str | None = execution(None, "Score these predictions instead of a model.")
+    features: str | None = execution(
+        None,
+        "Features of the split that is scored: their tokens are read and no backbone runs, so that further models, "
+        "seeds and CRF settings cost little. Scores agree to the rounding of stored tokens.",
+    )
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
     split: str | None = execution(
-        None, "Part of the data set; default: val, of predictions the predicted one."
+        None, "Part of the data set; default: val, of predictions and --features theirs."
     )
     protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")
     matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
@@ -66,11 +77,15 @@ class EvalConfig(DataConfig, BatchConfig):
             unread["assignment"] = "clusters are named by --naming"
         if self.predictions is not None:
             reason = "label maps are scored, no model runs"
-            unread |= dict.fromkeys(("weights", "flip", "precision", "batch_size"), reason)
+            unread |= dict.fromkeys(("features", "weights", "flip", "precision", "batch_size"), reason)
             unread["crf"] = (
                 "--crf needs a model: refine predictions with `unsupseg refine` and score the result"
             )
             unread["linear_probe"] = "--linear-probe needs a model: name one with --model"
+        elif self.features is not None:
+            unread |= dict.fromkeys(
+                ("weights", "precision", "batch_size"), "tokens are read, no backbone runs"
+            )
         return unread
 
 
@@ -81,6 +96,7 @@ def identify(call: Call) -> Identity:
     """Return what decides the scores of a model or of predictions."""
     from unsupseg_cli.contents.images import describe_images, label_fingerprint, space_digest
     from unsupseg_cli.contents.predictions import require_predicted
+    from unsupseg_cli.contents.stored_tokens import require_tokens
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
 
@@ -90,7 +106,11 @@ def identify(call: Call) -> Identity:
     if not of_model and scored.path.exists():  # a dry run promises it
         require_predicted(scored, dataset.items, context)
     space, protocol = _space(call), _protocol(call)
+    data = describe_images(dataset, context)
+    if "features" in call.inputs:
+        require_tokens(call.input("features"), scored, data, _geometry(call), flip=protocol.flip)
     device, labels = resolve_device(config.device), label_fingerprint(dataset.items, context)
+    looks = of_model and "features" not in call.inputs
     return Identity(
         kind="evaluation",
         stage="eval",
@@ -105,11 +125,11 @@ def identify(call: Call) -> Identity:
             "space_digest": space_digest(space),
             "labels": labels,
             "probe_labels": _probe_labels(call) if config.linear_probe else "",
-            "precision": resolve_precision(config.precision, device) if of_model else "",
+            "precision": resolve_precision(config.precision, device) if looks else "",
             "crf": CRFConfig().resolved().result() if config.crf else None,
         },
         inputs=call.described(),
-        data=describe_images(dataset, context),
+        data=data,
         label_fingerprint=labels,
         execution={"device": str(device), "batch_size": config.batch_size} if of_model else {},
         used_labels=call.used_labels or config.linear_probe or "naming" in call.inputs,
@@ -136,19 +156,15 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
             files = {name: getattr(config, name) for name in _PROBE_FILES}
             training = {"steps": config.probe_steps, "seed": config.seed}
             probe = fit_probe(model, dataset, space, context, **files, **training)
+        segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, skipped)
         pairs = model_pairs(
-            model,
+            segmented,
             probe,
-            dataset,
             space,
-            protocol,
-            context.reporter,
-            draft.warnings,
+            _geometry(call),
             crf=CRFConfig().resolved() if config.crf else None,
             device=resolve_device(config.device),
             workers=resolve_workers(config.workers),
-            batch=config.batch_size,
-            skipped=skipped,
         )
         clusters = len(model.file.classes)
     else:
@@ -164,6 +180,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
             )
     score_all = (draft.folder, pairs, clusters, space, protocol, assignment, config.sheet, draft.warnings)
     summary = score_pairs(*score_all)
+    if skipped:
+        examples = ", ".join(list(skipped)[:5])
+        draft.warnings.append(f"{len(skipped)} unreadable images were left out: {examples}")
     draft.warnings += _settled(call)[1]
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
@@ -171,6 +190,46 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     summary["skipped"] = dict(skipped)
     write_json(draft.folder / SCORES, summary)
     return summary
+
+
+def _of_images(call: Call, skipped: Skipped) -> Iterator[Segmented]:
+    """Yield the labelled images as the model segments them."""
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.segment import segment_items
+
+    config = call.config
+    return segment_items(
+        opened_model(call).segmenter,
+        _labelled(call),
+        _geometry(call),
+        call.context.reporter,
+        flip=_protocol(call).flip,
+        workers=resolve_workers(config.workers),
+        batch=config.batch_size,
+        skipped=skipped,
+        description="eval",
+    )
+
+
+def _of_tokens(call: Call, skipped: Skipped) -> Iterator[Segmented]:
+    """Yield the labelled images as the model segments their stored tokens."""
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.inference.stored import segment_stored
+
+    return segment_stored(
+        opened_model(call).segmenter,
+        FeatureSet(call.input("features")),
+        _labelled(call),
+        _geometry(call),
+        call.context.reporter,
+        flip=_protocol(call).flip,
+        skipped=skipped,
+        description="eval",
+    )
+
+
+def _labelled(call: Call) -> list[Item]:
+    return [item for item in _dataset(call).items if item.label is not None]
 
 
 def _scored(call: Call) -> Artifact:
@@ -193,8 +252,8 @@ def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those of what is scored where none are named."""
     from unsupseg_cli.contents.images import open_data, read_like
 
-    config, manifest = call.config, _scored(call).manifest
-    if config.dataset is None and manifest.data is not None and manifest.kind == "predictions":
+    config, manifest = call.config, call.inputs.get("features", _scored(call)).manifest
+    if config.dataset is None and manifest.data is not None and manifest.kind != "model":
         config = config.model_copy(update={"split": config.split or manifest.data.split})
     dataset = open_data(config, call.context, default_split="val", source=manifest.data)
     return read_like(dataset, _scored(call))
@@ -249,6 +308,16 @@ def _protocol(call: Call) -> Protocol:
     return replace(protocol, flip=flip, matching=matching or protocol.matching)
 
 
+def _geometry(call: Call) -> Geometry:
+    """Return how images become views: as the protocol says; `native` works at the model's own size."""
+    from unsupseg_cli.contents.model import model_geometry
+    from unsupseg_cli.data.geometry import Geometry
+
+    protocol, own = _protocol(call), model_geometry(_scored(call), call.context)
+    image_filter = own.filter if protocol.geometry == "native" else protocol.filter
+    return Geometry(kind=protocol.geometry, size=protocol.size or own.size, filter=image_filter)
+
+
 def _method_of(artifact: Artifact, call: Call) -> str:
     """Return method and number of classes of a model, or of the model behind predictions, for the name."""
     used = artifact.input("model")
@@ -267,6 +336,7 @@ STAGE = Stage(
     ports=(
         Port("model", "model", choice="scored"),
         Port("predictions", "predictions", choice="scored"),
+        STORED,
         Port("assignment", "evaluation", optional=True),
         Port("naming", "mask-evaluation", optional=True),
     ),

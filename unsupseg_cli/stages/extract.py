@@ -87,6 +87,9 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
         (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
     )
     filter: ResizeFilter = setting("bilinear", "Filter of the resize.")
+    flip: bool = setting(
+        False, "Also embed the mirror image of each view, which `eval --features` and `predict` average with."
+    )
     layer: int = setting(-1, "Block whose tokens are kept; -1 is the last.", le=-1)
     norm: bool = setting(True, "Apply the backbone's final norm to the tokens.")
     pos_embed: Literal["original", "timm"] = setting("original", "How position embeddings are interpolated.")
@@ -137,6 +140,14 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
         return self
 
     @model_validator(mode="after")
+    def _mirrored_once(self) -> ExtractConfig:
+        if self.flip and self.position:
+            raise ValueError("--flip and --position do not go together: a mirror image shows other places")
+        if self.flip and self.geometry == "ten-crop" and self.regions is None:
+            raise ValueError("--geometry ten-crop holds mirror images already; leave --flip out")
+        return self
+
+    @model_validator(mode="after")
     def _maskable(self) -> ExtractConfig:
         if self.regions is None or self.embed == "crop":
             return self
@@ -155,6 +166,8 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
         if self.regions is not None and self.embed == "crop":
             unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
+        if self.regions is not None:
+            unread["flip"] = "it is of whole images, not of --regions"
         read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
         if read & {"features", "pseudolabels", "masks"}:
             unread |= dict.fromkeys(
@@ -229,6 +242,7 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
     options = config.result()
     unread = config.unread() if config.regions is not None else RegionConfig.model_fields
     left_out = {*unread, *PixelConfig.model_fields}  # these enter as they were settled
+    left_out |= set() if config.flip else {"flip"}  # features of before it have the same keys
     return {name: value for name, value in options.items() if name not in left_out}
 
 
@@ -308,7 +322,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
     skipped = Skipped(context, config.strict)
     if config.regions is None:
-        layout = lay_out_views(dataset, geometry_of(call), info.patch_size, skipped)
+        layout = lay_out_views(dataset, geometry_of(call), info.patch_size, skipped, flip=config.flip)
         require_bounded(layout, info.patch_size, context.reporter)
         return layout.views.grids(info.patch_size)
     views = lay_out_regions(

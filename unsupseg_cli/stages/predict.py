@@ -9,15 +9,19 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
-from unsupseg_cli.core.ports import MODEL
+from unsupseg_cli.core.ports import MODEL, STORED
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.geometry import Geometry
+    from unsupseg_cli.inference.segment import Segmented
 
 
 class PredictConfig(DataConfig, BatchConfig):
@@ -27,8 +31,15 @@ class PredictConfig(DataConfig, BatchConfig):
         (), "Images or folders; or name a data set with --dataset.", argument=True
     )
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
+    features: str | None = execution(
+        None,
+        "Features of the split that is predicted: their tokens are read and no backbone runs. Scores agree to the "
+        "rounding of stored tokens.",
+    )
     split: str | None = execution(
-        None, "Part of the data set; default: val where the model was trained on train, else the first."
+        None,
+        "Part of the data set; default: val where the model was trained on train, else the first; with --features "
+        "theirs.",
     )
     out: Path | None = execution(None, "Also copy the label maps and pictures here.", short="-o")
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
@@ -44,21 +55,29 @@ class PredictConfig(DataConfig, BatchConfig):
     precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
-        """Return the options of a data set where images are named."""
-        if not self.images:
-            return {}
-        return dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
+        """Return the options of a data set where images are named, and of a backbone where tokens are read."""
+        unread: dict[str, str] = {}
+        if self.images:
+            unread |= dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
+            unread["features"] = "they are of a data set, and images or folders are named"
+        if self.features is not None:
+            options = ("weights", "precision", "batch_size", "tile", "overlap")
+            unread |= dict.fromkeys(options, "tokens are read, no backbone runs")
+        return unread
 
 
 def identify(call: Call) -> Identity:
     """Return what decides the predictions; where images were named, the manifest remembers which."""
     from unsupseg_cli.contents.images import identify_images
     from unsupseg_cli.contents.predictions import NAMED
+    from unsupseg_cli.contents.stored_tokens import require_tokens
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
 
     config, model, device = call.config, call.input("model"), resolve_device(call.config.device)
     data = identify_images(_dataset(call), call.context)
+    if "features" in call.inputs:
+        require_tokens(call.input("features"), model, data, _geometry(call), flip=config.flip)
     if not call.context.read_only:
         _shown_class(call)  # a class that is not there is said before any work
     named = {NAMED: [str(Path.cwd() / path) for path in config.images]} if config.images else {}
@@ -70,7 +89,7 @@ def identify(call: Call) -> Identity:
         config={
             **config.result(),
             "size": _geometry(call).size,
-            "precision": resolve_precision(config.precision, device),
+            "precision": "" if "features" in call.inputs else resolve_precision(config.precision, device),
         },
         inputs=call.described(),
         data=data,
@@ -92,16 +111,28 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
-    from unsupseg_cli.data.loader import resolve_workers
-    from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
     config, model, dataset = call.config, opened_model(call), _dataset(call)
     draft.deterministic = resolve_device(config.device).type == "cpu"
     skipped = Skipped(call.context, config.strict)
     writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
-    segmented = segment_items(
-        model.segmenter,
+    segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
+    for image in segmented:
+        call.context.sources.require_unchanged([image.item.image])
+        scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
+        writer.write(image.item, image.labels(image.height, image.width), scores)
+    return writer.close()
+
+
+def _of_images(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
+    """Yield the images that are left to do as the model segments them."""
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.segment import segment_items
+
+    config = call.config
+    return segment_items(
+        opened_model(call).segmenter,
         writer.todo(),
         _geometry(call),
         call.context.reporter,
@@ -113,11 +144,23 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         skipped=writer.skipped,
         description="predict",
     )
-    for image in segmented:
-        call.context.sources.require_unchanged([image.item.image])
-        scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
-        writer.write(image.item, image.labels(image.height, image.width), scores)
-    return writer.close()
+
+
+def _of_tokens(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
+    """Yield the images that are left to do as the model segments their stored tokens."""
+    from unsupseg_cli.contents.features import FeatureSet
+    from unsupseg_cli.inference.stored import segment_stored
+
+    return segment_stored(
+        opened_model(call).segmenter,
+        FeatureSet(call.input("features")),
+        writer.todo(),
+        _geometry(call),
+        call.context.reporter,
+        flip=call.config.flip,
+        skipped=writer.skipped,
+        description="predict",
+    )
 
 
 def foresee(call: Call) -> Foreseen:
@@ -153,8 +196,11 @@ def _dataset(call: Call) -> Dataset:
     if config.images:
         dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages)
     else:
-        data, out = model.manifest.data, [config.out] if config.out else ()
+        stored = call.inputs.get("features")
+        data, out = (stored or model).manifest.data, [config.out] if config.out else ()
         split = "val" if data and data.split == "train" else None
+        if stored is not None and data is not None:
+            split = data.split
         dataset = open_data(config, call.context, split, data, out)
     return tell_pixels(read_like(dataset, model), call.context)
 
@@ -182,7 +228,7 @@ STAGE = Stage(
     version=1,
     identify=identify,
     work=work,
-    ports=(MODEL,),
+    ports=(MODEL, STORED),
     foresee=foresee,
     finish=finish,
 )

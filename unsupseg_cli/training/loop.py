@@ -10,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training.batch import Batch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric  # a second of imports, which only trainings need
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]
