@@ -38,6 +38,7 @@ from unsupseg_cli.artifacts.manifest import (
     read_manifest,
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.threads import usable_cores
 
 CURRENT = "current.json"
 _PARTIAL = ".partial"
@@ -45,7 +46,7 @@ _RETIRED = f"{_PARTIAL}-retired"
 _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
-_HASHING = min(8, os.cpu_count() or 1)  # files at a time
+_HASHING = 8  # files at a time, at most
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 
 
@@ -537,7 +538,9 @@ def _outputs(folder: Path) -> dict[str, Output]:
         scratch = parts[0] in ("done", "checkpoint") or any(part.startswith(".") for part in parts)
         if path.is_file() and not scratch and path.suffix not in _UNFINISHED:
             paths["/".join(parts)] = path
-    with ThreadPoolExecutor(_HASHING) as threads:  # hashing leaves the other threads free to run
+    with ThreadPoolExecutor(
+        min(_HASHING, usable_cores())
+    ) as threads:  # hashing leaves the other threads free to run
         outputs = threads.map(lambda path: _output(folder, path), paths.values())
         return dict(zip(paths, outputs, strict=True))
 

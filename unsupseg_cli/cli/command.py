@@ -25,6 +25,7 @@ from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.processes import is_first_process
+from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
 _err = Console(stderr=True, highlight=False)
@@ -81,6 +82,15 @@ _COMMON: dict[str, Any] = {
     "json_": Annotated[bool, typer.Option("--json", help="Print the manifest as JSON instead of the path.")],
     "explain_": Annotated[bool, typer.Option("--explain", help="Print where each value comes from first.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")],
+    "threads": Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            help="Threads of this process; default: OMP_NUM_THREADS, else the cores that it may use.",
+            min=1,
+            show_default=False,
+        ),
+    ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],
 }
 _SET = Annotated[
@@ -128,6 +138,7 @@ def stage_command(
 
     def register(function: Callable[[Invocation], None]) -> Callable[[Invocation], None]:
         def command(**values: Any) -> None:
+            prepare_threads(values.get("threads"))
             run_guarded(
                 lambda: function(_parse(name, config, values, extra or {}, settings)), values["verbose"]
             )
@@ -137,7 +148,7 @@ def stage_command(
             *[_option(config, field_name) for field_name in config.model_fields],
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
-                _parameter(key, kind, None if key == "workspace" else False)
+                _parameter(key, kind, None if key in ("workspace", "threads") else False)
                 for key, kind in _COMMON.items()
                 if key not in without
             ],

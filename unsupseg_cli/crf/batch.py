@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.threads import usable_cores
 from unsupseg_cli.crf import pydensecrf_engine, resolve_engine
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.crf.meanfield import refine_prepared
@@ -23,7 +23,7 @@ def refine_batch(
 ) -> list[Tensor]:
     """Refine a list of images; see ``unsupseg_cli.crf.refine_batch``."""
     _check(log_probs, images, workers)
-    count = max(1, min(workers or _cores(), len(images)))
+    count = max(1, min(workers or usable_cores(), len(images)))
     if resolve_engine(config.engine) == "pydensecrf" and config.iterations:
         jobs = (
             (scores.cpu().numpy(), image.cpu().numpy(), config)
@@ -45,10 +45,6 @@ def _check(log_probs: Sequence[Any], images: Sequence[Any], workers: int | None)
         )
     if workers is not None and workers < 1:
         raise UsageError(f"workers is {workers}; expected at least 1, or None for one per core.")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.processes import end_with
+from unsupseg_cli.core.threads import usable_cores
 from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import UnreadableImage, read_image
 from unsupseg_cli.data.items import Item
@@ -146,5 +147,5 @@ def _prepare_worker(worker: int, parent: int) -> None:
 
 
 def resolve_workers(workers: int | None) -> int:
-    """Return the number of decoding processes: the cores, at most 16."""
-    return min(16, os.cpu_count() or 1) if workers is None else workers
+    """Return the number of decoding processes: the cores that may be used, at most 16."""
+    return min(16, usable_cores()) if workers is None else workers

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.core.threads import usable_cores
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
 
 _PYTHON = (3, 11)
@@ -134,7 +135,7 @@ def _describe_device(device: Any) -> str:
         return f"{device}: {name}, capability {major}.{minor}, CUDA {torch.version.cuda}"
     if device.type == "cpu":
         capability = torch.backends.cpu.get_cpu_capability()
-        return f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
+        return f"cpu: {usable_cores()} of {os.cpu_count()} cores, {torch.get_num_threads()} threads, {capability}"
     return str(device)
 
 
