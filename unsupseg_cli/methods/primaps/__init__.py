@@ -23,4 +23,5 @@ METHOD = Method(
     paper="PriMaPs-EM, Hahn et al., TMLR 2024",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.primaps.pseudolabel:PrimapsLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.primaps.train:PrimapsTrainer"),
+    version="2",
 )

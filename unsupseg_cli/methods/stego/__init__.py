@@ -22,4 +22,5 @@ METHOD = Method(
     paper="STEGO, Hamilton et al., ICLR 2022",
     trainer=Part(TrainOptions, "unsupseg_cli.methods.stego.train:StegoTrainer"),
     heads={"stego": "unsupseg_cli.methods.stego.network"},
+    version="2",
 )
