@@ -34,7 +34,7 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Masks
-from unsupseg_cli.methods.primaps.config import TrainOptions as EM
+from unsupseg_cli.methods.primaps.config import TrainOptions as Prototypes
 from unsupseg_cli.methods.stego.config import TrainOptions as Stego
 
 PUBLISHED_MASKS = Masks(anchor="signed", center="none")
@@ -62,7 +62,7 @@ class Data:
         )
         return pseudolabel(config, self.context, options=options)
 
-    def em(self, seed: int, masks: Artifact, features: Artifact, options: EM) -> Artifact:
+    def em(self, seed: int, masks: Artifact, features: Artifact, options: Prototypes) -> Artifact:
         """Return PriMaPs-EM's model."""
         config = TrainConfig(
             method="primaps", features=features.id, pseudolabels=masks.id, classes=self.classes, seed=seed
@@ -101,17 +101,20 @@ def evaluation_classes(options: argparse.Namespace, context: Context) -> int:
 
 def rows(data: Data, seed: int) -> Rows:
     """Yield the models of the table."""
-    published = EM(init="pca", epochs=50, resolution=data.options.size, alpha=0.0)
+    published = Prototypes(init="pca", epochs=50, resolution=data.options.size, alpha=0.0)
     steps = data.options.steps
     yield "k-means", data.kmeans(seed)
     default_masks = data.masks(data.features, Masks())
-    yield "PriMaPs-EM, by default", data.em(seed, default_masks, data.features, EM())
+    yield "PriMaPs-EM, by default", data.em(seed, default_masks, data.features, Prototypes())
     stego = data.stego(seed, Stego(steps=steps))
     yield "STEGO, automatic shifts", stego
     yield "STEGO, published shifts", data.stego(seed, Stego(steps=steps, shifts=PUBLISHED_SHIFTS))
     codes = data.codes(stego)
-    yield "STEGO + PriMaPs-EM, masks from the backbone", data.em(seed, default_masks, codes, EM())
-    yield "STEGO + PriMaPs-EM, masks from the codes", data.em(seed, data.masks(codes, Masks()), codes, EM())
+    yield "STEGO + PriMaPs-EM, masks from the backbone", data.em(seed, default_masks, codes, Prototypes())
+    yield (
+        "STEGO + PriMaPs-EM, masks from the codes",
+        data.em(seed, data.masks(codes, Masks()), codes, Prototypes()),
+    )
     masks = data.masks(data.features, PUBLISHED_MASKS)
     yield "PriMaPs-EM, as published", data.em(seed, masks, data.features, published)
 
@@ -122,14 +125,17 @@ def study(data: Data, seed: int) -> Rows:
     published = {"epochs": 50, "resolution": size, "alpha": 0.0}
 
     def em(**options: object) -> Artifact:
-        return data.em(seed, masks, data.features, EM(**{**published, **options}))
+        return data.em(seed, masks, data.features, Prototypes(**{**published, **options}))
 
     yield "start of EM as published: PCA, cosine k-means", em(init="pca", epochs=1, ema_every=1000)
     yield "EM as published, 10 epochs", em(init="pca", epochs=10)
     yield "EM as published, from k-means", em(init="kmeans")
     yield "EM as published, from k-means, 10 epochs", em(init="kmeans", epochs=10)
     default = data.masks(data.features, Masks())
-    yield "EM as published on our masks", data.em(seed, default, data.features, EM(init="pca", **published))
+    yield (
+        "EM as published on our masks",
+        data.em(seed, default, data.features, Prototypes(init="pca", **published)),
+    )
 
 
 def main() -> None:
@@ -161,10 +167,11 @@ def main() -> None:
                 )
                 scores = evaluate(config, context).manifest.summary
                 found.setdefault((name, crf), []).append((scores["accuracy"], scores["miou"]))
-                shares = np.array(scores["confusion"]).sum(0) / np.array(scores["confusion"]).sum()
+                pixels = np.array(scores["confusion"]).sum(0)
                 print(
-                    f"{options.dataset}, seed {seed}, {name}{', CRF' if crf else ''}: {100 * scores['accuracy']:.2f} / "
-                    f"{100 * scores['miou']:.2f}; classes used {int((shares > 0.001).sum())}, largest {shares.max():.0%}",
+                    f"{options.dataset}, seed {seed}, {name}{', CRF' if crf else ''}: "
+                    f"{100 * scores['accuracy']:.2f} / {100 * scores['miou']:.2f}; classes used "
+                    f"{int((pixels > 0.001 * pixels.sum()).sum())}, largest {pixels.max() / pixels.sum():.0%}",
                     flush=True,
                 )
     print(f"\n{options.dataset}, {options.split}, seeds {', '.join(map(str, options.seeds))}\n")
