@@ -1,7 +1,7 @@
 """PriMaPs-EM and STEGO as published and by our defaults, beside k-means, on one data set with labels.
 
     python benchmarks/fidelity.py DATASET [--root DIR] [--split val] [--size 322] [--backbone NAME --weights FILE]
-        [--seeds 0 1 2] [--steps 1000] [--study] [--workspace DIR]
+        [--seeds 0 1 2] [--steps 1000] [--resolution 322] [--study] [--workspace DIR]
 
 Fitted on train, scored on --split (choices on val, the test split once), protocol native, with and without the CRF.
 Tokens are stored: the published augmentation of the M-step, which needs the backbone in the loop, is left out.
@@ -54,6 +54,7 @@ class Data:
         self.features = extract(ExtractConfig(**self.of_images, **network, keep=("patch", "pooled")), context)
         self.graph = graph(GraphConfig(features=self.features.id), context)
         self.classes = evaluation_classes(options, context)
+        self.resolution = options.resolution or options.size
 
     def masks(self, features: Artifact, options: Masks) -> Artifact:
         """Return PriMaPs' masks in some features."""
@@ -101,7 +102,7 @@ def evaluation_classes(options: argparse.Namespace, context: Context) -> int:
 
 def rows(data: Data, seed: int) -> Rows:
     """Yield the models of the table."""
-    published = Prototypes(init="pca", epochs=50, resolution=data.options.size, alpha=0.0)
+    published = Prototypes(init="pca", epochs=50, resolution=data.resolution, alpha=0.0)
     steps = data.options.steps
     yield "k-means", data.kmeans(seed)
     default_masks = data.masks(data.features, Masks())
@@ -121,8 +122,8 @@ def rows(data: Data, seed: int) -> Rows:
 
 def study(data: Data, seed: int) -> Rows:
     """Yield models that differ in one thing from EM as published, or from the one before."""
-    masks, size = data.masks(data.features, PUBLISHED_MASKS), data.options.size
-    published = {"epochs": 50, "resolution": size, "alpha": 0.0}
+    masks = data.masks(data.features, PUBLISHED_MASKS)
+    published = {"epochs": 50, "resolution": data.resolution, "alpha": 0.0}
 
     def em(**options: object) -> Artifact:
         return data.em(seed, masks, data.features, Prototypes(**{**published, **options}))
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000, help="of STEGO")
+    parser.add_argument("--resolution", type=int, help="of EM as published; default: --size")
     parser.add_argument("--study", action="store_true", help="parts of EM as published instead of the table")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--workspace", type=Path, default=Path("unsupseg-workspace"))

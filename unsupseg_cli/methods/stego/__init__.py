@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.stego.config import TrainOptions
+from unsupseg_cli.methods.stego.deviations import DEVIATIONS
 
 METHOD = Method(
     name="stego",
@@ -23,4 +24,5 @@ METHOD = Method(
     trainer=Part(TrainOptions, "unsupseg_cli.methods.stego.train:StegoTrainer"),
     heads={"stego": "unsupseg_cli.methods.stego.network"},
     version="2",
+    deviations=DEVIATIONS,
 )
