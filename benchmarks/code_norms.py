@@ -76,8 +76,8 @@ def main() -> None:
         scores = confusion.compute()
         print(f"{name}: accuracy {100 * scores.accuracy:.2f}, mIoU {100 * scores.miou:.2f}")
     print(
-        f"{len(items)} images: {equal / pixels:.2%} of the pixels agree after the CRF, {same_class / pixels:.2%} before it; "
-        f"log-probabilities differ by at most {largest:.2f}"
+        f"{len(items)} images: {equal / pixels:.2%} of the pixels agree after the CRF, "
+        f"{same_class / pixels:.2%} before it; log-probabilities differ by at most {largest:.2f}"
     )
 
 

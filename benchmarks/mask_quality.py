@@ -5,7 +5,8 @@
 
 A row for each way to centre the tokens, and for each rule of the anchor, without the CRF: masks per view, and accuracy
 and mIoU of the best that a labelling of whole masks can reach. A single mask per view is the floor. With --draws how
-often the sign that `torch.pca_lowrank` gives to an axis is the one of anchor=signed, over as many draws for each axis of eight images.
+often the sign that `torch.pca_lowrank` gives to an axis is the one of anchor=signed, over as many draws for each of
+eight images.
 """
 
 from __future__ import annotations
