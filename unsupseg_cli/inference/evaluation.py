@@ -183,8 +183,8 @@ def score_pairs(
         counts = scored(counts, rule)
         if dropped := int(confusion.matrix.sum() - counts.sum()):
             warnings.append(
-                f"matching {rule} leaves out {dropped / confusion.matrix.sum():.1%} of the labelled pixels, those in "
-                f"clusters {classes} to {clusters - 1}: compare with scores of the same matching only"
+                f"matching {rule} leaves out {dropped / confusion.matrix.sum():.1%} of the labelled pixels, those of "
+                f"clusters from {classes} on: compare with scores of the same matching only"
             )
     scores = score(counts, assignment)
     summary = {
