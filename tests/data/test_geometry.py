@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
+from torchvision import transforms as v1
 
 from unsupseg_cli.data.geometry import Geometry, View, place, seen
 
@@ -30,7 +32,7 @@ def test_maps_invert_and_agree_with_the_seen_pixels(kind, height, width, patch, 
 
 
 @settings(max_examples=30, deadline=None)
-@given(KINDS, SIDES, SIDES, st.sampled_from(["nearest", "bilinear", "bicubic"]))
+@given(KINDS, SIDES, SIDES, st.sampled_from(["nearest", "bilinear", "bicubic", "tensor"]))
 def test_a_constant_image_stays_constant(kind, height, width, name):
     geometry = Geometry(kind=kind, size=32, filter=name)
     for view in geometry.views(height, width, 8):
@@ -55,6 +57,60 @@ def test_stego_equals_resize_then_centre_crop():
     assert np.abs(difference).max() <= 1
 
 
+# Height and width: Cityscapes, common photographs and frames, Potsdam's tiles, odd ones, and some smaller than 320.
+SIZES = [
+    (1024, 2048), (480, 640), (375, 500), (500, 375), (427, 640), (640, 427), (333, 500), (360, 480), (720, 960),
+    (1080, 1920), (1200, 1600), (720, 1280), (512, 1024), (612, 612), (481, 321), (600, 800), (200, 200), (321, 999),
+    (777, 325), (224, 1000), (319, 320),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [320, 322, 224])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_nearest_is_pillows_resize_then_torchvisions_centre_crop(height, width, side):
+    """Pixel by pixel, ties too: each pixel of the picture holds its own number."""
+    numbers = np.arange(height * width, dtype=np.int64).reshape(height, width)
+    image = np.stack([numbers % 251, numbers // 251 % 251, numbers // 251**2], axis=-1).astype(np.uint8)
+    label = (numbers % 30011).astype(np.int16)
+    geometry = Geometry(kind="stego", size=side, filter="nearest")
+    (view,) = geometry.views(height, width, 1)
+    steps = (v1.Resize(side, v1.InterpolationMode.NEAREST), v1.CenterCrop(side))
+    expected, expected_label = Image.fromarray(image), Image.fromarray(label.astype(np.int32))
+    for step in steps:
+        expected, expected_label = step(expected), step(expected_label)
+    np.testing.assert_array_equal(geometry.render(image, view), np.asarray(expected))
+    np.testing.assert_array_equal(geometry.render_label(label, view), np.asarray(expected_label))
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES[:4] + SIZES[13:16])
+def test_nearest_crops_are_pillows_resize_of_each_crop(height, width):
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    geometry = Geometry(kind="five-crop", size=224, filter="nearest")
+    crops = v1.functional.five_crop(Image.fromarray(image), (int(height * 0.5), int(width * 0.5)))
+    resize = v1.Compose([v1.Resize(224, v1.InterpolationMode.NEAREST), v1.CenterCrop(224)])
+    for view, crop in zip(geometry.views(height, width, 8), crops, strict=True):
+        np.testing.assert_array_equal(geometry.render(image, view), np.asarray(resize(crop)))
+
+
+@pytest.mark.parametrize("side", [320, 322])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_tensor_is_torchvisions_resize_of_tensors_without_antialiasing(height, width, side):
+    """As PriMaPs-EM's published code scores: labels equal, images to the rounding to whole values."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    label = generator.integers(-1, 27, (height, width)).astype(np.int16)
+    geometry = Geometry(kind="stego", size=side, filter="tensor")
+    (view,) = geometry.views(height, width, 1)
+    crop = v1.CenterCrop(side)
+    plain = v1.Resize(side, v1.InterpolationMode.BILINEAR, antialias=False)
+    expected = 255 * crop(plain(v1.functional.to_tensor(image)))
+    shown = torch.from_numpy(geometry.render(image, view)).movedim(-1, 0)
+    assert float((shown - expected).abs().max()) <= 0.5 + 1e-3
+    nearest = v1.Resize(side, v1.InterpolationMode.NEAREST)
+    expected_label = crop(nearest(torch.from_numpy(label)[None]))[0].numpy()
+    np.testing.assert_array_equal(geometry.render_label(label, view), expected_label)
+
+
 def test_native_labels_round_trip_and_flip_mirrors():
     label = np.arange(64, dtype=np.int16).reshape(8, 8)
     geometry = Geometry(kind="native", size=16)
@@ -71,7 +127,7 @@ def test_only_native_may_keep_the_size():
         Geometry(kind="stego", size=None)
 
 
-@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "tensor"])
 @pytest.mark.parametrize(("height", "width"), [(60, 100), (100, 60), (41, 41)])
 def test_five_crop_shows_nothing_from_outside_its_crop(height, width, name):
     geometry = Geometry(kind="five-crop", size=16, filter=name)

@@ -123,6 +123,24 @@ def test_the_features_are_those_of_the_masks_and_the_graph_is_one_of_the_feature
     assert model.input("graph").id == near.id
 
 
+def test_primaps_takes_masks_of_other_features_of_the_same_views(context, source, blocks):
+    """As published: masks from the backbone's tokens, EM on the codes of a model over it."""
+    tokens = source(context)
+    graph(GraphConfig(neighbors=2, device="cpu"), context)
+    short = StegoTrain(steps=1, batch=2, restarts=1, codes=4)
+    stego = train(TrainConfig(method="stego", classes=2, device="cpu"), context, options=short)
+    config = ExtractConfig(dataset=f"{blocks}/", size=48, model=stego.id, workers=0, device="cpu")
+    codes = extract(config, context)
+    masks = label(context, features=tokens.id)
+    config = TrainConfig(features=codes.id, pseudolabels=masks.id, classes=2, device="cpu")
+    model = train(config, context, options=PrimapsTrain(epochs=1, init="model"))
+    assert model.input("features").id == codes.id
+    assert model.input("pseudolabels").id == masks.id
+    larger = source(context, size=64)
+    with pytest.raises(UsageError, match="were made from the features"):
+        train(config.model_copy(update={"features": larger.id}), context, options=PrimapsTrain(epochs=1))
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

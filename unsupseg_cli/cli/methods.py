@@ -12,7 +12,8 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, print_table
 from unsupseg_cli.cli.tables import method_tables
 from unsupseg_cli.methods.declaration import Method
-from unsupseg_cli.methods.registry import broken_plugins, get_method, usable_methods
+from unsupseg_cli.methods.deviations import page
+from unsupseg_cli.methods.registry import BUNDLED, broken_plugins, get_method, usable_methods
 
 app = typer.Typer(help="The systems this tool unites.", no_args_is_help=True)
 
@@ -30,7 +31,7 @@ def list_methods() -> None:
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="A method's name.")]) -> None:
-    """Show the options of a method with default, bounds and source."""
+    """Show the options of a method with default, bounds and source, and where it leaves what was published."""
 
     def action() -> None:
         method = get_method(name)
@@ -39,8 +40,26 @@ def show(name: Annotated[str, typer.Argument(help="A method's name.")]) -> None:
         for command in dict.fromkeys(text.split()[0] for text in _commands(method)):
             for table in method_tables(name, command):
                 console.print(table)
+        if method.deviations:
+            console.print(_deviations(method))
 
     run_guarded(action, verbose=False)
+
+
+@app.command("deviations")
+def print_deviations() -> None:
+    """Print what the bundled methods do otherwise than published, as Markdown."""
+    run_guarded(lambda: print(page(map(get_method, BUNDLED)), end=""), verbose=False)
+
+
+def _deviations(method: Method) -> Table:
+    """Return what a method does otherwise than published, as a table."""
+    title = "otherwise than published"
+    table = Table("what", "here, by default", "published", "why", "as published by", title=title, box=None)
+    table.title_justify = "left"
+    for one in method.deviations:
+        table.add_row(one.what, one.here, one.published, one.why, one.off or "not offered")
+    return table
 
 
 def _commands(method: Method) -> list[str]:

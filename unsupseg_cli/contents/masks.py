@@ -28,7 +28,7 @@ from unsupseg_cli.contents.view_arrays import ViewArrays, ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf.trust import trusted
-from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.geometry import sample_nearest
 from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
 from unsupseg_cli.methods.interface import Masks, MaskSet
 from unsupseg_cli.report.overlay import blend
@@ -418,7 +418,7 @@ class _MasksOfViews(Sequence[Any]):
         return to_masks(layers, self._masks.count(row))
 
     def _shown(self, labels: NDArray[np.int16], view: int) -> NDArray[np.int16]:
-        return Geometry().render_label(labels, self._features.view(view))
+        return sample_nearest(labels, self._features.view(view))
 
 
 def write_state(folder: Path, state: dict[str, Tensor]) -> None:

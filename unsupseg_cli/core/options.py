@@ -18,7 +18,7 @@ WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
 RegionKind = Literal["anchors", "pyramid", "masks"]
 Embedding = Literal["crop", "masked"]
-ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
+ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
 
 
 class DataConfig(Config):

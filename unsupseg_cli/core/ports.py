@@ -14,7 +14,8 @@ class Port:
 
     ``kind`` is the kind of artifact. ``optional``: work goes on without one. ``method``: only artifacts that this
     method made are read; an optional one of them is then taken unasked where it is the last of its kind. ``layout``:
-    only regions of this layout are read. Of the ports of one ``choice`` exactly one is read: the one named, else the
+    only regions of this layout are read. ``views``: what was made from other features is read too where these have the
+    same views. Of the ports of one ``choice`` exactly one is read: the one named, else the
     first of which there is one.
     """
 
@@ -24,6 +25,7 @@ class Port:
     method: str = ""
     choice: str = ""
     layout: str = ""
+    views: bool = False
 
 
 FEATURES = Port("features", "features")

@@ -5,7 +5,7 @@ Coordinates are continuous: the centre of pixel (row 0, column 0) is (x, y) = (0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -84,8 +84,9 @@ class Geometry(Config):
     )
     filter: ResizeFilter = setting(
         "bilinear",
-        "Filter of the image resize; all but nearest are antialiased.",
-        source="STEGO evaluates with nearest, PiCIE and PriMaPs-EM with bilinear",
+        "Filter of the resize: nearest, bilinear and bicubic as Pillow does it, the last two antialiased; tensor as "
+        "torch does it, bilinear without antialiasing, and labels by the pixel at or before.",
+        source="STEGO evaluates with nearest, PiCIE with bilinear, PriMaPs-EM with tensor",
     )
 
     @model_validator(mode="after")
@@ -128,13 +129,10 @@ class Geometry(Config):
     def render(self, image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
 
-        A view of ``five-crop`` or ``ten-crop`` is resized from its crop alone, as if it were an image; the filters
-        of the other geometries reach over the border of the view where the image goes on.
+        A view of ``five-crop`` or ``ten-crop`` is resized from its crop alone, as if it were an image; the antialiased
+        filters of the other geometries reach over the border of the view where the image goes on.
         """
-        if self.kind in CROPS:
-            boxes = self._crop_boxes(*image.shape[:2])
-            return render_part(image, boxes[view.crop % len(boxes)], view, self.filter)
-        return render_part(image, None, view, self.filter)
+        return render_part(image, self._part(view, *image.shape[:2]), view, self.filter)
 
     def weights(self, view: View, height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return `render` of a view of the whole image (height, width) as two matrices, (h, height) and (w, width).
@@ -146,13 +144,23 @@ class Geometry(Config):
     def _axis_weights(self, length: int, target: int) -> NDArray[np.float32]:
         impulses = np.eye(length, dtype=np.float32)
         if self.filter == "nearest":
-            return impulses[_pixel_index(np.arange(0.5, target) * (length / target), length)]
+            return impulses[_nearest(length, target)]
+        if self.filter == "tensor":
+            return _resized(impulses[..., None], target, length)[..., 0]
         filtered = Image.fromarray(impulses).resize((target, length), _RESAMPLING[self.filter])
         return np.asarray(filtered).T.copy()
 
     def render_label(self, label: NDArray[np.int16], view: View) -> NDArray[np.int16]:
         """Return what a view shows of a label map (H, W), by nearest neighbour: (height, width) int16."""
-        return _sample_nearest(label, view)
+        nearest = _at_or_before if self.filter == "tensor" else _nearest
+        return label[np.ix_(*_shown(self._part(view, *label.shape), view, nearest))]
+
+    def _part(self, view: View, height: int, width: int) -> Box:
+        """Return what of an image is resized before a view is cut from it: the image, or its crop."""
+        if self.kind not in CROPS:
+            return (0.0, 0.0, float(width), float(height))
+        boxes = self._crop_boxes(height, width)
+        return boxes[view.crop % len(boxes)]
 
     def _crop_boxes(self, height: int, width: int) -> list[Box]:
         return [box for ratio in self.ratios for box in _five_boxes(height, width, ratio)]
@@ -163,31 +171,81 @@ class Geometry(Config):
         return self.size
 
 
-def render_part(
-    image: NDArray[np.uint8], part: Box | None, view: View, resize: ResizeFilter
-) -> NDArray[np.uint8]:
+def render_part(image: NDArray[np.uint8], part: Box, view: View, resize: ResizeFilter) -> NDArray[np.uint8]:
     """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.
 
-    Where a ``part`` in whole pixels is given, the filter sees that part alone, as if it were an image; else it reaches
-    over the border of the view where the image goes on.
+    The filter sees the ``part``, in whole pixels, alone, as if it were an image; what of it lies outside of the view
+    counts as well.
     """
+    x0, y0, x1, y1 = map(int, part)
     if resize == "nearest":
-        return _sample_nearest(image, view)
-    left, top, right, bottom = view.box
-    if part is not None:
-        x0, y0, x1, y1 = map(int, part)
-        image = image[y0:y1, x0:x1]
-        left, top, right, bottom = left - x0, top - y0, right - x0, bottom - y0
-    shown = Image.fromarray(image).resize(
-        (view.width, view.height), _RESAMPLING[resize], box=_clipped((left, top, right, bottom), image.shape)
-    )
-    array = np.asarray(shown)
+        return image[np.ix_(*_shown(part, view, _nearest))]
+    if resize == "tensor":
+        (top, rows), (left, columns) = _placement(part, view)
+        resized = _resized(image[y0:y1, x0:x1].astype(np.float32), rows, columns)
+        array = resized[top : top + view.height, left : left + view.width].round().astype(np.uint8)
+    else:
+        left_edge, top_edge, right_edge, bottom_edge = view.box
+        box = _clipped((left_edge - x0, top_edge - y0, right_edge - x0, bottom_edge - y0), (y1 - y0, x1 - x0))
+        shown = Image.fromarray(image[y0:y1, x0:x1])
+        array = np.asarray(shown.resize((view.width, view.height), _RESAMPLING[resize], box=box))
     return np.ascontiguousarray(array[:, ::-1]) if view.flip else array
 
 
 def _mirrored(views: Sequence[View]) -> list[View]:
     """Return the mirror images of some views of an image, with numbers beyond theirs."""
     return [replace(view, crop=view.crop + len(views), flip=True) for view in views]
+
+
+def _placement(part: Box, view: View) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return, for rows and columns, where a view begins in its resized image or crop, and how long that is."""
+    left, top, right, bottom = view.box
+    per_row, per_column = view.height / (bottom - top), view.width / (right - left)
+    return (
+        (round((top - part[1]) * per_row), round((part[3] - part[1]) * per_row)),
+        (round((left - part[0]) * per_column), round((part[2] - part[0]) * per_column)),
+    )
+
+
+def _nearest(length: int, target: int) -> NDArray[np.int64]:
+    """Return which of ``length`` pixels each of ``target`` ones shows, as Pillow decides: ties fall by its rounding."""
+    line = Image.fromarray(np.arange(length, dtype=np.int32)[None])
+    shown: NDArray[np.int64] = np.asarray(line.resize((target, 1), Image.Resampling.NEAREST))[0].astype(
+        np.int64
+    )
+    return shown
+
+
+def _at_or_before(length: int, target: int) -> NDArray[np.int64]:
+    """Return which of ``length`` pixels each of ``target`` ones shows, as `torch.nn.functional.interpolate` decides."""
+    import torch
+
+    line = torch.arange(length, dtype=torch.float32)[None, None]
+    shown: NDArray[np.int64] = (
+        torch.nn.functional.interpolate(line, target, mode="nearest")[0, 0].long().numpy()
+    )
+    return shown
+
+
+def _shown(
+    part: Box, view: View, nearest: Callable[[int, int], NDArray[np.int64]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows and columns of an image that a view shows of a part of it, one for each of its own."""
+    x0, y0, x1, y1 = map(int, part)
+    (top, all_rows), (left, all_columns) = _placement(part, view)
+    rows = y0 + nearest(y1 - y0, all_rows)[top : top + view.height]
+    columns = x0 + nearest(x1 - x0, all_columns)[left : left + view.width]
+    return rows, columns[::-1] if view.flip else columns
+
+
+def _resized(values: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Return values (H, W, C) as (height, width, C), as torchvision's Resize treats a tensor without antialiasing."""
+    import torch
+
+    maps = torch.from_numpy(np.ascontiguousarray(values)).movedim(-1, 0)[None]
+    resized = torch.nn.functional.interpolate(maps, (height, width), mode="bilinear", align_corners=False)
+    array: NDArray[np.float32] = resized[0].movedim(0, -1).numpy()
+    return array
 
 
 def snap(side: float, patch: int) -> int:
@@ -256,7 +314,8 @@ def _five_boxes(height: int, width: int, ratio: float) -> list[Box]:
     return [(float(x), float(y), float(x + w), float(y + h)) for y, x in [*corners, centre]]
 
 
-def _sample_nearest(values: NDArray[Value], view: View) -> NDArray[Value]:
+def sample_nearest(values: NDArray[Value], view: View) -> NDArray[Value]:
+    """Return what a view, of any box, shows of values (H, W, ...) by the pixel under the centre of each of its own."""
     columns = view.to_original(np.stack([np.arange(view.width) + 0.5, np.zeros(view.width)], axis=-1))[:, 0]
     rows = view.to_original(np.stack([np.zeros(view.height), np.arange(view.height) + 0.5], axis=-1))[:, 1]
     return values[np.ix_(_pixel_index(rows, values.shape[0]), _pixel_index(columns, values.shape[1]))]

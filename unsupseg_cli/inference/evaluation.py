@@ -30,7 +30,7 @@ from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.inference.refinement import chunks, refine_labels
 from unsupseg_cli.inference.segment import Segmented
 from unsupseg_cli.metrics.confusion import Confusion
-from unsupseg_cli.metrics.matching import MatchingRule, match
+from unsupseg_cli.metrics.matching import MatchingRule, match, scored
 from unsupseg_cli.metrics.per_image import PerImage
 from unsupseg_cli.metrics.protocols import Protocol
 from unsupseg_cli.metrics.scores import score
@@ -158,10 +158,17 @@ def score_pairs(
         raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
     found = {VOID: void} | dict(enumerate(confusion.matrix.sum(0).tolist()))
     warnings += remark_on_counts(space, found)
+    counts = confusion.matrix
     if assignment is None:
         rule = "hungarian" if protocol.matching == "per-image" else protocol.matching
-        assignment = match(confusion.matrix, cast("MatchingRule", rule))
-    scores = score(confusion.matrix, assignment)
+        assignment = match(counts, cast("MatchingRule", rule))
+        counts = scored(counts, rule)
+        if dropped := int(confusion.matrix.sum() - counts.sum()):
+            warnings.append(
+                f"matching {rule} leaves out {dropped / confusion.matrix.sum():.1%} of the labelled pixels, those of "
+                f"clusters from {classes} on: compare with scores of the same matching only"
+            )
+    scores = score(counts, assignment)
     summary = {
         "protocol": protocol.describe(),
         "images": count,

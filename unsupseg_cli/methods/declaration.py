@@ -73,12 +73,27 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Deviation:
+    """Something that a method does otherwise than what was published: `methods show` and docs/deviations.md tell it.
+
+    ``here`` is the default; ``why`` the reason, and what it brings, with figures where they were measured; ``off`` how
+    to get what was published, empty where that is not offered.
+    """
+
+    what: str
+    here: str
+    published: str
+    why: str
+    off: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """One system.
 
     ``heads`` are the types of feature head and dense network that its models have, each with the module that registers
     it. ``version`` enters the keys of what the method makes: another one says that outputs changed. ``package`` is the
-    distribution that a method comes from, empty for the bundled ones.
+    distribution that a method comes from, empty for the bundled ones. ``deviations`` are those from what was published.
     """
 
     name: str
@@ -89,6 +104,7 @@ class Method:
     heads: Mapping[str, str] = field(default_factory=dict)
     version: str = "1"
     package: str = ""
+    deviations: tuple[Deviation, ...] = ()
 
     @property
     def parts(self) -> tuple[Part, ...]:

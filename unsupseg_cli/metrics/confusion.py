@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.metrics.matching import MatchingRule, match
+from unsupseg_cli.metrics.matching import MatchingRule, match, scored
 from unsupseg_cli.metrics.scores import Scores, score
 
 
@@ -69,12 +69,14 @@ class Confusion:
     def compute(
         self, rule: MatchingRule = "hungarian", assignment: NDArray[np.int64] | None = None
     ) -> Scores:
-        """Match clusters to classes (or take a given ``assignment``) and score all pixels seen so far.
+        """Match clusters to classes (or take a given ``assignment``) and score the pixels seen so far.
 
         Raises:
             UnsupsegError: no labelled pixel was seen.
         """
-        return score(self.matrix, match(self.matrix, rule) if assignment is None else assignment)
+        if assignment is not None:
+            return score(self.matrix, assignment)
+        return score(scored(self.matrix, rule), match(self.matrix, rule))
 
 
 def _integers(values: ArrayLike, name: str) -> NDArray[np.integer]:

@@ -45,8 +45,8 @@ PROTOCOLS = {
             "STEGO's published code: shorter side 320, centre crop, image resized by nearest neighbour",
         ),
         Protocol(
-            "primaps", "stego", 320, "bilinear", True, "hungarian",
-            "PriMaPs-EM's published code: shorter side 320, centre crop, bilinear",
+            "primaps", "stego", 320, "tensor", True, "hungarian",
+            "PriMaPs-EM's published code: shorter side 320, centre crop, bilinear without antialiasing, as tensors",
         ),
         Protocol(
             "picie", "stego", 320, "bilinear", False, "hungarian",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.features import features_behind
+from unsupseg_cli.contents.features import FeatureSet, features_behind
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.ports import Port, ports_to_fill
@@ -44,7 +44,7 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
         if artifact is not None:
             taken[port.role] = artifact
     if "features" in taken:
-        _require_same_features(taken)
+        _require_same_features(taken, {port.role for port in ports if port.views}, context)
         _require_same_images(taken)
     return taken
 
@@ -169,6 +169,13 @@ def _same_images(first: Artifact, second: Artifact) -> bool:
     return UNKNOWN in prints or len(set(prints)) < 2
 
 
+def _same_views(first: Artifact, second: Artifact) -> bool:
+    """Tell whether two features have the same views, row by row; what a dry run does not know counts as the same."""
+    if not (first.path.exists() and second.path.exists()):
+        return True
+    return FeatureSet(first).views == FeatureSet(second).views
+
+
 def _require_same_images(taken: Mapping[str, Artifact]) -> None:
     """Raise UsageError for regions or imported masks of other images than those of the features."""
     features = taken["features"]
@@ -185,12 +192,19 @@ def _require_same_images(taken: Mapping[str, Artifact]) -> None:
         )
 
 
-def _require_same_features(taken: Mapping[str, Artifact]) -> None:
-    """Raise UsageError for an artifact that was made from other features than those that are read."""
+def _require_same_features(
+    taken: Mapping[str, Artifact], by_views: Collection[str], context: Context
+) -> None:
+    """Raise UsageError for an artifact that was made from other features than those that are read.
+
+    In the roles ``by_views`` those features need only have the same views: the same boxes of the same images.
+    """
     features = taken["features"]
     for role, artifact in taken.items():
         used = artifact.input("features") if role in _NOUNS else None
         if used is not None and used.key != features.manifest.key:
+            if role in by_views and _same_views(features_behind(artifact, context), features):
+                continue
             noun, verb = _NOUNS[role]
             raise UsageError(
                 f"{noun.capitalize()} '{artifact.id}' {verb} made from the features '{used.id}' (key {used.key[:12]}), "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unsupseg_cli.inference.segment import Segmented
     from unsupseg_cli.metrics.protocols import Protocol
 
-Matching = Literal["hungarian", "iou", "majority", "per-image"]
+Matching = Literal["hungarian", "iou", "majority", "stego-extra", "primaps-extra", "per-image"]
 
 
 class EvalConfig(DataConfig, BatchConfig):
@@ -50,7 +50,11 @@ class EvalConfig(DataConfig, BatchConfig):
         None, "Part of the data set; default: val, of predictions and --features theirs."
     )
     protocol: str = setting("auto", "Named rules of geometry, filter and matching (`unsupseg protocols`).")
-    matching: Matching | None = setting(None, "How clusters get classes; default: the protocol's.")
+    matching: Matching | None = setting(
+        None,
+        "How clusters get classes; default: the protocol's. Of more clusters than classes those left over are errors; "
+        "stego-extra leaves out the pixels of the last ones, primaps-extra merges those without a class into others.",
+    )
     assignment: str | None = execution(None, "Take the matching from this evaluation instead.")
     naming: str | None = execution(
         None,
@@ -330,7 +334,7 @@ STAGE = Stage(
     name="eval",
     config=EvalConfig,
     makes="evaluation",
-    version=4,
+    version=5,
     identify=identify,
     work=work,
     ports=(

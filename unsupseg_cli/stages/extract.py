@@ -86,7 +86,10 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
     ratios: tuple[float, ...] = setting(
         (0.5,), "Sides of five- and ten-crops over the image's; several, such as 0.5,0.8, for several scales."
     )
-    filter: ResizeFilter = setting("bilinear", "Filter of the resize.")
+    filter: ResizeFilter = setting(
+        "bilinear",
+        "Filter of the resize, as Pillow does it; tensor: bilinear as torch does it, without antialiasing.",
+    )
     flip: bool = setting(
         False, "Also embed the mirror image of each view, which `eval --features` and `predict` average with."
     )
@@ -448,7 +451,7 @@ STAGE = Stage(
     name="extract",
     config=ExtractConfig,
     makes="features",
-    version=1,
+    version=2,
     identify=identify,
     work=work,
     also={"regions": "regions"},

@@ -8,9 +8,18 @@ from torch import Tensor
 
 
 def reference_proposals(
-    features: Tensor, threshold: float = 0.4, coverage: float = 0.95, niter: int = 100, most: int = 254
+    features: Tensor,
+    threshold: float = 0.4,
+    coverage: float = 0.95,
+    niter: int = 100,
+    most: int = 254,
+    anchor: str = "largest",
 ) -> tuple[list[Tensor], list[int], int]:
-    """Return the soft masks (h, w) of features (h, w, C), their anchors and the cells covered."""
+    """Return the soft masks (h, w) of features (h, w, C), their anchors and the cells covered.
+
+    ``anchor`` is the end of the axis that a mask starts at: the one of the largest score, whatever its sign, the
+    positive one by the deterministic rule for signs (``signed``), or by the solver's random sign (``random``).
+    """
     height, width, channels = features.shape
     flat = features.reshape(-1, channels).float()
     unit = F.normalize(flat, dim=1)
@@ -20,11 +29,14 @@ def reference_proposals(
     stalled = 0
     while (~free).sum() < coverage * len(flat) and stalled < 3 and len(masks) < most:
         rows = flat[free]
-        _, _, axes = torch.pca_lowrank(rows, q=min(3, *rows.shape), niter=niter)
-        along = (unit @ axes[:, 0]).abs()
-        along[~free] = -1
-        anchor = int(along.argmax())
-        similarity = unit @ unit[anchor]
+        scores, _, axes = torch.pca_lowrank(rows, q=min(3, *rows.shape), niter=niter)
+        axis = axes[:, 0]
+        if anchor == "signed" and (scores[0, 0] if len(rows) >= channels else axis[0]) < 0:
+            axis = -axis
+        along = (unit @ axis).abs() if anchor == "largest" else unit @ axis
+        along[~free] = -1 if anchor == "largest" else 0
+        chosen = int(along.argmax())
+        similarity = unit @ unit[chosen]
         similarity[~free] = 0
         mask = torch.where(similarity < threshold * similarity.max(), 0.0, similarity) / similarity.max()
         mask = torch.nan_to_num(mask)
@@ -32,7 +44,7 @@ def reference_proposals(
         free &= ~(mask > 0)
         stalled = stalled + 1 if int(free.sum()) == before else 0
         masks.append(mask.view(height, width))
-        anchors.append(anchor)
+        anchors.append(chosen)
     return masks, anchors, int((~free).sum())
 
 

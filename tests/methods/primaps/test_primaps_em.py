@@ -1,16 +1,20 @@
 import itertools
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.functional as VF
+from torchvision.transforms.v2 import functional as TF
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
+    Change,
     PrototypeHead,
     draw_change,
-    ema_decay,
     ema_update,
     photometric,
     principal_prototypes,
@@ -21,7 +25,16 @@ from unsupseg_cli.methods.primaps.objective import (
     focal_loss,
     mode_assignment,
 )
-from unsupseg_cli.methods.primaps.train import PrimapsEM, initialise, sharpening
+from unsupseg_cli.methods.primaps.train import (
+    PrimapsEM,
+    PrimapsTrainer,
+    initialise,
+    sharpening,
+    shuffled_batches,
+)
+from unsupseg_cli.models.vit import MEAN, STD
+from unsupseg_cli.training.live import LiveSource
+from unsupseg_cli.training.tokens import MemorySource
 
 
 def test_mode_assignment_equals_a_loop_over_masks() -> None:
@@ -58,8 +71,33 @@ def test_the_clustering_loss_is_minus_one_on_the_prototypes() -> None:
     assert float(cosine_kmeans_loss(4 * prototypes, prototypes)) == pytest.approx(-1, abs=1e-5)
 
 
-def test_the_moving_average_warms_up() -> None:
-    assert [ema_decay(step, 0.98) for step in (0, 1, 9, 1000)] == pytest.approx([0, 0.5, 0.9, 0.98])
+def test_the_momenta_are_the_published_ones() -> None:
+    """None at step 0, copies at steps 10 and 20, then n / (n + 1) by the number of the update, at most the decay."""
+    model = PrimapsEM(torch.eye(2), TrainOptions(ema_every=10, ema_decay=0.98))
+    found = {}
+    for step in range(701):
+        with torch.no_grad():
+            model.running.length.fill_(1.0)
+            model.momentum.length.fill_(0.0)
+        model.after_step(step)
+        found[step] = 1 - float(model.momentum.length[0])  # what is kept of the momentum prototypes
+    untouched = {step for step, kept in found.items() if kept == 1}
+    assert untouched == {0} | {step for step in found if step % 10}
+    momenta = [found[step] for step in range(10, 701, 10)]
+    published = [0.0, 0.0, 2 / 3, 3 / 4, 4 / 5, *(n / (n + 1) for n in range(5, 49)), *[0.98] * 21]
+    assert momenta == pytest.approx(published, abs=1e-6)
+
+
+def test_nothing_is_left_of_the_first_prototypes() -> None:
+    model = PrimapsEM(torch.eye(2), TrainOptions())
+    with torch.no_grad():
+        model.running.length.fill_(3.0)
+    for step in range(21):
+        model.after_step(step)
+    torch.testing.assert_close(model.prototypes(), 3 * torch.eye(2))
+
+
+def test_the_moving_average_is_of_directions_and_lengths() -> None:
     slow, fast = PrototypeHead(torch.eye(2)), PrototypeHead(torch.eye(2))
     with torch.no_grad():
         fast.length.fill_(3.0)
@@ -96,10 +134,48 @@ def accuracy(prototypes: torch.Tensor, features: torch.Tensor, truth: torch.Tens
     )
 
 
+def test_longer_prototypes_turn_less() -> None:
+    """The first prototypes keep their length, as published: a step of Adam turns one of length 8 an eighth as much."""
+    features, _, ids = scene(0, 0.25)
+    start = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    turned = []
+    for length in (1.0, 8.0):
+        model = PrimapsEM(length * start, TrainOptions(lr=1e-3))
+        torch.testing.assert_close(model.prototypes(), start)
+        optimizer = torch.optim.Adam([model.running.direction], lr=1e-3)
+        model.losses(features, features, ids)["loss"].backward()
+        optimizer.step()
+        turned.append(float((model.prototypes("running") - start).norm()))
+    assert turned[0] == pytest.approx(8 * turned[1], rel=0.05)
+
+
+def test_the_first_prototypes_of_pca_follow_the_published_steps() -> None:
+    """A loop written down again: PCA of shuffled full batches, then Adam on the mean cosine, without renormalising."""
+    features, _, _ = scene(0, 0.25)
+    source = MemorySource([*features, features[0]])  # nine views: the ninth is left out of each epoch
+    config = TrainOptions(init="pca", batch=4, init_epochs=2)
+    batches = {epoch: list(shuffled_batches(source, 4, 50 + epoch)) for epoch in range(3)}
+    assert [len(batch) for batch in batches[0]] == [256, 256]
+    assert not torch.equal(batches[0][0], batches[1][0])
+    found = initialise(lambda epoch: batches[epoch], 4, config)
+    rows = torch.cat(batches[0]).double()
+    axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[:4]
+    axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    expected = axes.float().requires_grad_()
+    optimizer = torch.optim.Adam([expected], lr=config.lr)
+    for batch in batches[1] + batches[2]:
+        cosine = F.normalize(batch, dim=1) @ F.normalize(expected, dim=1).T
+        optimizer.zero_grad()
+        (-cosine.max(1).values.mean()).backward()
+        optimizer.step()
+    torch.testing.assert_close(found, expected.detach(), atol=1e-4, rtol=0)
+    assert float((found.norm(dim=1) - 1).abs().max()) > 1e-3
+
+
 def test_em_is_better_than_its_start() -> None:
     features, _, ids = scene(0, 0.25)
     config = TrainOptions(resolution=0, lr=0.02)
-    start = initialise(lambda: [features], 4, config)
+    start = initialise(lambda epoch: [features], 4, config)
     torch.manual_seed(0)
     model = PrimapsEM(start, config)
     optimizer = torch.optim.Adam(model.running.parameters(), lr=config.lr)
@@ -145,8 +221,8 @@ def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() ->
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert one.shape == images.shape
-    assert float(one.min()) >= 0
-    assert float(one.max()) <= 1
+    assert float(one.min()) >= -1e-6
+    assert float(one.max()) <= 1 + 1e-6
     grey = TrainOptions(color_choice=0, grey_probability=1)
     result = changed(grey, 0)
     torch.testing.assert_close(result[:, 0], result[:, 2])
@@ -164,3 +240,37 @@ def test_sharpening_spreads_logits_as_cosines_and_moves_no_token() -> None:
     assert torch.equal(sharpened.argmax(1), (tokens @ weight.T).argmax(1))
     assert sharpening([F.normalize(tokens, dim=1)], F.normalize(weight, dim=1), 2.0) == pytest.approx(2.0)
     assert sharpening([tokens], torch.zeros(1, 6), 2.0) == 1.0
+
+
+def augmented_by(option: str, images: torch.Tensor) -> torch.Tensor:
+    """Return what the network is given of augmented images, after its normalisation, jitter in every one."""
+    seen: list[torch.Tensor] = []
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    backbone = SimpleNamespace(mean=mean * 255, std=deviation * 255)
+
+    def encode(batch: torch.Tensor) -> torch.Tensor:
+        seen.append((batch - mean) / deviation)
+        return torch.zeros(len(batch), 2, 2, 4)
+
+    grids = np.full((len(images), 2), 2)
+    source = LiveSource(lambda views: [], encode, grids, 4, torch.device("cpu"), backbone)  # type: ignore[arg-type]
+    trainer = PrimapsTrainer.__new__(PrimapsTrainer)
+    trainer.options = TrainOptions(augment=option)
+    changes = [Change(1.5, [(TF.adjust_brightness, 1.08), (TF.adjust_contrast, 0.93)]) for _ in images]
+    trainer._live_tokens(source, list(images), changes)
+    return seen[-1]
+
+
+def test_augmentation_acts_on_the_image_or_after_the_normalisation() -> None:
+    images = torch.rand(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    normalised = VF.normalize(images, list(MEAN), list(STD))
+
+    def published(image: torch.Tensor) -> torch.Tensor:
+        return VF.adjust_contrast(
+            VF.adjust_brightness(VF.gaussian_blur(image, [21, 21], [1.5, 1.5]), 1.08), 0.93
+        )
+
+    torch.testing.assert_close(augmented_by("normalised", images), published(normalised), atol=1e-4, rtol=0)
+    ours = VF.normalize(published(images), list(MEAN), list(STD))
+    torch.testing.assert_close(augmented_by("image", images), ours, atol=1e-4, rtol=0)
+    assert float(published(normalised).min()) >= 0  # what is darker than the mean is cut off

@@ -37,13 +37,29 @@ def best_match_iou(ours: Tensor, theirs: Tensor) -> float:
     return float((both / union).amax(1).mean())
 
 
+@pytest.mark.parametrize("anchor", ["largest", "signed"])
+@pytest.mark.parametrize("channels", [64, 420])  # fewer and more than there are cells
 @pytest.mark.parametrize("make", [clustered, smooth_random])
-def test_the_masks_agree_with_a_loop_over_images(make) -> None:
-    features = make(4, side=20, channels=64)
-    for ours, image in zip(propose(features, CONFIG), features, strict=True):
-        masks, _, covered = reference_proposals(image)
+def test_the_masks_agree_with_a_loop_over_images(make, channels, anchor) -> None:
+    features = make(4, side=20, channels=channels)
+    config = PseudolabelOptions(anchor=anchor)
+    for ours, image in zip(propose(features, config), features, strict=True):
+        masks, _, covered = reference_proposals(image, anchor=anchor)
         assert best_match_iou(ours.covers, torch.stack(masks) > 0) >= 0.95
         assert abs(int(ours.covers.sum()) - covered) <= 2
+
+
+def test_a_signed_anchor_in_any_batch_is_the_same() -> None:
+    config = PseudolabelOptions(anchor="signed")
+    features = smooth_random(3, side=12, channels=32, seed=5)
+    ragged = [features[0], features[1, :5], features[2, :, :7]]
+    for mixed, image in zip(propose(ragged, config), ragged, strict=True):
+        same(mixed, propose(image[None], config)[0])
+    differs = [
+        not torch.equal(one.covers, two.covers)
+        for one, two in zip(propose(features, config), propose(features, CONFIG), strict=True)
+    ]
+    assert any(differs)
 
 
 def test_every_cluster_becomes_one_mask() -> None:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from unsupseg_cli.methods.stego.objective import (
 )
 from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, by_grid
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts, same_class_shares
+from unsupseg_cli.models.heads import CosineHead
 
 
 def generator(seed=0):
@@ -193,3 +195,23 @@ def test_shifts_and_weights_out_of_range_are_refused(field, value, says):
 def test_shifts_may_be_written_as_text():
     assert TrainOptions(shifts="0.08, 0.02,0.66").shifts == (0.08, 0.02, 0.66)
     assert TrainOptions().shifts == "auto"
+
+
+def test_interpolated_scores_have_the_class_of_interpolated_codes_and_are_no_sharper():
+    """Published: codes are interpolated, then compared; here scores and lengths are, and divided afterwards."""
+    codes = torch.randn(1, 6, 7, 12, generator=generator(0))
+    head = CosineHead(5, 12)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(5, 12, generator=generator(1)))
+
+        def enlarged(maps):
+            return F.interpolate(maps.movedim(-1, 1), (40, 50), mode="bilinear", align_corners=False).movedim(
+                1, -1
+            )
+
+        large = enlarged(codes)
+        published = head.log_probs(head.scores(large), large.norm(dim=-1))
+        ours = head.log_probs(enlarged(head.scores(codes)), enlarged(codes.norm(dim=-1)[..., None])[..., 0])
+    assert torch.equal(ours.argmax(-1), published.argmax(-1))
+    spread = [values.exp().max(-1).values for values in (ours, published)]
+    assert bool((spread[0] <= spread[1] + 1e-6).all())

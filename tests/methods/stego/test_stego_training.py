@@ -76,7 +76,7 @@ def segment(head, source):
     )
     with torch.no_grad():
         codes = feature_head(torch.stack(source.tokens(list(range(len(source.grids))))))
-    return (codes @ head.tensors["class_head.weight"].T).argmax(-1)
+    return (codes @ F.normalize(head.tensors["class_head.weight"], dim=1).T).argmax(-1)
 
 
 def accuracy(found, truth):
@@ -98,6 +98,21 @@ def test_stego_finds_classes_that_kmeans_on_the_same_features_does_not(seed):
     assert len(losses) == 4
     assert head.figures["probe_spread"] == pytest.approx(max(losses) - min(losses))
     assert sum(head.figures["class_shares"]) == pytest.approx(1)
+
+
+def test_one_probe_trained_beside_the_head_is_kept_as_published():
+    """Neither several starts nor a new fit: the probe that the loop trained, of the length that it has there."""
+    source, truth = world(0)
+    trainer = make(source, restarts=1, refit=False)
+    head = run(trainer)
+    weight = head.tensors["class_head.weight"]
+    torch.testing.assert_close(weight, trainer.probe.weight[0].detach())
+    assert float(weight.norm(dim=1).mean()) == pytest.approx(
+        8**0.5, rel=0.4
+    )  # as it was drawn, of 8 channels
+    assert head.figures["probe_losses"] == []
+    assert len(head.figures["probe_losses_trained"]) == 1
+    assert accuracy(segment(head, source), truth) > 0.5
 
 
 def test_the_log_tells_the_terms_and_the_live_similarities():

@@ -14,6 +14,7 @@ Neither code nor text of the paper is public, so that what the abstract names is
 from __future__ import annotations
 
 from unsupseg_cli.methods.context.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.context.deviations import DEVIATIONS
 from unsupseg_cli.methods.declaration import Method, Part
 
 METHOD = Method(
@@ -23,4 +24,5 @@ METHOD = Method(
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.context.pseudolabel:ContextLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.context.train:ContextTrainer"),
     heads={"context": "unsupseg_cli.methods.context.network"},
+    deviations=DEVIATIONS,
 )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.kmeans.deviations import DEVIATIONS
 
 METHOD = Method(
     name="kmeans",
@@ -20,4 +21,5 @@ METHOD = Method(
     paper="the 'baseline' rows of STEGO and PriMaPs-EM",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.kmeans.pseudolabel:KMeansLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.kmeans.train:KMeansTrainer"),
+    deviations=DEVIATIONS,
 )

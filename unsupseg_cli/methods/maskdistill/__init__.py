@@ -21,6 +21,7 @@ from unsupseg_cli.methods.maskdistill.config import (
     MasksOptions,
     TrainOptions,
 )
+from unsupseg_cli.methods.maskdistill.deviations import DEVIATIONS
 
 _HERE = "unsupseg_cli.methods.maskdistill"
 METHOD = Method(
@@ -36,4 +37,5 @@ METHOD = Method(
     ),
     trainer=Part(TrainOptions, f"{_HERE}.train:MaskDistillTrainer"),
     heads={"maskdistill-decoder": f"{_HERE}.network", "deeplabv3-resnet50": f"{_HERE}.network"},
+    deviations=DEVIATIONS,
 )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.primaps.deviations import DEVIATIONS
 
 METHOD = Method(
     name="primaps",
@@ -23,4 +24,6 @@ METHOD = Method(
     paper="PriMaPs-EM, Hahn et al., TMLR 2024",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.primaps.pseudolabel:PrimapsLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.primaps.train:PrimapsTrainer"),
+    version="2",
+    deviations=DEVIATIONS,
 )

@@ -12,6 +12,7 @@ from unsupseg_cli.methods.declaration import MethodOptions, Needs
 _CODE = "PriMaPs, published code"
 _AUGMENTATION = (
     "mirror",
+    "augment",
     "blur_kernel",
     "blur_sigma_min",
     "blur_sigma_max",
@@ -37,6 +38,12 @@ class PseudolabelOptions(MethodOptions):
         "Tokens are compared as they are (none) or less the mean of their image; auto: image where two random tokens "
         "of the collection are as alike as the threshold asks, so that every image would be one mask.",
         source=f"ours (docs/results.md); {_CODE}: none",
+    )
+    anchor: Literal["largest", "signed"] = setting(
+        "largest",
+        "A mask starts at the free cell with the largest score on the axis, whatever its sign (largest), or at the "
+        "positive end of the axis, as the published code does (signed); signs follow from the cells.",
+        source=f"largest: ours (docs/deviations.md); {_CODE}: signed, by the sign that a random solver gives",
     )
     coverage: float = setting(
         0.95,
@@ -73,14 +80,15 @@ class TrainOptions(MethodOptions):
 
     init: Literal["pca", "kmeans", "model"] = setting(
         "kmeans",
-        "First prototypes: pca (then cosine k-means), spherical kmeans, or the model that the features come from.",
+        "First prototypes: pca (then cosine k-means), spherical kmeans, or the model that the features come from. They "
+        "keep their length, which slows their turning.",
         source=f"kmeans: ours (docs/results.md); {_CODE}: pca on a backbone, the cluster probe on STEGO",
     )
     init_batches: int = setting(
-        92,
+        93,
         "Batches whose features give the first prototypes by PCA.",
         ge=1,
-        source=f"{_CODE}: num_batch_pcainit",
+        source=f"{_CODE}: num_batch_pcainit, the last one counted from 0",
     )
     init_epochs: int = setting(2, "Epochs of cosine k-means before EM.", ge=0, source=f"{_CODE}: train.py")
     init_sample: int = setting(50_000, "Tokens that spherical k-means starts from.", ge=1, source="ours")
@@ -114,6 +122,12 @@ class TrainOptions(MethodOptions):
     mirror: float = setting(
         0.5, "Probability that an image is mirrored (live tokens only).", ge=0, le=1, source=f"{_CODE}: HFlip"
     )
+    augment: Literal["image", "normalised"] = setting(
+        "image",
+        "Blur and colours change the image, or the image after the normalisation, where changes of colour cut off what "
+        "lies outside of 0 to 1.",
+        source=f"image: ours (docs/deviations.md); {_CODE}: normalised",
+    )
     blur_kernel: int = setting(21, "Side of the Gaussian blur in pixels (odd).", ge=1, source=f"{_CODE}")
     blur_sigma_min: float = setting(0.1, "Least blur in pixels.", gt=0, source=f"{_CODE}")
     blur_sigma_max: float = setting(2.0, "Most blur in pixels.", gt=0, source=f"{_CODE}")
@@ -133,7 +147,10 @@ class TrainOptions(MethodOptions):
     def needs(self) -> Needs:
         """Return what EM reads: tokens and masks; the prototypes of the model under the features to start from."""
         model = (replace(MODEL, optional=True),) if self.init == "model" else ()
-        return Needs(reads=(FEATURES, *ANY_MASKS, *model), network="optional")
+        masks = tuple(
+            replace(port, views=True) for port in ANY_MASKS
+        )  # of a backbone, say, under STEGO's codes
+        return Needs(reads=(FEATURES, *masks, *model), network="optional")
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other starts, and those of augmentation on stored tokens."""

@@ -21,12 +21,13 @@ class PrototypeHead(nn.Module):
     """K prototypes on un-normalised features: a weight-normed 1x1 convolution without bias.
 
     Args:
-        prototypes: (K, C) directions; their lengths start at 1 and are learnt.
+        prototypes: (K, C) directions; the lengths of the weights start at 1 and are learnt. The longer a direction is
+            given, the less a step of the optimizer turns it (as the published code has it).
     """
 
     def __init__(self, prototypes: Tensor) -> None:
         super().__init__()
-        self.direction = nn.Parameter(F.normalize(prototypes.detach().float(), dim=1))
+        self.direction = nn.Parameter(prototypes.detach().float().clone())
         self.length = nn.Parameter(torch.ones(len(prototypes), 1, device=prototypes.device))
 
     def matrix(self) -> Tensor:
@@ -38,9 +39,13 @@ class PrototypeHead(nn.Module):
         return (features @ self.matrix().T).movedim(-1, 1)
 
 
-def ema_decay(step: int, most: float) -> float:
-    """Return the decay of the moving average at a step: it warms up from 0 to ``most``."""
-    return min(most, 1 - 1 / (1 + step))
+def ema_decay(update: int, most: float) -> float:
+    """Return the decay of an update of the moving average, counted from 0: n / (n + 1), at most ``most``.
+
+    The first two updates copy: 0 / 1 by the formula, and the one after it since nothing is averaged yet (published
+    code, ema.py).
+    """
+    return 0.0 if update < 2 else min(most, update / (update + 1))
 
 
 @torch.no_grad()
@@ -117,16 +122,13 @@ def draw_change(config: TrainOptions, generator: torch.Generator) -> Change:
 def photometric(images: Tensor, changes: Sequence[Change], blur_kernel: int) -> Tensor:
     """Blur every image, then change its colours or make it grey.
 
-    The published code augments after the ImageNet normalisation, where the colour operations clamp to [0, 1]
-    and cut off half of the values; here they act on the image itself and normalisation follows.
-
     Args:
-        images: (B, 3, H, W) float in [0, 1].
+        images: (B, 3, H, W) float in [0, 1]; changes of colour cut off what lies outside.
         changes: of each image.
         blur_kernel: side of the blur in pixels, odd.
 
     Returns:
-        (B, 3, H, W) float in [0, 1].
+        (B, 3, H, W) float.
     """
     results = []
     # The mirrored border of the blur must be thinner than the image.
@@ -137,5 +139,5 @@ def photometric(images: Tensor, changes: Sequence[Change], blur_kernel: int) -> 
             image = adjust(image, amount)
         if change.grey:
             image = TF.rgb_to_grayscale(image, num_output_channels=3)
-        results.append(image.clamp(0, 1))
+        results.append(image)
     return torch.stack(results)

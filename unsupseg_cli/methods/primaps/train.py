@@ -34,28 +34,37 @@ from unsupseg_cli.methods.primaps.objective import (
 )
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.live import LiveSource
-from unsupseg_cli.training.tokens import flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 
-def initialise(batches: Callable[[], Iterable[Tensor]], classes: int, config: TrainOptions) -> Tensor:
+def initialise(batches: Callable[[int], Iterable[Tensor]], classes: int, config: TrainOptions) -> Tensor:
     """Return the first prototypes (K, C): principal directions, moved by cosine k-means with Adam.
 
+    Their lengths start at 1 and are what Adam's steps make of them (published code, clustering.py).
+
     Args:
-        batches: returns the batches (..., C) of one epoch each time it is called.
+        batches: returns the batches (..., C) of an epoch; 0 is the one that PCA sees.
         classes: number of classes K.
         config: epochs, learning rate and the number of batches that PCA sees.
     """
-    first = (batch for batch, _ in zip(batches(), range(config.init_batches), strict=False))
+    first = (batch for batch, _ in zip(batches(0), range(config.init_batches), strict=False))
     prototypes = principal_prototypes(first, classes).requires_grad_()
     optimizer = torch.optim.Adam([prototypes], lr=config.lr)
-    for _ in range(config.init_epochs):
-        for batch in batches():
+    for epoch in range(config.init_epochs):
+        for batch in batches(1 + epoch):
             optimizer.zero_grad()
             cosine_kmeans_loss(batch.float(), prototypes).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            with torch.no_grad():
-                prototypes.copy_(F.normalize(prototypes, dim=1))
     return prototypes.detach()
+
+
+def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:
+    """Yield the tokens (n, C) of batches of views in a random order; a last one that is not full is left out."""
+    views = len(source.grids)
+    order = torch.randperm(views, generator=torch.Generator().manual_seed(seed)).tolist()
+    size = min(batch, views)
+    for start in range(0, views - size + 1, size):
+        yield torch.cat([view.flatten(0, 1) for view in source.tokens(order[start : start + size])])
 
 
 class PrimapsEM(nn.Module):
@@ -105,9 +114,10 @@ class PrimapsEM(nn.Module):
         return {"loss": loss, "covered": covered.float().mean(), "classes_used": used}
 
     def after_step(self, step: int) -> None:
-        """Update the momentum prototypes every few steps."""
-        if step % self.config.ema_every == 0:
-            ema_update(self.momentum, self.running, ema_decay(step, self.config.ema_decay))
+        """Update the momentum prototypes every few steps, not after the first one, which is step 0."""
+        updates, rest = divmod(step, self.config.ema_every)
+        if step and not rest:
+            ema_update(self.momentum, self.running, ema_decay(updates - 1, self.config.ema_decay))
 
     def prototypes(self, which: str = "momentum") -> Tensor:
         """Return the plain (K, C) matrix of the ``momentum`` (the result) or the ``running`` prototypes."""
@@ -183,9 +193,15 @@ class PrimapsTrainer(Trainer):
         self, network: LiveSource, pixels: list[Tensor], changes: list[Change]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tokens of images of one size, and of their augmented versions."""
-        kernel = self.options.blur_kernel
-        augmented = network.encode(pixels, lambda images: photometric(images, changes, kernel))
-        return network.encode(pixels), augmented
+        kernel, backbone = self.options.blur_kernel, network.backbone
+
+        def augment(images: Tensor) -> Tensor:
+            if self.options.augment == "image":
+                return photometric(images, changes, kernel)
+            mean, deviation = backbone.mean / 255, backbone.std / 255
+            return photometric((images - mean) / deviation, changes, kernel) * deviation + mean
+
+        return network.encode(pixels), network.encode(pixels, augment)
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Update the momentum prototypes."""
@@ -205,6 +221,11 @@ class PrimapsTrainer(Trainer):
         warnings = (
             [f"{empty} of {classes} classes are given to no token: try fewer --classes"] if empty else []
         )
+        if self.steps <= self.options.ema_every:
+            warnings.append(
+                f"the result is the first prototypes, which take part in the training after {self.options.ema_every} "
+                f"steps, and there were {self.steps}: raise epochs, or lower ema_every or batch"
+            )
         head = {"type": "linear", "classes": classes, "dim": dim}
         return TrainedHead(head, tensors, figures={"empty_classes": empty}, warnings=warnings)
 
@@ -245,7 +266,11 @@ def _first_prototypes(options: TrainOptions, inputs: Inputs) -> Tensor:
             )
         return model
     if options.init == "pca":
-        return initialise(lambda: flat_batches(features, options.batch), classes, options)
+
+        def batches(epoch: int) -> Iterator[Tensor]:
+            return shuffled_batches(features, options.batch, seeds.stream(inputs.seed, "init", epoch))
+
+        return initialise(batches, classes, options)
     sample = sample_tokens(features, options.init_sample, seeds.stream(inputs.seed, "starts"))
     return spherical_kmeans(
         F.normalize(sample, dim=-1),

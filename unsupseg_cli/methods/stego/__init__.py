@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.stego.config import TrainOptions
+from unsupseg_cli.methods.stego.deviations import DEVIATIONS
 
 METHOD = Method(
     name="stego",
@@ -22,4 +23,6 @@ METHOD = Method(
     paper="STEGO, Hamilton et al., ICLR 2022",
     trainer=Part(TrainOptions, "unsupseg_cli.methods.stego.train:StegoTrainer"),
     heads={"stego": "unsupseg_cli.methods.stego.network"},
+    version="2",
+    deviations=DEVIATIONS,
 )

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from unsupseg_cli.core.config import setting
+from unsupseg_cli.core.config import Config, setting
 from unsupseg_cli.core.ports import FEATURES, GRAPH
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
@@ -54,7 +54,16 @@ class TrainOptions(MethodOptions):
         "auto", "The shifts b of the three terms in [-1, 1], or auto: measured.", source="auto: ours"
     )
     restarts: int = setting(
-        8, "Cluster probes fitted from different starts; the lowest loss wins.", ge=1, le=1000, source="ours"
+        8,
+        "Cluster probes trained beside the head from different starts, and as many fitted anew; the lowest loss wins.",
+        ge=1,
+        le=1000,
+        source="ours (docs/deviations.md); STEGO, train_segmentation.py: 1",
+    )
+    refit: bool = setting(
+        True,
+        "Fit cluster probes anew on the final codes; else only those trained beside the head are there.",
+        source="ours (docs/deviations.md); STEGO, train_segmentation.py: no",
     )
     sample: int = setting(50_000, "Codes that the probe's new starts are fitted on.", ge=1, source="ours")
     alpha: float = setting(
@@ -97,6 +106,10 @@ class TrainOptions(MethodOptions):
     def work(self, images: int) -> float:
         """Return the images that all steps look at."""
         return float(self.steps * min(images, self.batch))
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of fitting anew where that is not asked for."""
+        return {} if self.refit else {"sample": "it is read with refit=true"}
 
     def channels(self, dim: int) -> int:
         """Return the channels of a code."""

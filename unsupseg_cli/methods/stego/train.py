@@ -91,7 +91,8 @@ class StegoTrainer(Trainer):
             raise UsageError(
                 f"STEGO compares images with each other and found {views}; extract more of them."
             )
-        tokens = min(options.sample, int(features.grids.prod(1).sum()))
+        tokens = int(features.grids.prod(1).sum())
+        tokens = min(options.sample, tokens) if options.refit else tokens
         if classes > tokens:
             raise UsageError(
                 f"--classes {classes} is more than the {tokens} patches that classes are fitted on."
@@ -170,25 +171,29 @@ class StegoTrainer(Trainer):
         return {"loss": loss, **means, **live, "probe": probes.min()}
 
     def finish(self) -> TrainedHead:
-        """Fit the cluster probe anew on the final codes, from several starts, and keep the lowest loss."""
+        """Return the head with the cluster probe of the lowest loss, of those trained beside it and those fitted anew.
+
+        A trained probe keeps its length, of which no score but the turning of PriMaPs-EM's prototypes depends.
+        """
         self.module.eval()
         codes = CodeSource(self.inputs.features, self.head, self.options.codes)
-        trained = F.normalize(self.probe.weight, dim=-1).detach().cpu()
-        refitted = self._refit(codes)
-        losses, sizes, similarity = _score_probes(codes, torch.cat([refitted, trained]))
+        trained = self.probe.weight.detach().cpu()
+        refitted = self._refit(codes) if self.options.refit else trained[:0]
+        probes = torch.cat([refitted, trained])
+        losses, sizes, similarity = _score_probes(codes, _unit(probes))
         best = min(range(len(losses)), key=losses.__getitem__)
         refitted_losses = losses[: len(refitted)]
         figures: dict[str, Any] = {
             "shifts": self.shifts,
             "attracted": self.attracted,
             "probe_losses": refitted_losses,
-            "probe_spread": max(refitted_losses) - min(refitted_losses),
+            "probe_spread": max(refitted_losses, default=0.0) - min(refitted_losses, default=0.0),
             "probe_losses_trained": losses[len(refitted) :],
             "best_restart": best,
             "code_similarity": similarity,
             "class_shares": sizes[best],
         }
-        weight = torch.cat([refitted, trained])[best].clone()
+        weight = probes[best].clone()
         tensors = {
             f"feature_heads.0.{name}": value.detach().cpu() for name, value in self.head.state_dict().items()
         }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.transfgu.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.transfgu.deviations import DEVIATIONS
 
 METHOD = Method(
     name="transfgu",
@@ -19,4 +20,5 @@ METHOD = Method(
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.transfgu.pseudolabel:TransfguLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.transfgu.train:TransfguTrainer"),
     heads={"transfgu": "unsupseg_cli.methods.transfgu.network"},
+    deviations=DEVIATIONS,
 )
