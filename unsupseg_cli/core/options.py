@@ -47,9 +47,9 @@ class PixelConfig(Config):
     )
     stretch: str | None = setting(
         None,
-        "Values that become black and white, over the whole collection: percentiles such as 2,98 or "
-        "0%,1%, values such as 0,3000 or 0,0.4 (below 0, above 100, or none above 1), or none. Default: "
-        "by the type of the values.",
+        "Values that become black and white: percentiles of the collection such as 2,98 or 0%,1%; values such as "
+        "0,3000 or 0,0.4 (below 0, above 100, or none above 1); none (by the type: 0 to 65,535, floats 0 to 1); image "
+        "(each by itself). Default: 8 bits as they are; others by what the collection fills, at best 2,98.",
     )
 
     @field_validator("bands", mode="before")
@@ -67,9 +67,9 @@ class PixelConfig(Config):
     @field_validator("stretch")
     @classmethod
     def _stretch_fits(cls, value: str | None) -> str | None:
-        if value not in (None, "none"):
+        if value not in (None, "none", "image"):
             parse_stretch(str(value))
-        return None if value == "none" else value
+        return value
 
 
 class RegionConfig(Config):

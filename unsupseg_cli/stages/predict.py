@@ -147,7 +147,7 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, read_like, tell_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels
 
     config, model = call.config, call.input("model")
     if config.images:
@@ -156,7 +156,7 @@ def _dataset(call: Call) -> Dataset:
         data, out = model.manifest.data, [config.out] if config.out else ()
         split = "val" if data and data.split == "train" else None
         dataset = open_data(config, call.context, split, data, out)
-    return tell_pixels(read_like(dataset, model), call.context)
+    return settle_pixels(dataset, call.context, model)
 
 
 def _geometry(call: Call) -> Geometry:

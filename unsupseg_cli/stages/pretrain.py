@@ -145,9 +145,9 @@ def _config(call: Call) -> PretrainConfig:
 
 @once
 def _dataset(call: Call) -> Dataset:
-    from unsupseg_cli.contents.images import open_paths, tell_pixels
+    from unsupseg_cli.contents.images import open_paths, settle_pixels
 
-    return tell_pixels(open_paths(call.config.images, call.context), call.context)
+    return settle_pixels(open_paths(call.config.images, call.context), call.context)
 
 
 @once
@@ -187,7 +187,7 @@ def _pack(call: Call, draft: Draft) -> None:
         items = _dataset(call).items
         for item in call.context.reporter.track(items, "decode", total=len(items)):
             try:
-                image = read_image(item.image)
+                image = read_image(item.image, item.reading)
             except UnreadableImage as error:
                 skipped.add(item, str(error))
                 continue
