@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.names import visible
+from unsupseg_cli.core.options import BatchConfig, DataConfig
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
@@ -86,7 +88,9 @@ _COMMON: dict[str, Any] = {
 _SET = Annotated[
     list[str],
     typer.Option(
-        "--set", help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them."
+        "--set",
+        metavar="KEY=VALUE",
+        help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them.",
     ),
 ]
 
@@ -134,7 +138,10 @@ def stage_command(
 
         parameters = [
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
-            *[_option(config, field_name) for field_name in config.model_fields],
+            *[
+                _option(config, field_name)
+                for field_name in sorted(config.model_fields, key=partial(_rank, config))
+            ],
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
                 _parameter(key, kind, None if key == "workspace" else False)
@@ -212,6 +219,13 @@ def _parse(
     return invocation
 
 
+def _rank(config: type[Config], name: str) -> int:
+    """Return the place of an option in the help: the data, what is the command's own, what it shares, the machine."""
+    if name in DataConfig.model_fields or name in BatchConfig.model_fields:
+        return 0 if name in DataConfig.model_fields else 3
+    return 1 if name in config.__annotations__ else 2
+
+
 def _split(cls: type[Config], name: str, value: Any) -> Any:
     """Split the text ``a,b`` of a field that takes several values."""
     several = typing.get_origin(cls.model_fields[name].annotation) is tuple
@@ -265,8 +279,8 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
     if first == tuple[Path, ...]:
-        return "PATH"
+        return "<path>"
     if typing.get_origin(first) is tuple:
         items = typing.get_args(first)
         return "A,B,..." if Ellipsis in items else "HEIGHTxWIDTH"  # the only pairs are sizes of images
-    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")
+    return {int: "<int>", float: "<float>", Path: "<path>"}.get(first, "<str>")
