@@ -24,7 +24,9 @@ ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 class DataConfig(Config):
     """Which images. The images enter the key by their content, not by their place."""
 
-    dataset: str | None = execution(None, "Name of a data set, or a folder of images (nested is fine).")
+    dataset: str | None = execution(
+        None, "Name of a data set, or a folder of images (nested is fine).", alone=True
+    )
     root: Path | None = execution(None, "Where a named data set lies; remembered per data set.")
     split: str | None = execution(None, "Part of the data set; default: train where it has one.")
     labels: Path | None = execution(None, "Folder of label images, matched by relative name.")
@@ -160,4 +162,6 @@ class DeviceConfig(Config):
 class BatchConfig(DeviceConfig):
     """Where, and how much at a time."""
 
-    batch_size: int | None = execution(None, "Images of one size at a time; default: by memory.", ge=1)
+    batch_size: int | None = execution(
+        None, "Images of one size at a time; default: by memory.", ge=1, also=("--batch",)
+    )

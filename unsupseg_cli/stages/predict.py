@@ -38,7 +38,9 @@ class PredictConfig(DataConfig, BatchConfig):
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
     overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
-    keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
+    keep: Literal["labels", "scores"] = setting(
+        "labels", "What is stored: labels, or scores (log-probabilities) as well."
+    )
     overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
     only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
     precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")

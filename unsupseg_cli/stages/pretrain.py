@@ -34,7 +34,7 @@ def identify(call: Call) -> Identity:
 
     config, start = _config(call), _start(call)
     if not config.images:
-        raise UsageError("No images were named: give --images DIR (repeat it for more folders).")
+        raise UsageError("No images were named: give folders of them, such as `unsupseg pretrain photos/`.")
     data = identify_images(_dataset(call), call.context)
     return Identity(
         kind="backbone",
