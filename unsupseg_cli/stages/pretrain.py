@@ -114,6 +114,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.pretraining.run import diagnose, open_pretrainer, train
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint
+    from unsupseg_cli.training.loop import EXPLAINED
 
     config = _config(call)
     pretrainer = open_pretrainer(config, draft.folder, fabric.device)
@@ -123,7 +124,10 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     health = pretrainer.health()
     draft.warnings += warnings(health)
     _write(pretrainer, config, draft)
-    save(progress_figure(records), draft.folder / "progress.png")
+    save(
+        progress_figure(records, explained={**EXPLAINED, **pretrainer.explained}),
+        draft.folder / "progress.png",
+    )
     steps = DiskCheckpoint(draft.folder).step()
     summary = {
         "steps": steps,
