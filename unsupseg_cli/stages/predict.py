@@ -95,6 +95,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.extraction import remark_on_strips
     from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
@@ -115,10 +116,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         skipped=writer.skipped,
         description="predict",
     )
+    strips: list[str] = []
     for image in segmented:
+        if _geometry(call).is_strip(image.height, image.width):
+            strips.append(image.item.key)
         call.context.sources.require_unchanged([image.item.image])
         scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
+    draft.warnings += [remark_on_strips(strips)] if strips else []
     return writer.close()
 
 
