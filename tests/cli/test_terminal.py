@@ -56,7 +56,7 @@ def test_columns_are_never_cut_and_no_name_is_an_instruction(capsys):
 def trained(call, blocks):
     call("extract", "--dataset", f"{blocks}/", *SMALL)
     call("pseudolabel", "--classes", 4, "--sheet", 0)
-    call("train", "--set", "steps=20")
+    return call("train", "--set", "steps=20")[0]
 
 
 def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, trained):
@@ -114,3 +114,39 @@ def test_errors_of_a_call_are_told_in_one_style(call, arguments, words):
 
 def test_without_arguments_the_help_is_shown(call):
     assert "Usage:" in "".join(call(code=2))
+
+
+def test_one_thing_has_one_name_in_every_command(call, blocks, trained):
+    """Images go by --dataset, a model by --model, what is written by --out; and alone where nothing else stands."""
+    named, _ = call("extract", "--dataset", f"{blocks}/", *SMALL)
+    for arguments in ((f"{blocks}/", *SMALL, "--batch", 1), (f"{blocks}/", *SMALL, "--batch-size", 1)):
+        assert call("extract", *arguments)[0] == named
+    _, said = call("extract", f"{blocks}/", "--dataset", f"{blocks}/", code=2)
+    assert "both name images; give one of them" in said
+    _, said = call("extract", f"{blocks}/", "more/", code=2)
+    assert "takes one folder of images, or the name of a data set; 2 were given" in said
+    for number, name in enumerate(((trained,), ("--model", trained))):
+        call("export", *name, "--out", f"m{number}.safetensors")
+        call("classes", "show", *name)
+    assert (
+        "are named, and one is taken"
+        in call("export", trained, "--model", trained, "--out", "x.onnx", "--frame", "64x64", code=2)[1]
+    )
+    for name in (("nowhere/",), ("--dataset", "nowhere/"), ("--images", "nowhere/")):
+        assert "'nowhere' does not exist" in call("pretrain", *name, code=2)[1]
+
+
+_SCRIPTS = [
+    ("bash", "complete -o"),
+    ("zsh", "#compdef"),
+    ("fish", "complete --command"),
+    ("pwsh", "PSReadLine"),
+]
+
+
+@pytest.mark.parametrize(("shell", "mark"), _SCRIPTS)
+def test_the_script_that_completes_commands_is_that_of_the_shell_named(call, shell, mark):
+    script, _ = call("--show-completion", shell)
+    assert mark in script
+    assert "unsupseg" in script
+    assert "'tcsh' is not one of" in call("--show-completion", "tcsh", code=2)[1]

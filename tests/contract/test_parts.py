@@ -1,5 +1,6 @@
 """Every labeller and every trainer: its key holds what it reads and nothing else, and it reads what it declares."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.pipeline.stage import settle
 from unsupseg_cli.pipeline.table import get_stage
+from unsupseg_cli.training.loop import EXPLAINED
 
 from other_values import other_values  # isort: skip
 
@@ -190,6 +192,9 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
         draft = Draft(tmp_path / f"draft-{devices}")
         work.stage.work(call, draft)
         weights.append(load_file(draft.folder / "model.safetensors"))
+    figures = set().union(*map(json.loads, (draft.folder / "metrics.jsonl").read_text().splitlines()))
+    explained = {"step", *EXPLAINED, *call.part.load().explained}
+    assert figures <= explained, "figures whose curves nobody understands"
     alone, together = weights
     assert alone.keys() == together.keys()
     for name, value in alone.items():

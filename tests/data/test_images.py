@@ -102,7 +102,7 @@ def test_sixteen_bits_keep_their_full_range(tmp_path, suffix):
         (np.array([[-1, 0, 3]], np.float32), [[0, 64, 255]]),
         (np.full((2, 2), 0.25, np.float32), np.full((2, 2), 64)),
         (np.full((2, 2), -7, np.float32), np.zeros((2, 2))),
-        (np.array([[np.nan, 1.0, 3.0, np.inf, -np.inf]], np.float32), [[1, 1, 3, 3, 1]]),
+        (np.array([[np.nan, 1.0, 3.0, np.inf, -np.inf]], np.float32), [[0, 1, 3, 255, 0]]),
         (np.full((1, 2), np.nan, np.float32), [[0, 0]]),
         (np.array([[-3e38, 0, 3e38]], np.float32), [[0, 128, 255]]),
         (np.array([[0, 1, 255]], np.int32), [[0, 1, 255]]),

@@ -447,9 +447,7 @@ def test_the_dry_run_of_the_command_prints_a_table_or_json(call, recipe, tmp_pat
 def test_bad_calls_of_run_exit_with_2(call, recipe):
     assert "did you mean 'train'" in call("run", recipe, "--from", "trian", "--dry-run", code=2)[1]
     assert "did you mean 'steps'" in call("run", recipe, "--set", "train.stepps=1", code=2)[1]
-    assert (
-        "Where does 'cityscapes' lie?" in call("run", "kmeans-cityscapes-dino_vits8", "--dry-run", code=2)[1]
-    )
+    assert "Where does 'cityscapes' lie?" in call("run", "kmeans-cityscapes-dino_vits8", code=2)[1]
     assert "exclude" not in call("recipes", "show", "none", code=2)[1]
 
 
@@ -521,3 +519,18 @@ iterations = 1
     assert all(one.reused for one in plan(steps, context))
     (found,) = outcomes(steps, made, load_recipe(path).published)
     assert found.accuracy == 100 * made["eval"].manifest.summary["accuracy"]
+
+
+@pytest.mark.parametrize("root", [(), ("--root", "nowhere"), ("--root", ".")])
+def test_the_dry_run_without_the_images_is_the_plan_without_sizes(call, root):
+    printed, said = call("run", "kmeans-cityscapes-dinov2_vits14", "--dry-run", *root)
+    rows = [line.split() for line in printed.splitlines()[1:]]
+    assert [(row[0], row[3], row[4]) for row in rows][:2] == [
+        ("extract", "2,975", "unknown"),
+        ("train", "2,975", "unknown"),
+    ]
+    assert rows[-1][1:4] == ["would", "run", "500"]
+    assert "Sizes and times are told once the images are there." in said
+    value = json.loads(call("run", "kmeans-cityscapes-dinov2_vits14", "--dry-run", "--json", *root)[0])
+    assert value["bytes"] is None
+    assert "nowhere" in call("run", "kmeans-cityscapes-dinov2_vits14", "--root", "nowhere", code=2)[1]

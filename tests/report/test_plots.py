@@ -34,8 +34,13 @@ def test_iou_bars_name_absent_classes():
 def test_progress_draws_one_panel_per_number_and_skips_what_is_no_number():
     records = [{"step": step, "loss": 1 / (step + 1), "note": "x"} for step in range(100)]
     records[50] |= {"lr": 0.1, "loss": float("nan")}
-    figure = progress_figure(records)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "lr"]
+    figure = progress_figure(records, explained={"loss": "good if it falls"})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "lr"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["good if it falls", ""]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
+        "each step logged",
+        "running median",
+    ]
     assert len(figure.axes[0].lines[0].get_xdata()) == 99
     assert len(figure.axes[0].lines) == 2
     with pytest.raises(UsageError, match="at least one record"):

@@ -8,8 +8,10 @@ import tifffile
 
 from unsupseg_cli.core.options import PixelConfig
 from unsupseg_cli.core.stretch import parse_stretch
-from unsupseg_cli.data.images import read_image, read_values
-from unsupseg_cli.data.reading import Reading, settle_reading
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.ranges import settle_reading
+from unsupseg_cli.data.reading import Reading
 
 LEFT_RIGHT = np.repeat([[0, 1]], 64, 0).repeat(32, 1)
 
@@ -53,17 +55,99 @@ def test_bands_and_range_are_in_the_key_and_predict_does_the_same(call, tmp_path
     assert "band 5" in call(*common, "--bands", 5, code=1)[1]
 
 
+def items(folder):
+    return [Item(path.name, path) for path in sorted(folder.iterdir())]
+
+
+def ramp(path, top, dtype=np.uint16, low=0):
+    tifffile.imwrite(path, np.linspace(low, top, 101).astype(dtype)[None].repeat(9, 0))
+    return path
+
+
 def test_a_range_is_that_of_the_collection_and_never_of_an_image(tmp_path):
-    dark = tmp_path / "dark.tif"
-    bright = tmp_path / "bright.tif"
-    for path, top in ((dark, 100), (bright, 400)):
-        tifffile.imwrite(path, np.linspace(0, top, 101).round().astype(np.uint16)[None].repeat(9, 0))
-    reading = settle_reading([dark, bright], (), "0,100", read_values)
+    dark, bright = ramp(tmp_path / "dark.tif", 100), ramp(tmp_path / "bright.tif", 400)
+    reading, said = settle_reading(items(tmp_path), stretch="0,100")
     assert (reading.low, reading.high) == (0, 400)
+    assert said == ["stretch: 0 becomes black, 400 white"]
     assert read_image(dark, reading).max() == 64  # a quarter of the range, as in the file
     assert read_image(bright, reading).max() == 255
-    fixed = Reading(low=100, high=300)
+    fixed, said = settle_reading(items(tmp_path), stretch="100,300")
     assert read_image(bright, fixed)[0, [0, 25, 40, 75, 100], 0].tolist() == [0, 0, 76, 255, 255]
+    assert said[1] == "74 % of the values lie outside 100 to 300, and become black or white"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "tops", "meant"),
+    [
+        (np.uint16, 0, (300, 3000), (1.5, 2880)),
+        (np.uint16, 0, (300, 65535), (0, 65535)),
+        (np.int16, -300, (300, 3000), (-295.5, 2868)),
+        (np.uint32, 0, (300, 70000), (1.5, 67200)),
+        (np.float32, 0, (0.04, 0.2), (0.0002, 0.192)),
+        (np.float64, 0, (0.4, 1), (0, 1)),
+        (np.float32, 0, (0.4, 1.3), (0.002, 1.248)),  # and not 0 to 255, where two shades were left
+        (np.float16, 200, (250, 300), (200.5, 296)),
+    ],
+)
+def test_without_being_asked_the_range_is_that_of_the_collection_too(tmp_path, dtype, low, tops, meant):
+    paths = [ramp(tmp_path / f"{top}.tif", top, dtype, low) for top in tops]
+    reading, said = settle_reading(items(tmp_path))
+    ((name, black, white),) = reading.ranges
+    assert name == np.dtype(dtype).name
+    assert (black, white) == pytest.approx(meant, rel=0.02, abs=0.02 * (meant[1] - meant[0]))
+    assert f"{name} values: {black:g} becomes black and {white:g} white in all images" in said[0]
+    assert Reading.from_json(json.loads(json.dumps(reading.to_json()))) == reading
+    dark, bright = (read_image(path, reading) for path in paths)
+    share = (tops[0] - black) / (white - black)
+    assert dark.max() == pytest.approx(255 * share, abs=2)
+    assert len(np.unique(bright)) > 60
+    asked, _ = settle_reading(items(tmp_path), stretch="image")
+    assert read_image(paths[0], asked).max() == read_image(paths[0]).max()
+    none, _ = settle_reading(items(tmp_path), stretch="none")
+    largest = 1 if np.dtype(dtype).kind == "f" else np.iinfo(dtype).max
+    assert read_image(paths[0], none).max() == round(min(1, tops[0] / largest) * 255)
+
+
+def test_a_collection_of_several_types_keeps_8_bits_and_has_a_range_for_each_other(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 40, (8, 8, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "photo.tif", photo, photometric="rgb")
+    ramp(tmp_path / "wide.tif", 3000)
+    ramp(tmp_path / "float.tif", 0.1, np.float32)
+    reading, said = settle_reading(items(tmp_path))
+    assert [name for name, _, _ in reading.ranges] == ["float32", "uint16"]
+    assert len(said) == 2
+    np.testing.assert_array_equal(read_image(tmp_path / "photo.tif", reading), photo)
+    assert len(np.unique(read_image(tmp_path / "wide.tif", reading))) > 95
+    assert len(np.unique(read_image(tmp_path / "float.tif", reading))) > 95
+
+
+def test_pixels_of_which_nothing_is_known_set_no_range(tmp_path):
+    values = np.linspace(0, 900, 100).reshape(10, 10).astype(np.int16)
+    values[:5] = -9999
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=[(42113, "s", 0, "-9999", True)])
+    ((_, low, high),) = settle_reading(items(tmp_path))[0].ranges
+    assert 450 < low < high <= 900
+
+
+def test_images_that_do_not_fit_the_range_of_the_model_are_told(call, tmp_path):
+    here = tmp_path / "here"
+    for name, top in (("old/a", 200), ("old/b", 3000), ("new/c", 1500), ("far/d", 60000), ("float/e", 0.1)):
+        path = here / f"{name}.tif"
+        path.parent.mkdir(exist_ok=True)
+        values = np.where(LEFT_RIGHT, top, top / 2).astype(np.float32 if top < 1 else np.uint16)
+        tifffile.imwrite(path, values)
+    _, said = call("extract", "--dataset", "old/", "--size", 64, "--workers", 0)
+    assert "uint16 values: 100 becomes black and 3000 white in all images" in said
+    call("pseudolabel", "--method", "kmeans", "--classes", 2)
+    call("train", "--method", "kmeans", "--classes", 2)
+    path, said = call("predict", "new/", "--workers", 0)
+    assert "values" not in said
+    manifest = json.loads((here / path / "manifest.json").read_text())
+    assert manifest["data"]["reading"]["ranges"] == [["uint16", 100, 3000]]
+    _, said = call("predict", "far/", "--workers", 0)
+    assert "100 % of the values lie outside 100 to 3000, and become black or white" in said
+    path, said = call("predict", "float/", "--workers", 0)
+    assert "float32 values: 0.05 becomes black and 0.1 white in all images" in said
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,33 @@ def strip(folder, width, height, name="strip.png"):
     Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(folder / name)
 
 
-def test_the_tokens_of_views_are_told_and_a_strip_that_grows_is_refused(call, tmp_path):
+def test_the_tokens_of_views_are_told_and_too_many_are_refused(call, tmp_path):
     photos = tmp_path / "photos"
     strip(photos, 64, 32)
     _, said = call("extract", "--dataset", photos, "--size", 32, "--workers", 0)
     assert "1 view of 32 tokens each, 32 in all; the largest is 64x32 pixels" in said
-    strip(photos, 4000, 40, "long.png")
+    strip(photos, 20_000, 400, "long.png")
     _, said = call("extract", "--dataset", photos, "--size", 320, "--workers", 0, code=2)
-    assert "long.png' of 4000x40 pixels becomes a view of 32000x320, which is 160,000 tokens" in said
+    assert "long.png' of 20000x400 pixels becomes a view of 16000x320, which is 80,000 tokens" in said
     assert "--geometry squash" in said
-    _, said = call("extract", "--dataset", photos, "--size", 0, "--workers", 0)
-    assert "2 views of 32 to 2,500 tokens each" in said
     call("extract", "--dataset", photos, "--size", 32, "--geometry", "squash", "--workers", 0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(4000, 40), (4000, 1), (1, 4000)])
+def test_a_strip_does_not_grow_without_bound(call, tmp_path, width, height):
+    """At size 320 the 4000x1 would have 6,400,000 tokens."""
+    photos = tmp_path / "photos"
+    strip(photos, width, height)
+    _, said = call("extract", "--dataset", photos, "--size", 320, "--workers", 0)
+    assert "1 long and narrow image is not enlarged to --size, to bound the tokens: 'strip.png'" in said
+    tokens = 3840 if height == 40 else 640
+    assert f"1 view of {tokens:,} tokens each" in said
+    call("pseudolabel", "--classes", 2)
+    call("train", "--set", "steps=1")
+    path, said = call("predict", photos, "--workers", 0)
+    assert "not enlarged to --size" in said
+    with Image.open(tmp_path / "here" / path / "ids" / "strip.png.png") as ids:
+        assert ids.size == (width, height)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from unsupseg_cli.cli.command import Invocation, run_guarded, stage_command
+from unsupseg_cli.cli.command import Invocation, one_of, run_guarded, stage_command
 from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.settings import find_settings, find_workspace
 from unsupseg_cli.cli.workspace import WorkspaceOption
@@ -41,10 +41,16 @@ def show(
     model: Annotated[
         str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
     ] = None,
-    sheet: Annotated[
+    named: Annotated[
+        str | None, typer.Option("--model", help="The same as MODEL.", show_default=False)
+    ] = None,
+    out: Annotated[
         Path | None,
         typer.Option(
-            help="Write a picture: the images of the last predictions that show most of each class."
+            "--out",
+            "-o",
+            "--sheet",
+            help="Write a picture: the images of the last predictions that show most of each class.",
         ),
     ] = None,
     predictions: Annotated[str | None, typer.Option(help="Predictions for the picture instead.")] = None,
@@ -61,20 +67,20 @@ def show(
         from unsupseg_cli.contents.model_classes import classes_record
         from unsupseg_cli.pipeline.inputs import take_artifact
 
-        if sheet is not None and sheet.suffix.lower() not in _PICTURES:
-            raise UsageError(f"--sheet '{sheet}' is no picture: expected a name that ends in .png or .jpg.")
+        if out is not None and out.suffix.lower() not in _PICTURES:
+            raise UsageError(f"--out '{out}' is no picture: expected a name that ends in .png or .jpg.")
         space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
         context = Context(space, TerminalReporter())
-        artifact = take_artifact("model", model, context)
+        artifact = take_artifact("model", one_of(model=model, named=named), context)
         file, _ = read_model(artifact)
-        if sheet is not None:
+        if out is not None:
             picture = class_sheet(artifact, file, context, predictions)
             try:
-                sheet.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(sheet)
+                out.parent.mkdir(parents=True, exist_ok=True)
+                picture.save(out)
             except OSError as error:
-                raise UsageError(f"'{sheet}' cannot be written ({error.strerror or error}).") from None
-            context.reporter.info(f"the picture is '{sheet}'")
+                raise UsageError(f"'{out}' cannot be written ({error.strerror or error}).") from None
+            context.reporter.info(f"the picture is '{out}'")
         records = classes_record(file)
         if as_json:
             result(json.dumps({"model": artifact.id, "classes": records}, indent=1))

@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +22,10 @@ from typer.core import TyperCommand
 from unsupseg_cli.cli.console import TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.names import visible
+from unsupseg_cli.core.options import BatchConfig, DataConfig
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
@@ -96,7 +98,9 @@ _COMMON: dict[str, Any] = {
 _SET = Annotated[
     list[str],
     typer.Option(
-        "--set", help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them."
+        "--set",
+        metavar="KEY=VALUE",
+        help="An option of the method, KEY=VALUE; repeat it. `--method M --help` lists them.",
     ),
 ]
 
@@ -145,7 +149,7 @@ def stage_command(
 
         parameters = [
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],
-            *[_option(config, field_name) for field_name in config.model_fields],
+            *_options(config, bool(extra)),
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
                 _parameter(key, kind, None if key in ("workspace", "threads") else False)
@@ -160,6 +164,16 @@ def stage_command(
         return function
 
     return register
+
+
+def one_of(**given: Any) -> Any:
+    """Return the value of the one option that was given, None if none was; raises UsageError for two."""
+    found = {name: value for name, value in given.items() if value is not None}
+    if len(found) > 1:
+        raise UsageError(
+            f"{' and '.join(map(repr, found.values()))} are named, and one is taken; give one of them."
+        )
+    return next(iter(found.values()), None)
 
 
 def run_guarded(action: Callable[[], None], verbose: bool) -> None:
@@ -196,7 +210,7 @@ def print_origins(rows: list[tuple[str, str, str]], prefix: str = "") -> None:
 def _parse(
     name: str, cls: type[Config], values: dict[str, Any], extra: dict[str, Any], with_settings: bool
 ) -> Invocation:
-    settings = find_settings(Path.cwd())
+    settings, values = find_settings(Path.cwd()), _merge_alone(name, values)
     parsed = {
         field_name: _split(cls, field_name, value)
         for field_name, value in values.items()
@@ -223,6 +237,13 @@ def _parse(
     return invocation
 
 
+def _rank(config: type[Config], name: str) -> int:
+    """Return the place of an option in the help: the data, what is the command's own, what it shares, the machine."""
+    if name in DataConfig.model_fields or name in BatchConfig.model_fields:
+        return 0 if name in DataConfig.model_fields else 3
+    return 1 if name in config.__annotations__ else 2
+
+
 def _split(cls: type[Config], name: str, value: Any) -> Any:
     """Split the text ``a,b`` of a field that takes several values."""
     several = typing.get_origin(cls.model_fields[name].annotation) is tuple
@@ -233,29 +254,68 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _option(config: type[Config], name: str) -> inspect.Parameter:
+def _options(config: type[Config], has_argument: bool) -> list[inspect.Parameter]:
+    """Return the arguments and options of the fields; what may stand alone does so where nothing else stands there."""
+    names = sorted(config.model_fields, key=partial(_rank, config))
+    arguments = [name for name in names if config.note(name, "argument")]
+    alone = [] if arguments or has_argument else [name for name in names if config.note(name, "alone")]
+    parameters = [_argument(config, name, name) for name in arguments]
+    parameters += [_argument(config, name, f"{name}{_ALONE}") for name in alone]
+    parameters += [
+        _option(config, name, name, f"--{name.replace('_', '-')}") for name in names if name not in arguments
+    ]
+    named = [name for name in arguments if config.note(name, "also")]
+    return parameters + [_option(config, name, f"{name}{_ALONE}", "") for name in named]
+
+
+_ALONE = "_alone"  # the other of the two ways, by place and by name, in which a field may be given
+
+
+def _argument(config: type[Config], name: str, key: str) -> inspect.Parameter:
+    info, several = config.model_fields[name], config.model_fields[name].annotation == tuple[Path, ...]
+    metavar = "images" if name == "dataset" else name
+    help_ = info.description if key == name else f"The same as --{name}."
+    argument = typer.Argument(help=help_, metavar=metavar.upper(), show_default=False)
+    kind: Any = list[str] if several or key != name else str
+    return _parameter(key, Annotated[kind | None, argument], None)
+
+
+def _option(config: type[Config], name: str, key: str, flag: str) -> inspect.Parameter:
     """Return the option of one field: text that pydantic parses, or a flag; paths may be repeated."""
     info = config.model_fields[name]
-    flag = f"--{name.replace('_', '-')}"
     is_flag = info.annotation is bool or info.annotation == (bool | None)
     kind: Any = bool if is_flag else str
     if info.annotation == tuple[Path, ...]:
         kind = list[str]
-    if config.note(name, "argument"):
-        argument = typer.Argument(
-            help=info.description, metavar=_metavar(info.annotation), show_default=False
-        )
-        return _parameter(name, Annotated[kind | None, argument], None)
-    names = [f"{flag}/--no-{flag[2:]}" if is_flag else flag]
-    if short := config.note(name, "short"):
-        names.append(str(short))
+    names = [f"{flag}/--no-{flag[2:]}" if is_flag else flag] if flag else []
     option = typer.Option(
         *names,
+        *config.note(name, "also") or (),
         help=f"{info.description} {_default_text(info.default)}".strip(),
         metavar=None if is_flag else _metavar(info.annotation),
         show_default=False,
     )
-    return _parameter(name, Annotated[kind | None, option], None)
+    return _parameter(key, Annotated[kind | None, option], None)
+
+
+def _merge_alone(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Put what was given by place under the name of its field; raises UsageError where it was given in both ways."""
+    merged = {key: value for key, value in values.items() if not key.endswith(_ALONE)}
+    for key in values.keys() - merged.keys():
+        field_name, value = key.removesuffix(_ALONE), values[key]
+        if value in (None, []):
+            continue
+        if merged.get(field_name) not in (None, []):
+            raise UsageError(f"'{value[0]}' and --{field_name} both name images; give one of them.")
+        if field_name == "dataset":
+            if len(value) > 1:
+                raise UsageError(
+                    f"`{name}` takes one folder of images, or the name of a data set; {len(value)} were given: "
+                    f"'{value[0]}', '{value[1]}'{', ...' if len(value) > 2 else ''}."
+                )
+            value = value[0]
+        merged[field_name] = value
+    return merged
 
 
 def _default_text(default: Any) -> str:
@@ -276,8 +336,8 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
     if first == tuple[Path, ...]:
-        return "PATH"
+        return "<path>"
     if typing.get_origin(first) is tuple:
         items = typing.get_args(first)
         return "A,B,..." if Ellipsis in items else "HEIGHTxWIDTH"  # the only pairs are sizes of images
-    return {int: "INT", float: "FLOAT", Path: "PATH"}.get(first, "TEXT")
+    return {int: "<int>", float: "<float>", Path: "<path>"}.get(first, "<str>")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unsupseg_cli.cli.command import Invocation, stage_command
+from unsupseg_cli.cli.command import Invocation, one_of, stage_command
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.pipeline.options import ExportConfig
 
@@ -15,14 +15,20 @@ app = typer.Typer()
 _MODEL = Annotated[
     str | None, typer.Argument(help="Model artifact, or a file of `export`; default: the last one.")
 ]
+_NAMED = Annotated[str | None, typer.Option("--model", help="The same as MODEL.", show_default=False)]
 
 
 @stage_command(
-    app, ExportConfig, name="export", settings=False, extra={"model": (_MODEL, None)}, without=("explain_",)
+    app,
+    ExportConfig,
+    name="export",
+    settings=False,
+    extra={"model": (_MODEL, None), "named": (_NAMED, None)},
+    without=("explain_",),
 )
 def export(invocation: Invocation) -> None:
     """A model -> one file with its backbone: .safetensors for predict --model FILE, or .onnx."""
     from unsupseg_cli.pipeline.export import export as run
 
-    path = str(run(invocation.config, invocation.extra["model"], invocation.context()))
+    path = str(run(invocation.config, one_of(**invocation.extra), invocation.context()))
     result(json.dumps({"path": path}) if invocation.json else path)

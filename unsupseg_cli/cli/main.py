@@ -67,6 +67,9 @@ _SYNONYMS = {
     "--out-dir": "--out",
 }
 """Names of other tools, and what the option is called here."""
+os.environ.setdefault(
+    "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1"
+)  # --show-completion takes the shell's name
 
 
 def _tell(error: Any, message: str) -> None:
@@ -81,8 +84,14 @@ def _tell(error: Any, message: str) -> None:
         place = "here" if _SYNONYMS[option] in known else "in other commands, and this one has none"
         message = f"No such option: {option}; it is called {_SYNONYMS[option]} {place}"
     hint = f" `{context.command_path} --help` says more." if context else ""
-    text = f"{visible(message).rstrip('.')}.{hint}"
+    text = f"{visible(message).replace('Value error, ', '').rstrip('.')}.{hint}"
     Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+
+
+def _tidy(command: Any) -> None:
+    """Let the help of a command be lines of text: tables leave 19 of 80 columns for what is said of an option."""
+    command.rich_markup_mode = None
+    command.params = [option for option in command.params if not option.name.endswith("_completion")]
 
 
 class _Commands(TyperGroup):
@@ -129,6 +138,8 @@ class _Commands(TyperGroup):
         else:
             command = typer.main.get_command(import_module(module).app)
         command.name = cmd_name
+        for one in (command, *getattr(command, "commands", {}).values()):
+            _tidy(one)
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -189,4 +200,4 @@ def main() -> None:
     """Run the command line."""
     _prepare_streams()
     signal.signal(signal.SIGTERM, _stop)  # a batch system's stop is as gentle as Ctrl-C
-    app()
+    app(prog_name="unsupseg")

@@ -110,12 +110,18 @@ def _explain(steps: Sequence[Step]) -> None:
 def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -> None:
     context = invocation.context()
     from unsupseg_cli.artifacts.files import free_bytes
+    from unsupseg_cli.data.datasets import MissingImages
     from unsupseg_cli.pipeline.pace import probe
-    from unsupseg_cli.pipeline.plan import plan
+    from unsupseg_cli.pipeline.plan import outline, plan
 
-    probed = probe(steps, context) if invocation.extra["probe"] else []
-    planned = plan(steps, context, first=first, probed=probed)
-    free, needed = free_bytes(invocation.workspace), sum(entry.bytes for entry in planned)
+    try:
+        probed = probe(steps, context) if invocation.extra["probe"] else []
+        planned = plan(steps, context, first=first, probed=probed)
+    except MissingImages as error:
+        planned = outline(steps)
+        invocation.reporter.warn(f"{error} Sizes and times are told once the images are there.")
+    known = [entry.bytes for entry in planned if entry.bytes is not None]
+    free, needed = free_bytes(invocation.workspace), sum(known) if known else None
     if invocation.json:
         stages = [entry.to_json() for entry in planned]
         result(json.dumps({"stages": stages, "bytes": needed, "free_bytes": free}, indent=1))
@@ -123,9 +129,12 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
     table = Table("stage", "what", "images", "disk", "time", "why", box=None)
     for entry in planned:
         action = "reused" if entry.reused else "would run"
-        disk = _format_bytes(entry.bytes) if entry.bytes else "-"
-        table.add_row(entry.step.id, action, f"{entry.images:,}", disk, duration(entry.seconds), entry.why)
+        disk = "unknown" if entry.bytes is None else _format_bytes(entry.bytes) if entry.bytes else "-"
+        images = f"{entry.images:,}" if entry.images else "-"
+        table.add_row(entry.step.id, action, images, disk, duration(entry.seconds), entry.why)
     print_table(table)
+    if needed is None:
+        return
     estimates = [entry.seconds for entry in planned]
     total = sum(seconds for seconds in estimates if seconds is not None)
     spent = duration(total) if total or None not in estimates else "unknown"

@@ -19,7 +19,8 @@ from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, spa
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
-from unsupseg_cli.data.reading import Reading
+from unsupseg_cli.data.ranges import settle_reading
+from unsupseg_cli.data.reading import PLAIN, Reading
 
 _LOOKED_AT = 64  # images of a collection whose form is looked at
 
@@ -98,16 +99,31 @@ def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
         context.reporter.warn(dataset.problem)
 
 
-def tell_pixels(dataset: Dataset, context: Context) -> Dataset:
-    """Warn of what is dropped or scaled of the images, a sample of which is looked at; return the data set."""
-    count, reading = len(dataset.items), dataset.items[0].reading if dataset.items else None
-    looked_at = [
-        dataset.items[i * count // min(count, _LOOKED_AT)].image for i in range(min(count, _LOOKED_AT))
-    ]
-    chosen = reading is not None and not reading.is_plain
-    for remark in remarks_on_images(looked_at, pages=dataset.pages, chosen=chosen):
+def settle_pixels(
+    dataset: Dataset,
+    context: Context,
+    before: Artifact | Reading = PLAIN,
+    stretch: str | None = None,
+) -> Dataset:
+    """Return a data set whose images are read alike, and tell what is dropped or scaled of them.
+
+    Args:
+        dataset: the images.
+        context: is told.
+        before: bands, or the artifact as whose images these are read; types that it has no range for get one.
+        stretch: see `settle_reading`.
+
+    Raises:
+        UnsupsegError: as `settle_reading`.
+    """
+    artifact = None if isinstance(before, Reading) else before
+    asked = before if isinstance(before, Reading) else reading_of(before)
+    reading, said = settle_reading(dataset.items, asked, stretch, own=artifact is None)
+    count = min(len(dataset.items), _LOOKED_AT)
+    looked_at = [dataset.items[i * len(dataset.items) // count].image for i in range(count)]
+    for remark in (*remarks_on_images(looked_at, pages=dataset.pages, chosen=bool(reading.bands)), *said):
         context.reporter.warn(remark)
-    return dataset
+    return read_as(dataset, reading)
 
 
 def same_images(data: DataSource) -> dict[str, Any]:
@@ -190,11 +206,6 @@ def read_as(dataset: Dataset, reading: Reading) -> Dataset:
 
 def _page(item: Item) -> int:
     return item.reading.page if item.reading else 0
-
-
-def read_like(dataset: Dataset, artifact: Artifact) -> Dataset:
-    """Return a data set whose images are read as those that an artifact was made from."""
-    return read_as(dataset, reading_of(artifact))
 
 
 def reading_of(artifact: Artifact) -> Reading:

@@ -34,14 +34,27 @@ def setting(
 
 
 def execution(
-    default: Any = ..., help: str = "", *, argument: bool = False, short: str = "", **bounds: Any
+    default: Any = ...,
+    help: str = "",
+    *,
+    argument: bool = False,
+    alone: bool = False,
+    short: str = "",
+    also: tuple[str, ...] = (),
+    **bounds: Any,
 ) -> Any:
     """Declare an execution field: how the work is done, never what comes out.
 
-    An ``argument`` is given to the command by its place instead of by a name; ``short`` is a short name beside it.
+    An ``argument`` is given to the command by its place instead of by a name; what may stand ``alone``, either way, in
+    a command without argument; ``short`` and ``also`` are further names on the command line.
     """
-    extra: dict[str, JsonValue] = {"execution": True, "source": "", "argument": argument, "short": short}
-    return Field(default, description=help, json_schema_extra=extra, **bounds)
+    extra: dict[str, JsonValue] = {"execution": True, "source": "", "argument": argument, "alone": alone}
+    return Field(
+        default,
+        description=help,
+        json_schema_extra={**extra, "also": [*([short] if short else []), *also]},
+        **bounds,
+    )
 
 
 _NAMES_OR_PATHS = {"dataset", "model", "backbone", "probe"}

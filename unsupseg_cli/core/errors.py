@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MANY = 12  # names: of more only those close to the mistyped one are told
+
 
 class UnsupsegError(Exception):
     """The work failed (exit code 1). The message is one sentence for the user."""
@@ -24,8 +26,10 @@ def reason_of(error: BaseException) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``; did you mean 'dino_vits8'? Known: ...`` for a mistyped name."""
+    """Return a hint such as ``; did you mean 'dino_vits8'? Known: ...`` for a mistyped name; of many the closest."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
+    if len(names) > _MANY and (near := difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.4)):
+        return f"{hint} Close to it: {', '.join(near)} (of {len(names)})."
     return f"{hint} Known: {', '.join(names)}." if names else ". There is none."

@@ -24,7 +24,9 @@ ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
 class DataConfig(Config):
     """Which images. The images enter the key by their content, not by their place."""
 
-    dataset: str | None = execution(None, "Name of a data set, or a folder of images (nested is fine).")
+    dataset: str | None = execution(
+        None, "Name of a data set, or a folder of images (nested is fine).", alone=True
+    )
     root: Path | None = execution(None, "Where a named data set lies; remembered per data set.")
     split: str | None = execution(None, "Part of the data set; default: train where it has one.")
     labels: Path | None = execution(None, "Folder of label images, matched by relative name.")
@@ -47,9 +49,9 @@ class PixelConfig(Config):
     )
     stretch: str | None = setting(
         None,
-        "Values that become black and white, over the whole collection: percentiles such as 2,98 or "
-        "0%,1%, values such as 0,3000 or 0,0.4 (below 0, above 100, or none above 1), or none. Default: "
-        "by the type of the values.",
+        "Values that become black and white: percentiles of the collection such as 2,98 or 0%,1%; values such as "
+        "0,3000 or 0,0.4 (below 0, above 100, or none above 1); none (by the type: 0 to 65,535, floats 0 to 1); image "
+        "(each by itself). Default: 8 bits as they are; others by what the collection fills, at best 2,98.",
     )
 
     @field_validator("bands", mode="before")
@@ -67,9 +69,9 @@ class PixelConfig(Config):
     @field_validator("stretch")
     @classmethod
     def _stretch_fits(cls, value: str | None) -> str | None:
-        if value not in (None, "none"):
+        if value not in (None, "none", "image"):
             parse_stretch(str(value))
-        return None if value == "none" else value
+        return value
 
 
 class RegionConfig(Config):
@@ -160,4 +162,6 @@ class DeviceConfig(Config):
 class BatchConfig(DeviceConfig):
     """Where, and how much at a time."""
 
-    batch_size: int | None = execution(None, "Images of one size at a time; default: by memory.", ge=1)
+    batch_size: int | None = execution(
+        None, "Images of one size at a time; default: by memory.", ge=1, also=("--batch",)
+    )

@@ -16,7 +16,7 @@ def parse_stretch(text: str) -> tuple[float, float, bool]:
         low, high = (float(part.removesuffix("%")) for part in parts)
     except ValueError:
         raise ValueError(
-            "expected two percentiles such as 2,98, two values such as 0,3000, or none"
+            "expected two percentiles such as 2,98, two values such as 0,3000, none or image"
         ) from None
     if not low < high:
         raise ValueError(f"{low:g} is not below {high:g}")

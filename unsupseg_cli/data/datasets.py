@@ -259,6 +259,10 @@ def _folder_name(folder: Path) -> str:
 # Known layouts -------------------------------------------------------------------------------------------
 
 
+class MissingImages(UsageError):  # noqa: N818 - says what it is
+    """The images of a known data set are not where they were looked for, or nobody said where they are."""
+
+
 def _open_known(layout: Layout, root: Path | None, split: str | None) -> Dataset:
     split = split or layout.splits[0]
     if split not in layout.splits:
@@ -271,15 +275,15 @@ def _open_known(layout: Layout, root: Path | None, split: str | None) -> Dataset
             if Path(layout.name).is_dir()
             else ""
         )
-        raise UsageError(
+        raise MissingImages(
             f"Where does '{layout.name}' lie? Give --root with the folder that holds {layout.expects}, or write "
             f'`root = "..."` into an unsupseg.toml.{folder_hint}'
         )
     if not root.is_dir():
-        raise UsageError(f"The root '{root}' of '{layout.name}' does not exist.")
+        raise MissingImages(f"The root '{root}' of '{layout.name}' does not exist.")
     items = layout.find(root, split)
     if not items:
-        raise UsageError(_not_found_message(layout, root, split))
+        raise MissingImages(_not_found_message(layout, root, split))
     return Dataset(layout.name, root, split, tuple(items), space_of(layout.name), layout.protocol)
 
 

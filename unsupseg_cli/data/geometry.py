@@ -21,6 +21,7 @@ from unsupseg_cli.core.options import CROPS, GeometryName, ResizeFilter
 Box = tuple[float, float, float, float]
 Value = TypeVar("Value", bound=np.generic)
 
+_LONGEST = 16  # longer side of a view over its size, where the image is enlarged: a row of 4,000 pixels has few tokens
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -124,7 +125,15 @@ class Geometry(Config):
             rows, columns = self.size if isinstance(self.size, tuple) else (self._side, self._side)
             return [View(0, image_box, snap(rows, patch), snap(columns, patch))]
         scale = 1.0 if self.size is None else snap(self._side, patch) / min(height, width)
+        if self.is_strip(height, width):
+            scale = max(1.0, _LONGEST * self._side / max(height, width))
         return [View(0, image_box, snap(height * scale, patch), snap(width * scale, patch))]
+
+    def is_strip(self, height: int, width: int) -> bool:
+        """Tell whether an image is so long and narrow that its view (native) stays smaller than ``size``."""
+        if self.kind != "native" or self.size is None:
+            return False
+        return min(height, width) < self._side and max(height, width) > _LONGEST * min(height, width)
 
     def render(self, image: NDArray[np.uint8], view: View) -> NDArray[np.uint8]:
         """Return what a view shows of an image (H, W, 3): (height, width, 3) uint8.

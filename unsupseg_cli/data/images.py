@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
@@ -18,7 +19,7 @@ from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.reading import Reading
-from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
+from unsupseg_cli.data.tiff import TiffHeader, read_bands, read_header
 
 _OPTIONAL = {  # suffix -> the package without which Pillow does not read it
     ".heic": "pillow-heif",
@@ -64,8 +65,8 @@ MATLAB_IMAGE, MATLAB_LABEL = "img", "gt"
 BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
 
-_FEW_SHADES = 64  # of 256: fewer are told
-_DECODED = 8  # images that are decoded to see how far their values reach
+_PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,23 +104,27 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white; of several frames or pages the first is read. Gray values of more than
-    8 bits become 8 bits: 16-bit values are divided by 257. The range of 32-bit integers and floats is not written in
-    the file; the narrowest usual one that holds all values is taken: 0..1 (floats only), 0..255, 0..65535, so that a
-    constant image keeps its shade. Values outside all of them are stretched from the smallest to the largest; a
-    constant is then black. NaN counts as the smallest value. A ``reading`` chooses bands and range instead.
+    Transparent pixels are laid over white; of several frames or pages the first is read. Values of more than 8 bits
+    become 8 bits by the range that ``reading`` has for their type. Without one the image is looked at by itself: the
+    narrowest usual range that holds all its values is taken, 0..1 (floats only), 0..255 (not of 16 bits), 0..65535,
+    else that from the smallest to the largest. NaN is black.
 
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
-    if reading is not None and (reading.page or not reading.is_plain):
+    reading = reading or Reading()
+    if reading.page or reading.bands or reading.low is not None:
         return np.ascontiguousarray(_read_as(path, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
     if header := _tiff_beyond_pillow(path, max_pixels):
-        return np.ascontiguousarray(_read_tiff(path, header))
+        values = _turn_values(_bands_of(path), header.orientation)
+        return np.ascontiguousarray(_to_colors(values, header.alpha, reading))
+    if _is_wide_color(path):
+        values = _wide_colors(path, max_pixels)
+        return np.ascontiguousarray(_to_colors(values, values.shape[2] in (2, 4), reading))
     with open_image(path, max_pixels) as image:
-        return np.ascontiguousarray(_to_rgb(upright(image)))
+        return np.ascontiguousarray(_to_rgb(upright(image), reading))
 
 
 def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
@@ -128,12 +133,14 @@ def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDAr
     Raises:
         UnreadableImage: as `read_image`.
     """
-    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
+    header = _tiff(path)
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
         return _turn_values(_bands_of(path, page or 1), header.orientation)
     if path.suffix == ".mat":
         return np.atleast_3d(read_matlab(path, MATLAB_IMAGE))
+    if _is_wide_color(path):
+        return _wide_colors(path, max_pixels)
     with open_image(path, max_pixels) as image:
         if page > 1:
             image.seek(page - 1)
@@ -142,93 +149,111 @@ def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDAr
         return np.atleast_3d(np.asarray(picture if whole else picture.convert("RGB")))
 
 
+def read_known_values(path: Path, page: int = 0) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Read the values (H, W, S) of an image, and which pixels (H, W) are not marked as unknown by the file (TIFF).
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    values, header = read_values(path, page), _tiff(path)
+    nodata = None if header is None else header.nodata
+    known = np.ones(values.shape[:2], np.bool_) if nodata is None else ~(values == nodata).all(-1)
+    return values, known
+
+
+def type_of_values(path: Path) -> str:
+    """Return numpy's name of the type that an image's values have, by its header; uint8 where it cannot be read."""
+    if path.suffix == ".mat":
+        return "uint8"
+    if header := _tiff(path):
+        return header.dtype or "uint8" if header.plain else "uint8"
+    if _is_wide_color(path):
+        return "uint16"
+    try:
+        with open_image(path) as image:
+            mode = image.mode
+    except UnsupsegError:
+        return "uint8"
+    return "uint16" if mode.startswith("I;16") else {"I": "int32", "F": "float32"}.get(mode, "uint8")
+
+
 def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
     values = read_values(path, reading.page, max_pixels)
     try:
-        chosen = reading.choose(values)
+        colors = reading.to_uint8(reading.choose(values))
     except ValueError as error:
         raise UnreadableImage(f"The image '{path}' does not fit --bands: {error}") from None
-    if reading.low is not None:
-        colors = reading.stretch(chosen)
-    elif chosen.dtype == np.uint8:
-        colors = chosen.astype(np.uint8)
-    else:
-        colors = _gray_to_uint8(chosen, sixteen=chosen.dtype == np.uint16)
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
-def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool = False) -> list[str]:
-    """Return what is dropped or scaled of some images, by how many of them; they are looked at, not all decoded.
+def _to_colors(values: NDArray[np.generic], alpha: bool, reading: Reading) -> NDArray[np.uint8]:
+    """Return RGB by the first three bands, or the only one; transparency in the last one is laid over white."""
+    bands = 3 if values.shape[2] - alpha >= 3 else 1
+    rgb = np.repeat(reading.to_uint8(values[..., :bands]), 3 // bands, axis=2)
+    if not alpha:
+        return rgb
+    opaque = Reading(rule="none").to_uint8(values[..., -1:]).astype(np.float64) / 255
+    return np.asarray(np.round(opaque * rgb + (1 - opaque) * np.array(BACKGROUND)), np.uint8)
 
-    With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands and range were asked
-    for.
+
+def _head(path: Path) -> bytes:
+    """Return the first bytes of a file, none where it cannot be read."""
+    try:
+        _require_file(path)
+        with path.open("rb") as file:
+            return file.read(64)
+    except (OSError, UnreadableImage):
+        return b""
+
+
+def _tiff(path: Path) -> TiffHeader | None:
+    """Return the header of a file that is a TIFF, whatever its name ends in; None of others and of damaged ones."""
+    return read_header(path) if _head(path).startswith(_TIFF) else None
+
+
+def _is_wide_color(path: Path) -> bool:
+    """Tell whether a file is a PNG or JPEG 2000 with colours, or with transparency, of more than 8 bits."""
+    head = _head(path)
+    if head.startswith(_PNG):
+        return head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x04", b"\x06")
+    if head.startswith(_JP2):  # its header box comes third: height, width, components, bits - 1
+        place = head.find(b"ihdr")
+        return (
+            place > 0 and head[place + 13 : place + 14] > b"\x01" and head[place + 14 : place + 15] > b"\x07"
+        )
+    # of a bare codestream: marker, lengths, capabilities, eight numbers of four bytes, components, bits - 1
+    return head.startswith(_J2K) and head[40:42] > b"\0\x01" and head[42:43] > b"\x07"
+
+
+def _wide_colors(path: Path, max_pixels: int) -> NDArray[np.generic]:
+    """Return the values (H, W, S) of what `_is_wide_color` tells of, turned upright: Pillow keeps 8 bits of them."""
+    with open_image(path, max_pixels) as image:
+        orientation = _orientation(image)
+    try:
+        data = path.read_bytes()
+        decode = imagecodecs.png_decode if data.startswith(_PNG) else imagecodecs.jpeg2k_decode
+        return _turn_values(np.atleast_3d(decode(data)), orientation)
+    except Exception as error:  # decoders raise anything on damaged files
+        raise UnreadableImage(f"The image '{path}' cannot be read: {error or type(error).__name__}") from None
+
+
+def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool = False) -> list[str]:
+    """Return what is dropped of some images, by how many of them; they are looked at, not decoded.
+
+    With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands were asked for.
     """
     found: dict[str, list[Path]] = {}
     for path in paths:
-        for remark in _remarks_on(path, pages, chosen):
+        header = _tiff(path)
+        for remark in (replace(header, pages=1) if pages else header).remarks(chosen) if header else []:
             found.setdefault(remark, []).append(path)
-    remarks = [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
-               for remark, files in found.items()]  # fmt: skip
-    if not chosen and (narrow := _narrow_range([path for path in paths if _is_sixteen_bit(path)][:_DECODED])):
-        remarks.append(narrow)
-    return remarks
-
-
-def _remarks_on(path: Path, pages: bool, chosen: bool) -> list[str]:
-    if path.suffix.lower() in SUFFIXES:
-        header = read_header(path)
-        return (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
-    if path.suffix.lower() != ".png":
-        return []
-    try:
-        with path.open("rb") as file:
-            head = file.read(26)
-    except OSError:
-        return []
-    wide = head[:8] == b"\x89PNG\r\n\x1a\n" and head[24:25] == b"\x10" and head[25:26] in (b"\x02", b"\x06")
-    return ["16-bit colours of a PNG: their high bytes are taken"] if wide else []
-
-
-def _is_sixteen_bit(path: Path) -> bool:
-    try:
-        if path.suffix.lower() in SUFFIXES:
-            header = read_header(path)
-            return header is not None and header.plain and header.dtype == "uint16"
-        with open_image(path) as image:
-            return image.mode.startswith("I;16")
-    except UnsupsegError:
-        return False
-
-
-def _narrow_range(paths: Sequence[Path]) -> str:
-    """Say so where 16-bit images, read with 65,535 as white, keep few shades."""
-    tops = []
-    for path in paths:
-        try:
-            tops.append(_largest(path))
-        except Exception:  # said where the image is read
-            continue
-    top = max(tops, default=65535)
-    if top * 255 // 65535 >= _FEW_SHADES:
-        return ""
-    shades = top * 255 // 65535 + 1
-    return (
-        f"16-bit values reach {top:,} of 65,535 in {len(tops)} images looked at, so that {shades} of 256 shades are "
-        "left: `extract --stretch 2,98` takes the range of the collection instead"
-    )
-
-
-def _largest(path: Path) -> int:
-    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
-    if header is not None and not header.is_of_pillow:
-        return int(read_bands(path)[..., :3].max())
-    with open_image(path) as image:
-        return int(np.asarray(image).max())
+    return [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
+            for remark, files in found.items()]  # fmt: skip
 
 
 def _tiff_beyond_pillow(path: Path, max_pixels: int) -> TiffHeader | None:
     """Return the header of a TIFF that Pillow gives wrongly or not at all, None of anything else."""
-    header = read_header(path) if path.suffix.lower() in SUFFIXES else None
+    header = _tiff(path)
     if header is None or header.is_of_pillow:
         return None
     _require_size(path, header, max_pixels)
@@ -238,19 +263,6 @@ def _tiff_beyond_pillow(path: Path, max_pixels: int) -> TiffHeader | None:
 def _require_size(path: Path, header: TiffHeader, max_pixels: int) -> None:
     if header.width * header.height * max(1, header.bands // 3) > max_pixels:
         raise _too_large(path, f"{header.width}x{header.height} of {header.bands} bands", max_pixels)
-
-
-def _read_tiff(path: Path, header: TiffHeader) -> NDArray[np.uint8]:
-    """Return RGB of a TIFF by the first three of its bands, or its only one; transparency is laid over white."""
-    values = _bands_of(path)
-    bands = 3 if header.bands - header.alpha >= 3 else 1
-    sixteen = values.dtype == np.uint16
-    colors = _gray_to_uint8(values[..., :bands], sixteen) if values.dtype != np.uint8 else values[..., :bands]
-    rgb = np.repeat(colors, 3 // bands, axis=2).astype(np.uint8)
-    if header.alpha:
-        alpha = _gray_to_uint8(values[..., -1:], sixteen).astype(np.float64) / 255
-        rgb = np.round(alpha * rgb + (1 - alpha) * np.array(BACKGROUND)).astype(np.uint8)
-    return np.asarray(_turn_values(rgb, header.orientation), np.uint8)
 
 
 def _bands_of(path: Path, page: int = 1) -> NDArray[np.generic]:
@@ -361,19 +373,6 @@ def upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _gray_to_uint8(values: NDArray[np.generic], sixteen: bool) -> NDArray[np.uint8]:
-    """Bring gray values (H, W) to 8 bits by the rule that `read_image` describes."""
-    numbers = values.astype(np.float64)
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    numbers = np.clip(np.nan_to_num(numbers, nan=low), low, high)
-    ranges = [65535] if sixteen else [255, 65535] if values.dtype.kind in "iu" else [1, 255, 65535]
-    for top in ranges:
-        if low >= 0 and high <= top:
-            return np.round(numbers * (255 / top)).astype(np.uint8)
-    return np.round(255 * (numbers - low) / ((high - low) or 1)).astype(np.uint8)
-
-
 def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation before decoding, 1 (upright) if there is none or it cannot be read.
 
@@ -395,9 +394,9 @@ def _too_large(path: Path, announced: str, max_pixels: int) -> UnreadableImage:
     )
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _to_rgb(image: Image.Image, reading: Reading) -> NDArray[np.uint8]:
     if image.mode.startswith("I") or image.mode == "F":
-        gray = _gray_to_uint8(np.asarray(image), sixteen=image.mode.startswith("I;16"))
+        gray = reading.to_uint8(np.asarray(image))
         return np.repeat(gray[..., None], 3, axis=2)
     if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
         layer = image.convert("RGBA")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.core.stretch import parse_stretch
-
-_IMAGES, _PIXELS = 64, 10_000  # that percentiles are taken from: evenly chosen images, and pixels of each
+Rule = Literal["collection", "image", "none"]
+"""What decides the range of values of more than 8 bits: all images of the collection, each image, or their type."""
 
 
 @dataclass(frozen=True)
@@ -22,29 +19,42 @@ class Reading:
 
     Attributes:
         bands: shown as red, green and blue, counted from 1; one is gray; none: the first three, or the only one.
-        low: value that becomes 0; None leaves the range to the type of the values.
+        low: value that becomes 0, of whatever type; None leaves the range to the type of the values.
         high: value that becomes 255.
         page: of the file, counted from 1; 0 is the file as a whole, of which the first page is read.
+        ranges: (type, value that becomes 0, value that becomes 255) of types of more than 8 bits, by numpy's names.
+        rule: what decides the range of a type that has none in ``ranges``.
     """
 
     bands: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
     page: int = 0
+    ranges: tuple[tuple[str, float, float], ...] = ()
+    rule: Rule = "collection"
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing was asked for."""
+        """Whether nothing was asked for or found."""
         return replace(self, page=0) == Reading()
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, empty where nothing was asked for."""
-        return {} if self.is_plain else {"bands": list(self.bands), "low": self.low, "high": self.high}
+        """Return it as JSON values, empty where nothing was asked for or found."""
+        if self.is_plain:
+            return {}
+        values: dict[str, Any] = {"bands": list(self.bands), "low": self.low, "high": self.high}
+        if self.ranges:
+            values["ranges"] = [list(entry) for entry in self.ranges]
+        return values if self.rule == "collection" else values | {"rule": self.rule}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Reading:
         """Read what `to_json` wrote."""
-        return cls(tuple(values["bands"]), values["low"], values["high"]) if values else cls()
+        if not values:
+            return cls()
+        ranges = tuple((str(name), float(low), float(high)) for name, low, high in values.get("ranges", ()))
+        rule = values.get("rule", "collection")
+        return cls(tuple(values["bands"]), values["low"], values["high"], ranges=ranges, rule=rule)
 
     def choose(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return the bands (H, W, 1 or 3) of values (H, W, S); raises ValueError for a band that is not there."""
@@ -54,55 +64,42 @@ class Reading:
             raise ValueError(f"it has no band {max(bands)}: there are {there}")
         return values[..., [band - 1 for band in bands]]
 
-    def stretch(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Bring values to 8 bits by the range: what lies outside becomes 0 or 255, NaN becomes 0."""
-        assert self.low is not None
-        assert self.high is not None
-        numbers = (values.astype(np.float64) - self.low) * (255 / (self.high - self.low))
-        return np.round(np.clip(np.nan_to_num(numbers, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)).astype(
-            np.uint8
-        )
+    def range_of(self, name: str) -> tuple[float, float] | None:
+        """Return the values of a type that become 0 and 255; None where each image has a range of its own."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if name in ("uint8", "bool"):
+            return 0, 255 if name == "uint8" else 1
+        if self.rule == "none":
+            return 0, 1 if name.startswith("float") else float(np.iinfo(name).max)
+        return next(((low, high) for known, low, high in self.ranges if known == name), None)
+
+    def to_uint8(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Bring values to 8 bits: what lies outside the range becomes 0 or 255, NaN becomes 0."""
+        if values.dtype == np.uint8 and self.low is None:
+            return values.astype(np.uint8)
+        numbers = values.astype(np.float64)
+        low, high = self.range_of(values.dtype.name) or image_range(numbers, values.dtype.name)
+        scaled = (numbers - low) * (255 / (high - low))
+        whole = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
+        return np.round(whole).astype(np.uint8)
 
 
-def settle_reading(
-    paths: Sequence[Path],
-    bands: Sequence[int],
-    stretch: str | None,
-    read: Callable[[Path], NDArray[np.generic]],
-) -> Reading:
-    """Return the reading of a collection; percentiles become values, over all chosen bands of evenly chosen images.
+PLAIN = Reading()
 
-    Args:
-        paths: of all images.
-        bands: see `Reading`.
-        stretch: see `parse_stretch`; None and ``none`` leave the range to the type of the values.
-        read: gives the stored values (H, W, S) of an image.
 
-    Raises:
-        UnsupsegError: no image can be read, or all values are equal.
-    """
-    chosen = Reading(tuple(bands))
-    if stretch in (None, "none"):
-        return chosen
-    assert stretch is not None
-    low, high, percent = parse_stretch(stretch)
-    if not percent:
-        return Reading(tuple(bands), low, high)
-    samples, reason = [], ""
-    count = min(len(paths), _IMAGES)
-    for path in (paths[i * len(paths) // count] for i in range(count)):
-        try:
-            values = chosen.choose(read(path)).reshape(-1).astype(np.float64)
-        except (UnsupsegError, ValueError) as error:
-            reason = f"'{path}': {error}"
-            continue
-        samples.append(values[:: max(1, len(values) // _PIXELS)])
-    if not samples:
-        raise UnsupsegError(f"No image can be read to find the range of --stretch; the last reason: {reason}")
-    found = np.concatenate(samples)
-    bottom, top = (float(f"{value:.6g}") for value in np.percentile(found[np.isfinite(found)], (low, high)))
-    if not bottom < top:
-        raise UnsupsegError(
-            f"--stretch {stretch}: the values of these images are all {bottom:g}; leave it out."
-        )
-    return Reading(tuple(bands), bottom, top)
+def usual_ranges(name: str) -> tuple[int, ...]:
+    """Return the largest values that images of a type usually have: what is white, 0 being black."""
+    if name == "uint16":
+        return (65535,)
+    return (1, 255, 65535) if name.startswith("float") else (255, 65535)
+
+
+def image_range(numbers: NDArray[np.float64], name: str) -> tuple[float, float]:
+    """Return the narrowest usual range that holds all values of an image, else their smallest and largest."""
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    for top in usual_ranges(name):
+        if low >= 0 and high <= top:
+            return 0.0, float(top)
+    return (low, high) if low < high else (low, low + 1)

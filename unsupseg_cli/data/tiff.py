@@ -16,7 +16,7 @@ SUFFIXES = frozenset({".tif", ".tiff"})
 _GRAY, _RGB = {0, 1}, 2  # photometric interpretations that hold plain numbers
 _ALPHA = {1, 2}
 _SEPARATE = 2  # planar configuration: one plane after the other
-_PILLOW_GRAY = {"uint8", "uint16", "int16", "uint32", "int32", "float32", "bool"}
+_NODATA = 42113  # GDAL's tag for the value of pixels that nothing is known of
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class TiffHeader:
         plain: whether values are gray or RGB, not an index, CMYK or the like.
         separate: whether planes lie one after the other.
         pages: full images in the file.
+        nodata: value of pixels that nothing is known of, if the file names one.
     """
 
     height: int
@@ -44,19 +45,18 @@ class TiffHeader:
     plain: bool
     separate: bool
     pages: int
+    nodata: float | None = None
 
     @property
     def is_of_pillow(self) -> bool:
         """Whether Pillow gives the values as they are meant."""
         if not self.plain:
             return True
-        if self.bands == 1:
-            return self.dtype in _PILLOW_GRAY or not self.dtype
         colors = self.bands - self.alpha
-        return self.dtype == "uint8" and not self.separate and colors in (1, 3)
+        return self.dtype in ("uint8", "bool", "") and not self.separate and colors in (1, 3)
 
     def remarks(self, chosen: bool = False) -> list[str]:
-        """Return what of the file is not seen; where bands and range were ``chosen``, only which pages are not."""
+        """Return what of the file is not seen; where bands were ``chosen``, only which pages are not."""
         found = []
         colors = self.bands - self.alpha
         if self.pages > 1:
@@ -68,13 +68,6 @@ class TiffHeader:
         if colors not in (1, 3):
             shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
             found.append(f"{colors} bands: {shown}, the others are dropped (`extract --bands` chooses)")
-        if self.dtype not in ("uint8", "uint16", "bool", ""):
-            found.append(
-                f"{self.dtype} values, whose range is not written in the file: each image is scaled by itself "
-                "(`extract --stretch 2,98` scales all alike)"
-            )
-        elif self.bands > 1 and self.dtype == "uint16":
-            found.append("uint16 colours: scaled to 8 bits")
         return found
 
 
@@ -95,8 +88,16 @@ def read_header(path: Path) -> TiffHeader | None:
                 plain=int(page.photometric) in _GRAY | {_RGB},
                 separate=int(page.planarconfig) == _SEPARATE and bands > 1,
                 pages=len(_full_pages(file)),
+                nodata=_nodata_of(page),
             )
     except Exception:  # damaged files raise anything
+        return None
+
+
+def _nodata_of(page: tifffile.TiffPage) -> float | None:
+    try:
+        return float(page.tags.valueof(_NODATA))
+    except (TypeError, ValueError):  # there is none, or no number
         return None
 
 

@@ -129,7 +129,8 @@ class Layout:
     """What is embedded: the readable images, the views of them, how a view is rendered, and what is not readable.
 
     ``regions`` says that the views are regions, of which an image has any number; ``empty`` are the images that have
-    none; ``frames`` is a view of each whole image, where it is them that are rendered instead of the regions.
+    none; ``frames`` is a view of each whole image, where it is them that are rendered instead of the regions;
+    ``strips`` are images that are enlarged less than others, see `Geometry.is_strip`.
     """
 
     items: list[Item]
@@ -139,6 +140,7 @@ class Layout:
     regions: bool = False
     empty: Sequence[str] = ()
     frames: ViewTable | None = None
+    strips: Sequence[str] = ()
 
     @property
     def keys(self) -> list[str]:
@@ -180,7 +182,16 @@ def lay_out_views(
         for index, (height, width) in enumerate(sizes)
         for view in geometry.views(height, width, patch, flip=flip)
     ]
-    return Layout(items, table_of_views(views), geometry.render, skipped)
+    pairs = zip(items, sizes, strict=True)
+    strips = [item.key for item, size in pairs if geometry.is_strip(*size)]
+    return Layout(items, table_of_views(views), geometry.render, skipped, strips=strips)
+
+
+def remark_on_strips(keys: Sequence[str]) -> str:
+    """Return what the user is told of images that are enlarged less than others."""
+    shown = ", ".join(f"'{key}'" for key in keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+    one = "1 long and narrow image is" if len(keys) == 1 else f"{len(keys)} long and narrow images are"
+    return f"{one} not enlarged to --size, to bound the tokens: {shown}"
 
 
 def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
@@ -201,6 +212,8 @@ def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
             "the image's own), --geometry squash, five-crop or ten-crop, or cut such images into pieces."
         )
     few = int(tokens.min())
+    if layout.strips:
+        reporter.warn(remark_on_strips(layout.strips))
     range_of = f"{few:,}" if few == largest else f"{few:,} to {largest:,}"
     reporter.info(
         f"{_counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "

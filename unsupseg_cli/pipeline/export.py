@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,11 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"'{out}' cannot be written ({reason}); give another --out.") from None
+    if config.frame and (reading := reading_of(artifact).to_json()):
+        context.reporter.warn(
+            f"the model was trained on images read by {json.dumps(reading)}, and an .onnx file takes 8-bit RGB: bring "
+            "images to that first"
+        )
     with_backbone = " with its backbone" if opened.file.backbone else ""
     context.reporter.info(f"'{artifact.id}'{with_backbone}: {out.stat().st_size / 1e6:.1f} MB")
     return out

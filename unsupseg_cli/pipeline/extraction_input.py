@@ -32,9 +32,8 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, read_as, read_like, tell_pixels
-    from unsupseg_cli.data.images import read_values
-    from unsupseg_cli.data.reading import settle_reading
+    from unsupseg_cli.contents.images import open_data, settle_pixels
+    from unsupseg_cli.data.reading import Reading
 
     config, source = call.config, found_in(call)
     data = source.manifest.data if source else None
@@ -42,14 +41,8 @@ def images_of(call: Call) -> Dataset:
         config = config.model_copy(update={"split": data.split})
     dataset = open_data(config, call.context, source=data)
     if (before := call.inputs.get("model") or source) is not None:
-        return tell_pixels(read_like(dataset, before), call.context)
-    if config.bands is None and config.stretch is None:
-        return tell_pixels(dataset, call.context)
-    paths = [item.image for item in dataset.items]
-    reading = settle_reading(paths, config.bands or (), config.stretch, read_values)
-    if reading.low is not None:
-        call.context.reporter.info(f"stretch: {reading.low:g} becomes black, {reading.high:g} white")
-    return tell_pixels(read_as(dataset, reading), call.context)
+        return settle_pixels(dataset, call.context, before)
+    return settle_pixels(dataset, call.context, Reading(config.bands or ()), config.stretch)
 
 
 def found_in(call: Call) -> Artifact | None:

@@ -24,7 +24,7 @@ class RunConfig(Config):
     workers: int | None = execution(
         None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
-    batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
+    batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1, also=("--batch",))
 
 
 class DemoConfig(Config):
@@ -36,7 +36,7 @@ class DemoConfig(Config):
     workers: int | None = execution(
         None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
-    batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1)
+    batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1, also=("--batch",))
 
 
 class ExportConfig(Config):

@@ -16,6 +16,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.data.layouts import LAYOUTS
 from unsupseg_cli.methods.registry import usable_methods
 from unsupseg_cli.pipeline.lineage import flat, lineage
 from unsupseg_cli.pipeline.pace import extrapolate
@@ -32,18 +33,18 @@ class Planned:
 
     ``artifact`` is there, or as it will be; it is not ``named`` where its key needs images or weights that were not
     read.
-    ``bytes`` is the size of its arrays; pictures, tables and models come on top, as do soft masks, whose number nobody
-    knows before. ``seconds`` is what earlier runs of this workspace and device, or a probe, took, scaled to this one;
-    None is unknown.
+    ``bytes`` is the size of its arrays, None where the images are not here; pictures, tables and models come on top,
+    as do soft masks, whose number nobody knows before. ``seconds`` is what earlier runs of this workspace and device,
+    or a probe, took, scaled to this one; None is unknown.
     """
 
     step: Step
-    artifact: Artifact
+    artifact: Artifact | None
     named: bool
     reused: bool
     why: str
     images: int
-    bytes: int
+    bytes: int | None
     seconds: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -51,7 +52,7 @@ class Planned:
         return {
             "stage": self.step.id,
             "command": self.step.command,
-            "artifact": self.artifact.id if self.named else None,
+            "artifact": self.artifact.id if self.named and self.artifact else None,
             "reused": self.reused,
             "why": self.why,
             "images": self.images,
@@ -80,6 +81,21 @@ def plan(
     """
     planner = _Planner(replace(context, read_only=True), probed)
     return [planner.plan(step, forced) for step, forced in with_force(steps, context.force, first)]
+
+
+def outline(steps: Sequence[Step]) -> list[Planned]:
+    """Return what `run` would do without a look at the images: their numbers are those of the official data sets."""
+    planned: dict[str, Planned] = {}
+    for step in steps:
+        layout = LAYOUTS.get(getattr(step.config, "dataset", None) or "")
+        split = getattr(step.config, "split", None) or (
+            "val" if step.command in ("predict", "eval") else None
+        )
+        images = layout.counts.get(split or layout.splits[0], 0) if layout else 0
+        images = images or max((planned[source].images for source in step.inputs.values()), default=0)
+        why = f"with {', '.join(step.inputs.values())}" if step.inputs else "the images are not here"
+        planned[step.id] = Planned(step, None, False, False, why, images, None, None)
+    return list(planned.values())
 
 
 class _PromisedWorkspace(Workspace):

@@ -63,7 +63,9 @@ _CLUSTERS = ("cluster_from", "clusters", "cluster_temperature", "cluster_target_
 class PretrainConfig(Config):
     """Settings of ``pretrain``. The defaults made the bundled weights (docs/tiny.md)."""
 
-    images: tuple[Path, ...] = execution((), "folder of images; repeat it for more folders")
+    images: tuple[Path, ...] = execution(
+        (), "Images or folders.", argument=True, also=("--images", "--dataset")
+    )
     arch: str = setting("vit_tiny_conv8", "encoder to train")
     objective: Literal["contrastive", "dino"] = setting("contrastive", "what the encoder learns from")
     start: str | None = setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,21 @@ class Pretrainer(Task):
         device: where to compute.
     """
 
+    explained = MappingProxyType(
+        {
+            "whole": "loss between crops of an image: good if it falls",
+            "dense": "loss between places that two crops share: good if it falls",
+            "cluster": "loss of guessing a place's cluster from its other view: good if it falls",
+            "entropy": "of the mean target, 0 to 1: good near 1, at 0 all images are one prototype",
+            "rank": "effective dimensions of images: good if it grows, below 3 is collapse",
+            "spread": "of images, 0 all alike to 1: good above 0.1",
+            "patch_rank": "effective dimensions of places: good if it grows",
+            "agreement": "share of the images found by their second view: good if it grows to 1",
+            "patch_agreement": "share of the places found by their second view: good if it grows to 1",
+            "probe_kmeans": "mIoU of k-means on the probe's images, %: good if it grows",
+            "probe_linear": "mIoU of a linear probe, %: good if it grows",
+        }
+    )
     advice = "lower the learning rate (--learning-rate ...), use --precision fp32, or check the images"
 
     def __init__(

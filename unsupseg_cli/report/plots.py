@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -109,17 +111,23 @@ def iou_figure(
 
 
 def progress_figure(
-    records: Sequence[Mapping[str, Any]], *, x: str = "step", title: str = "", columns: int = 3
+    records: Sequence[Mapping[str, Any]],
+    *,
+    x: str = "step",
+    title: str = "",
+    columns: int = 3,
+    explained: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
     """Return training curves: one panel per number that the records hold, over ``x``.
 
-    Long series are drawn faintly with a running median on top; records may lack a number.
+    Long series are drawn faintly with a running median on top, which a legend says; records may lack a number.
 
     Args:
         records: such as ``{"step": 10, "loss": 0.3, "lr": 5e-3}``.
         x: key of the horizontal axis; without it records are counted.
         title: printed on top.
         columns: panels side by side.
+        explained: what a number is and what is good, written over its panel.
     """
     keys = list(dict.fromkeys(key for record in records for key in record if key != x))
     series = {key: _series(records, key, x) for key in keys}
@@ -128,17 +136,27 @@ def progress_figure(
         raise UsageError("A progress plot needs at least one record with a number, got none.")
     columns = min(columns, len(series))
     rows = -(-len(series) // columns)
-    figure = Figure(figsize=(3.6 * columns + 0.4, 2.5 * rows + 0.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(3.6 * columns + 0.4, 2.9 * rows + 0.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (key, (steps, values)) in zip(panels, series.items(), strict=False):
         smooth = len(values) > 60
-        axes.plot(steps, values, color=GRAY if smooth else BLUE, linewidth=0.8 if smooth else 1.6)
+        axes.plot(
+            steps,
+            values,
+            color=GRAY if smooth else BLUE,
+            linewidth=0.8 if smooth else 1.6,
+            label=f"each {x} logged",
+        )
         if smooth:
-            axes.plot(steps, _running_median(values, len(values) // 20), color=BLUE, linewidth=1.6)
-        axes.set_title(key, fontsize=10, loc="left", color=INK)
+            median = _running_median(values, len(values) // 20)
+            axes.plot(steps, median, color=BLUE, linewidth=1.6, label="running median")
+            axes.legend(fontsize=7, frameon=False)
+        axes.set_title(textwrap.fill(explained.get(key, ""), 58), fontsize=7, loc="left", color=INK)
         axes.tick_params(labelsize=8)
         axes.set_xlabel(x, fontsize=8)
+        axes.set_ylabel(key.replace("_", " "), fontsize=10, color=INK)
+        axes.ticklabel_format(axis="y", useOffset=False)
         _hide_frame(axes)
     for axes in panels[len(series) :]:
         axes.set_visible(False)

@@ -254,13 +254,13 @@ def _refuse_model_options(config: EvalConfig, of_model: bool) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those of what is scored where none are named."""
-    from unsupseg_cli.contents.images import open_data, read_like
+    from unsupseg_cli.contents.images import open_data, settle_pixels
 
     config, manifest = call.config, call.inputs.get("features", _scored(call)).manifest
     if config.dataset is None and manifest.data is not None and manifest.kind != "model":
         config = config.model_copy(update={"split": config.split or manifest.data.split})
     dataset = open_data(config, call.context, default_split="val", source=manifest.data)
-    return read_like(dataset, _scored(call))
+    return settle_pixels(dataset, call.context, _scored(call))
 
 
 def _probe_labels(call: Call) -> str:

@@ -104,7 +104,7 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
         le=10,
     )
     keep: tuple[str, ...] | None = setting(
-        None, f"Arrays to store: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
+        None, f"What is stored: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
     )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
     devices: int = execution(1, "GPUs (or CPU processes) that share the work.", ge=1)

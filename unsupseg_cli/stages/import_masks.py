@@ -142,9 +142,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
 @once
 def _dataset(call: Call) -> Dataset:
-    from unsupseg_cli.contents.images import open_data
+    from unsupseg_cli.contents.images import open_data, settle_pixels
 
-    return open_data(call.config, call.context)
+    return settle_pixels(open_data(call.config, call.context), call.context)
 
 
 @once

@@ -49,7 +49,9 @@ class PredictConfig(DataConfig, BatchConfig):
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
     overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
-    keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
+    keep: Literal["labels", "scores"] = setting(
+        "labels", "What is stored: labels, or scores (log-probabilities) as well."
+    )
     overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
     only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
     precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")
@@ -111,6 +113,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
+    from unsupseg_cli.inference.extraction import remark_on_strips
     from unsupseg_cli.models.device import resolve_device
 
     config, model, dataset = call.config, opened_model(call), _dataset(call)
@@ -118,10 +121,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     skipped = Skipped(call.context, config.strict)
     writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
     segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
+    strips: list[str] = []
     for image in segmented:
+        if _geometry(call).is_strip(image.height, image.width):
+            strips.append(image.item.key)
         call.context.sources.require_unchanged([image.item.image])
         scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
+    draft.warnings += [remark_on_strips(strips)] if strips else []
     return writer.close()
 
 
@@ -190,7 +197,7 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, read_like, tell_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels
 
     config, model = call.config, call.input("model")
     if config.images:
@@ -202,7 +209,7 @@ def _dataset(call: Call) -> Dataset:
         if stored is not None and data is not None:
             split = data.split
         dataset = open_data(config, call.context, split, data, out)
-    return tell_pixels(read_like(dataset, model), call.context)
+    return settle_pixels(dataset, call.context, model)
 
 
 def _geometry(call: Call) -> Geometry:

@@ -34,7 +34,7 @@ def identify(call: Call) -> Identity:
 
     config, start = _config(call), _start(call)
     if not config.images:
-        raise UsageError("No images were named: give --images DIR (repeat it for more folders).")
+        raise UsageError("No images were named: give folders of them, such as `unsupseg pretrain photos/`.")
     data = identify_images(_dataset(call), call.context)
     return Identity(
         kind="backbone",
@@ -114,6 +114,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.pretraining.run import diagnose, open_pretrainer, train
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint
+    from unsupseg_cli.training.loop import EXPLAINED
 
     config = _config(call)
     pretrainer = open_pretrainer(config, draft.folder, fabric.device)
@@ -123,7 +124,10 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     health = pretrainer.health()
     draft.warnings += warnings(health)
     _write(pretrainer, config, draft)
-    save(progress_figure(records), draft.folder / "progress.png")
+    save(
+        progress_figure(records, explained={**EXPLAINED, **pretrainer.explained}),
+        draft.folder / "progress.png",
+    )
     steps = DiskCheckpoint(draft.folder).step()
     summary = {
         "steps": steps,
@@ -145,9 +149,9 @@ def _config(call: Call) -> PretrainConfig:
 
 @once
 def _dataset(call: Call) -> Dataset:
-    from unsupseg_cli.contents.images import open_paths, tell_pixels
+    from unsupseg_cli.contents.images import open_paths, settle_pixels
 
-    return tell_pixels(open_paths(call.config.images, call.context), call.context)
+    return settle_pixels(open_paths(call.config.images, call.context), call.context)
 
 
 @once
@@ -187,7 +191,7 @@ def _pack(call: Call, draft: Draft) -> None:
         items = _dataset(call).items
         for item in call.context.reporter.track(items, "decode", total=len(items)):
             try:
-                image = read_image(item.image)
+                image = read_image(item.image, item.reading)
             except UnreadableImage as error:
                 skipped.add(item, str(error))
                 continue

@@ -28,7 +28,9 @@ class PseudolabelConfig(DeviceConfig):
     method: str = setting("kmeans", "Method (`unsupseg methods list`).")
     part: str | None = setting(None, "Part of a method that has several.")
     classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
-    keep: Literal["labels", "soft"] = setting("labels", "`soft` also stores soft masks, for `refine`.")
+    keep: Literal["labels", "soft"] = setting(
+        "labels", "What is stored: labels, or soft masks (for `refine`) as well."
+    )
     sheet: int = execution(12, "Views on the picture sheet.", ge=0)
     seed: int = setting(0, "Seed of every random choice.", ge=0)
 

@@ -188,7 +188,7 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
     """Train, going on from the checkpoint of the draft if there is one."""
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
-    from unsupseg_cli.training.loop import fit
+    from unsupseg_cli.training.loop import EXPLAINED, fit
 
     checkpoint = DiskCheckpoint(draft.folder, context.reporter.warn)
     first = checkpoint.step()
@@ -201,7 +201,10 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
 
     fit(trainer, schedule, fabric, checkpoint=checkpoint, log=journal.add, track=track)
     if fabric.is_global_zero:
-        save(progress_figure(journal.records), draft.folder / "progress.png")
+        save(
+            progress_figure(journal.records, explained={**EXPLAINED, **trainer.explained}),
+            draft.folder / "progress.png",
+        )
 
 
 STAGE = Stage(

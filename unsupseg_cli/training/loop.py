@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 Record = dict[str, float]
 Losses = dict[str, Tensor]
+EXPLAINED = {
+    "loss": "what training lowers: good if it falls, then stays",
+    "learning_rate": "as scheduled",
+    "gradient": "norm of the gradient before it is clipped: good if it does not grow",
+}
+"""What the figures are that the loop reports of every task."""
 
 
 class Task(ABC):
@@ -46,6 +53,8 @@ class Task(ABC):
     """Whether a step may leave parameters without a gradient: several processes must know that beforehand."""
     advice: str = "look for NaN in the features (`unsupseg verify`) or lower the learning rate"
     """What to do about a loss that is no number."""
+    explained: Mapping[str, str] = MappingProxyType({})
+    """What each figure is and what is good, written over its curve; of the loop's own see `EXPLAINED`."""
 
     @abstractmethod
     def optimizer(self) -> torch.optim.Optimizer:

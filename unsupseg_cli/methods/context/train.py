@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,14 @@ class ContextTrainer(Trainer):
     """
 
     options: TrainOptions
+    explained = MappingProxyType(
+        {
+            "within": "loss of places in one view: good if it falls",
+            "cross": "loss between the two views: good if it falls",
+            "agree": "share of the places that both views give one class: good if it grows",
+            "guidance": "distance from the guidance of the pyramid: good if it falls",
+        }
+    )
 
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)

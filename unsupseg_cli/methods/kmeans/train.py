@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ class KMeansTrainer(Trainer):
     """Training of the k-means baseline (STEGO's cluster probe on the frozen features)."""
 
     options: TrainOptions
+    explained = MappingProxyType(
+        {
+            "loss": "sum over all starts, of minus the cosine of token and centre: good if it falls, then stays",
+            "best": "the start that is kept: minus the mean cosine of tokens and their centres, -1 at best",
+            "worst": "the worst start: good if it comes close to the best, then starts do not matter",
+        }
+    )
 
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)

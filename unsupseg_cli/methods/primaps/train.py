@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -133,6 +134,12 @@ class PrimapsTrainer(Trainer):
     """
 
     options: TrainOptions
+    explained = MappingProxyType(
+        {
+            "covered": "share of the pixels that lie in a mask with a class: good if it stays",
+            "classes_used": "classes in the batch: good if it stays near the number of classes",
+        }
+    )
 
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)

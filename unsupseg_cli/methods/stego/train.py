@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,17 @@ class StegoTrainer(Trainer):
     """
 
     options: TrainOptions
+    explained = MappingProxyType(
+        {
+            "self": "loss of an image with itself: good if it falls",
+            "knn": "loss of an image with its neighbours: good if it falls",
+            "rand": "loss of an image with others: good if it falls",
+            "similarity_self": "mean cosine of codes in an image: good between 0 and 1, at 1 all codes are alike",
+            "similarity_knn": "mean cosine of codes with those of neighbours: good if above that with others",
+            "similarity_rand": "mean cosine of codes with those of others: good if near 0",
+            "probe": "best cluster probe: minus the mean cosine of codes and their centres, -1 at best",
+        }
+    )
 
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -50,6 +51,14 @@ class TransfguTrainer(Trainer):
     """
 
     options: TrainOptions
+    explained = MappingProxyType(
+        {
+            "category": "loss of the classes where maps are sure: good if it falls",
+            "uncertainty": "loss of doubt where maps are not sure: good if it falls",
+            "separation": "loss of classes that resemble each other: good if it falls",
+            "labelled": "share of the pixels that have a class to learn: good if it stays or grows over the cycles",
+        }
+    )
 
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)
