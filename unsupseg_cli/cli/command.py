@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from unsupseg_cli.cli.console import TerminalReporter, result
+from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError
@@ -27,7 +27,7 @@ from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
-_err = Console(stderr=True, highlight=False)
+_err = StderrConsole()
 
 
 @dataclass
@@ -81,6 +81,12 @@ _COMMON: dict[str, Any] = {
     "json_": Annotated[bool, typer.Option("--json", help="Print the manifest as JSON instead of the path.")],
     "explain_": Annotated[bool, typer.Option("--explain", help="Print where each value comes from first.")],
     "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")],
+    "log": Annotated[
+        Path | None,
+        typer.Option(
+            "--log", help="Also write what is told here into this file, as plain lines.", show_default=False
+        ),
+    ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],
 }
 _SET = Annotated[
@@ -129,7 +135,9 @@ def stage_command(
     def register(function: Callable[[Invocation], None]) -> Callable[[Invocation], None]:
         def command(**values: Any) -> None:
             run_guarded(
-                lambda: function(_parse(name, config, values, extra or {}, settings)), values["verbose"]
+                lambda: function(_parse(name, config, values, extra or {}, settings)),
+                values["verbose"],
+                values.get("log"),
             )
 
         parameters = [
@@ -137,7 +145,7 @@ def stage_command(
             *[_option(config, field_name) for field_name in config.model_fields],
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
-                _parameter(key, kind, None if key == "workspace" else False)
+                _parameter(key, kind, None if key in ("workspace", "log") else False)
                 for key, kind in _COMMON.items()
                 if key not in without
             ],
@@ -151,9 +159,14 @@ def stage_command(
     return register
 
 
-def run_guarded(action: Callable[[], None], verbose: bool) -> None:
-    """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C)."""
+def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = None) -> None:
+    """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C).
+
+    ``log`` is the file of --log.
+    """
     try:
+        if log is not None and is_first_process():
+            LOG.open(log)
         action()
     except UnsupsegError as error:
         if verbose:
@@ -174,6 +187,8 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
             soft_wrap=True,
         )
         raise typer.Exit(1) from None
+    finally:
+        LOG.close()
 
 
 def print_origins(rows: list[tuple[str, str, str]], prefix: str = "") -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.stretch import parse_stretch
@@ -18,6 +18,7 @@ WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
 RegionKind = Literal["anchors", "pyramid", "masks"]
 Embedding = Literal["crop", "masked"]
+ClassCount = Annotated[int, Field(ge=1)] | Literal["auto"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic"]
 
 

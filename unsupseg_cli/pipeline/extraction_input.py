@@ -32,7 +32,7 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, read_as, read_like, tell_pixels
+    from unsupseg_cli.contents.images import open_data, open_named, read_as, read_like, tell_pixels
     from unsupseg_cli.data.images import read_values
     from unsupseg_cli.data.reading import settle_reading
 
@@ -40,7 +40,9 @@ def images_of(call: Call) -> Dataset:
     data = source.manifest.data if source else None
     if config.dataset is None and data is not None:
         config = config.model_copy(update={"split": data.split})
-    dataset = open_data(config, call.context, source=data)
+    dataset = (
+        open_named(config, call.context) if config.images else open_data(config, call.context, source=data)
+    )
     if (before := call.inputs.get("model") or source) is not None:
         return tell_pixels(read_like(dataset, before), call.context)
     if config.bands is None and config.stretch is None:
