@@ -277,6 +277,9 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
     first = options[0]
+    if any(typing.get_origin(option) is typing.Literal for option in options[1:]):
+        words = [typing.get_args(option) for option in options if typing.get_origin(option) is typing.Literal]
+        return "|".join(["INT", *(str(word) for group in words for word in group)])  # a number of classes
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
     if first == tuple[Path, ...]:

@@ -366,6 +366,7 @@ def default_classes(artifact: Artifact) -> int:
     space = named_space(artifact)
     if space is None:
         raise UsageError(
-            "The images are a plain folder, whose number of classes nobody knows: give --classes K (try 5 to 30)."
+            "The images are a plain folder, whose number of classes nobody knows: give --classes auto, or --classes K "
+            "(try 5 to 30)."
         )
     return len(space.names)

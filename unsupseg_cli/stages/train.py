@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.options import DeviceConfig
+from unsupseg_cli.core.options import ClassCount, DeviceConfig
 from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 
@@ -38,7 +38,9 @@ class TrainConfig(DeviceConfig):
     regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
     model: str | None = execution(None, "Model artifact, for a method that starts from one.")
     method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
-    classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
+    classes: ClassCount | None = setting(
+        None, "Number of classes K, or auto: by the features. Default: that of the pseudo-labels."
+    )
     tokens: Literal["stored", "live"] = setting(
         "stored",
         "stored features (fast), or live: the frozen backbone in the loop, with the method's augmentation.",
@@ -89,27 +91,29 @@ def identify(call: Call) -> Identity:
 def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.images import default_classes
+    from unsupseg_cli.stages.scan import auto_classes
 
     identity_values: dict[str, Any] = {}
     if "classes" in call.needs.identity:
-        labels = call.inputs.get("pseudolabels")
-        identity_values["classes"] = (
+        labels, features = call.inputs.get("pseudolabels"), call.input("features")
+        classes = (
             call.config.classes
             or (_classes_of(labels, call.context) if labels else None)
-            or default_classes(call.input("features"))
+            or default_classes(features)
         )
+        identity_values["classes"] = auto_classes(features, call.context) if classes == "auto" else classes
     if "seed" in call.needs.identity:
         identity_values["seed"] = call.config.seed
     return identity_values
 
 
-def _classes_of(labels: Artifact, context: Context) -> int | None:
+def _classes_of(labels: Artifact, context: Context) -> ClassCount | None:
     """Return the number of classes of pseudo-labels: what decided them, else what `pseudolabel` was last asked for."""
     from unsupseg_cli.artifacts.context import ASKED
 
     asked = {} if context.by_recipe else context.remembered(ASKED).get(labels.id, {})
     if classes := labels.manifest.config.get("classes", asked.get("classes")):
-        return int(classes)
+        return "auto" if classes == "auto" else int(classes)
     before = labels.input("pseudolabels")  # they were refined
     earlier = context.workspace.find_key("pseudolabels", before.key) if before else None
     return _classes_of(earlier, context) if earlier else None
