@@ -49,7 +49,7 @@ def segmented(tmp_path_factory):
 
 
 def test_photos_become_maps_overlays_and_sheets(segmented):
-    place, out, printed, _ = segmented
+    _place, out, printed, _ = segmented
     artifact = Path(printed.strip())
     classes = len(json.loads((out / "classes.json").read_text()))
     assert classes >= 2
@@ -66,7 +66,7 @@ def test_photos_become_maps_overlays_and_sheets(segmented):
 
 
 def test_it_says_the_backbone_the_pictures_and_what_to_do_next(segmented):
-    place, out, _, said = segmented
+    _place, out, _, said = segmented
     assert "backbone: tiny" in said
     assert "--backbone dinov2_vits14" in said
     assert f"look at '{out / 'classes.png'}'" in said
@@ -101,7 +101,7 @@ def test_a_second_call_reuses_all_and_takes_no_picture_of_the_first_for_a_photo(
 
 def test_the_workspace_goes_on_with_what_was_made(segmented):
     place, _, _, _ = segmented
-    model, _ = call("classes", "name", "0=sky", "-w", place / "w")
+    _model, _ = call("classes", "name", "0=sky", "-w", place / "w")
     predictions, _ = call("predict", place / "photos" / "a.png", "-w", place / "w", "--workers", 0)
     entries = json.loads((Path(predictions.strip()) / "classes.json").read_text())
     assert entries[0]["name"] == "sky"
@@ -112,7 +112,7 @@ def test_photos_of_several_places_are_one_collection(tmp_path):
     for index, name in enumerate(("one/a.png", "two/a.png", "b.png")):
         photo(tmp_path / name, index)
     named = [tmp_path / "one", tmp_path / "two", tmp_path / "b.png"]
-    printed, said = call(
+    _printed, _said = call(
         "segment", *named, "-o", tmp_path / "out", "-w", tmp_path / "w", "--workers", 0, "--classes", 2
     )
     assert {path.name for path in (tmp_path / "out" / "ids").rglob("*.png")} == {"a.png.png", "b.png.png"}

@@ -104,11 +104,16 @@ def auto_classes(features: Artifact, context: Context) -> int | str:
     if most < high:
         context.reporter.info(f"few tokens: the number of classes is looked for up to {most}")
     config, inputs = ScanConfig(range=f"{min(low, most)}-{most}"), {"features": features}
-    if context.read_only:
-        made = context.workspace.find_key("scan", identify(settle(STAGE, config, context, None, inputs)).key)
+    identity = identify(settle(STAGE, config, context, None, inputs))
+    if context.workspace.has(identity):
+        made = context.workspace.find_key("scan", identity.key)
     else:
-        made = perform(STAGE, config, context, inputs=inputs)
-    return int(made.manifest.summary["classes"]) if made else UNKNOWN
+        made = None if context.read_only else perform(STAGE, config, context, inputs=inputs)
+    if made is None:
+        return UNKNOWN
+    classes = int(made.manifest.summary["classes"])
+    context.reporter.info(f"--classes auto: {classes}, by '{made.id}'")
+    return classes
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:

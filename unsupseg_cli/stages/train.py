@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.options import ClassCount, DeviceConfig
+from unsupseg_cli.core.options import ClassCount, DeviceConfig, EventFolder
 from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from lightning_fabric import Fabric
 
@@ -51,6 +52,9 @@ class TrainConfig(DeviceConfig):
         "GPUs (or CPU processes) that train together: each step's batch is split over them. Under torchrun, which "
         "starts the processes itself, on several machines too, leave it out.",
         ge=1,
+    )
+    tensorboard: EventFolder = execution(
+        None, "Also write the losses of this run as TensorBoard events here (extra `tensorboard`)."
     )
 
 
@@ -174,6 +178,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
         draft,
         fabric,
         call.context,
+        config.tensorboard,
     )
     if not fabric.is_global_zero:
         return {}
@@ -188,7 +193,14 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     return {"method": call.method.name, "classes": classes, **trained.figures}
 
 
-def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, context: Context) -> None:
+def _fit(
+    trainer: Trainer,
+    schedule: Schedule,
+    draft: Draft,
+    fabric: Fabric,
+    context: Context,
+    events: Path | None,
+) -> None:
     """Train, going on from the checkpoint of the draft if there is one."""
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
@@ -196,7 +208,7 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
 
     checkpoint = DiskCheckpoint(draft.folder, context.reporter.warn)
     first = checkpoint.step()
-    journal = Journal(draft.folder, first, writes=fabric.is_global_zero)
+    journal = Journal(draft.folder, first, fabric.is_global_zero, events)
     if first:
         context.reporter.info(f"going on after step {first}")
 
