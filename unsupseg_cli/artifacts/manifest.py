@@ -80,6 +80,9 @@ class DataSource(BaseModel):
         default_factory=list,
         description="Folders below the root that held none of the images, such as labels.",
     )
+    paths: list[str] = Field(
+        default_factory=list, description="Images and folders, where several were named one by one."
+    )
 
 
 class Manifest(BaseModel):

@@ -19,6 +19,8 @@ from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.stage import perform
 from unsupseg_cli.stages.classes import STAGE, ClassesConfig
+from unsupseg_cli.stages.scan import STAGE as SCAN
+from unsupseg_cli.stages.scan import ScanConfig
 
 app = typer.Typer(
     help="Look at the classes of a model, name, color or merge them: the result is a new model, the weights stay.",
@@ -101,6 +103,25 @@ def _table(records: list[dict[str, Any]]) -> Table:
             ", ".join(map(str, record["outputs"])),
         )
     return table
+
+
+@stage_command(app, ScanConfig, name="scan")
+def scan(invocation: Invocation) -> None:
+    """Look for the number of classes of features: a criterion over K, and a sheet of some K."""
+    artifact = perform(SCAN, invocation.config, invocation.context())
+    assert artifact is not None
+    low, high = invocation.config.bounds
+    best = artifact.manifest.summary["classes"]
+    table = Table("classes", "silhouette", "inertia", "smallest class %", box=None)
+    for row in artifact.manifest.summary["rows"]:
+        figures = [f"{row[name]:.4f}" for name in ("silhouette", "inertia")]
+        style = "bold" if row["classes"] == best else ""
+        table.add_row(str(row["classes"]), *figures, f"{100 * row['smallest']:.1f}", style=style)
+    invocation.reporter.console.print(table)
+    invocation.reporter.info(f"{best} classes: `unsupseg pseudolabel --classes {best}`, or --classes auto")
+    if best == high > low:
+        invocation.reporter.info(f"that is the largest tried: --range {low}-{2 * high} looks further")
+    invocation.done(artifact)
 
 
 @_command(name="name", extra={"pairs": (_PAIRS, ...)})

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand
 
-from unsupseg_cli.cli.console import TerminalReporter, result
+from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -30,7 +30,7 @@ from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
 
-_err = Console(stderr=True, highlight=False)
+_err = StderrConsole()
 
 
 @dataclass
@@ -93,6 +93,12 @@ _COMMON: dict[str, Any] = {
             show_default=False,
         ),
     ],
+    "log": Annotated[
+        Path | None,
+        typer.Option(
+            "--log", help="Also write what is told here into this file, as plain lines.", show_default=False
+        ),
+    ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],
 }
 _SET = Annotated[
@@ -144,7 +150,9 @@ def stage_command(
         def command(**values: Any) -> None:
             prepare_threads(values.get("threads"))
             run_guarded(
-                lambda: function(_parse(name, config, values, extra or {}, settings)), values["verbose"]
+                lambda: function(_parse(name, config, values, extra or {}, settings)),
+                values["verbose"],
+                values.get("log"),
             )
 
         parameters = [
@@ -152,7 +160,7 @@ def stage_command(
             *_options(config, bool(extra)),
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
-                _parameter(key, kind, None if key in ("workspace", "threads") else False)
+                _parameter(key, kind, None if key in ("workspace", "threads", "log") else False)
                 for key, kind in _COMMON.items()
                 if key not in without
             ],
@@ -176,9 +184,14 @@ def one_of(**given: Any) -> Any:
     return next(iter(found.values()), None)
 
 
-def run_guarded(action: Callable[[], None], verbose: bool) -> None:
-    """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C)."""
+def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = None) -> None:
+    """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C).
+
+    ``log`` is the file of --log.
+    """
     try:
+        if log is not None and is_first_process():
+            LOG.open(log)
         action()
     except UnsupsegError as error:
         if verbose:
@@ -199,6 +212,8 @@ def run_guarded(action: Callable[[], None], verbose: bool) -> None:
             soft_wrap=True,
         )
         raise typer.Exit(1) from None
+    finally:
+        LOG.close()
 
 
 def print_origins(rows: list[tuple[str, str, str]], prefix: str = "") -> None:
@@ -333,6 +348,9 @@ def _metavar(annotation: Any) -> str:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(annotation) if option is not type(None)]
     first = options[0]
+    if any(typing.get_origin(option) is typing.Literal for option in options[1:]):
+        words = [typing.get_args(option) for option in options if typing.get_origin(option) is typing.Literal]
+        return "|".join(["INT", *(str(word) for group in words for word in group)])  # a number of classes
     if typing.get_origin(first) is typing.Literal:
         return "|".join(map(str, typing.get_args(first)))
     if first == tuple[Path, ...]:

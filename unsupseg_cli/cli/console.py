@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.control import Control
 from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import (
@@ -27,19 +29,71 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.progress import duration
 
 T = TypeVar("T")
-_ERR = Console(stderr=True, highlight=False)
+_WIDEST = 1000  # characters
 _PLAIN_INTERVAL = 15.0  # seconds between plain progress lines, so that logs stay short
+
+
+class _Log:
+    """The file of --log: what stderr shows, as plain lines that begin with the time."""
+
+    path: Path | None = None
+    file: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        """Write to a file from now on, behind what it holds; raises UsageError where that is not possible."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file, self.path = path.open("a", encoding="utf-8", errors="backslashreplace"), path
+        except OSError as error:
+            raise UsageError(
+                f"--log '{path}' cannot be written ({error.strerror}); name another file."
+            ) from None
+
+    def close(self) -> None:
+        """Write no more."""
+        if self.file is not None:
+            self.file.close()
+        self.path = self.file = None
+
+    def write(self, *objects: Any, markup: bool = True) -> None:
+        """Write what a console prints."""
+        if self.file is None or all(isinstance(one, Control) for one in objects):
+            return
+        plain = Console(file=self.file, width=_WIDEST, color_system=None, highlight=False, emoji=False)
+        with plain.capture() as captured:
+            plain.print(*objects, markup=markup, soft_wrap=True)
+        now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        self.file.writelines(f"{now} {line.rstrip()}\n" for line in captured.get().splitlines())
+        self.file.flush()
+
+
+LOG = _Log()
+
+
+class StderrConsole(Console):
+    """The console of stderr: the log gets what it prints."""
+
+    def __init__(self) -> None:
+        super().__init__(stderr=True, highlight=False)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print to stderr and to the log."""
+        super().print(*objects, **options)
+        LOG.write(*objects, markup=options.get("markup", True))
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        memory = f"{resident_memory_bytes() / 2**30:.1f} GiB"
-        return Text(f"{rate(task.speed)} {memory}" if task.speed else memory, style="dim")
+        return Text(f"{rate(task.speed)} {_memory()}" if task.speed else _memory(), style="dim")
+
+
+def _memory() -> str:
+    return f"{resident_memory_bytes() / 2**30:.1f} GiB"
 
 
 def rate(speed: float) -> str:
@@ -51,17 +105,20 @@ class TerminalReporter:
     """Reports to stderr: a bar with rate, time left and memory on a terminal, plain lines elsewhere."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = StderrConsole()
         self._quiet = quiet
 
-    def __reduce__(self) -> tuple[type[TerminalReporter], tuple[bool]]:
+    def __reduce__(self) -> tuple[Any, tuple[bool, Path | None]]:
         """Pickle without the console, for a process that works beside this one."""
-        return TerminalReporter, (self._quiet,)
+        return _reporter_beside, (self._quiet, LOG.path)
 
     def info(self, message: str) -> None:
-        """Print one line unless quiet."""
-        if not self._quiet:
-            self.console.print(escape(visible(message)), style="dim", soft_wrap=True)
+        """Print one line unless quiet; the log gets it in any case."""
+        text = escape(visible(message))
+        if self._quiet:
+            LOG.write(text)
+        else:
+            self.console.print(text, style="dim", soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print one line that stands out."""
@@ -71,9 +128,9 @@ class TerminalReporter:
         self, items: Iterable[T], description: str, total: int | None = None, done: int = 0
     ) -> Iterator[T]:
         """Yield the items while showing progress."""
-        if self._quiet:
-            yield from items
-        elif self.console.is_terminal:
+        if self._quiet or not self.console.is_terminal:
+            yield from self._plain(items, description, total, done, self.info)
+        else:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -81,12 +138,19 @@ class TerminalReporter:
                 TimeRemainingColumn(),
                 _Rate(),
             )
+            logged = self._plain(items, description, total, done, LOG.write)
             with Progress(*columns, console=self.console, transient=True) as progress:
-                yield from progress.track(items, total=total, completed=done, description=description)
-        else:
-            yield from self._plain(items, description, total, done)
+                yield from progress.track(logged, total=total, completed=done, description=description)
 
-    def _plain(self, items: Iterable[T], description: str, total: int | None, done: int) -> Iterator[T]:
+    def _plain(
+        self,
+        items: Iterable[T],
+        description: str,
+        total: int | None,
+        done: int,
+        tell: Callable[[str], None],
+    ) -> Iterator[T]:
+        """Yield the items and tell the progress in a line now and then."""
         start = last_line = time.monotonic()
         count = done
         for item in items:
@@ -96,13 +160,20 @@ class TerminalReporter:
             if now - last_line > _PLAIN_INTERVAL:
                 speed = (count - done) / (now - start)
                 remaining = f", {duration((total - count) / speed)} left" if total else ""
-                self.info(f"{description}: {count}/{total or '?'} ({rate(speed)}{remaining})")
+                tell(f"{description}: {count}/{total or '?'} ({rate(speed)}{remaining}, {_memory()})")
                 last_line = now
+
+
+def _reporter_beside(quiet: bool, log: Path | None) -> TerminalReporter:
+    """Return the reporter of a process that works beside the one with the terminal."""
+    if log is not None and LOG.path != log:
+        LOG.open(log)
+    return TerminalReporter(quiet)
 
 
 def say(text: str) -> None:
     """Print one line to stderr as it is: no part of a name is an instruction for the terminal."""
-    _ERR.print(visible(text), soft_wrap=True, markup=False)
+    StderrConsole().print(visible(text), soft_wrap=True, markup=False)
 
 
 def result(line: str) -> None:
@@ -147,6 +218,3 @@ def print_table(table: Table) -> None:
     wide = console.options.update(max_width=_WIDEST)
     console.width = max(console.width, Measurement.get(console, wide, table).maximum)
     console.print(table, markup=False)
-
-
-_WIDEST = 1000  # characters

@@ -24,5 +24,4 @@ def demo(invocation: Invocation) -> None:
     artifact = run(steps, context)[steps[-1].id]
     console = invocation.reporter.console
     console.print(score_table(artifact.manifest.summary))
-    console.print(f"look at {artifact.path / 'sheet.png'}", soft_wrap=True)
     invocation.done(artifact)

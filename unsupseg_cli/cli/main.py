@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from unsupseg_cli.core.headlines import headlines
 
 _ORDER = [
+    "segment",
     "demo",
     "run",
     "extract",

@@ -70,7 +70,7 @@ def run(invocation: Invocation) -> None:
         select(steps, first)
     console = invocation.reporter.console
     if invocation.explain:
-        _explain(steps)
+        explain_steps(steps)
     if invocation.extra["probe"] and not invocation.extra["dry_run"]:
         raise UsageError("--probe tells how long a run may take: it goes with --dry-run.")
     if invocation.extra["dry_run"]:
@@ -93,7 +93,7 @@ def run(invocation: Invocation) -> None:
     invocation.done(artifacts[steps[-1].id])
 
 
-def _explain(steps: Sequence[Step]) -> None:
+def explain_steps(steps: Sequence[Step]) -> None:
     """Print where each option of each stage came from."""
     for step in steps:
         rows = explain(step.config, step.layers)

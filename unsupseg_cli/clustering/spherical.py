@@ -12,7 +12,7 @@ vectors is 2 (1 - cosine).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Reporter, Silent
 
 CHUNK = 32_768
 
@@ -51,6 +52,7 @@ def spherical_kmeans(
     seed: int = 0,
     chunk: int = CHUNK,
     tolerance: float = 1e-5,
+    reporter: Reporter | None = None,
 ) -> KMeansResult:
     """Cluster points in memory with Lloyd's algorithm from several k-means++ starts; keep the best.
 
@@ -65,6 +67,7 @@ def spherical_kmeans(
         seed: of all random choices.
         chunk: points per matrix product.
         tolerance: relative fall of the inertia that counts as progress.
+        reporter: is told the passes over the points; those that a run leaves out count as done.
 
     Raises:
         UsageError: k or restarts below 1, or more clusters than points.
@@ -76,10 +79,15 @@ def spherical_kmeans(
         _check_finite(block)
     features = _unit(features)
     chunks = torch.split(features, chunk)
-    runs = []
-    for restart in range(restarts):
-        start = kmeans_plus_plus(features, k, seed=seeds.stream(seed, "restart", restart), chunk=chunk)
-        runs.append(_lloyd(chunks, start, iterations, tolerance))
+    runs: list[tuple[Tensor, float]] = []
+
+    def passes() -> Generator[None, None, None]:
+        for restart in range(restarts):
+            start = kmeans_plus_plus(features, k, seed=seeds.stream(seed, "restart", restart), chunk=chunk)
+            runs.append((yield from _lloyd(chunks, start, iterations, tolerance)))
+
+    for _ in (reporter or Silent()).track(passes(), f"k-means, {k} centres", total=restarts * iterations):
+        pass
     inertias = tuple(inertia for _, inertia in runs)
     centroids, inertia = min(runs, key=lambda run: run[1])
     return KMeansResult(centroids, inertia, inertias, nearest(features, centroids, chunk=chunk)[0])
@@ -121,18 +129,20 @@ def kmeans_plus_plus(features: Tensor, k: int, *, seed: int, chunk: int = CHUNK)
 
 def _lloyd(
     chunks: Iterable[Tensor], centroids: Tensor, iterations: int, tolerance: float
-) -> tuple[Tensor, float]:
-    """Return the centres after Lloyd's iterations and their inertia."""
+) -> Generator[None, None, tuple[Tensor, float]]:
+    """Return the centres after Lloyd's iterations and their inertia; yield after each iteration, done or left out."""
     previous = math.inf
-    for _ in range(iterations):
+    for iteration in range(iterations):
         run = _Statistics(centroids)
         for block in chunks:
             run.add(block, centroids)
         stuck = run.inertia >= previous * (1 - tolerance)
         if stuck and not run.can_reseed:
+            yield from (None for _ in range(iteration, iterations))
             return centroids, run.inertia
         previous = run.inertia
         centroids = run.reseeded(run.means(centroids))
+        yield
     run = _Statistics(centroids)
     for block in chunks:
         run.add(block, centroids)

@@ -46,6 +46,10 @@ def open_data(
         UnsupsegError: with ``strict``, a name in the folder is no readable file.
     """
     given = config.dataset is not None
+    if not given and source is not None and source.paths:
+        return read_as(
+            _reopen_paths(source, context, config.strict, left_out), Reading.from_json(source.reading)
+        )
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
@@ -87,6 +91,15 @@ def open_data(
         chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
         dataset = replace(dataset, items=chosen)
     return dataset
+
+
+def open_named(config: Any, context: Context, out: Path | None = None) -> Dataset:
+    """Open the images of a configuration that names them one by one: one folder is a collection of its own name."""
+    paths: tuple[Path, ...] = config.images
+    if len(paths) > 1 or not paths[0].is_dir():
+        return open_paths(paths, context, out, config.strict, config.pages)
+    folder = config.model_copy(update={"dataset": f"{paths[0]}/", "split": "all"})
+    return open_data(folder, context, left_out=[out] if out else ())
 
 
 def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
@@ -144,9 +157,19 @@ def reopen(data: DataSource, **files: Any) -> Dataset:
     Raises:
         UsageError: it is not found.
     """
+    if data.paths and not any(files.values()):
+        return read_as(_reopen_paths(data), Reading.from_json(data.reading))
     location = same_images(data)
     dataset = open_dataset(location.pop("dataset"), split=data.split, **files, **location)
     return read_as(dataset, Reading.from_json(data.reading))
+
+
+def _reopen_paths(
+    data: DataSource, context: Context | None = None, strict: bool = False, left_out: Sequence[Path] = ()
+) -> Dataset:
+    """Open images again that were named one by one."""
+    paths = [Path(path) for path in data.paths]
+    return open_paths(paths, context, next(iter(left_out), None), strict, data.pages)
 
 
 def images_behind(manifest: Manifest, context: Context) -> Dataset:
@@ -193,6 +216,7 @@ def _scan_of(dataset: Dataset) -> dict[str, Any]:
         "left_out": left_out,
         "reading": reading.to_json() if reading else {},
         "pages": dataset.pages,
+        "paths": [str(path.absolute()) for path in dataset.paths],
     }
 
 
@@ -301,7 +325,7 @@ def open_paths(
                 )
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
-    dataset = Dataset(name="images", root=root, split="all", items=tuple(items.values()), space=None)
+    dataset = Dataset("images", root, "all", tuple(items.values()), paths=tuple(paths))
     return with_pages(dataset) if pages else dataset
 
 
@@ -353,6 +377,7 @@ def default_classes(artifact: Artifact) -> int:
     space = named_space(artifact)
     if space is None:
         raise UsageError(
-            "The images are a plain folder, whose number of classes nobody knows: give --classes K (try 5 to 30)."
+            "The images are a plain folder, whose number of classes nobody knows: give --classes auto, or --classes K "
+            "(try 5 to 30)."
         )
     return len(space.names)

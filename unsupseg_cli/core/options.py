@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.stretch import parse_stretch
@@ -18,7 +19,18 @@ WHOLE_VIEWS: tuple[GeometryName, ...] = ("native", "squash")
 CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
 RegionKind = Literal["anchors", "pyramid", "masks"]
 Embedding = Literal["crop", "masked"]
+ClassCount = Annotated[int, Field(ge=1)] | Literal["auto"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
+
+
+def _require_tensorboard(folder: Path | None) -> Path | None:
+    """Return the folder that events go to, if any; raises ValueError where the package for them is missing."""
+    if folder is not None and find_spec("tensorboard") is None:
+        raise ValueError("it needs the package tensorboard: pip install 'unsupseg[tensorboard]'")
+    return folder
+
+
+EventFolder = Annotated[Path | None, AfterValidator(_require_tensorboard)]
 
 
 class DataConfig(Config):

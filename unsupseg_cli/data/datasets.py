@@ -24,8 +24,8 @@ from unsupseg_cli.data.tiff import pages_of
 class Dataset:
     """The images of one split, in the order of their keys.
 
-    ``remarks`` and ``problem`` say what was found beside them: told by whoever opens the data set. ``image_suffix`` and
-    ``left_out`` are what finds the same images again.
+    ``remarks`` and ``problem`` say what was found beside them: told by whoever opens the data set. ``image_suffix``,
+    ``left_out`` and ``paths`` (images and folders that were named one by one) are what finds the same images again.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Dataset:
     image_suffix: str = ""
     left_out: tuple[Path, ...] = ()
     pages: bool = False
+    paths: tuple[Path, ...] = ()
 
     @property
     def unlabelled(self) -> list[Item]:

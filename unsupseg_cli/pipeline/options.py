@@ -1,4 +1,4 @@
-"""The options of `run`, `demo`, `export` and `export-masks`. This module imports no torch."""
+"""The options of `run`, `demo`, `segment`, `export` and `export-masks`. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.options import ClassCount
 
 
 class RunConfig(Config):
@@ -37,6 +38,20 @@ class DemoConfig(Config):
         None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1, also=("--batch",))
+
+
+class SegmentConfig(DemoConfig):
+    """Find classes in images and segment them, in one call."""
+
+    images: tuple[Path, ...] = execution((), "Photos, or folders of them (nested is fine).", argument=True)
+    out: Path | None = execution(
+        None, "Folder for label maps, overlays and sheets. Default: NAME-segmented.", short="-o"
+    )
+    classes: ClassCount = setting("auto", "Number of classes; auto chooses it by the features.")
+    weights: Path | None = execution(
+        None, "Weights file of the backbone (.safetensors, or the original .pth)."
+    )
+    strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
 
 
 class ExportConfig(Config):

@@ -138,7 +138,11 @@ class _Planner:
         why = self._why(identity, existing, forced)
         if existing is None:
             self.new.add(identity.key)
-        unread = UNKNOWN in (identity.weights, identity.data.fingerprint if identity.data else "")
+        unread = UNKNOWN in (
+            identity.weights,
+            identity.data.fingerprint if identity.data else "",
+            identity.config.get("classes"),
+        )
         if unread or any(item.key in self.guessed for item in identity.inputs):
             self.guessed.add(identity.key)
         promise = self._promise(identity, foreseen.summary)

@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.options import EventFolder
 
 Architecture = dict[str, Any]
 
@@ -165,6 +166,9 @@ class PretrainConfig(Config):
     )
     probe_root: str | None = execution(None, "where that data set lies")
     precision: Literal["bf16", "fp32"] = setting("bf16", "arithmetic of the forward pass")
+    tensorboard: EventFolder = execution(
+        None, "also write the losses of this run as TensorBoard events here (extra `tensorboard`)"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = execution("auto", "where to compute")
 
     @property

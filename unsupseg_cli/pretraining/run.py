@@ -53,7 +53,7 @@ def train(pretrainer: Pretrainer, fabric: Fabric, folder: Path, reporter: Report
         DiskCheckpoint(folder, reporter.warn),
     )
     first = checkpoint.step()
-    journal = Journal(folder, first, writes=fabric.is_global_zero)
+    journal = Journal(folder, first, fabric.is_global_zero, config.tensorboard)
     if first:
         reporter.info(f"going on after step {first}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -163,6 +164,46 @@ def progress_figure(
     if title:
         figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
     return figure
+
+
+def criterion_figure(
+    numbers: Sequence[int],
+    values: Sequence[float],
+    *,
+    best: int,
+    level: float,
+    label: str,
+    note: str = "",
+) -> Figure:
+    """Return a criterion over numbers of classes, with the one that a rule takes.
+
+    Args:
+        numbers: of classes.
+        values: of the criterion.
+        best: the number taken.
+        level: the least value that the rule takes, drawn as a line.
+        label: name of the criterion.
+        note: what the level is.
+    """
+    figure, axes = _figure(6.0, 3.0)
+    axes.plot(numbers, values, color=BLUE, linewidth=1.6, marker="o", markersize=3.5)
+    axes.axhline(level, color=GRAY, linewidth=1, linestyle="--")
+    axes.text(numbers[0], level, note, ha="left", va="top", fontsize=8, color=INK)
+    axes.axvline(best, color=INK, linewidth=1)
+    axes.set_ylim(min(0.0, *values), 1.15 * max(*values, 1e-3))
+    axes.set_xlabel("number of classes", fontsize=9)
+    axes.set_ylabel(label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    _hide_frame(axes)
+    _title(axes, f"{best} classes")
+    return figure
+
+
+def as_image(figure: Figure) -> Image.Image:
+    """Return a figure as a picture."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

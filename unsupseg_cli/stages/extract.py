@@ -65,6 +65,9 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
     that of the arrays before they are packed, equal for both.
     """
 
+    images: tuple[Path, ...] = execution(
+        (), "Images or folders; or name a data set with --dataset.", argument=True
+    )
     model: str | None = execution(
         None, "Store the codes of this model, or file of `export`, not a backbone's tokens."
     )
@@ -165,6 +168,8 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other geometries and regions, and of a backbone where a model is given."""
         unread = self.unread_of_regions()
+        if self.images:
+            unread |= dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
         if self.geometry not in CROPS:
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
         if self.regions is not None and self.embed == "crop":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.options import DeviceConfig
+from unsupseg_cli.core.options import ClassCount, DeviceConfig
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, say_unread
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class PseudolabelConfig(DeviceConfig):
     support: str | None = execution(None, "Regions of further images, for a method that clusters regions.")
     method: str = setting("kmeans", "Method (`unsupseg methods list`).")
     part: str | None = setting(None, "Part of a method that has several.")
-    classes: int | None = setting(None, "Number of classes K; default: that of the label space.", ge=1)
+    classes: ClassCount | None = setting(
+        None, "Number of classes K, or auto: by the features. Default: that of the label space."
+    )
     keep: Literal["labels", "soft"] = setting(
         "labels", "What is stored: labels, or soft masks (for `refine`) as well."
     )
@@ -69,15 +71,17 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.contents.images import default_classes
+    from unsupseg_cli.stages.scan import auto_classes
 
     identity_values: dict[str, Any] = {}
     features = call.input("features")
     if "classes" in call.needs.identity:
-        identity_values["classes"] = call.config.classes or default_classes(features)
+        classes = call.config.classes or default_classes(features)
+        identity_values["classes"] = auto_classes(features, call.context) if classes == "auto" else classes
         cells = int(foreseen_grids(features).prod(1).sum())
-        if identity_values["classes"] > cells:
+        if classes != "auto" and classes > cells:
             raise UsageError(
-                f"--classes {identity_values['classes']} is more than the {cells} patches of the features "
+                f"--classes {classes} is more than the {cells} patches of the features "
                 f"'{features.id}'; ask for fewer."
             )
     if "seed" in call.needs.identity:

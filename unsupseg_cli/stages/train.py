@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.options import DeviceConfig
+from unsupseg_cli.core.options import ClassCount, DeviceConfig, EventFolder
 from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from lightning_fabric import Fabric
 
@@ -38,7 +39,9 @@ class TrainConfig(DeviceConfig):
     regions: str | None = execution(None, "Regions artifact, for a method that reads one.")
     model: str | None = execution(None, "Model artifact, for a method that starts from one.")
     method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
-    classes: int | None = setting(None, "Number of classes K; default: that of the pseudo-labels.", ge=1)
+    classes: ClassCount | None = setting(
+        None, "Number of classes K, or auto: by the features. Default: that of the pseudo-labels."
+    )
     tokens: Literal["stored", "live"] = setting(
         "stored",
         "stored features (fast), or live: the frozen backbone in the loop, with the method's augmentation.",
@@ -49,6 +52,9 @@ class TrainConfig(DeviceConfig):
         "GPUs (or CPU processes) that train together: each step's batch is split over them. Under torchrun, which "
         "starts the processes itself, on several machines too, leave it out.",
         ge=1,
+    )
+    tensorboard: EventFolder = execution(
+        None, "Also write the losses of this run as TensorBoard events here (extra `tensorboard`)."
     )
 
 
@@ -89,27 +95,29 @@ def identify(call: Call) -> Identity:
 def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.images import default_classes
+    from unsupseg_cli.stages.scan import auto_classes
 
     identity_values: dict[str, Any] = {}
     if "classes" in call.needs.identity:
-        labels = call.inputs.get("pseudolabels")
-        identity_values["classes"] = (
+        labels, features = call.inputs.get("pseudolabels"), call.input("features")
+        classes = (
             call.config.classes
             or (_classes_of(labels, call.context) if labels else None)
-            or default_classes(call.input("features"))
+            or default_classes(features)
         )
+        identity_values["classes"] = auto_classes(features, call.context) if classes == "auto" else classes
     if "seed" in call.needs.identity:
         identity_values["seed"] = call.config.seed
     return identity_values
 
 
-def _classes_of(labels: Artifact, context: Context) -> int | None:
+def _classes_of(labels: Artifact, context: Context) -> ClassCount | None:
     """Return the number of classes of pseudo-labels: what decided them, else what `pseudolabel` was last asked for."""
     from unsupseg_cli.artifacts.context import ASKED
 
     asked = {} if context.by_recipe else context.remembered(ASKED).get(labels.id, {})
     if classes := labels.manifest.config.get("classes", asked.get("classes")):
-        return int(classes)
+        return "auto" if classes == "auto" else int(classes)
     before = labels.input("pseudolabels")  # they were refined
     earlier = context.workspace.find_key("pseudolabels", before.key) if before else None
     return _classes_of(earlier, context) if earlier else None
@@ -170,6 +178,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
         draft,
         fabric,
         call.context,
+        config.tensorboard,
     )
     if not fabric.is_global_zero:
         return {}
@@ -184,7 +193,14 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     return {"method": call.method.name, "classes": classes, **trained.figures}
 
 
-def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, context: Context) -> None:
+def _fit(
+    trainer: Trainer,
+    schedule: Schedule,
+    draft: Draft,
+    fabric: Fabric,
+    context: Context,
+    events: Path | None,
+) -> None:
     """Train, going on from the checkpoint of the draft if there is one."""
     from unsupseg_cli.report.plots import progress_figure, save
     from unsupseg_cli.training.checkpoint import DiskCheckpoint, Journal
@@ -192,7 +208,7 @@ def _fit(trainer: Trainer, schedule: Schedule, draft: Draft, fabric: Fabric, con
 
     checkpoint = DiskCheckpoint(draft.folder, context.reporter.warn)
     first = checkpoint.step()
-    journal = Journal(draft.folder, first, writes=fabric.is_global_zero)
+    journal = Journal(draft.folder, first, fabric.is_global_zero, events)
     if first:
         context.reporter.info(f"going on after step {first}")
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.training.events import event_writer
 from unsupseg_cli.training.loop import Record
 
 METRICS = "metrics.jsonl"
@@ -97,13 +98,15 @@ class Journal:
         folder: holds the file.
         first: the step that the training goes on from: later records of a killed call are dropped.
         writes: whether this process is the one that writes.
+        events: folder that the figures also go to, as TensorBoard events.
     """
 
-    def __init__(self, folder: Path, first: int, writes: bool = True) -> None:
+    def __init__(self, folder: Path, first: int, writes: bool = True, events: Path | None = None) -> None:
         self._path, self._writes = folder / METRICS, writes
         self.records = [record for record in _read(self._path) if record["step"] < first]
         if writes:
             self._path.write_text("".join(map(_line, self.records)), encoding="utf-8")
+        self._write_events = event_writer(events, first) if events is not None and writes else None
 
     def add(self, record: Record) -> None:
         """Append a record."""
@@ -111,6 +114,8 @@ class Journal:
         if self._writes:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(_line(record))
+        if self._write_events is not None:
+            self._write_events(record)
 
 
 def _line(record: Record) -> str:

@@ -119,6 +119,7 @@ class ContextLabeller(Labeller):
             restarts=options.restarts,
             iterations=options.iterations,
             seed=seeds.stream(self.inputs.seed, name),
+            reporter=self.inputs.reporter,
         )
 
     def _content(self) -> tuple[Tensor, int]:

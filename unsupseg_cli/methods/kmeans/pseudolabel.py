@@ -34,6 +34,7 @@ class KMeansLabeller(Labeller):
             restarts=options.restarts,
             iterations=options.iterations,
             seed=seeds.stream(inputs.seed, "kmeans"),
+            reporter=inputs.reporter,
         )
         self.centroids = result.centroids  # on the tokens' device
         return {"inertia": result.inertia, "inertias": list(result.inertias), "tokens": len(sample)}

@@ -38,7 +38,7 @@ class KMeansTrainer(Trainer):
         unit = F.normalize(sample, dim=-1)
         starts = [
             kmeans_plus_plus(unit, inputs.classes, seed=seeds.stream(inputs.seed, "start", restart))
-            for restart in range(options.restarts)
+            for restart in inputs.reporter.track(range(options.restarts), "starts", total=options.restarts)
         ]
         centroids = inputs.masks.state.get("centroids") if inputs.masks else None
         self.warnings = []

@@ -78,6 +78,7 @@ class MaskClusters(Labeller):
         together = tokens if support is None else torch.cat([tokens, support.rows(options.token).cpu()])
         _check(together, count)
         points = F.normalize(whitened(together) if options.whiten else together, dim=-1).numpy()
+        self.inputs.reporter.info(f"k-means: {len(points):,} masks, {count} centres, {options.restarts} runs")
         kmeans = self._kmeans(count).fit(points)
         self._distances = kmeans.transform(points[: len(tokens)])
         self._classes = self._distances.argmin(1) + first
@@ -104,7 +105,8 @@ class MaskClusters(Labeller):
         assert self.masks.boxes is not None
         features, count = self.inputs.features, len(self.masks.labels)
         means, boxes = [], []
-        for start in range(0, count, _VIEWS):
+        starts = range(0, count, _VIEWS)
+        for start in self.inputs.reporter.track(starts, "tokens of masks", total=len(starts)):
             views = range(start, min(start + _VIEWS, count))
             boxes += [self.masks.boxes(view) for view in views]
             shown = zip(views, features.tokens(views), strict=True)

@@ -284,6 +284,7 @@ def _first_prototypes(options: TrainOptions, inputs: Inputs) -> Tensor:
         classes,
         restarts=options.init_restarts,
         seed=seeds.stream(inputs.seed, "init"),
+        reporter=inputs.reporter,
     ).centroids
 
 

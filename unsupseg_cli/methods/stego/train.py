@@ -269,7 +269,9 @@ class StegoTrainer(Trainer):
                 spherical_kmeans(
                     sample, classes, restarts=1, seed=seeds.stream(self.inputs.seed, "refit", start)
                 ).centroids
-                for start in range(self.options.restarts)
+                for start in self.inputs.reporter.track(
+                    range(self.options.restarts), "clusters of codes", total=self.options.restarts
+                )
             ]
         )
 

@@ -1,0 +1,90 @@
+"""segment: Photos -> label maps, overlays and a sheet of the classes: one call, no labels, no number of classes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from unsupseg_cli.cli.command import Invocation, stage_command
+from unsupseg_cli.cli.run import explain_steps
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.models.backbones import default_backbone
+from unsupseg_cli.pipeline.options import RunConfig, SegmentConfig
+from unsupseg_cli.pipeline.recipe import Step, resolve
+from unsupseg_cli.pipeline.recipe_file import load_recipe
+
+RECIPE = "segment"
+app = typer.Typer()
+
+
+@stage_command(app, SegmentConfig, name="segment", settings=False)
+def segment(invocation: Invocation) -> None:
+    """Photos -> label maps, overlays and a sheet of the classes: one call, no labels, no number of classes.
+
+    It is the recipe segment: `unsupseg recipes show segment`.
+    """
+    config, reporter = invocation.config, invocation.reporter
+    if not config.images:
+        raise UsageError("No images were named: give photos, or folders of photos.")
+    out = config.out or default_folder(config.images)
+    steps = _steps(invocation)
+    if invocation.explain:
+        explain_steps(steps)
+    context = invocation.context()
+    from unsupseg_cli.contents.result_folder import require_own, write_results
+    from unsupseg_cli.pipeline.run import run
+
+    require_own(out)
+    _tell_backbone(steps, reporter)
+    artifacts = run(steps, context)
+    predictions, model = artifacts["predict"], artifacts["train"]
+    write_results(predictions, model, out, context)  # a page of everything, once there is one, goes here too
+    _tell_what_next(out, model.manifest.summary["classes"], reporter)
+    invocation.done(predictions)
+
+
+def default_folder(images: tuple[Path, ...]) -> Path:
+    """Return the folder of the results where none is named: called like the first input, in the working folder."""
+    name = images[0].resolve().name
+    return Path(f"{Path(name).stem if images[0].is_file() else name or 'images'}-segmented")
+
+
+def _steps(invocation: Invocation) -> list[Step]:
+    """Return the steps of the recipe with the values of the call."""
+    config, settings = invocation.config, invocation.settings
+    everywhere = {name: getattr(config, name) for name in RunConfig.model_fields if hasattr(config, name)}
+    images = [os.fspath(path) for path in config.images]
+    values: dict[str, Any] = {"extract.images": images, "predict.images": images}
+    values |= {f"{stage}.strict": True for stage in ("extract", "predict") if config.strict}
+    if config.classes != "auto":
+        values["pseudolabel.classes"] = config.classes
+    return resolve(
+        load_recipe(RECIPE), RunConfig(**everywhere), values, settings.for_command, settings.for_method
+    )
+
+
+def _tell_backbone(steps: list[Step], reporter: Reporter) -> None:
+    """Say which backbone looks at the images, and that others see more."""
+    name = steps[0].config.backbone
+    if name not in ("auto", default_backbone()):
+        reporter.info(f"backbone: {name}")
+        return
+    reporter.info(
+        f"backbone: {default_backbone()}, which ships with this tool and needs no network. DINOv2 finds far better "
+        "classes, where its weights can be had: --backbone dinov2_vits14 (from the hub, once), or --weights FILE too"
+    )
+
+
+def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
+    """Say which picture to look at, and how to go on."""
+    reporter.info(
+        f"{classes} classes; look at '{out / 'classes.png'}' (where each lies) and '{out / 'sheet.png'}'"
+    )
+    reporter.info(
+        "next: name them, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg classes "
+        "merge 3,5`; more photos, `unsupseg predict MORE/ --out DIR`; other classes, --classes N"
+    )
