@@ -16,6 +16,7 @@ from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.geometry import Geometry
 
@@ -88,18 +89,51 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
     The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
     ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; with ``keep=scores``
-    also log-probabilities at the working resolution.
+    also log-probabilities at the working resolution. No network runs where an earlier artifact holds the maps of the
+    same model under other names, or before a merge.
     """
+    from unsupseg_cli.contents.model import read_model
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
-    from unsupseg_cli.data.loader import resolve_workers
-    from unsupseg_cli.inference.segment import segment_items
     from unsupseg_cli.models.device import resolve_device
 
-    config, model, dataset = call.config, opened_model(call), _dataset(call)
+    config, file = call.config, read_model(call.input("model"))[0]
     draft.deterministic = resolve_device(config.device).type == "cpu"
     skipped = Skipped(call.context, config.strict)
-    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
+    writer = PredictionWriter(draft, file, _dataset(call), _shown_class(call), config.overlay, skipped)
+    if not _take_stored(call, writer):
+        _segment(call, writer)
+    return writer.close()
+
+
+def _take_stored(call: Call, writer: PredictionWriter) -> bool:
+    """Write the maps of earlier predictions under the model's classes, where only these differ; tell whether it did."""
+    from unsupseg_cli.contents.applied_classes import find_same_maps
+
+    if call.context.force or call.config.keep == "scores":
+        return False
+    found = find_same_maps(identify(call), call.input("model"), call.context)
+    if found is None:
+        return False
+    stored, read = found
+    call.context.reporter.info(
+        f"no network runs: the label maps of '{stored.id}' are taken under the classes of this model"
+    )
+    for item in call.context.reporter.track(writer.todo(), "predict"):
+        if item.key in stored.manifest.summary["skipped"]:
+            writer.skipped.add(item, stored.manifest.summary["skipped"][item.key])
+        else:
+            call.context.sources.require_unchanged([item.image])
+            writer.write(item, read(item.key), None)
+    return True
+
+
+def _segment(call: Call, writer: PredictionWriter) -> None:
+    """Write the maps of every image that has none yet."""
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.segment import segment_items
+
+    config, model = call.config, opened_model(call)
     segmented = segment_items(
         model.segmenter,
         writer.todo(),
@@ -117,7 +151,6 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         call.context.sources.require_unchanged([image.item.image])
         scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
-    return writer.close()
 
 
 def foresee(call: Call) -> Foreseen:
@@ -141,7 +174,7 @@ def finish(call: Call, predictions: Artifact) -> None:
     from unsupseg_cli.contents.predictions import copy_pictures
 
     if call.config.out is not None:
-        copy_pictures(predictions, call.config.out)
+        copy_pictures(predictions, call.config.out, call.context.reporter)
 
 
 @once
