@@ -31,6 +31,7 @@ _ORDER = [
     "classes",
     "export",
     "export-masks",
+    "export-labels",
     "pretrain",
 ]
 _PANELS = {

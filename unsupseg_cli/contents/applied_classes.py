@@ -78,7 +78,7 @@ def _deciding(config: dict[str, object]) -> dict[str, object]:
 
 def _same_outputs(one: Artifact, other: Artifact) -> bool:
     """Tell whether two models are the same but for the classes that their outputs stand for."""
-    classes = {"classes": [], "class_of": None}
+    classes: dict[str, object] = {"classes": [], "class_of": None}
     files = [read_model(model)[0].model_copy(update=classes) for model in (one, other)]
     weights = [model.manifest.outputs["model.safetensors"].sha256 for model in (one, other)]
     return files[0] == files[1] and weights[0] == weights[1]

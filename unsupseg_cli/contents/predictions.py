@@ -172,6 +172,17 @@ def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
     return dataset
 
 
+def images_still_there(predictions: Artifact, context: Context) -> dict[str, Path]:
+    """Return the files of the images of predictions by key: those that are there and as they were."""
+    try:
+        items = _predicted_dataset(predictions.manifest).items
+        digests = predictions.manifest.summary.get("digests", {})
+        now = dict(image_digests((item for item in items if item.key in digests), context))
+    except UnsupsegError:
+        return {}
+    return {item.key: item.image for item in items if item.key in now and now[item.key] == digests[item.key]}
+
+
 def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:
     """Return the key of each image and the digest of its file."""
     return file_digests(((item.key, item.image) for item in items), context)

@@ -1,4 +1,4 @@
-"""The options of `run`, `demo`, `export` and `export-masks`. This module imports no torch."""
+"""The options of `run`, `demo`, `export`, `export-masks` and `export-labels`. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.options import split
+from unsupseg_cli.exchange.table import FormatName
 
 
 class RunConfig(Config):
@@ -93,3 +95,39 @@ class ExportMasksConfig(Config):
         if value.suffix.lower() != ".json":
             raise ValueError("expected a file whose name ends in .json")
         return value
+
+
+class ExportLabelsConfig(Config):
+    """Write label maps in the format of another program."""
+
+    format: FormatName = execution(..., "The format, see docs/exchange.md.")
+    out: Path = execution(..., "The file or folder to write.", short="-o")
+    things: tuple[str, ...] = execution(
+        (),
+        "Classes whose connected regions are objects, such as car,3: coco-panoptic divides these, coco-instances and "
+        "yolo-seg write these alone. Default: coco-panoptic divides none, the others write all.",
+    )
+    min_area: int = execution(1, "Regions of fewer pixels are left out where regions are written.", ge=1)
+    images: Literal["link", "copy", "none"] = execution(
+        "link", "Whether coco-panoptic, yolo-seg and voc bring the images along, as links or as copies."
+    )
+    url: str = execution("", "What the addresses of images begin with in label-studio.")
+
+    @field_validator("things", mode="before")
+    @classmethod
+    def _split_things(cls, value: object) -> object:
+        return split(value)
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of other formats."""
+        readers: dict[str, tuple[FormatName, ...]] = {
+            "things": ("coco-panoptic", "coco-instances", "yolo-seg"),
+            "min_area": ("coco-panoptic", "coco-instances", "yolo-seg"),
+            "images": ("coco-panoptic", "yolo-seg", "voc"),
+            "url": ("label-studio",),
+        }
+        return {
+            name: f"it is read with --format {' or '.join(formats)}"
+            for name, formats in readers.items()
+            if self.format not in formats
+        }
