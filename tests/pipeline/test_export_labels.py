@@ -71,9 +71,9 @@ def test_panoptic_segments_are_the_label_maps(predictions, labels, context, tmp_
             assert mask.sum() == segment["area"] > 0
             x, y, width, height = segment["bbox"]
             assert mask[y : y + height, x : x + width].sum() == segment["area"]
-            found[mask] = segment["category_id"]
+            found[mask] = segment["category_id"] - 1
         np.testing.assert_array_equal(found, values)
-    roofs = [one for one in content["annotations"][0]["segments_info"] if one["category_id"] == 2]
+    roofs = [one for one in content["annotations"][0]["segments_info"] if one["category_id"] == 3]
     assert len(roofs) == 2
 
 
@@ -85,7 +85,7 @@ def test_instances_are_read_by_cocos_own_reader(predictions, labels, context, tm
             mask = coco.annToMask(one).astype(bool)
             assert mask.sum() == one["area"]
             assert (found[mask] == -1).all()
-            found[mask] = one["category_id"]
+            found[mask] = one["category_id"] - 1
         np.testing.assert_array_equal(found, values)
     assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == NAMES
     large = written(

@@ -28,8 +28,8 @@ def labels():
 def export(labels, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
     predictions = predictions_of(labels, NAMES, context, tmp_path / "photos")
-    return lambda name, out: export_labels(
-        ExportLabelsConfig(format=name, out=tmp_path / out), predictions.id, context
+    return lambda name, out, **options: export_labels(
+        ExportLabelsConfig(format=name, out=tmp_path / out, **options), predictions.id, context
     )
 
 
@@ -43,7 +43,7 @@ def export(labels, tmp_path):
 )
 def test_datumaro_reads_the_label_maps(export, labels, name, out, format):
     datumaro = pytest.importorskip("datumaro", reason=REASON)
-    path = export(name, out)
+    path = export(name, out, **({"images": "copy"} if name == "coco-panoptic" else {}))  # it follows no links
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             archive.extractall(path.with_suffix(""))

@@ -1,6 +1,7 @@
 """Connected regions as a COCO file of annotations, with compressed run lengths.
 
-Source of the format: cocodataset.org, "Data format".
+A category is the number of its class and 1: programs take category 0 for none. Source of the format: cocodataset.org,
+"Data format".
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from unsupseg_cli.exchange.labelled import Class, Classes, LabelledImage, Region
 from unsupseg_cli.exchange.table import Wishes
 
 SUFFIX = ".json"
+FIRST_CATEGORY = 1
 
 
 def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: Wishes) -> list[str]:
-    """Write one annotation for each region; the number of a category is that of the class."""
+    """Write one annotation for each region."""
     regions, entries, annotations = Regions(wishes.least), list[dict[str, Any]](), list[dict[str, Any]]()
     for number, image in enumerate(images, 1):
         entries.append(image_entry(image, number))
@@ -29,7 +31,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": region.group,
+                    "category_id": region.group + FIRST_CATEGORY,
                     "segmentation": encode(region.whole(image.size), "rle"),
                     "area": region.area,
                     "bbox": region.box,
@@ -39,7 +41,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     content = {
         "images": entries,
         "annotations": annotations,
-        "categories": [{"id": one.number, "name": one.name, "supercategory": ""} for one in classes],
+        "categories": [category(one) for one in classes],
     }
     out.write_text(json.dumps(content), encoding="utf-8")
     return regions.remarks()
@@ -51,12 +53,11 @@ def image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
     return {"id": number, "file_name": image.key, "height": height, "width": width}
 
 
-def panoptic_category(one: Class, thing: bool) -> dict[str, Any]:
-    """Return what a panoptic COCO file says of a class."""
+def category(one: Class) -> dict[str, Any]:
+    """Return what a COCO file says of a class."""
     return {
-        "id": one.number,
+        "id": one.number + FIRST_CATEGORY,
         "name": one.name,
         "supercategory": "",
         "color": list(one.color),
-        "isthing": int(thing),
     }

@@ -17,7 +17,7 @@ from PIL import Image
 
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_path
-from unsupseg_cli.exchange.coco_instances import image_entry, panoptic_category
+from unsupseg_cli.exchange.coco_instances import FIRST_CATEGORY, category, image_entry
 from unsupseg_cli.exchange.labelled import Classes, Images, LabelledImage, Region, Regions
 from unsupseg_cli.exchange.table import Wishes
 
@@ -43,7 +43,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     content = {
         "images": entries,
         "annotations": annotations,
-        "categories": [panoptic_category(one, one.number in things) for one in classes],
+        "categories": [{**category(one), "isthing": int(one.number in things)} for one in classes],
     }
     (out / "annotations" / f"{_NAME}.json").write_text(json.dumps(content), encoding="utf-8")
     return regions.remarks() + files.remarks()
@@ -60,7 +60,7 @@ def _segments(
         segments.append(
             {
                 "id": len(segments) + 1,
-                "category_id": part.group,
+                "category_id": part.group + FIRST_CATEGORY,
                 "area": part.area,
                 "bbox": part.box,
                 "iscrowd": 0,
