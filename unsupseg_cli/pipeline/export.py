@@ -53,7 +53,7 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
 
 def _save_onnx(opened: OpenModel, config: ExportConfig) -> Callable[[Path], None]:
     assert config.frame is not None
-    program = onnx_program(opened, config.frame, config.size)
+    program = onnx_program(opened, config.frame, config.size, config.layout)
     return lambda path: program.save(path)
 
 

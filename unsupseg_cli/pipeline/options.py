@@ -53,6 +53,11 @@ class ExportConfig(Config):
     size: int | None = execution(
         None, "Shorter side inside an .onnx file; 0 keeps the frame's. Default: as trained.", ge=0
     )
+    layout: Literal["frame", "nchw"] = execution(
+        "frame",
+        "What an .onnx file takes and gives: frame, bytes (1,H,W,3) to a label map; nchw, values 0 to 1 (1,3,H,W) to a "
+        "probability map for each class, as QGIS's plugin Deepness expects it of square tiles.",
+    )
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
 
     @field_validator("out")
@@ -76,8 +81,10 @@ class ExportConfig(Config):
     def _kind_of_file(self) -> ExportConfig:
         if self.out.suffix == ".onnx" and self.frame is None:
             raise ValueError("an .onnx file takes images of one size: give it as --frame HEIGHTxWIDTH")
-        if self.out.suffix != ".onnx" and (self.frame, self.size) != (None, None):
-            raise ValueError("--frame and --size are of .onnx files; a .safetensors file takes any image")
+        if self.out.suffix != ".onnx" and (self.frame, self.size, self.layout) != (None, None, "frame"):
+            raise ValueError(
+                "--frame, --size and --layout are of .onnx files; a .safetensors file takes any image"
+            )
         return self
 
 
