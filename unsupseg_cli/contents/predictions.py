@@ -29,8 +29,9 @@ from unsupseg_cli.contents.images import (
     read_as,
     reopen,
 )
-from unsupseg_cli.contents.model import ModelFile
+from unsupseg_cli.contents.model import ClassEntry, ModelFile
 from unsupseg_cli.contents.model_classes import classes_record
+from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
@@ -40,6 +41,7 @@ from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.rasters import Windows, has_rasterio, is_raster, valid_pixels
 from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
@@ -84,7 +86,11 @@ class PredictionWriter:
         return [item for item in self._dataset.items if not self._draft.is_done(image_part(item.key))]
 
     def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
-        """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w)."""
+        """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w).
+
+        Pixels that hold no data are void.
+        """
+        labels = void_without_data(item, labels)
         files = [write_ids(self._draft.folder, item.key, labels)]
         if log_probs is not None:
             scores = self._draft.folder / "scores" / file_path(item.key)
@@ -92,6 +98,7 @@ class PredictionWriter:
             files += [path for path in scores.rglob("*") if path.is_file()]
         image = read_image(item.image, item.reading) if self._overlay else None
         files += self._picture(item.key, image, labels)
+        files += world_files(self._draft.folder, item)
         self._draft.finish(image_part(item.key), files=files)
 
     def close(self) -> dict[str, Any]:
@@ -104,6 +111,10 @@ class PredictionWriter:
             self._draft.warnings.append(
                 f"{len(self.skipped)} unreadable images were skipped; the manifest lists them"
             )
+        rasters = write_rasters(
+            self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids
+        )
+        self._draft.warnings.extend(rasters)
         colors = np.array([entry.color for entry in self._classes], np.uint8)
         legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")
         return {
@@ -218,10 +229,21 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
         assert predictions.data is not None
-        dataset = open_paths([Path(name) for name in named[NAMED]], pages=predictions.data.pages)
+        paths, windows = [Path(name) for name in named[NAMED]], predictions.data.windows
+        dataset = open_paths(
+            paths, pages=predictions.data.pages, windows=Windows(**windows) if windows else None
+        )
         return read_as(dataset, Reading.from_json(predictions.data.reading))
     assert predictions.data is not None
     return reopen(predictions.data)
+
+
+def void_without_data(item: Item, labels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return labels (H, W) of an image that are void where a raster holds no data."""
+    if not (has_rasterio() and is_raster(item.image)) or (item.reading and item.reading.page):
+        return labels
+    valid = valid_pixels(item.image, item.reading.window if item.reading else None)
+    return labels if valid is None else np.where(valid, labels, np.int16(VOID))
 
 
 def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> Path:
@@ -244,6 +266,12 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 
+def read_entries(folder: Path) -> list[ClassEntry]:
+    """Read the classes of label maps from the file beside them."""
+    entries = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return [ClassEntry(name=entry["name"], color=entry["color"]) for entry in entries]
+
+
 PictureWriter = Callable[[str, NDArray[np.uint8] | None, NDArray[np.int16]], list[Path]]
 
 
@@ -255,8 +283,7 @@ def picture_writer(
     ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some. The image may be
     None where they are not.
     """
-    entries = json.loads((source / CLASSES).read_text(encoding="utf-8"))
-    colors = np.array([entry["color"] for entry in entries], np.uint8)
+    colors = np.array([entry.color for entry in read_entries(source)], np.uint8)
     with_overlay = (source / "overlay").exists() if overlays is None else overlays
 
     def write(key: str, image: NDArray[np.uint8] | None, labels: NDArray[np.int16]) -> list[Path]:
@@ -285,7 +312,7 @@ def copy_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
             f"'{out}' holds {len(older)} label maps of other classes (such as '{older[0]}'): its {CLASSES} and legend "
             f"now tell those of '{predictions.id}'; give another --out to keep both"
         )
-    for name in ("ids", "color", "overlay"):
+    for name in ("ids", "color", "overlay", RASTERS):
         if (predictions.path / name).exists():
             shutil.copytree(predictions.path / name, out / name, dirs_exist_ok=True)
     for name in ("legend.png", CLASSES):

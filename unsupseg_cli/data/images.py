@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
-from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.reading import Reading
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.data.rasters import has_rasterio, is_raster, read_window, require_rasterio, valid_pixels
+from unsupseg_cli.data.reading import Reading, Window
 from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
+
+T = TypeVar("T")
 
 _OPTIONAL = {  # suffix -> the package without which Pillow does not read it
     ".heic": "pillow-heif",
@@ -83,12 +87,14 @@ class UnreadableImage(UnsupsegError):  # noqa: N818 - says what it is, as the us
     """An image that cannot be read: missing, truncated, no image at all, or too large."""
 
 
-def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: Path, reading: Reading | None = None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return (height, width) as `read_image` gives them, from the header (of a ``.mat``, from its pixels).
 
     Raises:
         UnreadableImage: the header is unreadable or announces more than ``max_pixels`` pixels.
     """
+    if reading is not None and reading.window is not None:
+        return reading.window[2:]
     if path.suffix == ".mat":
         height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
         return height, width
@@ -112,7 +118,7 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
     Raises:
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
-    if reading is not None and (reading.page or not reading.is_plain):
+    if reading is not None and (reading.is_part or not reading.is_plain):
         return np.ascontiguousarray(_read_as(path, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
@@ -122,12 +128,16 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
         return np.ascontiguousarray(_to_rgb(upright(image)))
 
 
-def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
-    """Read the values (H, W, S) of an image, or of a page of it, as they are stored, turned upright.
+def read_values(
+    path: Path, page: int = 0, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.generic]:
+    """Read the values (H, W, S) of an image, or of a page or window of it, as they are stored, turned upright.
 
     Raises:
         UnreadableImage: as `read_image`.
     """
+    if window is not None:
+        return _of_raster(path, lambda: read_window(path, window))
     header = read_header(path) if path.suffix.lower() in SUFFIXES else None
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
@@ -143,7 +153,10 @@ def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDAr
 
 
 def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
-    values = read_values(path, reading.page, max_pixels)
+    values = read_values(path, reading.page, reading.window, max_pixels)
+    valid = None
+    if reading.window is not None:
+        valid = _of_raster(path, lambda: valid_pixels(path, reading.window))
     try:
         chosen = reading.choose(values)
     except ValueError as error:
@@ -153,8 +166,36 @@ def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]
     elif chosen.dtype == np.uint8:
         colors = chosen.astype(np.uint8)
     else:
-        colors = _gray_to_uint8(chosen, sixteen=chosen.dtype == np.uint16)
+        shown = chosen if valid is None else np.where(valid[..., None], chosen, np.nan)
+        colors = _gray_to_uint8(shown, sixteen=chosen.dtype == np.uint16)
+    if valid is not None:
+        colors = np.where(valid[..., None], colors, np.uint8(0))
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
+
+
+def known_values(path: Path, reading: Reading | None) -> NDArray[np.generic]:
+    """Read the values (H, W, S) of an image as they are stored, NaN where a raster holds no data.
+
+    Raises:
+        UnreadableImage: as `read_image`.
+    """
+    reading = reading or Reading()
+    values = read_values(path, reading.page, reading.window)
+    if not (has_rasterio() and is_raster(path)) or reading.page:
+        return values
+    valid = _of_raster(path, lambda: valid_pixels(path, reading.window))
+    return values if valid is None else np.where(valid[..., None], values.astype(np.float64), np.nan)
+
+
+def _of_raster(path: Path, read: Callable[[], T]) -> T:
+    """Return what rasterio reads of a file; raises UnreadableImage."""
+    require_rasterio("A window of an image")
+    try:
+        return read()
+    except FileNotFoundError:
+        raise UnreadableImage(f"The image '{path}' does not exist") from None
+    except Exception as error:  # GDAL raises anything on damaged files
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason_of(error)}") from None
 
 
 def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool = False) -> list[str]:
@@ -391,7 +432,7 @@ def _orientation(image: Image.Image) -> int:
 def _too_large(path: Path, announced: str, max_pixels: int) -> UnreadableImage:
     return UnreadableImage(
         f"The image '{path}' announces {announced} pixels, more than the {max_pixels:,} that are accepted; cut it "
-        "into pieces"
+        f"into pieces{', or read it by --windows 1024' if path.suffix.lower() in SUFFIXES else ''}"
     )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.stretch import parse_stretch
+
+Image = TypeVar("Image")
+Window = tuple[int, int, int, int]
+"""A part of an image in whole pixels: top, left, height, width."""
 
 _IMAGES, _PIXELS = 64, 10_000  # that percentiles are taken from: evenly chosen images, and pixels of each
 
@@ -25,17 +28,24 @@ class Reading:
         low: value that becomes 0; None leaves the range to the type of the values.
         high: value that becomes 255.
         page: of the file, counted from 1; 0 is the file as a whole, of which the first page is read.
+        window: the part of the image that is read; None is all of it.
     """
 
     bands: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
     page: int = 0
+    window: Window | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing was asked for."""
-        return replace(self, page=0) == Reading()
+        """Whether values are read by the rules for all images, of whatever part of the file."""
+        return replace(self, page=0, window=None) == Reading()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a page or a window of the file is read."""
+        return bool(self.page) or self.window is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, empty where nothing was asked for."""
@@ -65,18 +75,18 @@ class Reading:
 
 
 def settle_reading(
-    paths: Sequence[Path],
+    images: Sequence[Image],
     bands: Sequence[int],
     stretch: str | None,
-    read: Callable[[Path], NDArray[np.generic]],
+    read: Callable[[Image], NDArray[np.generic]],
 ) -> Reading:
     """Return the reading of a collection; percentiles become values, over all chosen bands of evenly chosen images.
 
     Args:
-        paths: of all images.
+        images: all of them.
         bands: see `Reading`.
         stretch: see `parse_stretch`; None and ``none`` leave the range to the type of the values.
-        read: gives the stored values (H, W, S) of an image.
+        read: gives the stored values (H, W, S) of an image; NaN does not count.
 
     Raises:
         UnsupsegError: no image can be read, or all values are equal.
@@ -89,17 +99,21 @@ def settle_reading(
     if not percent:
         return Reading(tuple(bands), low, high)
     samples, reason = [], ""
-    count = min(len(paths), _IMAGES)
-    for path in (paths[i * len(paths) // count] for i in range(count)):
+    count = min(len(images), _IMAGES)
+    for image in (images[i * len(images) // count] for i in range(count)):
         try:
-            values = chosen.choose(read(path)).reshape(-1).astype(np.float64)
+            values = chosen.choose(read(image)).reshape(-1).astype(np.float64)
         except (UnsupsegError, ValueError) as error:
-            reason = f"'{path}': {error}"
+            reason = str(error)
             continue
         samples.append(values[:: max(1, len(values) // _PIXELS)])
     if not samples:
         raise UnsupsegError(f"No image can be read to find the range of --stretch; the last reason: {reason}")
     found = np.concatenate(samples)
+    if not np.isfinite(found).any():
+        raise UnsupsegError(
+            "The images looked at hold no value that is a number: there is no range to stretch."
+        )
     bottom, top = (float(f"{value:.6g}") for value in np.percentile(found[np.isfinite(found)], (low, high)))
     if not bottom < top:
         raise UnsupsegError(

@@ -16,6 +16,13 @@ SUFFIXES = frozenset({".tif", ".tiff"})
 _GRAY, _RGB = {0, 1}, 2  # photometric interpretations that hold plain numbers
 _ALPHA = {1, 2}
 _SEPARATE = 2  # planar configuration: one plane after the other
+_RASTER_TAGS = (
+    33550,
+    33922,
+    34264,
+    34735,
+    42113,
+)  # pixel scale, tie point, transform, GeoKeys, GDAL's nodata
 _PILLOW_GRAY = {"uint8", "uint16", "int16", "uint32", "int32", "float32", "bool"}
 
 
@@ -33,6 +40,7 @@ class TiffHeader:
         plain: whether values are gray or RGB, not an index, CMYK or the like.
         separate: whether planes lie one after the other.
         pages: full images in the file.
+        is_raster: whether it tells a place on the ground, or values that stand for no data.
     """
 
     height: int
@@ -44,6 +52,7 @@ class TiffHeader:
     plain: bool
     separate: bool
     pages: int
+    is_raster: bool = False
 
     @property
     def is_of_pillow(self) -> bool:
@@ -95,6 +104,7 @@ def read_header(path: Path) -> TiffHeader | None:
                 plain=int(page.photometric) in _GRAY | {_RGB},
                 separate=int(page.planarconfig) == _SEPARATE and bands > 1,
                 pages=len(_full_pages(file)),
+                is_raster=any(tag in page.tags for tag in _RASTER_TAGS),
             )
     except Exception:  # damaged files raise anything
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import ClassEntry, class_index
-from unsupseg_cli.contents.predictions import CLASSES, images_still_there, read_ids
+from unsupseg_cli.contents.predictions import images_still_there, read_entries, read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.data.images import orientation_of
@@ -99,11 +98,8 @@ def _require_out(config: ExportLabelsConfig, force: bool) -> None:
 
 
 def _classes(predictions: Artifact) -> list[Class]:
-    entries = json.loads((predictions.path / CLASSES).read_text(encoding="utf-8"))
-    return [
-        Class(number, entry["name"], (entry["color"][0], entry["color"][1], entry["color"][2]))
-        for number, entry in enumerate(entries)
-    ]
+    entries = read_entries(predictions.path)
+    return [Class(number, entry.name, entry.color) for number, entry in enumerate(entries)]
 
 
 def _things(config: ExportLabelsConfig, classes: list[Class]) -> frozenset[int] | None:

@@ -33,20 +33,26 @@ def device_of(call: Call) -> torch.device:
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
     from unsupseg_cli.contents.images import open_data, read_as, read_like, tell_pixels
-    from unsupseg_cli.data.images import read_values
+    from unsupseg_cli.data.images import known_values
+    from unsupseg_cli.data.rasters import Windows
     from unsupseg_cli.data.reading import settle_reading
 
     config, source = call.config, found_in(call)
     data = source.manifest.data if source else None
     if config.dataset is None and data is not None:
         config = config.model_copy(update={"split": data.split})
-    dataset = open_data(config, call.context, source=data)
+    windows = Windows(config.windows, whole=True) if config.windows else None
+    dataset = open_data(config, call.context, source=data, windows=windows)
     if (before := call.inputs.get("model") or source) is not None:
         return tell_pixels(read_like(dataset, before), call.context)
     if config.bands is None and config.stretch is None:
         return tell_pixels(dataset, call.context)
-    paths = [item.image for item in dataset.items]
-    reading = settle_reading(paths, config.bands or (), config.stretch, read_values)
+    reading = settle_reading(
+        dataset.items,
+        config.bands or (),
+        config.stretch,
+        lambda item: known_values(item.image, item.reading),
+    )
     if reading.low is not None:
         call.context.reporter.info(f"stretch: {reading.low:g} becomes black, {reading.high:g} white")
     return tell_pixels(read_as(dataset, reading), call.context)

@@ -97,7 +97,8 @@ def identify(call: Call) -> Identity:
 def _identify_applied(call: Call) -> Identity:
     """Return what decides predictions under other classes: those they were, and the model."""
     from unsupseg_cli.contents.model import class_count
-    from unsupseg_cli.contents.predictions import named_images
+    from unsupseg_cli.contents.predictions import named_images, predicted_dataset
+    from unsupseg_cli.contents.rasters import raster_config
 
     model, predictions = call.input("model"), call.input("predictions")
     return Identity(
@@ -105,7 +106,9 @@ def _identify_applied(call: Call) -> Identity:
         stage="classes",
         stage_version=STAGE.version,
         slug=_slug(predictions, class_count(model)),
-        config={},
+        config=raster_config(predicted_dataset(predictions, call.context).items)
+        if predictions.path.exists()
+        else {},
         inputs=call.described(),
         data=predictions.manifest.data,
         execution=dict(named_images(predictions.manifest)),

@@ -38,7 +38,7 @@ class PredictConfig(DataConfig, BatchConfig):
     )
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
-    overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
+    overlap: float = setting(0.25, "Share of a tile or window that its neighbour covers too.", ge=0, le=0.9)
     keep: Literal["labels", "scores"] = setting("labels", "`scores` also stores log-probabilities.")
     overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
     only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
@@ -55,6 +55,7 @@ def identify(call: Call) -> Identity:
     """Return what decides the predictions; where images were named, the manifest remembers which."""
     from unsupseg_cli.contents.images import identify_images
     from unsupseg_cli.contents.predictions import NAMED
+    from unsupseg_cli.contents.rasters import raster_config
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
 
@@ -72,6 +73,7 @@ def identify(call: Call) -> Identity:
             **config.result(),
             "size": _geometry(call).size,
             "precision": resolve_precision(config.precision, device),
+            **raster_config(_dataset(call).items),
         },
         inputs=call.described(),
         data=data,
@@ -88,9 +90,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Segment every image whole, at its original size; each finished image survives a kill.
 
     The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
-    ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; with ``keep=scores``
-    also log-probabilities at the working resolution. No network runs where an earlier artifact holds the maps of the
-    same model under other names, or before a merge.
+    ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; of georeferenced TIFFs
+    ``geo/*.tif``; with ``keep=scores`` also log-probabilities at the working resolution. No network runs where an
+    earlier artifact holds the maps of the same model under other names, or before a merge.
     """
     from unsupseg_cli.contents.model import read_model
     from unsupseg_cli.contents.predictions import PredictionWriter
@@ -180,15 +182,21 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, read_like, tell_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, read_like, tell_pixels, windows_side
+    from unsupseg_cli.data.datasets import dataset_names
+    from unsupseg_cli.data.rasters import Windows
 
     config, model = call.config, call.input("model")
+    side = None if config.pages else config.windows or windows_side(model)
+    windows = Windows(side, config.overlap) if side else None
     if config.images:
-        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages)
+        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages, windows)
     else:
         data, out = model.manifest.data, [config.out] if config.out else ()
         split = "val" if data and data.split == "train" else None
-        dataset = open_data(config, call.context, split, data, out)
+        if config.dataset in dataset_names():
+            windows = None
+        dataset = open_data(config, call.context, split, data, out, windows)
     return tell_pixels(read_like(dataset, model), call.context)
 
 
