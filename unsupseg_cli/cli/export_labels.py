@@ -1,4 +1,4 @@
-"""export-labels: Predictions -> label maps for other programs: COCO, YOLO, CVAT, Label Studio, VOC, HDF5."""
+"""export-labels: Predictions -> label maps for other programs: COCO, YOLO, CVAT, Label Studio, VOC, HDF5, maps."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Windows:
     whole: bool = False
 
     def of(self, height: int, width: int) -> list[Window]:
-        """Return the windows of an image; all are of one size, the last ones moved inwards."""
+        """Return the windows of an image; all are of one size, evenly spread."""
         rows, columns = (_starts(length, self.side, self.overlap) for length in (height, width))
         sides = min(self.side, height), min(self.side, width)
         return [(top, left, *sides) for top in rows for left in columns]
@@ -151,8 +152,8 @@ def _cuts(spans: list[tuple[int, int]]) -> dict[int, tuple[int, int]]:
 def _starts(length: int, side: int, overlap: float) -> list[int]:
     if length <= side:
         return [0]
-    step = max(1, int(side * (1 - overlap)))
-    return [*range(0, length - side, step), length - side]
+    count = math.ceil((length - side) / max(1, int(side * (1 - overlap)))) + 1
+    return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
 
 def _as_slices(window: Window) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -19,6 +19,8 @@ FormatName = Literal[
     "label-studio",
     "voc",
     "hdf5",
+    "geojson",
+    "gpkg",
 ]
 """A format is the module of its name, with ``_`` for ``-``."""
 
@@ -34,12 +36,14 @@ class Wishes:
         least: pixels below which a region is left out where regions are written one by one.
         url: what the address of an image begins with.
         images: whether files of images are linked, copied or left where they are.
+        rasters: georeferenced label maps, by the name of their image.
     """
 
     things: frozenset[int] | None = None
     least: int = 1
     url: str = ""
     images: Literal["link", "copy", "none"] = "none"
+    rasters: tuple[tuple[str, Path], ...] = ()
 
 
 def suffix_of(name: FormatName) -> str:

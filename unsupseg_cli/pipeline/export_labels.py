@@ -13,6 +13,7 @@ from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import ClassEntry, class_index
 from unsupseg_cli.contents.predictions import images_still_there, read_entries, read_ids
+from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.data.images import orientation_of
@@ -36,7 +37,7 @@ def export_labels(
     _require_out(config, context.force)
     artifact = take_artifact("predictions", predictions, context)
     classes = _classes(artifact)
-    wishes = Wishes(_things(config, classes), config.min_area, config.url, config.images)
+    wishes = Wishes(_things(config, classes), config.min_area, config.url, config.images, _rasters(artifact))
     images = LabelledImages(artifact, context)
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +101,15 @@ def _require_out(config: ExportLabelsConfig, force: bool) -> None:
 def _classes(predictions: Artifact) -> list[Class]:
     entries = read_entries(predictions.path)
     return [Class(number, entry.name, entry.color) for number, entry in enumerate(entries)]
+
+
+def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
+    folder = predictions.path / RASTERS
+    return tuple(
+        (path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*.tif"))
+        if path.is_file()
+    )
 
 
 def _things(config: ExportLabelsConfig, classes: list[Class]) -> frozenset[int] | None:

@@ -111,8 +111,8 @@ class ExportLabelsConfig(Config):
     out: Path = execution(..., "The file or folder to write.", short="-o")
     things: tuple[str, ...] = execution(
         (),
-        "Classes whose connected regions are objects, such as car,3: coco-panoptic divides these, coco-instances and "
-        "yolo-seg write these alone. Default: coco-panoptic divides none, the others write all.",
+        "Classes whose connected regions are objects, such as car,3: coco-panoptic divides these, the formats of "
+        "regions write these alone. Default: coco-panoptic divides none, the others write all.",
     )
     min_area: int = execution(1, "Regions of fewer pixels are left out where regions are written.", ge=1)
     images: Literal["link", "copy", "none"] = execution(
@@ -127,9 +127,10 @@ class ExportLabelsConfig(Config):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other formats."""
+        regions: tuple[FormatName, ...] = ("coco-instances", "yolo-seg", "geojson", "gpkg")
         readers: dict[str, tuple[FormatName, ...]] = {
-            "things": ("coco-panoptic", "coco-instances", "yolo-seg"),
-            "min_area": ("coco-panoptic", "coco-instances", "yolo-seg"),
+            "things": ("coco-panoptic", *regions),
+            "min_area": ("coco-panoptic", *regions),
             "images": ("coco-panoptic", "yolo-seg", "voc"),
             "url": ("label-studio",),
         }
