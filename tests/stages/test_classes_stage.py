@@ -1,6 +1,8 @@
 """Names, colours and merging: a new model that says the same of every pixel, in other words."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.model_classes import classes_record
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
@@ -206,6 +209,75 @@ def test_images_named_one_by_one_are_found_again(model, blocks, context, tmp_pat
         refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
 
 
+def without_networks(monkeypatch):
+    monkeypatch.setattr("unsupseg_cli.contents.model.open_model", None)
+
+
+def outputs(artifact):
+    return {name: output.sha256 for name, output in artifact.manifest.outputs.items()}
+
+
+def test_after_naming_and_merging_no_network_runs(model, blocks, context, monkeypatch):
+    segment(model, blocks, context)
+    named = classes(of(model, names={"2": "road"}), context)
+    merged = classes(of(named, merge=[["road", "0"]]), context)
+    computed = predict(
+        PredictConfig(model=merged.id, dataset=f"{blocks}/", workers=0, device="cpu"),
+        Context(Workspace(context.workspace.root), force=True),
+    )
+    shutil.rmtree(computed.path)
+    without_networks(monkeypatch)
+    taken = segment(merged, blocks, context)
+    assert taken.manifest.key == computed.manifest.key
+    assert outputs(taken) == outputs(computed)
+    assert json.loads((taken.path / "classes.json").read_text())[1] == {
+        "id": 1,
+        "name": "road",
+        "color": list(read_model(model)[0].classes[2].color),
+        "clusters": [0, 2],
+    }
+    LabelSpace.from_file(taken.path / "classes.json")  # a class file for the label maps beside it
+
+
+def test_a_model_is_applied_to_stored_and_to_refined_maps(model, blocks, context, monkeypatch, tmp_path):
+    scored = segment(model, blocks, context, keep="scores")
+    refined = refine(RefineConfig(predictions=scored.id, workers=1), context)
+    merged = classes(of(model, merge=[["3", "1"]]), context)
+    without_networks(monkeypatch)
+    table = np.array([0, 2, 1, 2, 3])
+    for before in (scored, refined):
+        applied = classes(ClassesConfig(model=merged.id, predictions=before.id), context)
+        assert np.array_equal(label_maps(applied), table[label_maps(before)])
+        assert (applied.path / "overlay" / "0.png.jpg").exists()
+    again = classes(of(merged, names={"class 0": "sky"}), context)
+    twice = classes(ClassesConfig(model=again.id, predictions=applied.id, out=tmp_path / "out"), context)
+    assert np.array_equal(label_maps(twice), label_maps(applied))
+    assert json.loads((tmp_path / "out" / "classes.json").read_text())[0]["name"] == "sky"
+    with pytest.raises(UsageError, match="apart"):
+        classes(ClassesConfig(model=model.id, predictions=applied.id), context)
+    other = train(TrainConfig(seed=5), context, options=KMeansTrain(steps=3))
+    with pytest.raises(UsageError, match="which is not"):
+        classes(ClassesConfig(model=other.id, predictions=scored.id), context)
+    with pytest.raises(ValueError, match="first"):
+        ClassesConfig(predictions=scored.id, names={"0": "sky"})
+
+
+def test_maps_whose_meaning_changes_are_named(model, blocks, context, tmp_path):
+    said = []
+    context.reporter.warn = said.append
+    before = segment(model, blocks, context)
+    merged = classes(of(model, merge=[["0", "1"]]), context)
+    assert before.id in said[0]
+    assert f"classes apply PREDICTIONS --model {merged.id}" in said[0]
+    said.clear()
+    one = PredictConfig(images=[blocks / "0.png"], model=model.id, out=tmp_path / "out", workers=0)
+    predict(one, context)
+    predict(one, context)
+    assert not said
+    predict(one.model_copy(update={"images": [blocks / "1.png"], "model": merged.id}), context)
+    assert "1 label maps of other classes" in said[0]
+
+
 def test_the_command_line(model, blocks, context, tmp_path):
     def call(*arguments, code=0):
         workspace = ("--workspace", str(context.workspace.root))
@@ -226,6 +298,14 @@ def test_the_command_line(model, blocks, context, tmp_path):
     assert "#010203" in call("show")[0]
     segment(context.workspace.current("model"), blocks, context)
     call("show", "--sheet", str(tmp_path / "new" / "sheet.png"))
+    call("name", "class 4=sea")
+    applied, _ = call("apply", "--out", str(tmp_path / "applied"))
+    assert Path(applied).parent.name == "predictions"
+    assert [one["name"] for one in json.loads((tmp_path / "applied" / "classes.json").read_text())] == [
+        "sky",
+        "road",
+        "sea",
+    ]
     assert Image.open(tmp_path / "new" / "sheet.png").width > 300
     assert "CLASS=VALUE" in call("name", "sky", code=2)[1]
     assert "given twice" in call("name", "0=a", "0=b", code=2)[1]

@@ -220,6 +220,26 @@ def test_an_onnx_file_says_what_predict_says(blocks, tmp_path, backbone, monkeyp
         take_model(str(file), context)
 
 
+def test_an_onnx_file_for_maps_gives_probabilities_of_each_class(blocks, tmp_path):
+    context = space(tmp_path, "here")
+    model = trained(features_of(blocks, context, backbone="tiny"), context)
+    named = classes(ClassesConfig(model=model.id, names={"0": "roof"}, merge=(("1", "2"),)), context)
+    expected = label_maps(blocks, context, named.id)
+    config = ExportConfig(out=tmp_path / "model.onnx", frame=(72, 96), layout="nchw")
+    session = onnxruntime.InferenceSession(export(config, named.id, context))
+    for path, labels in zip(sorted(blocks.iterdir()), expected, strict=True):
+        image = np.asarray(Image.open(path), np.float32).transpose(2, 0, 1)[None] / 255
+        (found,) = session.run(["probabilities"], {"image": image})
+        assert found.shape == (1, 3, 72, 96)
+        np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+        assert (
+            np.mean(found[0].argmax(0) == labels) > 0.98
+        )  # labels of merged outputs count before they are joined
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == {"0": "roof", "1": "class 1", "2": "class 3"}
+    assert json.loads(about["model_type"]) == "Segmentor"
+
+
 def test_an_onnx_file_of_codes_and_of_another_size(blocks, tmp_path, monkeypatch):
     context = space(tmp_path, "here")
     features = features_of(blocks, context, backbone="tiny")
@@ -250,6 +270,7 @@ def test_an_onnx_file_of_codes_and_of_another_size(blocks, tmp_path, monkeypatch
         ({"out": "model.onnx", "frame": "0x720"}, "greater than 0"),
         ({"out": "model.onnx", "frame": (-4, 64)}, "greater than 0"),
         ({"out": "model.safetensors", "frame": "72x96"}, r"\.onnx"),
+        ({"out": "model.safetensors", "layout": "nchw"}, r"\.onnx"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):

@@ -76,6 +76,10 @@ class DataSource(BaseModel):
         default_factory=dict, description="Bands and range of the images' values, where they were chosen."
     )
     pages: bool = Field(default=False, description="Whether pages of a TIFF were images of their own.")
+    windows: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How large TIFFs were cut into images of their own, where they were.",
+    )
     left_out: list[str] = Field(
         default_factory=list,
         description="Folders below the root that held none of the images, such as labels.",

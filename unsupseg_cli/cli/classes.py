@@ -1,4 +1,4 @@
-"""classes: Look at the classes of a model, name, color or merge them: the result is a new model."""
+"""classes: Look at the classes of a model, name, color or merge them (a new model), and apply them to predictions."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ class _ModelConfig(Config):
 
 _command = partial(stage_command, app, _ModelConfig, settings=False, without=("explain_",))
 _PICTURES = {".png", ".jpg", ".jpeg"}
+_PREDICTIONS = Annotated[
+    str | None, typer.Argument(help="Predictions of the model before, refined ones too; default: the last.")
+]
+_OUT = Annotated[Path | None, typer.Option("--out", "-o", help="Also copy the label maps and pictures here.")]
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
 _GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
 
@@ -143,6 +147,19 @@ def merge(invocation: Invocation) -> None:
         tuple(reference.strip() for reference in group.split(",")) for group in invocation.extra["groups"]
     ]
     _change(invocation, merge=tuple(groups))
+
+
+@_command(
+    name="apply",
+    extra={"predictions": (_PREDICTIONS, None), "out": (_OUT, None)},
+)
+def apply(invocation: Invocation) -> None:
+    """Bring stored predictions under the names, colors and merges of a model made of theirs; no network runs."""
+    from unsupseg_cli.pipeline.inputs import take_artifact
+
+    reference = invocation.extra["predictions"]
+    predictions = reference or take_artifact("predictions", None, invocation.context()).id
+    _change(invocation, predictions=predictions, out=invocation.extra["out"])
 
 
 def _change(invocation: Invocation, **changes: Any) -> None:

@@ -32,6 +32,7 @@ _ORDER = [
     "classes",
     "export",
     "export-masks",
+    "export-labels",
     "pretrain",
 ]
 _PANELS = {

@@ -11,7 +11,7 @@ from PIL import Image
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.model import ModelFile
-from unsupseg_cli.contents.predictions import predicted_images, read_ids
+from unsupseg_cli.contents.predictions import model_key, predicted_images, read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import read_image
@@ -60,25 +60,15 @@ def _predictions_of(model: Artifact, context: Context, reference: str | None) ->
         candidates = sorted(
             context.workspace.artifacts("predictions"), key=lambda artifact: artifact.manifest.started
         )
-    of_model = [
-        candidate for candidate in candidates if _predicted_by(candidate, context) == model.manifest.key
-    ]
+    of_model = [candidate for candidate in candidates if model_key(candidate, context) == model.manifest.key]
     if not of_model and reference is not None:
         raise UsageError(f"The predictions '{candidates[0].id}' were not made by '{model.id}'.")
     if not of_model:
         raise UsageError(
-            f"There are no predictions of '{model.id}' to make a sheet of; run `unsupseg predict --model {model.id}`."
+            f"There are no predictions of '{model.id}' to make a sheet of; run `unsupseg predict --model {model.id}`; "
+            "maps of the same training are not computed again."
         )
     return of_model[-1]
-
-
-def _predicted_by(predictions: Artifact, context: Context) -> str | None:
-    """Return the key of the model that made predictions, before they were refined."""
-    if (used := predictions.input("model")) is not None:
-        return used.key
-    before = predictions.input("predictions")
-    earlier = context.workspace.find_key("predictions", before.key) if before else None
-    return _predicted_by(earlier, context) if earlier else None
 
 
 def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:

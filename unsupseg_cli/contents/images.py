@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, sta
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
-from unsupseg_cli.data.datasets import Dataset, dataset_names, open_dataset, space_of, with_pages
+from unsupseg_cli.data.datasets import Dataset, dataset_names, in_parts, open_dataset, space_of
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.ranges import settle_reading
+from unsupseg_cli.data.rasters import Windows
 from unsupseg_cli.data.reading import PLAIN, Reading
 
 _LOOKED_AT = 64  # images of a collection whose form is looked at
@@ -31,6 +32,7 @@ def open_data(
     default_split: str | None = None,
     source: DataSource | None = None,
     left_out: Sequence[Path] = (),
+    windows: Windows | None = None,
 ) -> Dataset:
     """Open the data set of a configuration, remembering where a named one lies; tell what a folder holds beside images.
 
@@ -40,6 +42,7 @@ def open_data(
         default_split: part where none is named.
         source: the images that are taken where none are named.
         left_out: folders that hold no images of the collection, such as where output goes.
+        windows: how large images are cut; default: as the configuration says, or ``source`` was.
 
     Raises:
         UsageError: no data set was named anywhere, or it cannot be found.
@@ -53,6 +56,8 @@ def open_data(
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
+        before = images.pop("windows")
+        windows = windows or (None if config.windows else before)
         images |= {"root": config.root or images["root"], "pages": config.pages or images["pages"]}
         config = config.model_copy(update=images)
     if config.dataset is None:
@@ -75,6 +80,7 @@ def open_data(
     fields = ("labels", "class_file", "image_suffix", "label_suffix", "pages")
     options: dict[str, Any] = {"root": root, "left_out": left_out}
     options |= {name: getattr(config, name) for name in fields}
+    options["windows"] = windows or (Windows(config.windows) if config.windows else None)
     try:
         dataset = open_dataset(config.dataset, split=config.split or default_split, **options)
     except UsageError:
@@ -93,13 +99,15 @@ def open_data(
     return dataset
 
 
-def open_named(config: Any, context: Context, out: Path | None = None) -> Dataset:
+def open_named(
+    config: Any, context: Context, out: Path | None = None, windows: Windows | None = None
+) -> Dataset:
     """Open the images of a configuration that names them one by one: one folder is a collection of its own name."""
     paths: tuple[Path, ...] = config.images
     if len(paths) > 1 or not paths[0].is_dir():
-        return open_paths(paths, context, out, config.strict, config.pages)
+        return open_paths(paths, context, out, config.strict, config.pages, windows)
     folder = config.model_copy(update={"dataset": f"{paths[0]}/", "split": "all"})
-    return open_data(folder, context, left_out=[out] if out else ())
+    return open_data(folder, context, left_out=[out] if out else (), windows=windows)
 
 
 def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
@@ -147,6 +155,7 @@ def same_images(data: DataSource) -> dict[str, Any]:
         "root": Path(data.root) if is_named else None,
         "image_suffix": data.image_suffix or None,
         "pages": data.pages,
+        "windows": Windows(**data.windows) if data.windows else None,
         "left_out": tuple(Path(folder) for folder in data.left_out),
     }
 
@@ -169,7 +178,8 @@ def _reopen_paths(
 ) -> Dataset:
     """Open images again that were named one by one."""
     paths = [Path(path) for path in data.paths]
-    return open_paths(paths, context, next(iter(left_out), None), strict, data.pages)
+    windows = Windows(**data.windows) if data.windows else None
+    return open_paths(paths, context, next(iter(left_out), None), strict, data.pages, windows)
 
 
 def images_behind(manifest: Manifest, context: Context) -> Dataset:
@@ -217,6 +227,7 @@ def _scan_of(dataset: Dataset) -> dict[str, Any]:
         "reading": reading.to_json() if reading else {},
         "pages": dataset.pages,
         "paths": [str(path.absolute()) for path in dataset.paths],
+        "windows": asdict(dataset.windows) if dataset.windows else {},
     }
 
 
@@ -224,12 +235,19 @@ def read_as(dataset: Dataset, reading: Reading) -> Dataset:
     """Return a data set whose images are read by chosen bands and range."""
     if reading.is_plain:
         return dataset
-    items = (replace(item, reading=replace(reading, page=_page(item))) for item in dataset.items)
+    items = (replace(item, reading=_of_part(reading, item.reading)) for item in dataset.items)
     return replace(dataset, items=tuple(items))
 
 
-def _page(item: Item) -> int:
-    return item.reading.page if item.reading else 0
+def _of_part(reading: Reading, part: Reading | None) -> Reading:
+    return replace(reading, page=part.page, window=part.window) if part else reading
+
+
+def windows_side(artifact: Artifact) -> int | None:
+    """Return the side of the windows that an artifact was made from, if images were cut."""
+    data = artifact.manifest.data
+    windows = data.windows if data else artifact.manifest.config.get("windows", {})
+    return int(windows["side"]) if windows else None
 
 
 def reading_of(artifact: Artifact) -> Reading:
@@ -291,6 +309,7 @@ def open_paths(
     out: Path | None = None,
     strict: bool = False,
     pages: bool = False,
+    windows: Windows | None = None,
 ) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
@@ -302,6 +321,7 @@ def open_paths(
         out: folder that output goes to: no images are taken from it.
         strict: refuse a folder with names that are no readable files.
         pages: every page of a TIFF is an image of its own.
+        windows: how large TIFFs are cut.
 
     Raises:
         UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
@@ -310,12 +330,15 @@ def open_paths(
     for path in paths:
         if not path.exists():
             raise UsageError(f"'{path}' does not exist; give images or folders of images.")
-        folder = (
-            open_dataset(f"{path}/", split="all", left_out=[out] if out else ()) if path.is_dir() else None
-        )
-        if folder is not None and context is not None:
-            _tell(folder, context, strict)
-        for item in folder.items if folder else (Item(as_key(path.name), path, None),):
+        if path.is_dir():
+            left_out = [out] if out else ()
+            part = open_dataset(f"{path}/", split="all", left_out=left_out, pages=pages, windows=windows)
+        else:
+            one = Item(as_key(path.name), path, None)
+            part = in_parts(Dataset("images", path.parent, "all", (one,)), pages, windows)
+        if context is not None:
+            _tell(part, context, strict)
+        for item in part.items:
             if path.is_dir() and len(paths) > 1:
                 item = replace(item, key=f"{as_key(path.resolve().name)}/{item.key}")
             if item.key in items:
@@ -325,8 +348,8 @@ def open_paths(
                 )
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
-    dataset = Dataset("images", root, "all", tuple(items.values()), paths=tuple(paths))
-    return with_pages(dataset) if pages else dataset
+    found = tuple(items.values())
+    return Dataset("images", root, "all", found, pages=pages, windows=windows, paths=tuple(paths))
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

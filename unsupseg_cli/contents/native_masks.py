@@ -58,7 +58,7 @@ class NativeMasks:
 
     def __call__(self, item: Item, size: tuple[int, int] | None = None) -> Iterator[NativeMask]:
         """Yield the masks of an image of a ``size``, by view and number; without one it is read from the image."""
-        height, width = size or image_size(item.image)
+        height, width = size or image_size(item.image, item.reading)
         for view in self._views[item.key]:
             rows, shown = self._masks.rows(view), view_of(self._masks.views, view)
             layers = [place(layer, shown, height, width, VOID) for layer in self._masks.layers[view]]

@@ -29,15 +29,19 @@ from unsupseg_cli.contents.images import (
     read_as,
     reopen,
 )
-from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.contents.model import ClassEntry, ModelFile
+from unsupseg_cli.contents.model_classes import classes_record
+from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_name, file_path
+from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.rasters import Windows, has_rasterio, is_raster, valid_pixels
 from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
@@ -51,7 +55,7 @@ class PredictionWriter:
 
     Args:
         draft: of the artifact.
-        classes: of the model.
+        model: whose classes the label maps have.
         dataset: the images.
         only: the one class that the pictures show; None shows all.
         overlay: also write the classes over the image.
@@ -61,16 +65,16 @@ class PredictionWriter:
     def __init__(
         self,
         draft: Draft,
-        classes: Sequence[ClassEntry],
+        model: ModelFile,
         dataset: Dataset,
         only: int | None,
         overlay: bool,
         skipped: Skipped,
     ) -> None:
-        self._draft, self._classes, self._dataset = draft, classes, dataset
+        self._draft, self._classes, self._dataset, self._overlay = draft, model.classes, dataset, overlay
         self.skipped = skipped
         _require_own_names([item.key for item in dataset.items])
-        write_json(draft.folder / CLASSES, [entry.model_dump(mode="json") for entry in classes])
+        write_json(draft.folder / CLASSES, _class_list(model))
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
     def todo(self) -> list[Item]:
@@ -82,13 +86,19 @@ class PredictionWriter:
         return [item for item in self._dataset.items if not self._draft.is_done(image_part(item.key))]
 
     def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
-        """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w)."""
+        """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w).
+
+        Pixels that hold no data are void.
+        """
+        labels = void_without_data(item, labels)
         files = [write_ids(self._draft.folder, item.key, labels)]
         if log_probs is not None:
             scores = self._draft.folder / "scores" / file_path(item.key)
             write_array(scores, log_probs.numpy().astype(np.float16))
             files += [path for path in scores.rglob("*") if path.is_file()]
-        files += self._picture(item.key, read_image(item.image, item.reading), labels)
+        image = read_image(item.image, item.reading) if self._overlay else None
+        files += self._picture(item.key, image, labels)
+        files += world_files(self._draft.folder, item)
         self._draft.finish(image_part(item.key), files=files)
 
     def close(self) -> dict[str, Any]:
@@ -101,6 +111,10 @@ class PredictionWriter:
             self._draft.warnings.append(
                 f"{len(self.skipped)} unreadable images were skipped; the manifest lists them"
             )
+        rasters = write_rasters(
+            self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids
+        )
+        self._draft.warnings.extend(rasters)
         colors = np.array([entry.color for entry in self._classes], np.uint8)
         legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")
         return {
@@ -110,6 +124,14 @@ class PredictionWriter:
             "keys": [item.key for item in self._dataset.items],
             "digests": dict(image_digests(self._dataset.items, self.skipped.context)),
         }
+
+
+def _class_list(model: ModelFile) -> list[dict[str, Any]]:
+    """Return what ``classes.json`` says: the value in label maps, name, colour and clusters of each class."""
+    return [
+        {"id": one["number"], "name": one["name"], "color": one["color"], "clusters": one["outputs"]}
+        for one in classes_record(model)
+    ]
 
 
 def _require_own_names(keys: Sequence[str]) -> None:
@@ -122,13 +144,27 @@ def _require_own_names(keys: Sequence[str]) -> None:
             )
 
 
+def model_key(predictions: Artifact, context: Context) -> str | None:
+    """Return the key of the model whose classes predictions have, before they were refined; None where it is gone."""
+    if (used := predictions.input("model")) is not None:
+        return used.key
+    before = predictions.input("predictions")
+    earlier = context.workspace.find_key("predictions", before.key) if before else None
+    return model_key(earlier, context) if earlier else None
+
+
 def image_part(key: str) -> str:
     """Return the name of the part of a draft that one image is."""
     return file_name("image-" + key.replace("%", "%25").replace("/", "%2F"))
 
 
 def predicted_images(predictions: Artifact, context: Context) -> dict[str, Item]:
-    """Return the image of each key of predictions.
+    """Return the image of each key of predictions; raises UsageError as `predicted_dataset`."""
+    return {item.key: item for item in predicted_dataset(predictions, context).items}
+
+
+def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
+    """Return the images of predictions.
 
     Raises:
         UsageError: the images are gone or are others by now.
@@ -144,7 +180,18 @@ def predicted_images(predictions: Artifact, context: Context) -> dict[str, Item]
     dataset = replace(dataset, items=tuple(item for item in dataset.items if item.key in keys))
     if describe_images(dataset, context).fingerprint != manifest.data.fingerprint:
         raise UsageError(f"The images in '{dataset.root}' are not those that were predicted. {advice}")
-    return {item.key: item for item in dataset.items}
+    return dataset
+
+
+def images_still_there(predictions: Artifact, context: Context) -> dict[str, Path]:
+    """Return the files of the images of predictions by key: those that are there and as they were."""
+    try:
+        items = _predicted_dataset(predictions.manifest).items
+        digests = predictions.manifest.summary.get("digests", {})
+        now = dict(image_digests((item for item in items if item.key in digests), context))
+    except UnsupsegError:
+        return {}
+    return {item.key: item.image for item in items if item.key in now and now[item.key] == digests[item.key]}
 
 
 def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:
@@ -182,10 +229,21 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
         assert predictions.data is not None
-        dataset = open_paths([Path(name) for name in named[NAMED]], pages=predictions.data.pages)
+        paths, windows = [Path(name) for name in named[NAMED]], predictions.data.windows
+        dataset = open_paths(
+            paths, pages=predictions.data.pages, windows=Windows(**windows) if windows else None
+        )
         return read_as(dataset, Reading.from_json(predictions.data.reading))
     assert predictions.data is not None
     return reopen(predictions.data)
+
+
+def void_without_data(item: Item, labels: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return labels (H, W) of an image that are void where a raster holds no data."""
+    if not (has_rasterio() and is_raster(item.image)) or (item.reading and item.reading.page):
+        return labels
+    valid = valid_pixels(item.image, item.reading.window if item.reading else None)
+    return labels if valid is None else np.where(valid, labels, np.int16(VOID))
 
 
 def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> Path:
@@ -208,7 +266,13 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
 
 
-PictureWriter = Callable[[str, NDArray[np.uint8], NDArray[np.int16]], list[Path]]
+def read_entries(folder: Path) -> list[ClassEntry]:
+    """Read the classes of label maps from the file beside them."""
+    entries = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return [ClassEntry(name=entry["name"], color=entry["color"]) for entry in entries]
+
+
+PictureWriter = Callable[[str, NDArray[np.uint8] | None, NDArray[np.int16]], list[Path]]
 
 
 def picture_writer(
@@ -216,19 +280,20 @@ def picture_writer(
 ) -> PictureWriter:
     """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures, and returns the files.
 
-    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some.
+    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some. The image may be
+    None where they are not.
     """
-    entries = json.loads((source / CLASSES).read_text(encoding="utf-8"))
-    colors = np.array([entry["color"] for entry in entries], np.uint8)
+    colors = np.array([entry.color for entry in read_entries(source)], np.uint8)
     with_overlay = (source / "overlay").exists() if overlays is None else overlays
 
-    def write(key: str, image: NDArray[np.uint8], labels: NDArray[np.int16]) -> list[Path]:
+    def write(key: str, image: NDArray[np.uint8] | None, labels: NDArray[np.int16]) -> list[Path]:
         shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
         path = target / "color" / f"{file_path(key)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         paletted(shown, colors).save(path)
         written = [path]
         if with_overlay:
+            assert image is not None
             picture = target / "overlay" / f"{file_path(key)}.jpg"
             picture.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(blend(image, shown, colors)).save(picture, quality=90)
@@ -238,14 +303,35 @@ def picture_writer(
     return write
 
 
-def copy_pictures(predictions: Artifact, out: Path) -> None:
-    """Copy the readable files of predictions into a folder of the user's."""
+def copy_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
+    """Copy the readable files of predictions into a folder of the user's; warn where others there change meaning."""
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("ids", "color", "overlay"):
+    older = _older_maps(predictions, out)
+    if older:
+        reporter.warn(
+            f"'{out}' holds {len(older)} label maps of other classes (such as '{older[0]}'): its {CLASSES} and legend "
+            f"now tell those of '{predictions.id}'; give another --out to keep both"
+        )
+    for name in ("ids", "color", "overlay", RASTERS):
         if (predictions.path / name).exists():
             shutil.copytree(predictions.path / name, out / name, dirs_exist_ok=True)
     for name in ("legend.png", CLASSES):
         shutil.copy2(predictions.path / name, out / name)
+
+
+def _older_maps(predictions: Artifact, out: Path) -> list[str]:
+    """Return the label maps in a folder that stay there, and were made with other classes than those of predictions."""
+    try:
+        before = (out / CLASSES).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    if before == (predictions.path / CLASSES).read_text(encoding="utf-8"):
+        return []
+    there, new = (
+        {path.relative_to(root / "ids").as_posix() for path in (root / "ids").rglob("*.png")}
+        for root in (out, predictions.path)
+    )
+    return sorted(there - new)
 
 
 class ScoreReader:

@@ -13,13 +13,14 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.predictions import CLASSES, copy_pictures, predicted_images, read_ids
+from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.names import file_path
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.report.sheet import Sample, sheet
 
 CLASS_SHEET, IMAGE_SHEET = "classes.png", "sheet.png"
-_PICTURES = ("ids", "color", "overlay")
+_PICTURES = ("ids", "color", "overlay", RASTERS)
 _OWN = {*_PICTURES, "legend.png", CLASSES, CLASS_SHEET, IMAGE_SHEET}
 _SAMPLES = 8  # images on the sheet
 _CELL = 320  # width of a picture on the sheet in pixels
@@ -64,7 +65,7 @@ def write_results(predictions: Artifact, model: Artifact, out: Path, context: Co
         draft.mkdir(parents=True)
         class_sheet(model, read_model(model)[0], context, predictions.id).save(draft / CLASS_SHEET)
         image_sheet(predictions, model, context).save(draft / IMAGE_SHEET)
-        copy_pictures(predictions, draft)
+        copy_pictures(predictions, draft, context.reporter)
         if not out.exists():
             draft.rename(out)
             return

@@ -42,7 +42,7 @@ class Skipped(dict[str, str]):
 
 def _is_readable(item: Item) -> bool:
     try:
-        read_image(item.image)
+        read_image(item.image, item.reading)
     except UnreadableImage:
         return False
     return True

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.stretch import parse_stretch
 
@@ -49,6 +50,12 @@ class DataConfig(Config):
     )
     label_suffix: str | None = execution(None, "Ending of labels' names, such as _label of 7_label.png.")
     pages: bool = execution(False, "Take every page of a TIFF as an image of its own.")
+    windows: int | None = execution(
+        None,
+        "Cut TIFFs that are larger into windows of this side in pixels, each an image of its own (extra geo).",
+        ge=32,
+        le=LONGEST_SIDE,
+    )
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
 
 

@@ -13,7 +13,7 @@ Entry = dict[str, Any]
 Numbers = Literal["given", "positions", "none"]
 """Where the class numbers of label images come from: the file, the order of its entries, or nowhere."""
 
-_KEYS = {"name", "id", "ids", "color", "kind"}
+_KEYS = {"name", "id", "ids", "color", "kind", "clusters"}
 _TOP = {"classes", "void", "rgb", "hint", "source"}
 _TABLE_WORDS = {
     "name",

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
@@ -14,18 +17,20 @@ from unsupseg_cli.data.items import Item, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
 from unsupseg_cli.data.labels import LabelSpace, named_space
 from unsupseg_cli.data.layouts import LAYOUTS, Layout
+from unsupseg_cli.data.rasters import Windows, coarse_validity, has_rasterio, part_of, require_rasterio
 from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.data.scan import Scan, scan_images
 from unsupseg_cli.data.tiff import SUFFIXES as TIFF_SUFFIXES
-from unsupseg_cli.data.tiff import pages_of
+from unsupseg_cli.data.tiff import TiffHeader, pages_of, read_header
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The images of one split, in the order of their keys.
 
-    ``remarks`` and ``problem`` say what was found beside them: told by whoever opens the data set. ``image_suffix``,
-    ``left_out`` and ``paths`` (images and folders that were named one by one) are what finds the same images again.
+    ``pages`` and ``windows`` say that items are parts of files. ``remarks`` and ``problem`` say what was found beside
+    them: told by whoever opens the data set. ``image_suffix``, ``left_out`` and ``paths`` (images and folders that were
+    named one by one) are what finds the same images again.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Dataset:
     left_out: tuple[Path, ...] = ()
     pages: bool = False
     paths: tuple[Path, ...] = ()
+    windows: Windows | None = None
 
     @property
     def unlabelled(self) -> list[Item]:
@@ -57,6 +63,7 @@ def open_dataset(
     label_suffix: str | None = None,
     left_out: Sequence[Path] = (),
     pages: bool = False,
+    windows: Windows | None = None,
 ) -> Dataset:
     """Open a known data set by name, or any folder tree of images.
 
@@ -76,6 +83,7 @@ def open_dataset(
         label_suffix: ending of the labels' names likewise.
         left_out: folders below that hold no images of the collection.
         pages: every page of a TIFF is an image of its own, without a label.
+        windows: large TIFFs are cut; every window is an image of its own, without a label.
 
     Raises:
         UsageError: nothing is found; the message says where it looked and what it expected.
@@ -87,18 +95,88 @@ def open_dataset(
     is_path = os.sep in name_or_dir or (name_or_dir not in LAYOUTS and Path(name_or_dir).exists())
     if is_path:
         files = _Files(labels, class_file, image_suffix or "", label_suffix or "", tuple(left_out))
-        dataset = _open_folder(Path(name_or_dir), split, files)
-        return with_pages(dataset) if pages else dataset
+        return in_parts(_open_folder(Path(name_or_dir), split, files), pages, windows)
     if name_or_dir not in LAYOUTS:
         raise UsageError(f"No folder and no data set '{name_or_dir}'{did_you_mean(name_or_dir, LAYOUTS)}")
-    if image_suffix or label_suffix or pages:
+    if image_suffix or label_suffix or pages or windows:
         raise UsageError(
-            f"--image-suffix, --label-suffix and --pages are of folders; '{name_or_dir}' has a layout of its own."
+            f"--image-suffix, --label-suffix, --pages and --windows are of folders; '{name_or_dir}' has a layout of "
+            "its own."
         )
     return _open_known(LAYOUTS[name_or_dir], root, split)
 
 
-def with_pages(dataset: Dataset) -> Dataset:
+def in_parts(dataset: Dataset, pages: bool = False, windows: Windows | None = None) -> Dataset:
+    """Return a data set without images that hold no data, with pages or windows as images of their own if asked for.
+
+    Raises:
+        UsageError: both are asked for, a label would be of several parts, or no image is left.
+    """
+    if pages and windows:
+        raise UsageError("--pages and --windows do not go together: a page of a TIFF is not cut.")
+    dataset = _with_pages(dataset) if pages else _with_windows(dataset, windows)
+    if not dataset.items and dataset.remarks:
+        raise UsageError(f"No image of '{dataset.root}' is left: {'; '.join(dataset.remarks)}.")
+    return dataset
+
+
+def _with_windows(dataset: Dataset, windows: Windows | None) -> Dataset:
+    """Return a data set in which each window of a large TIFF is an image, ``NAME.tif/TOP_LEFT_HEIGHTxWIDTH.tif``.
+
+    Images and windows that hold no data are left out and counted.
+    """
+    items: list[Item] = []
+    empty: list[str] = []
+    cut = holes = 0
+    for item in dataset.items:
+        header = read_header(item.image) if item.image.suffix.lower() in TIFF_SUFFIXES else None
+        if header is None or (windows is None and not (header.is_raster and has_rasterio())):
+            items.append(item)
+            continue
+        coarse = coarse_validity(item.image) if header.is_raster and has_rasterio() else None
+        if coarse is not None and not coarse.any():
+            empty.append(item.key)
+        elif windows is None or max(header.height, header.width) <= windows.side:
+            items.append(item)
+        else:
+            require_rasterio("--windows")
+            parts = _parts_of(item, header, windows)
+            kept = [part for part in parts if coarse is None or _holds_data(coarse, part, windows.whole)]
+            cut, holes = cut + len(kept), holes + len(parts) - len(kept)
+            items += kept
+    remarks = list(dataset.remarks)
+    if empty:
+        remarks.append(f"left out: {len(empty)} images whose pixels all hold no data, such as '{empty[0]}'")
+    if windows and (cut or holes):
+        which = "with pixels that hold no data" if windows.whole else "that hold no data"
+        left_out = f", {holes:,} {which} are left out" if holes else ""
+        remarks.append(f"windows of {windows.side} pixels: {cut:,}{left_out}")
+    return replace(dataset, items=tuple(items), remarks=tuple(remarks), windows=windows)
+
+
+def _parts_of(item: Item, header: TiffHeader, windows: Windows) -> list[Item]:
+    if item.label is not None:
+        raise UsageError(
+            f"'{item.image}' is cut into windows and has one label; leave --windows or --labels out."
+        )
+    if header.orientation != 1:
+        raise UsageError(f"'{item.image}' is turned by its EXIF orientation, and such an image is not cut.")
+    parts = []
+    for window in windows.of(header.height, header.width):
+        top, left, height, width = window
+        key = f"{item.key}/{top:06d}_{left:06d}_{height}x{width}.tif"
+        parts.append(Item(key, item.image, None, Reading(window=window)))
+    return parts
+
+
+def _holds_data(coarse: NDArray[np.bool_], part: Item, everywhere: bool) -> bool:
+    assert part.reading is not None
+    assert part.reading.window is not None
+    inside = part_of(coarse, part.reading.window)
+    return bool(inside.all() if everywhere else inside.any())
+
+
+def _with_pages(dataset: Dataset) -> Dataset:
     """Return a data set in which each page of a TIFF of several is an image, ``NAME.tif/0001.tif`` and so on.
 
     Raises:

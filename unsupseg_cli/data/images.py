@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import TypeVar
 
 import imagecodecs
 import numpy as np
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
 from scipy.io import loadmat
 
-from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.reading import Reading
-from unsupseg_cli.data.tiff import TiffHeader, read_bands, read_header
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
+from unsupseg_cli.data.rasters import has_rasterio, read_window, require_rasterio, valid_pixels
+from unsupseg_cli.data.reading import Reading, Window
+from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
+
+T = TypeVar("T")
 
 _OPTIONAL = {  # suffix -> the package without which Pillow does not read it
     ".heic": "pillow-heif",
@@ -84,12 +88,14 @@ class UnreadableImage(UnsupsegError):  # noqa: N818 - says what it is, as the us
     """An image that cannot be read: missing, truncated, no image at all, or too large."""
 
 
-def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(path: Path, reading: Reading | None = None, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Return (height, width) as `read_image` gives them, from the header (of a ``.mat``, from its pixels).
 
     Raises:
         UnreadableImage: the header is unreadable or announces more than ``max_pixels`` pixels.
     """
+    if reading is not None and reading.window is not None:
+        return reading.window[2:]
     if path.suffix == ".mat":
         height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
         return height, width
@@ -113,7 +119,7 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
     reading = reading or Reading()
-    if reading.page or reading.bands or reading.low is not None:
+    if reading.is_part or reading.bands or reading.low is not None:
         return np.ascontiguousarray(_read_as(path, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
@@ -127,12 +133,16 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
         return np.ascontiguousarray(_to_rgb(upright(image), reading))
 
 
-def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDArray[np.generic]:
-    """Read the values (H, W, S) of an image, or of a page of it, as they are stored, turned upright.
+def read_values(
+    path: Path, page: int = 0, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.generic]:
+    """Read the values (H, W, S) of an image, or of a page or window of it, as they are stored, turned upright.
 
     Raises:
         UnreadableImage: as `read_image`.
     """
+    if window is not None:
+        return _of_raster(path, lambda: read_window(path, window))
     header = _tiff(path)
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
@@ -149,16 +159,24 @@ def read_values(path: Path, page: int = 0, max_pixels: int = MAX_PIXELS) -> NDAr
         return np.atleast_3d(np.asarray(picture if whole else picture.convert("RGB")))
 
 
-def read_known_values(path: Path, page: int = 0) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Read the values (H, W, S) of an image, and which pixels (H, W) are not marked as unknown by the file (TIFF).
+def read_known_values(
+    path: Path, page: int = 0, window: Window | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Read the values (H, W, S) of an image, and which pixels (H, W) hold data by the file (TIFF).
 
     Raises:
         UnreadableImage: as `read_image`.
     """
-    values, header = read_values(path, page), _tiff(path)
-    nodata = None if header is None else header.nodata
-    known = np.ones(values.shape[:2], np.bool_) if nodata is None else ~(values == nodata).all(-1)
-    return values, known
+    values, header = read_values(path, page, window, max_pixels), _tiff(path)
+    known = np.ones(values.shape[:2], np.bool_)
+    if header is None or page:
+        return values, known
+    if header.is_raster and has_rasterio():
+        valid = _of_raster(path, lambda: valid_pixels(path, window))
+        if valid is not None:
+            known = _turn_values(valid[..., None], header.orientation)[..., 0].astype(np.bool_)
+        return values, known
+    return values, known if header.nodata is None else ~(values == header.nodata).all(-1)
 
 
 def type_of_values(path: Path) -> str:
@@ -178,11 +196,14 @@ def type_of_values(path: Path) -> str:
 
 
 def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
-    values = read_values(path, reading.page, max_pixels)
+    values, known = read_known_values(path, reading.page, reading.window, max_pixels)
     try:
-        colors = reading.to_uint8(reading.choose(values))
+        chosen = reading.choose(values)
     except ValueError as error:
         raise UnreadableImage(f"The image '{path}' does not fit --bands: {error}") from None
+    colors = reading.to_uint8(chosen, known)
+    if reading.window is not None:
+        colors = np.where(known[..., None], colors, np.uint8(0))
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
@@ -194,6 +215,17 @@ def _to_colors(values: NDArray[np.generic], alpha: bool, reading: Reading) -> ND
         return rgb
     opaque = Reading(rule="none").to_uint8(values[..., -1:]).astype(np.float64) / 255
     return np.asarray(np.round(opaque * rgb + (1 - opaque) * np.array(BACKGROUND)), np.uint8)
+
+
+def _of_raster(path: Path, read: Callable[[], T]) -> T:
+    """Return what rasterio reads of a file; raises UnreadableImage."""
+    require_rasterio("A window of an image")
+    try:
+        return read()
+    except FileNotFoundError:
+        raise UnreadableImage(f"The image '{path}' does not exist") from None
+    except Exception as error:  # GDAL raises anything on damaged files
+        raise UnreadableImage(f"The image '{path}' cannot be read: {reason_of(error)}") from None
 
 
 def _head(path: Path) -> bytes:
@@ -390,7 +422,7 @@ def _orientation(image: Image.Image) -> int:
 def _too_large(path: Path, announced: str, max_pixels: int) -> UnreadableImage:
     return UnreadableImage(
         f"The image '{path}' announces {announced} pixels, more than the {max_pixels:,} that are accepted; cut it "
-        "into pieces"
+        f"into pieces{', or read it by --windows 1024' if path.suffix.lower() in SUFFIXES else ''}"
     )
 
 

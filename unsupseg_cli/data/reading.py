@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Rule = Literal["collection", "image", "none"]
 """What decides the range of values of more than 8 bits: all images of the collection, each image, or their type."""
+Window = tuple[int, int, int, int]
+"""A part of an image in whole pixels: top, left, height, width."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,26 @@ class Reading:
         page: of the file, counted from 1; 0 is the file as a whole, of which the first page is read.
         ranges: (type, value that becomes 0, value that becomes 255) of types of more than 8 bits, by numpy's names.
         rule: what decides the range of a type that has none in ``ranges``.
+        window: the part of the image that is read; None is all of it.
     """
 
     bands: tuple[int, ...] = ()
     low: float | None = None
     high: float | None = None
     page: int = 0
+    window: Window | None = None
     ranges: tuple[tuple[str, float, float], ...] = ()
     rule: Rule = "collection"
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing was asked for or found."""
-        return replace(self, page=0) == Reading()
+        """Whether nothing was asked for or found, of whatever part of the file."""
+        return replace(self, page=0, window=None) == Reading()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether a page or a window of the file is read."""
+        return bool(self.page) or self.window is not None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, empty where nothing was asked for or found."""
@@ -74,12 +83,19 @@ class Reading:
             return 0, 1 if name.startswith("float") else float(np.iinfo(name).max)
         return next(((low, high) for known, low, high in self.ranges if known == name), None)
 
-    def to_uint8(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """Bring values to 8 bits: what lies outside the range becomes 0 or 255, NaN becomes 0."""
+    def to_uint8(
+        self, values: NDArray[np.generic], known: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.uint8]:
+        """Bring values (H, W, S) to 8 bits: what lies outside the range becomes 0 or 255, NaN becomes 0.
+
+        Only ``known`` pixels (H, W) count where an image has a range of its own.
+        """
         if values.dtype == np.uint8 and self.low is None:
             return values.astype(np.uint8)
         numbers = values.astype(np.float64)
-        low, high = self.range_of(values.dtype.name) or image_range(numbers, values.dtype.name)
+        low, high = self.range_of(values.dtype.name) or image_range(
+            numbers if known is None else numbers[known], values.dtype.name
+        )
         scaled = (numbers - low) * (255 / (high - low))
         whole = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=255.0, neginf=0.0), 0, 255)
         return np.round(whole).astype(np.uint8)

@@ -17,6 +17,13 @@ _GRAY, _RGB = {0, 1}, 2  # photometric interpretations that hold plain numbers
 _ALPHA = {1, 2}
 _SEPARATE = 2  # planar configuration: one plane after the other
 _NODATA = 42113  # GDAL's tag for the value of pixels that nothing is known of
+_RASTER_TAGS = (
+    33550,
+    33922,
+    34264,
+    34735,
+    42113,
+)  # pixel scale, tie point, transform, GeoKeys, GDAL's nodata
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class TiffHeader:
         separate: whether planes lie one after the other.
         pages: full images in the file.
         nodata: value of pixels that nothing is known of, if the file names one.
+        is_raster: whether it tells a place on the ground, or values that stand for no data.
     """
 
     height: int
@@ -46,6 +54,7 @@ class TiffHeader:
     separate: bool
     pages: int
     nodata: float | None = None
+    is_raster: bool = False
 
     @property
     def is_of_pillow(self) -> bool:
@@ -89,6 +98,7 @@ def read_header(path: Path) -> TiffHeader | None:
                 separate=int(page.planarconfig) == _SEPARATE and bands > 1,
                 pages=len(_full_pages(file)),
                 nodata=_nodata_of(page),
+                is_raster=any(tag in page.tags for tag in _RASTER_TAGS),
             )
     except Exception:  # damaged files raise anything
         return None

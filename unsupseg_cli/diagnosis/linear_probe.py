@@ -105,7 +105,7 @@ def _view_labels(
     features: FeatureSet, view: int, item: Item, geometry: Geometry, space: LabelSpace
 ) -> Tensor:
     """Return the labels (h, w) int64 that one view of the features sees, at a quarter of its resolution."""
-    height, width = image_size(item.image)
+    height, width = image_size(item.image, item.reading)
     patch = int(features.artifact.manifest.summary["patch_size"])
     shown = features.view(view)
     laid_out = geometry.views(height, width, patch)

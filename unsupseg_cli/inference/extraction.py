@@ -158,7 +158,7 @@ def readable_items(items: Iterable[Item], skipped: Skipped) -> tuple[list[Item],
     sizes: list[tuple[int, int]] = []
     for item in items:
         try:
-            sizes.append(image_size(item.image))
+            sizes.append(image_size(item.image, item.reading))
         except UnreadableImage as error:
             skipped.add(item, str(error))
             continue
@@ -204,8 +204,8 @@ def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
     height, width = int(layout.views.height[row]), int(layout.views.width[row])
     largest = int(tokens[row])
     if largest > MOST_TOKENS:
-        image = layout.items[int(layout.views.item[row])].image
-        original_height, original_width = image_size(image)
+        item = layout.items[int(layout.views.item[row])]
+        image, (original_height, original_width) = item.image, image_size(item.image, item.reading)
         raise UsageError(
             f"'{image}' of {original_width}x{original_height} pixels becomes a view of {width}x{height}, which is "
             f"{largest:,} tokens, more than the {MOST_TOKENS:,} that are taken at once: give a smaller --size (0 keeps "

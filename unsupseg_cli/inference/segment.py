@@ -130,7 +130,7 @@ class _WaitingView:
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width of the image itself."""
-        return image_size(self.item.image)
+        return image_size(self.item.image, self.item.reading)
 
     @property
     def box(self) -> Box:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unsupseg_cli.models.dense import DenseModel
+from unsupseg_cli.models.dense import DenseModel, ScoreMap
 
 
 class FrameSegmenter(nn.Module):
@@ -35,14 +35,31 @@ class FrameSegmenter(nn.Module):
         Returns:
             Classes (1, H, W) int32, and log-probabilities (1, K, h, w).
         """
-        pixels = frame.movedim(-1, 1).float()
-        view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
-        (score_map,) = self.segmenter.score_pixels(view.movedim(1, -1))
-        size = (self.rows.shape[1], self.columns.shape[1])
+        score_map, size = self.score(frame.movedim(-1, 1).float()), self.size
         scores = F.interpolate(score_map.scores[None], size=size, mode="bilinear", align_corners=False)
         best = self.segmenter.best(scores.argmax(1))
         height, width = score_map.scores.shape[-2:]
         return best.to(torch.int32), self.segmenter.log_probs(score_map, height, width)[None]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame."""
+        return self.rows.shape[1], self.columns.shape[1]
+
+    def score(self, pixels: Tensor) -> ScoreMap:
+        """Return the score map of pixels (1, 3, H, W), values 0 to 255."""
+        view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
+        (score_map,) = self.segmenter.score_pixels(view.movedim(1, -1))
+        return score_map
+
+
+class TileSegmenter(FrameSegmenter):
+    """The same for programs that give channels first and take one map for each class, such as those for maps."""
+
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # another graph, of the same parts
+        """Return the probabilities (1, K, H, W) of the classes of RGB values (1, 3, H, W) in [0, 1]."""
+        score_map = self.score(_round_to_bytes(image * 255))
+        return self.segmenter.log_probs(score_map, *self.size)[None].exp()
 
 
 def _round_to_bytes(pixels: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import reading_of
+from unsupseg_cli.contents.images import reading_of, windows_side
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
 from unsupseg_cli.contents.model_file import FileHeader, write_model_file
 from unsupseg_cli.core.errors import UsageError
@@ -59,7 +59,7 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
 
 def _save_onnx(opened: OpenModel, config: ExportConfig) -> Callable[[Path], None]:
     assert config.frame is not None
-    program = onnx_program(opened, config.frame, config.size)
+    program = onnx_program(opened, config.frame, config.size, config.layout)
     return lambda path: program.save(path)
 
 
@@ -69,12 +69,14 @@ def _save_model(artifact: Artifact, opened: OpenModel) -> Callable[[Path], None]
     weights = backbone.model.state_dict() if backbone and backbone.name != "untrained" else {}
     if meta is not None:  # stored as float16, as `save_backbone` does
         weights = {name: value.half() for name, value in weights.items()}
-    reading = reading_of(artifact).to_json()
+    reading, side = reading_of(artifact).to_json(), windows_side(artifact)
+    images = {"reading": reading} if reading else {}
+    images |= {"windows": {"side": side}} if side else {}
     header = FileHeader(
         format_version=opened.file.format_version,
         name=artifact.id,
         used_labels=artifact.manifest.used_labels,
-        config={**artifact.manifest.config, **({"reading": reading} if reading else {})},
+        config={**artifact.manifest.config, **images},
         model=opened.file,
         backbone=None if meta is None else dict(meta),
     )

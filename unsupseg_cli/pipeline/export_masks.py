@@ -75,7 +75,7 @@ def coco_content(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for item in context.reporter.track(read.items, "export-masks", total=len(read.items)):
-        size = image_size(item.image)
+        size = image_size(item.image, item.reading)
         images.append({"id": len(images) + 1, "file_name": item.key, "height": size[0], "width": size[1]})
         for one in read(item, size):
             entry = {"id": len(annotations) + 1, "image_id": len(images)}

@@ -33,15 +33,18 @@ def device_of(call: Call) -> torch.device:
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
     from unsupseg_cli.contents.images import open_data, open_named, settle_pixels
+    from unsupseg_cli.data.rasters import Windows
     from unsupseg_cli.data.reading import Reading
 
     config, source = call.config, found_in(call)
     data = source.manifest.data if source else None
     if config.dataset is None and data is not None:
         config = config.model_copy(update={"split": data.split})
-    dataset = (
-        open_named(config, call.context) if config.images else open_data(config, call.context, source=data)
-    )
+    windows = Windows(config.windows, whole=True) if config.windows else None
+    if config.images:
+        dataset = open_named(config, call.context, windows=windows)
+    else:
+        dataset = open_data(config, call.context, source=data, windows=windows)
     if (before := call.inputs.get("model") or source) is not None:
         return settle_pixels(dataset, call.context, before)
     return settle_pixels(dataset, call.context, Reading(config.bands or ()), config.stretch)

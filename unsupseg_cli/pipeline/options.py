@@ -1,4 +1,4 @@
-"""The options of `run`, `demo`, `segment`, `export` and `export-masks`. This module imports no torch."""
+"""The options of `run`, `demo`, `segment` and the exports. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
-from unsupseg_cli.core.options import ClassCount
+from unsupseg_cli.core.options import ClassCount, split
+from unsupseg_cli.exchange.table import FormatName
 
 
 class RunConfig(Config):
@@ -66,6 +67,11 @@ class ExportConfig(Config):
     size: int | None = execution(
         None, "Shorter side inside an .onnx file; 0 keeps the frame's. Default: as trained.", ge=0
     )
+    layout: Literal["frame", "nchw"] = execution(
+        "frame",
+        "What an .onnx file takes and gives: frame, bytes (1,H,W,3) to a label map; nchw, values 0 to 1 (1,3,H,W) to a "
+        "probability map for each class, as QGIS's plugin Deepness expects it of square tiles.",
+    )
     weights: Path | None = execution(None, "Weights file of the model's backbone, where it is not found.")
 
     @field_validator("out")
@@ -89,8 +95,10 @@ class ExportConfig(Config):
     def _kind_of_file(self) -> ExportConfig:
         if self.out.suffix == ".onnx" and self.frame is None:
             raise ValueError("an .onnx file takes images of one size: give it as --frame HEIGHTxWIDTH")
-        if self.out.suffix != ".onnx" and (self.frame, self.size) != (None, None):
-            raise ValueError("--frame and --size are of .onnx files; a .safetensors file takes any image")
+        if self.out.suffix != ".onnx" and (self.frame, self.size, self.layout) != (None, None, "frame"):
+            raise ValueError(
+                "--frame, --size and --layout are of .onnx files; a .safetensors file takes any image"
+            )
         return self
 
 
@@ -108,3 +116,40 @@ class ExportMasksConfig(Config):
         if value.suffix.lower() != ".json":
             raise ValueError("expected a file whose name ends in .json")
         return value
+
+
+class ExportLabelsConfig(Config):
+    """Write label maps in the format of another program."""
+
+    format: FormatName = execution(..., "The format, see docs/exchange.md.")
+    out: Path = execution(..., "The file or folder to write.", short="-o")
+    things: tuple[str, ...] = execution(
+        (),
+        "Classes whose connected regions are objects, such as car,3: coco-panoptic divides these, the formats of "
+        "regions write these alone. Default: coco-panoptic divides none, the others write all.",
+    )
+    min_area: int = execution(1, "Regions of fewer pixels are left out where regions are written.", ge=1)
+    images: Literal["link", "copy", "none"] = execution(
+        "link", "Whether coco-panoptic, yolo-seg and voc bring the images along, as links or as copies."
+    )
+    url: str = execution("", "What the addresses of images begin with in label-studio.")
+
+    @field_validator("things", mode="before")
+    @classmethod
+    def _split_things(cls, value: object) -> object:
+        return split(value)
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of other formats."""
+        regions: tuple[FormatName, ...] = ("coco-instances", "yolo-seg", "geojson", "gpkg")
+        readers: dict[str, tuple[FormatName, ...]] = {
+            "things": ("coco-panoptic", *regions),
+            "min_area": ("coco-panoptic", *regions),
+            "images": ("coco-panoptic", "yolo-seg", "voc"),
+            "url": ("label-studio",),
+        }
+        return {
+            name: f"it is read with --format {' or '.join(formats)}"
+            for name, formats in readers.items()
+            if self.format not in formats
+        }

@@ -40,5 +40,9 @@ def makers(kind: str) -> list[str]:
         ports = stage.reads({}) if stage.reads else stage.ports
         if stage.makes == kind and all(port.kind != kind for port in ports):
             commands.append(name)
-        commands += [f"{name} --{option}" for option, made in stage.also.items() if made == kind]
+        commands += [
+            f"{name} --{option}"
+            for option, made in stage.also.items()
+            if made == kind and option not in stage.roles
+        ]
     return commands

@@ -1,17 +1,20 @@
-"""classes: A model -> the same with other names or colours of its classes, or with several as one."""
+"""classes: A model -> the same with other names or colours of its classes, or with several as one; or predictions."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
 
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.ports import MODEL
+from unsupseg_cli.core.ports import MODEL, Port
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClassesConfig(Config):
-    """Change the classes of a model; a class is given by its name or number.
+    """Change the classes of a model; a class is given by its name or number. Or apply them to stored predictions.
 
     The result decides the key, not the way there: no field enters it by itself.
     """
@@ -32,10 +35,30 @@ class ClassesConfig(Config):
     merge: tuple[tuple[str, ...], ...] = execution(
         (), "Groups of classes, each of which becomes its first one."
     )
+    predictions: str | None = execution(
+        None, "Bring these predictions under the classes of the model, without a network, instead."
+    )
+    out: Path | None = execution(None, "Also copy the label maps and pictures of these predictions here.")
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> ClassesConfig:
+        if self.predictions is not None and (self.names or self.colors or self.merge):
+            raise ValueError(
+                "name, color or merge the classes of the model first, then apply them to predictions"
+            )
+        if self.predictions is None and self.out is not None:
+            raise ValueError("--out is of applied classes; a model stays in the workspace (see `export`)")
+        return self
+
+
+def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
+    return (MODEL, _PREDICTIONS) if values.get("predictions") is not None else (MODEL,)
 
 
 def identify(call: Call) -> Identity:
     """Return what decides the model: weights and inputs of the old one, and what its classes are now."""
+    if "predictions" in call.inputs:
+        return _identify_applied(call)
     artifact = call.input("model")
     manifest = artifact.manifest
     if "model.safetensors" not in manifest.outputs:  # a dry run promises it
@@ -61,7 +84,7 @@ def identify(call: Call) -> Identity:
         kind="model",
         stage="classes",
         stage_version=STAGE.version,
-        slug=f"{re.sub('-classes[0-9]+$', '', artifact.id.rsplit('-', 1)[0])}-classes{len(file.classes)}",
+        slug=_slug(artifact, len(file.classes)),
         config={**manifest.config, **classes},
         inputs=manifest.inputs,
         data=manifest.data,
@@ -71,8 +94,36 @@ def identify(call: Call) -> Identity:
     )
 
 
+def _identify_applied(call: Call) -> Identity:
+    """Return what decides predictions under other classes: those they were, and the model."""
+    from unsupseg_cli.contents.model import class_count
+    from unsupseg_cli.contents.predictions import named_images, predicted_dataset
+    from unsupseg_cli.contents.rasters import raster_config
+
+    model, predictions = call.input("model"), call.input("predictions")
+    return Identity(
+        kind="predictions",
+        stage="classes",
+        stage_version=STAGE.version,
+        slug=_slug(predictions, class_count(model)),
+        config=raster_config(predicted_dataset(predictions, call.context).items)
+        if predictions.path.exists()
+        else {},
+        inputs=call.described(),
+        data=predictions.manifest.data,
+        execution=dict(named_images(predictions.manifest)),
+        used_labels=call.used_labels,
+    )
+
+
+def _slug(artifact: Artifact, classes: int) -> str:
+    return f"{re.sub('-classes[0-9]+$', '', artifact.id.rsplit('-', 1)[0])}-classes{classes}"
+
+
 def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Write the same weights with the new classes, and the backbone that an exported model brings along."""
+    if "predictions" in call.inputs:
+        return _apply(call, draft)
     from unsupseg_cli.contents.model import BACKBONE, own_weights, read_model, write_model
 
     artifact, file = call.input("model"), _edited(call)
@@ -83,21 +134,55 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     return {"method": file.method, "classes": len(file.classes)}
 
 
-def finish(call: Call, model: Artifact) -> None:
-    """Say which classes have another number since a merge: label maps of before keep theirs."""
+def _apply(call: Call, draft: Draft) -> dict[str, Any]:
+    """Write the label maps of predictions, and their pictures, under the classes of the model."""
+    from unsupseg_cli.contents.applied_classes import reader_of
     from unsupseg_cli.contents.model import read_model
+    from unsupseg_cli.contents.predictions import PredictionWriter, predicted_dataset
+    from unsupseg_cli.contents.skipped import Skipped
 
-    if not call.config.merge:
-        return
+    model, predictions, context = call.input("model"), call.input("predictions"), call.context
+    read = reader_of(predictions, model, context)
+    overlay = (predictions.path / "overlay").exists()
+    skipped = Skipped(context)
+    skipped.update(predictions.manifest.summary["skipped"])
+    draft.deterministic = predictions.manifest.deterministic
+    dataset = predicted_dataset(predictions, context)
+    writer = PredictionWriter(draft, read_model(model)[0], dataset, None, overlay, skipped)
+    todo = [item for item in writer.todo() if item.key not in skipped]
+    for item in context.reporter.track(todo, "classes apply", total=len(todo)):
+        writer.write(item, read(item.key), None)
+    return writer.close()
+
+
+def finish(call: Call, made: Artifact) -> None:
+    """Copy applied predictions where they are asked for; of a merge, say what becomes of maps made before."""
+    from unsupseg_cli.contents.predictions import copy_pictures
+
+    if call.config.out is not None:
+        copy_pictures(made, call.config.out, call.context.reporter)
+    if call.config.merge:
+        _warn_of_moved(call, made)
+
+
+def _warn_of_moved(call: Call, model: Artifact) -> None:
+    """Say which classes have another number since a merge, and which label maps of before keep theirs."""
+    from unsupseg_cli.contents.model import read_model
+    from unsupseg_cli.contents.predictions import model_key
+
     old, new = read_model(call.input("model"))[0], read_model(model)[0]
     before, after = (file.class_of or list(range(file.outputs)) for file in (old, new))
     moved = sorted({(one, other) for one, other in zip(before, after, strict=True) if one != other})
-    if moved:
-        numbers = ", ".join(f"{one} is now {other}" for one, other in moved)
-        call.context.reporter.warn(
-            f"classes have other numbers in '{model.id}' ({numbers}): label maps made before keep the old ones, so "
-            "predict again before you compare them"
-        )
+    if not moved:
+        return
+    workspace, key = call.context.workspace, call.input("model").manifest.key
+    older = [one.id for one in workspace.artifacts("predictions") if model_key(one, call.context) == key]
+    numbers = ", ".join(f"{one} is now {other}" for one, other in moved)
+    which = f" ({', '.join(older)})" if older else ""
+    call.context.reporter.warn(
+        f"classes have other numbers in '{model.id}' ({numbers}): label maps made before{which} keep the old ones; "
+        f"`unsupseg classes apply PREDICTIONS --model {model.id}` makes them anew without a network"
+    )
 
 
 @once
@@ -129,6 +214,8 @@ def _copy_tree(source: Path, target: Path) -> None:
         shutil.copytree(source, target, dirs_exist_ok=True)
 
 
+_PREDICTIONS = Port("predictions", "predictions", optional=True)
+
 STAGE = Stage(
     name="classes",
     config=ClassesConfig,
@@ -136,6 +223,8 @@ STAGE = Stage(
     version=1,
     identify=identify,
     work=work,
-    ports=(MODEL,),
+    also={"predictions": "predictions"},
+    ports=(MODEL, _PREDICTIONS),
+    reads=_reads,
     finish=finish,
 )

@@ -111,7 +111,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     judged = [item for item in read.items if item.key in items]
     draft.warnings += _left_out(read.items, judged)
     for item in call.context.reporter.track(judged, "eval-masks", total=len(judged)):
-        size = image_size(item.image)
+        size = image_size(item.image, item.reading)
         found = [Object(one.mask, one.group, one.score) for one in read(item, size)]
         scores.update(found, list(objects_of(items[item.key], size)), size)
     draft.warnings += read.remarks()
@@ -228,7 +228,7 @@ def _coco_truth(path: Path, dataset: Dataset, draft: Draft) -> tuple[list[str], 
     items, sizes = [], []
     for item in dataset.items:
         try:
-            sizes.append(image_size(item.image))
+            sizes.append(image_size(item.image, item.reading))
             items.append(item)
         except UnreadableImage:
             continue  # has no masks either

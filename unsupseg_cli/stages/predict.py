@@ -48,7 +48,7 @@ class PredictConfig(DataConfig, BatchConfig):
     )
     flip: bool = setting(False, "Average the image with its mirror image.")
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
-    overlap: float = setting(0.25, "Share of a tile that its neighbour covers too.", ge=0, le=0.9)
+    overlap: float = setting(0.25, "Share of a tile or window that its neighbour covers too.", ge=0, le=0.9)
     keep: Literal["labels", "scores"] = setting(
         "labels", "What is stored: labels, or scores (log-probabilities) as well."
     )
@@ -72,6 +72,7 @@ def identify(call: Call) -> Identity:
     """Return what decides the predictions; where images were named, the manifest remembers which."""
     from unsupseg_cli.contents.images import identify_images
     from unsupseg_cli.contents.predictions import NAMED
+    from unsupseg_cli.contents.rasters import raster_config
     from unsupseg_cli.contents.stored_tokens import require_tokens
     from unsupseg_cli.models.backbone import resolve_precision
     from unsupseg_cli.models.device import resolve_device
@@ -92,6 +93,7 @@ def identify(call: Call) -> Identity:
             **config.result(),
             "size": _geometry(call).size,
             "precision": "" if "features" in call.inputs else resolve_precision(config.precision, device),
+            **raster_config(_dataset(call).items),
         },
         inputs=call.described(),
         data=data,
@@ -108,28 +110,59 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     """Segment every image whole, at its original size; each finished image survives a kill.
 
     The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
-    ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; with ``keep=scores``
-    also log-probabilities at the working resolution.
+    ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; of georeferenced TIFFs
+    ``geo/*.tif``; with ``keep=scores`` also log-probabilities at the working resolution. No network runs where an
+    earlier artifact holds the maps of the same model under other names, or before a merge.
     """
+    from unsupseg_cli.contents.model import read_model
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.inference.extraction import remark_on_strips
     from unsupseg_cli.models.device import resolve_device
 
-    config, model, dataset = call.config, opened_model(call), _dataset(call)
+    config, file = call.config, read_model(call.input("model"))[0]
     draft.deterministic = resolve_device(config.device).type == "cpu"
     skipped = Skipped(call.context, config.strict)
-    writer = PredictionWriter(draft, model.file.classes, dataset, _shown_class(call), config.overlay, skipped)
+    writer = PredictionWriter(draft, file, _dataset(call), _shown_class(call), config.overlay, skipped)
+    if not _take_stored(call, writer) and (strips := _segment(call, writer)):
+        draft.warnings.append(remark_on_strips(strips))
+    return writer.close()
+
+
+def _take_stored(call: Call, writer: PredictionWriter) -> bool:
+    """Write the maps of earlier predictions under the model's classes, where only these differ; tell whether it did."""
+    from unsupseg_cli.contents.applied_classes import find_same_maps
+
+    if call.context.force or call.config.keep == "scores":
+        return False
+    found = find_same_maps(identify(call), call.input("model"), call.context)
+    if found is None:
+        return False
+    stored, read = found
+    call.context.reporter.info(
+        f"no network runs: the label maps of '{stored.id}' are taken under the classes of this model"
+    )
+    for item in call.context.reporter.track(writer.todo(), "predict"):
+        if item.key in stored.manifest.summary["skipped"]:
+            writer.skipped.add(item, stored.manifest.summary["skipped"][item.key])
+        else:
+            call.context.sources.require_unchanged([item.image])
+            writer.write(item, read(item.key), None)
+    return True
+
+
+def _segment(call: Call, writer: PredictionWriter) -> list[str]:
+    """Write the maps of every image that has none yet; return the names of those that are strips."""
     segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
     strips: list[str] = []
     for image in segmented:
         if _geometry(call).is_strip(image.height, image.width):
             strips.append(image.item.key)
         call.context.sources.require_unchanged([image.item.image])
-        scores = image.log_probs(image.view.height, image.view.width) if config.keep == "scores" else None
+        kept = call.config.keep == "scores"
+        scores = image.log_probs(image.view.height, image.view.width) if kept else None
         writer.write(image.item, image.labels(image.height, image.width), scores)
-    draft.warnings += [remark_on_strips(strips)] if strips else []
-    return writer.close()
+    return strips
 
 
 def _of_images(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
@@ -191,24 +224,30 @@ def finish(call: Call, predictions: Artifact) -> None:
     from unsupseg_cli.contents.predictions import copy_pictures
 
     if call.config.out is not None:
-        copy_pictures(predictions, call.config.out)
+        copy_pictures(predictions, call.config.out, call.context.reporter)
 
 
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels, windows_side
+    from unsupseg_cli.data.datasets import dataset_names
+    from unsupseg_cli.data.rasters import Windows
 
     config, model = call.config, call.input("model")
+    side = None if config.pages else config.windows or windows_side(model)
+    windows = Windows(side, config.overlap) if side else None
     if config.images:
-        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages)
+        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages, windows)
     else:
         stored = call.inputs.get("features")
         data, out = (stored or model).manifest.data, [config.out] if config.out else ()
         split = "val" if data and data.split == "train" else None
         if stored is not None and data is not None:
             split = data.split
-        dataset = open_data(config, call.context, split, data, out)
+        if config.dataset in dataset_names():
+            windows = None
+        dataset = open_data(config, call.context, split, data, out, windows)
     return settle_pixels(dataset, call.context, model)
 
 

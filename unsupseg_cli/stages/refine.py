@@ -103,8 +103,12 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
         image_part,
         picture_writer,
         predicted_images,
+        read_entries,
+        read_ids,
+        void_without_data,
         write_ids,
     )
+    from unsupseg_cli.contents.rasters import world_files, write_rasters
     from unsupseg_cli.data.images import read_image
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.refinement import chunks, refine_labels
@@ -122,8 +126,12 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
         images = [read_image(files[key].image, files[key].reading) for key in part]
         refined = refine_labels([scores(key) for key in part], images, crf, workers, device)
         for key, image, labels in zip(part, images, refined, strict=True):
-            written = [write_ids(draft.folder, key, labels), *write(key, image, labels)]
+            known = void_without_data(files[key], labels)
+            written = [write_ids(draft.folder, key, known), *write(key, image, known)]
+            written += world_files(draft.folder, files[key])
             draft.finish(image_part(key), files=written)
+    entries = read_entries(predictions.path)
+    draft.warnings += write_rasters(draft.folder, files.values(), entries, summary["skipped"], read_ids)
     for name in ("legend.png", CLASSES):
         shutil.copy2(predictions.path / name, draft.folder / name)
     return {

@@ -1,0 +1,320 @@
+"""GeoTIFFs in and out: windows, pixels without data, place on the ground, polygons."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import Affine, from_origin
+from typer.testing import CliRunner
+
+from unsupseg_cli import (
+    Context,
+    ExtractConfig,
+    PredictConfig,
+    PseudolabelConfig,
+    RefineConfig,
+    TrainConfig,
+    classes,
+    extract,
+    predict,
+    pseudolabel,
+    refine,
+    train,
+)
+from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.model import read_model
+from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data import rasters
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.rasters import Windows, inner_parts
+from unsupseg_cli.data.reading import Reading
+from unsupseg_cli.methods.kmeans.config import TrainOptions
+from unsupseg_cli.pipeline.export_labels import export_labels
+from unsupseg_cli.pipeline.options import ExportLabelsConfig
+from unsupseg_cli.stages.classes import ClassesConfig
+
+SIDE, HEIGHT, WIDTH = 96, 200, 300
+UTM = {"crs": "EPSG:32633", "transform": from_origin(392000, 5820000, 0.5, 0.5)}
+
+
+def ground_of(seed=0):
+    """Values (H, W, 3) of fields of plain colours."""
+    rng = np.random.default_rng(seed)
+    colors = rng.integers(30, 226, (-(-HEIGHT // 50), -(-WIDTH // 50), 3)).repeat(50, 0).repeat(50, 1)
+    return colors[:HEIGHT, :WIDTH].astype(np.uint8)
+
+
+def write_tiff(path, values, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands = np.moveaxis(np.atleast_3d(values), -1, 0)
+    shape = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2], "dtype": bands.dtype}
+    with rasterio.open(path, "w", driver="GTiff", **shape, **options) as raster:
+        raster.write(bands)
+    return path
+
+
+def corner(values):
+    """Values with a slanted corner that is 0."""
+    y, x = np.indices(values.shape[:2])
+    return np.where((x + y < 120)[..., None], 0, values).astype(values.dtype)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A workspace with a model of the windows of a mosaic with a corner without data, and the mosaic."""
+    root = tmp_path_factory.mktemp("world")
+    mosaic = write_tiff(root / "in" / "area" / "ortho.tif", corner(ground_of()), nodata=0, **UTM)
+    said = []
+    context = Context(
+        Workspace(root / "work"), SimpleNamespace(info=said.append, warn=said.append, track=track)
+    )
+    config = ExtractConfig(
+        dataset=f"{root / 'in'}/", windows=SIDE, size=48, backbone="untrained", workers=0, device="cpu"
+    )
+    features = extract(config, context)
+    labels = pseudolabel(PseudolabelConfig(classes=4, sheet=0, workers=0), context)
+    model = train(TrainConfig(pseudolabels=labels.id, device="cpu"), context, options=TrainOptions(steps=5))
+    return SimpleNamespace(
+        root=root, mosaic=mosaic, said=said, context=context, features=features, model=model
+    )
+
+
+def track(items, description, total=None, done=0):
+    yield from items
+
+
+def predicted(world, *images, **options):
+    config = PredictConfig(images=images, model=world.model.id, workers=0, device="cpu", **options)
+    return predict(config, world.context)
+
+
+def test_training_takes_the_windows_whose_pixels_all_hold_data(world):
+    assert world.features.manifest.data.count == 8
+    assert "windows of 96 pixels: 8, 4 with pixels that hold no data are left out" in world.said
+
+
+def test_a_mosaic_becomes_one_geotiff_without_seams_of_void(world, tmp_path):
+    found = predicted(world, world.mosaic.parent, out=tmp_path / "out")
+    keys = found.manifest.summary["keys"]
+    assert len(keys) == 12  # every window holds some data; those of the model's side are taken unasked
+    with (
+        rasterio.open(tmp_path / "out" / "geo" / "ortho.tif") as raster,
+        rasterio.open(world.mosaic) as image,
+    ):
+        assert (raster.crs, raster.transform, raster.shape) == (image.crs, image.transform, image.shape)
+        values = raster.read(1)
+        np.testing.assert_array_equal(raster.dataset_mask() > 0, image.dataset_mask() > 0)
+        assert raster.nodata == 255
+        table = raster.colormap(1)
+        assert raster.overviews(1) == [2]
+        assert raster.tags(1)["class_3"] == "class 3"
+    colors = [entry.color for entry in read_model(world.model)[0].classes]
+    assert [table[index][:3] for index in range(4)] == [tuple(color) for color in colors]
+    windows = {key: tuple(int(part) for part in key.split("/")[1][:13].split("_")) for key in keys}
+    for key, (top, left) in windows.items():
+        labels = read_ids(found.path, key)
+        middle = labels[40:56, 40:56]
+        part = values[top + 40 : top + 56, left + 40 : left + 56]
+        np.testing.assert_array_equal(np.where(part == 255, -1, part.astype(int)), middle)
+        numbers = [float(line) for line in (found.path / "color" / f"{key}.pgw").read_text().split()]
+        assert numbers == [0.5, 0, 0, -0.5, 392000 + (left + 0.5) / 2, 5820000 - (top + 0.5) / 2]
+
+
+def test_names_and_refinement_keep_the_place(world):
+    found = predicted(world, world.mosaic, keep="scores")
+    refined = refine(RefineConfig(predictions=found.id, workers=1, iterations=1), world.context)
+    named = classes(ClassesConfig(model=world.model.id, names={"0": "roof"}), world.context)
+    applied = classes(ClassesConfig(model=named.id, predictions=refined.id), world.context)
+    with (
+        rasterio.open(refined.path / "geo/ortho.tif") as before,
+        rasterio.open(applied.path / "geo/ortho.tif") as after,
+    ):
+        np.testing.assert_array_equal(before.read(1), after.read(1))
+        assert (before.read(1) == 255)[:20, :20].all()  # a CRF fills no pixel that holds no data
+        assert after.tags(1)["class_0"] == "roof"
+        assert after.crs == "EPSG:32633"
+
+
+def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):
+    found = predicted(world, world.mosaic)
+    with rasterio.open(found.path / "geo/ortho.tif") as raster:
+        values, transform = raster.read(1), raster.transform
+    for name in ("gpkg", "geojson"):
+        out = export_labels(
+            ExportLabelsConfig(format=name, out=tmp_path / f"a.{name}"), found.id, world.context
+        )
+        about, _, shapes, columns = pyogrio.raw.read(out)
+        fields = dict(zip(about["fields"], columns, strict=True))
+        assert set(fields["name"]) == {f"class {index}" for index in np.unique(values[values < 255])}
+        if name == "gpkg":
+            assert about["crs"] == "EPSG:32633"
+            assert set(fields["image"]) == {"ortho.tif"}
+            painted = painted_from(shapes, fields["class"], transform, values.shape)
+            np.testing.assert_array_equal(painted, values)
+            assert np.sum(fields["area"]) == pytest.approx((values < 255).sum() / 4)
+    features = json.loads(out.read_text())["features"]
+    points = np.concatenate([np.concatenate(one["geometry"]["coordinates"]) for one in features])
+    np.testing.assert_allclose(points.mean(0), (13.409, 52.5188), atol=2e-3)
+
+
+def painted_from(shapes, groups, transform, size):
+    """Rasterise polygons of well-known binary by rasterio."""
+    from rasterio.features import rasterize
+
+    pairs = [
+        ({"type": "Polygon", "coordinates": rings_of(raw)}, group)
+        for raw, group in zip(shapes, groups, strict=True)
+    ]
+    return rasterize(pairs, out_shape=size, transform=transform, fill=255, dtype="uint8")
+
+
+def rings_of(raw):
+    rings, place = [], 9
+    for _ in range(int.from_bytes(raw[5:9], "little")):
+        count = int.from_bytes(raw[place : place + 4], "little")
+        points = np.frombuffer(raw, "<f8", 2 * count, place + 4).reshape(-1, 2)
+        rings.append(points.tolist())
+        place += 4 + 16 * count
+    return rings
+
+
+def test_small_regions_and_other_classes_are_left_out_of_maps(world, tmp_path):
+    found = predicted(world, world.mosaic)
+    world.said.clear()
+    options = {"things": ["class 0"], "min_area": 40}
+    out = export_labels(
+        ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg", **options), found.id, world.context
+    )
+    about, _, _, columns = pyogrio.raw.read(out)
+    fields = dict(zip(about["fields"], columns, strict=True))
+    assert set(fields["class"]) <= {0}
+    assert (fields["area"] >= 40 / 4).all()
+
+
+def test_without_a_coordinate_system_there_is_no_longitude(world, tmp_path):
+    flat = write_tiff(tmp_path / "flat.tif", ground_of(1), transform=from_origin(0, 100, 0.5, 0.5))
+    world.said.clear()
+    found = predicted(world, flat)
+    assert any("1 rasters have no coordinate system (such as 'flat.tif')" in line for line in world.said)
+    with rasterio.open(found.path / "geo/flat.tif") as raster:
+        assert raster.crs is None
+        assert raster.transform == from_origin(0, 100, 0.5, 0.5)
+    with pytest.raises(UsageError, match=r"'flat\.tif' has no coordinate system.*gpkg"):
+        export_labels(
+            ExportLabelsConfig(format="geojson", out=tmp_path / "a.geojson"), found.id, world.context
+        )
+    assert not (tmp_path / "a.geojson").exists()
+    out = export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg"), found.id, world.context)
+    assert pyogrio.read_info(out)["features"] > 0
+    plain = tmp_path / "plain.png"
+    Image.fromarray(ground_of(1)).save(plain)
+    found = predicted(world, plain)
+    assert not (found.path / "geo").exists()
+    with pytest.raises(UsageError, match="None of the images tells its place"):
+        export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "b.gpkg"), found.id, world.context)
+
+
+def test_a_rotated_transform_is_kept(world, tmp_path):
+    turned = Affine(0.4, 0.3, 392000, 0.3, -0.4, 5820000)
+    path = write_tiff(tmp_path / "turned.tif", ground_of(2), crs="EPSG:32633", transform=turned)
+    found = predicted(world, path)
+    with rasterio.open(found.path / "geo/turned.tif") as raster:
+        assert raster.transform == turned
+        values = raster.read(1)
+    out = export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg"), found.id, world.context)
+    about, _, shapes, columns = pyogrio.raw.read(out)
+    fields = dict(zip(about["fields"], columns, strict=True))
+    np.testing.assert_array_equal(painted_from(shapes, fields["class"], turned, values.shape), values)
+    assert np.sum(fields["area"]) == pytest.approx(values.size / 4)
+    world_file = next((found.path / "color").rglob("*000000_000000*.pgw")).read_text().split()
+    assert [float(number) for number in world_file[:4]] == [0.4, 0.3, 0.3, -0.4]
+
+
+def test_images_without_any_data_are_left_out_and_told(world, tmp_path):
+    folder = tmp_path / "photos"
+    write_tiff(folder / "empty.tif", np.zeros((64, 64, 3), np.uint8), nodata=0, **UTM)
+    context = Context(Workspace(tmp_path / "work"), world.context.reporter)
+    config = ExtractConfig(dataset=f"{folder}/", size=32, backbone="untrained", workers=0, device="cpu")
+    with pytest.raises(UsageError, match=r"No image .* is left: .*1 images whose pixels all hold no data"):
+        extract(config, context)
+    write_tiff(folder / "full.tif", ground_of(3), nodata=0, **UTM)
+    world.said.clear()
+    assert extract(config, context).manifest.data.count == 1
+    assert any(
+        "left out: 1 images whose pixels all hold no data, such as 'empty.tif'" in line for line in world.said
+    )
+    with pytest.raises(UsageError, match="is left"):
+        predicted(world, folder / "empty.tif")
+
+
+def test_floats_are_stretched_by_values_that_are_data(world, tmp_path):
+    values = np.linspace(0, 1, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    values[:60, :60] = -9999
+    path = write_tiff(tmp_path / "dem" / "height.tif", values, nodata=-9999, **UTM)
+    context = Context(Workspace(tmp_path / "work"))
+    config = ExtractConfig(
+        dataset=f"{path.parent}/", windows=SIDE, stretch="0%,100%", size=48, backbone="untrained", workers=0
+    )
+    reading = extract(config, context).manifest.data.reading
+    assert reading["low"] >= 0
+    assert reading["high"] <= 1
+    image = read_image(path, Reading(low=0.0, high=1.0, window=(0, 0, 96, 96)))
+    assert image.shape == (96, 96, 3)
+    assert (image[:60, :60] == 0).all()
+    assert image[90, 90, 0] == round(255 * float(values[90, 90]))
+    plain = read_image(path, Reading(window=(0, 0, 96, 96)))  # the range of the window, without its nodata
+    assert plain.max() < 255
+
+
+def test_inner_parts_cover_each_pixel_once():
+    for height, width, side, overlap in [(200, 300, 96, 0.25), (97, 500, 96, 0.9), (40, 300, 96, 0.0)]:
+        windows = Windows(side, overlap).of(height, width)
+        assert {window[2:] for window in windows} == {(min(side, height), min(side, width))}
+        seen = np.zeros((height, width), int)
+        for (top, left, h, w), (row, column, rows, columns) in inner_parts(windows).items():
+            assert top <= row < row + rows <= top + h
+            assert left <= column < column + columns <= left + w
+            seen[row : row + rows, column : column + columns] += 1
+        assert (seen == 1).all()
+
+
+def test_without_rasterio_the_extra_is_named(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(rasters, "find_spec", lambda name: None)
+    rasters.has_rasterio.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=r"unsupseg\[geo\]"):
+            predicted(world, world.mosaic, windows=64)
+        small = write_tiff(tmp_path / "small.tif", ground_of(4)[:90, :90], **UTM)
+        world.said.clear()
+        predicted(world, small)
+        assert any(
+            "1 images tell their place on the ground" in line and "[geo]" in line for line in world.said
+        )
+    finally:
+        rasters.has_rasterio.cache_clear()
+
+
+def test_windows_go_with_folders_of_images_alone(world, tmp_path):
+    def refused(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(tmp_path / "work")])
+        assert done.exit_code == 2, done.output
+        return " ".join(done.stderr.split())
+
+    assert "--windows are of folders" in refused("extract", "--dataset", "scenes", "--windows", 64)
+    labels = tmp_path / "labels" / "area"
+    write_tiff(labels / "ortho.png.tif", np.zeros((HEIGHT, WIDTH), np.uint8))
+    (labels / "ortho.png.tif").rename(labels / "ortho.tif")
+    (tmp_path / "classes.txt").write_text("one\ntwo\n")
+    call = ["extract", "--dataset", f"{world.root / 'in'}/", "--labels", tmp_path / "labels", "--windows", 64]
+    assert "one label; leave --windows or --labels out" in refused(
+        *call, "--class-file", tmp_path / "classes.txt"
+    )
+    assert "do not go together" in refused(
+        "extract", "--dataset", f"{world.root / 'in'}/", "--windows", 64, "--pages"
+    )

@@ -1,0 +1,154 @@
+"""Label maps on the ground: of each georeferenced image a GeoTIFF of classes, put together from its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.names import file_path
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.rasters import Georeference, georeference, has_rasterio, inner_parts, is_raster
+from unsupseg_cli.data.reading import Window
+from unsupseg_cli.report.palette import PALETTE_VOID, VOID_COLOR, WIDE_VOID
+
+RASTERS = "geo"
+_BLOCK = 256  # pixels of a side of the blocks that a GeoTIFF is stored in
+_LEAST_OVERVIEW = 256  # pixels of the longer side below which no smaller overview is made
+
+
+def write_rasters(
+    folder: Path,
+    items: Iterable[Item],
+    classes: Sequence[ClassEntry],
+    without: Collection[str],
+    read: Callable[[Path, str], NDArray[np.int16]],
+) -> list[str]:
+    """Write ``geo/NAME.tif`` for every georeferenced TIFF; return what users should know of them, a line each.
+
+    Values are class numbers, 255 (65535 beyond 255 classes) is nodata. Place, size and transform are those of the
+    image; the colour table is that of the classes, and overviews halve the sides by nearest neighbour. One window is in
+    memory at a time.
+
+    Args:
+        folder: holds the label maps.
+        items: the images or windows.
+        classes: of the label maps.
+        without: keys of images that have no label map.
+        read: gives the label map in the folder of a key.
+    """
+    files: dict[Path, list[Item]] = {}
+    for item in items:
+        if item.key not in without and not (item.reading and item.reading.page) and is_raster(item.image):
+            files.setdefault(item.image, []).append(item)
+    if not files:
+        return []
+    if not has_rasterio():
+        return [
+            f"{len(files):,} images tell their place on the ground, and the label maps do not, nor is nodata void: "
+            "pip install 'unsupseg[geo]' and predict again with --force"
+        ]
+    nowhere = []
+    for image, parts in files.items():
+        place = georeference(image)
+        if not place.crs:
+            nowhere.append(image.name)
+        path = folder / raster_name(parts[0])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_raster(path, place, parts, classes, lambda key: read(folder, key))
+        _write_overviews(path, place)
+    if not nowhere:
+        return []
+    return [
+        f"{len(nowhere):,} rasters have no coordinate system (such as '{nowhere[0]}'), and so have their label maps"
+    ]
+
+
+def raster_config(items: Iterable[Item]) -> dict[str, bool]:
+    """Return what enters the key of predictions of georeferenced images: whether they are written as such."""
+    return {"rasters": True} if has_rasterio() and any(is_raster(item.image) for item in items) else {}
+
+
+def raster_name(item: Item) -> str:
+    """Return the name of the GeoTIFF that an image or window goes into: the image's own, below ``geo``."""
+    key = item.key.rpartition("/")[0] if item.reading and item.reading.window else item.key
+    return f"{RASTERS}/{file_path(key).removesuffix(item.image.suffix)}.tif"
+
+
+def world_files(folder: Path, item: Item) -> list[Path]:
+    """Write a world file beside the PNG files of a georeferenced image or window; return them."""
+    if not (has_rasterio() and is_raster(item.image)) or (item.reading and item.reading.page):
+        return []
+    a, b, c, d, e, f = georeference(item.image).transform
+    top, left = item.reading.window[:2] if item.reading and item.reading.window else (0, 0)
+    x, y = left + 0.5, top + 0.5  # a world file tells the centre of the first pixel
+    numbers = (a, d, b, e, a * x + b * y + c, d * x + e * y + f)
+    paths = [folder / name / f"{file_path(item.key)}.pgw" for name in ("ids", "color")]
+    for path in paths:
+        path.write_text("".join(f"{number:.12g}\n" for number in numbers), encoding="ascii")
+    return paths
+
+
+def _write_raster(
+    path: Path,
+    place: Georeference,
+    parts: Sequence[Item],
+    classes: Sequence[ClassEntry],
+    read: Callable[[str], NDArray[np.int16]],
+) -> None:
+    import rasterio
+
+    void = PALETTE_VOID if len(classes) <= PALETTE_VOID else WIDE_VOID
+    whole: Window = (0, 0, place.height, place.width)
+    windows = {item.key: (item.reading.window if item.reading else None) or whole for item in parts}
+    inner = inner_parts(list(windows.values()))
+    with rasterio.open(path, "w", **_profile(place, void)) as raster:
+        if void == PALETTE_VOID:
+            table = {number: (*entry.color, 255) for number, entry in enumerate(classes)}
+            raster.write_colormap(1, {**table, void: (*VOID_COLOR, 0)})
+        raster.update_tags(1, **{f"class_{number}": entry.name for number, entry in enumerate(classes)})
+        for key, (top, left, _, _) in windows.items():
+            first_row, first_column, height, width = inner[windows[key]]
+            row, column = first_row - top, first_column - left
+            labels = read(key)[row : row + height, column : column + width]
+            values = np.where(labels == VOID, void, labels).astype(raster.dtypes[0])
+            rows, columns = (first_row, first_row + height), (first_column, first_column + width)
+            raster.write(values, 1, window=(rows, columns))
+
+
+def _write_overviews(path: Path, place: Georeference) -> None:
+    import rasterio
+    from rasterio.enums import Resampling
+
+    longest, factors = max(place.height, place.width), list[int]()
+    while longest / (2 ** len(factors)) > _LEAST_OVERVIEW:
+        factors.append(2 ** (len(factors) + 1))
+    if factors:
+        with rasterio.open(path, "r+") as raster:
+            raster.build_overviews(factors, Resampling.nearest)
+
+
+def _profile(place: Georeference, void: int) -> dict[str, Any]:
+    """Return how a GeoTIFF of classes is stored."""
+    from rasterio.transform import Affine
+
+    return {
+        "driver": "GTiff",
+        "height": place.height,
+        "width": place.width,
+        "count": 1,
+        "dtype": "uint8" if void == PALETTE_VOID else "uint16",
+        "nodata": void,
+        "crs": place.crs or None,
+        "transform": Affine(*place.transform),
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "compress": "deflate",
+        "BIGTIFF": "IF_SAFER",
+    }

@@ -1,0 +1,89 @@
+"""Polygons on the ground from GeoTIFFs of classes: what the formats for maps share (rasterio)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.rasters import require_rasterio
+from unsupseg_cli.exchange.labelled import Classes
+from unsupseg_cli.exchange.table import Wishes
+
+
+@dataclass(frozen=True)
+class GroundRegion:
+    """A connected region of a class, over edges, as a GeoJSON polygon in the coordinates of its image; ``area`` too."""
+
+    image: str
+    group: int
+    polygon: dict[str, Any]
+    area: float
+
+
+class Ground:
+    """The regions of all georeferenced label maps, and those that are too small.
+
+    Args:
+        classes: of the label maps.
+        wishes: which GeoTIFFs, which classes, and how small a region may be.
+
+    Raises:
+        UsageError: there is no GeoTIFF, or rasterio is missing.
+    """
+
+    def __init__(self, classes: Classes, wishes: Wishes) -> None:
+        require_rasterio("A map of polygons")
+        if not wishes.rasters:
+            raise UsageError(
+                "None of the images tells its place on the ground, so that there are no polygons on a map: predict "
+                "GeoTIFFs, or take coco-instances, whose polygons are in pixels."
+            )
+        self._wishes, self._known = wishes, {one.number for one in classes}
+        self.left_out = 0
+
+    def systems(self) -> dict[str, Any]:
+        """Return the coordinate system of each GeoTIFF by its name, None where it has none."""
+        import rasterio
+
+        systems = {}
+        for name, path in self._wishes.rasters:
+            with rasterio.open(path) as raster:
+                systems[name] = raster.crs
+        return systems
+
+    def __iter__(self) -> Iterator[GroundRegion]:
+        """Yield the regions, by image."""
+        import rasterio
+        from rasterio.features import shapes
+
+        for name, path in self._wishes.rasters:
+            with rasterio.open(path) as raster:
+                pixel = abs(raster.transform.determinant)
+                for polygon, value in shapes(rasterio.band(raster, 1), transform=raster.transform):
+                    wanted = self._wishes.things is None or value in self._wishes.things
+                    if value == raster.nodata or int(value) not in self._known or not wanted:
+                        continue
+                    area = sum(
+                        (1 if index == 0 else -1) * abs(_area(ring))
+                        for index, ring in enumerate(polygon["coordinates"])
+                    )
+                    if area < (self._wishes.least - 0.5) * pixel:
+                        self.left_out += 1
+                    else:
+                        yield GroundRegion(name, int(value), polygon, area)
+
+    def remarks(self) -> list[str]:
+        """Return what was left out, a line."""
+        if not self.left_out:
+            return []
+        return [f"left out: {self.left_out:,} regions of less than {self._wishes.least} pixels (--min-area)"]
+
+
+def _area(ring: list[tuple[float, float]]) -> float:
+    """Return the signed area of a closed ring; coordinates are taken from its first point, as they are large."""
+    x0, y0 = ring[0]
+    points = [(x - x0, y - y0) for x, y in ring]
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in pairwise(points)) / 2

@@ -1,0 +1,29 @@
+"""Label maps as one HDF5 file: a compressed array for each image, at ``labels/KEY``, and the classes as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.exchange.labelled import Classes, LabelledImage
+from unsupseg_cli.exchange.table import Wishes
+
+SUFFIX = ".h5"
+
+
+def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: Wishes) -> list[str]:
+    """Write arrays (H, W) of class numbers; the attributes name classes, colours and the value of void."""
+    void, kind = (255, np.uint8) if len(classes) <= 255 else (65535, np.uint16)
+    with h5py.File(out, "w") as file:
+        file.attrs["class_names"] = [one.name for one in classes]
+        file.attrs["class_colors"] = np.array([one.color for one in classes], np.uint8)
+        file.attrs["void"] = void
+        group = file.create_group("labels")
+        for image in images:
+            values = np.where(image.labels == VOID, void, image.labels).astype(kind)
+            group.create_dataset(image.key, data=values, compression="gzip", shuffle=True)
+    return []

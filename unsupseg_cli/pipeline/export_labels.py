@@ -1,0 +1,133 @@
+"""export-labels: label maps of predictions in the formats of other programs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.files import whole_file
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.model import ClassEntry, class_index
+from unsupseg_cli.contents.predictions import images_still_there, read_entries, read_ids
+from unsupseg_cli.contents.rasters import RASTERS
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.layers import require_effect
+from unsupseg_cli.data.images import orientation_of
+from unsupseg_cli.exchange.labelled import Class, LabelledImage
+from unsupseg_cli.exchange.table import Wishes, suffix_of, write
+from unsupseg_cli.pipeline.inputs import take_artifact
+from unsupseg_cli.pipeline.options import ExportLabelsConfig
+
+
+def export_labels(
+    config: ExportLabelsConfig, predictions: str | None = None, context: Context | None = None
+) -> Path:
+    """Write the label maps of predictions, at the size of their images, in a format; return its file or folder.
+
+    Raises:
+        UsageError: the file is there and ``context.force`` is not set, it cannot be written, its name does not fit the
+            format, or the classes do not.
+    """
+    context = context or Context()
+    require_effect(config)
+    _require_out(config, context.force)
+    artifact = take_artifact("predictions", predictions, context)
+    classes = _classes(artifact)
+    wishes = Wishes(_things(config, classes), config.min_area, config.url, config.images, _rasters(artifact))
+    images = LabelledImages(artifact, context)
+    try:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        with (whole_file if suffix_of(config.format) else _whole_folder)(config.out) as unfinished:
+            remarks = write(config.format, unfinished, classes, iter(images), wishes)
+    except OSError as error:
+        raise UsageError(
+            f"'{config.out}' cannot be written ({error.strerror or error}); give another --out."
+        ) from None
+    for remark in [*images.remarks(), *remarks]:
+        context.reporter.warn(remark)
+    context.reporter.info(f"'{artifact.id}': label maps of {len(images):,} images as {config.format}")
+    return config.out
+
+
+class LabelledImages:
+    """The label maps of predictions, one after the other, with the files of their images where these are there."""
+
+    def __init__(self, predictions: Artifact, context: Context) -> None:
+        summary = predictions.manifest.summary
+        self._predictions, self._context = predictions, context
+        self._keys = [key for key in summary["keys"] if key not in summary["skipped"]]
+        self._skipped = len(summary["skipped"])
+        self._files = images_still_there(predictions, context)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[LabelledImage]:
+        for key in self._context.reporter.track(self._keys, "export-labels", total=len(self._keys)):
+            yield LabelledImage(key, self._files.get(key), read_ids(self._predictions.path, key))
+
+    def remarks(self) -> list[str]:
+        """Return what users of the files should know, a line each."""
+        lines = []
+        if self._skipped:
+            lines.append(f"{self._skipped:,} images that could not be read have no label map")
+        turned = sum(orientation_of(path) != 1 for path in self._files.values())
+        if turned:
+            lines.append(
+                f"{turned:,} images are turned by their EXIF orientation: the labels are upright, and a program that "
+                "reads stored pixels sees such images turned"
+            )
+        return lines
+
+
+def _require_out(config: ExportLabelsConfig, force: bool) -> None:
+    """Raise UsageError where the file or folder does not fit the format, or is there and may not be replaced."""
+    out, suffix = config.out, suffix_of(config.format)
+    if suffix and (out.suffix.lower() != suffix or out.is_dir()):
+        raise UsageError(
+            f"{config.format} is one file: give --out a name that ends in {suffix}, not '{out}'."
+        )
+    if not suffix and out.is_file():
+        raise UsageError(f"{config.format} is a folder of files, and '{out}' is a file; give another --out.")
+    filled = any(out.iterdir()) if out.is_dir() else out.exists()
+    if filled and not force:
+        raise UsageError(f"'{out}' exists; give another --out, or --force to write over its files.")
+
+
+def _classes(predictions: Artifact) -> list[Class]:
+    entries = read_entries(predictions.path)
+    return [Class(number, entry.name, entry.color) for number, entry in enumerate(entries)]
+
+
+def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
+    folder = predictions.path / RASTERS
+    return tuple(
+        (path.relative_to(folder).as_posix(), path)
+        for path in sorted(folder.rglob("*.tif"))
+        if path.is_file()
+    )
+
+
+def _things(config: ExportLabelsConfig, classes: list[Class]) -> frozenset[int] | None:
+    if not config.things:
+        return None
+    entries = [ClassEntry(name=one.name, color=one.color) for one in classes]
+    return frozenset(class_index(reference, entries) for reference in config.things)
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Yield another folder to fill, whose files come to ``path`` at the end; other files there stay."""
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield partial
+        for file in [file for file in partial.rglob("*") if file.is_symlink() or file.is_file()]:
+            target = path / file.relative_to(partial)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
