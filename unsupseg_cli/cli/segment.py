@@ -86,5 +86,6 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     )
     reporter.info(
         "next: name them, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg classes "
-        "merge 3,5`; then `unsupseg classes apply --out DIR` brings these maps under the new classes; more photos, `unsupseg predict MORE/ --out DIR`; other classes, --classes N"
+        "merge 3,5`; then bring these maps under the new classes, `unsupseg classes apply --out DIR`; more photos, "
+        "`unsupseg predict MORE/ --out DIR`; other classes, --classes N"
     )
