@@ -112,8 +112,8 @@ class TrainOptions(MethodOptions):
     )
     ema_count: Literal["steps", "updates"] = setting(
         "steps",
-        "The decay warms up as n / (n + 1), by steps, which keeps much of the first prototypes, or by updates, of which "
-        "the first two copy.",
+        "The decay warms up as n / (n + 1): by steps, which keeps much of the first prototypes, or by updates, of "
+        "which the first two copy.",
         source=f"steps: ours (docs/fidelity.md); {_CODE}: updates (ema.py)",
     )
     focal_gamma: float = setting(
