@@ -1,7 +1,7 @@
 """How PriMaPs-EM moves away from its start: scores and classes in use by epoch, on stored tokens.
 
     python benchmarks/em_course.py WORKSPACE FEATURES PSEUDOLABELS VAL_FEATURES [--init pca kmeans] [--epochs 50]
-        [--every 10] [--resolution 0] [--seed 0]
+        [--every 10] [--resolution 0] [--count updates] [--seed 0]
 
 The momentum prototypes are scored on the tokens of VAL_FEATURES (whole images with labels, no CRF). Of the training:
 how many classes the masks of the last step were given, and the share of the largest.
@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--every", type=int, default=10, help="epochs between two scores")
     parser.add_argument("--resolution", type=int, default=0)
+    parser.add_argument("--count", default="updates", help="of the moving average: updates or steps")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
@@ -111,7 +112,9 @@ def main() -> None:
     judge = Judge(FeatureSet(context.workspace.get(options.val, "features")))
     print("| start | epoch | accuracy / mIoU | classes of the masks | largest |\n|---|---|---|---|---|")
     for init in options.init:
-        chosen = TrainOptions(init=init, epochs=options.epochs, resolution=options.resolution, alpha=0.0)
+        chosen = TrainOptions(
+            init=init, epochs=options.epochs, resolution=options.resolution, ema_count=options.count
+        )
         inputs = Inputs(
             source, classes=judge.classes, seed=options.seed, masks=masks, network=None, model=None
         )

@@ -16,7 +16,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
+import torch
 
 from unsupseg_cli import (
     Context,
@@ -26,16 +26,23 @@ from unsupseg_cli import (
     PseudolabelConfig,
     TrainConfig,
     Workspace,
-    evaluate,
     extract,
     graph,
     pseudolabel,
     train,
 )
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.contents.images import open_data
+from unsupseg_cli.contents.model import open_model
+from unsupseg_cli.crf import refine_batch
+from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Masks
 from unsupseg_cli.methods.primaps.config import TrainOptions as Prototypes
 from unsupseg_cli.methods.stego.config import TrainOptions as Stego
+from unsupseg_cli.metrics.confusion import Confusion
+from unsupseg_cli.metrics.scores import Scores
 
 PUBLISHED_MASKS = Masks(anchor="signed", center="none")
 PUBLISHED_SHIFTS = (0.08, 0.02, 0.66)  # STEGO, train_config.yml: COCO-Stuff with a ViT-S
@@ -46,14 +53,14 @@ Rows = Iterator[tuple[str, Artifact]]
 class Data:
     """The features of the training images, and what is made from them once for all seeds."""
 
-    def __init__(self, options: argparse.Namespace, context: Context) -> None:
+    def __init__(self, options: argparse.Namespace, context: Context, classes: int) -> None:
         self.options, self.context = options, context
         images = {"dataset": options.dataset, "root": options.root, "workers": options.workers}
         self.of_images = images | {"split": "train", "size": options.size}
         network = {"backbone": options.backbone, "weights": options.weights}
         self.features = extract(ExtractConfig(**self.of_images, **network, keep=("patch", "pooled")), context)
         self.graph = graph(GraphConfig(features=self.features.id), context)
-        self.classes = evaluation_classes(options, context)
+        self.classes = classes
         self.resolution = options.resolution or options.size
 
     def masks(self, features: Artifact, options: Masks) -> Artifact:
@@ -89,20 +96,48 @@ class Data:
         return train(TrainConfig(pseudolabels=labels.id, seed=seed), self.context)
 
 
-def evaluation_classes(options: argparse.Namespace, context: Context) -> int:
-    """Return the number of classes of the labels."""
-    from unsupseg_cli.contents.images import open_data
+class Judge:
+    """Tokens, images and labels of the images that models are scored on: as `eval` does under the protocol native.
 
-    space = open_data(
-        EvalConfig(dataset=options.dataset, root=options.root, split=options.split), context
-    ).space
-    assert space is not None
-    return len(space.names)
+    The tokens are stored once (float16) instead of computed for each model.
+    """
+
+    def __init__(self, options: argparse.Namespace, context: Context) -> None:
+        self.context = context
+        images = {"dataset": options.dataset, "root": options.root, "workers": options.workers}
+        network = {"backbone": options.backbone, "weights": options.weights}
+        config = ExtractConfig(
+            **images, **network, split=options.split, size=options.size, keep=("patch", "pooled")
+        )
+        self.features = FeatureSet(extract(config, context))
+        dataset = open_data(EvalConfig(**images, split=options.split), context)
+        assert dataset.space is not None
+        items = {item.key: item for item in dataset.items}
+        self.items = [items[key] for key in self.features.views["key"]]
+        self.space, self.classes = dataset.space, len(dataset.space.names)
+
+    def rate(self, model: Artifact) -> dict[bool, Scores]:
+        """Return the scores without and with the CRF."""
+        linear = open_model(model, self.context, torch.device("cpu")).require_codes()
+        counts = {crf: Confusion(linear.outputs, self.classes) for crf in (False, True)}
+        for view, item in enumerate(self.items):
+            image = read_image(item.image)
+            size = (image.shape[0], image.shape[1])
+            truth = read_truth(item, self.space, size)
+            with torch.inference_mode():
+                codes = self.features.tokens([view])[0][None]
+                for head in linear.feature_heads:
+                    codes = head(codes)
+                (scores,) = linear.score_codes(codes)
+            counts[False].update(linear.labels(scores, *size), truth)
+            refined = refine_batch([linear.log_probs(scores, *size)], [image])[0]
+            counts[True].update(refined.argmax(0).numpy(), truth)
+        return {crf: confusion.compute() for crf, confusion in counts.items()}
 
 
 def rows(data: Data, seed: int) -> Rows:
     """Yield the models of the table."""
-    published = Prototypes(init="pca", epochs=50, resolution=data.resolution, alpha=0.0)
+    published = Prototypes(init="pca", epochs=50, ema_count="updates", resolution=data.resolution, alpha=0.0)
     steps = data.options.steps
     yield "k-means", data.kmeans(seed)
     default_masks = data.masks(data.features, Masks())
@@ -111,19 +146,19 @@ def rows(data: Data, seed: int) -> Rows:
     yield "PriMaPs-EM, as published", data.em(seed, masks, data.features, published)
     stego = data.stego(seed, Stego(steps=steps))
     yield "STEGO, automatic shifts", stego
-    yield "STEGO, published shifts", data.stego(seed, Stego(steps=steps, shifts=PUBLISHED_SHIFTS))
     codes = data.codes(stego)
     yield "STEGO + PriMaPs-EM, masks from the backbone", data.em(seed, default_masks, codes, Prototypes())
     yield (
         "STEGO + PriMaPs-EM, masks from the codes",
         data.em(seed, data.masks(codes, Masks()), codes, Prototypes()),
     )
+    yield "STEGO, published shifts", data.stego(seed, Stego(steps=steps, shifts=PUBLISHED_SHIFTS))
 
 
 def study(data: Data, seed: int) -> Rows:
     """Yield models that differ in one thing from EM as published, or from the one before."""
     masks = data.masks(data.features, PUBLISHED_MASKS)
-    published = {"epochs": 50, "resolution": data.resolution, "alpha": 0.0}
+    published = {"epochs": 50, "ema_count": "updates", "resolution": data.resolution, "alpha": 0.0}
 
     def em(**options: object) -> Artifact:
         return data.em(seed, masks, data.features, Prototypes(**{**published, **options}))
@@ -157,22 +192,18 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, default=Path("unsupseg-workspace"))
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
-    data = Data(options, context)
+    judge = Judge(options, context)
+    data = Data(options, context, judge.classes)
     found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     made: Callable[[Data, int], Rows] = study if options.study else rows
-    images = {"dataset": options.dataset, "root": options.root, "split": options.split}
     for seed in options.seeds:
         for name, model in made(data, seed):
-            for crf in (False, True):
-                config = EvalConfig(
-                    **images, model=model.id, protocol="native", crf=crf, sheet=0, workers=options.workers
-                )
-                scores = evaluate(config, context).manifest.summary
-                found.setdefault((name, crf), []).append((scores["accuracy"], scores["miou"]))
-                pixels = np.array(scores["confusion"]).sum(0)
+            for crf, scores in judge.rate(model).items():
+                found.setdefault((name, crf), []).append((scores.accuracy, scores.miou))
+                pixels = scores.confusion.sum(0)
                 print(
                     f"{options.dataset}, seed {seed}, {name}{', CRF' if crf else ''}: "
-                    f"{100 * scores['accuracy']:.2f} / {100 * scores['miou']:.2f}; classes used "
+                    f"{100 * scores.accuracy:.2f} / {100 * scores.miou:.2f}; classes used "
                     f"{int((pixels > 0.001 * pixels.sum()).sum())}, largest {pixels.max() / pixels.sum():.0%}",
                     flush=True,
                 )

@@ -37,7 +37,6 @@ SMALL = {
     "init_restarts": 2,
     "sample": 500,
     "cycle_steps": 2,
-    "ema_every": 1,
 }
 """Options of methods that make their work short, for those that have them."""
 

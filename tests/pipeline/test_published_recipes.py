@@ -24,7 +24,7 @@ def check_em(step, resolution):
     options = step.options
     assert (options.epochs, options.batch, options.lr, options.resolution) == (50, 32, 5e-3, resolution)
     assert (options.ema_decay, options.ema_every, options.focal_gamma, options.alpha) == (0.98, 10, 2.0, 0)
-    assert (step.config.tokens, options.augment) == ("live", "normalised")
+    assert (step.config.tokens, options.augment, options.ema_count) == ("live", "normalised", "updates")
 
 
 @pytest.mark.parametrize("name", PRIMAPS)

@@ -110,6 +110,12 @@ class TrainOptions(MethodOptions):
     ema_every: int = setting(
         10, "Steps between two updates of the momentum prototypes.", ge=1, source=f"{_CODE}: ema-update-step"
     )
+    ema_count: Literal["steps", "updates"] = setting(
+        "steps",
+        "The decay warms up as n / (n + 1): by steps, which keeps much of the first prototypes, or by updates, of "
+        "which the first two copy.",
+        source=f"steps: ours (docs/fidelity.md); {_CODE}: updates (ema.py)",
+    )
     focal_gamma: float = setting(
         2.0, "Exponent of the class weights; 0 is plain CE.", ge=0, source=f"{_CODE}: seghead-focalloss"
     )

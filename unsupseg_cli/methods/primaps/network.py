@@ -39,13 +39,19 @@ class PrototypeHead(nn.Module):
         return (features @ self.matrix().T).movedim(-1, 1)
 
 
-def ema_decay(update: int, most: float) -> float:
-    """Return the decay of an update of the moving average, counted from 0: n / (n + 1), at most ``most``.
+def ema_decay(step: int, config: TrainOptions) -> float | None:
+    """Return the decay of the moving average after a step, counted from 0; None where it is not updated.
 
-    The first two updates copy: 0 / 1 by the formula, and the one after it since nothing is averaged yet (published
-    code, ema.py).
+    By updates there is none after the first step, and the first two copy: the published code averages nothing before
+    (ema.py).
     """
-    return 0.0 if update < 2 else min(most, update / (update + 1))
+    updates, rest = divmod(step, config.ema_every)
+    if rest or (config.ema_count == "updates" and updates == 0):
+        return None
+    if config.ema_count == "updates" and updates < 3:
+        return 0.0
+    number = step if config.ema_count == "steps" else updates - 1
+    return min(config.ema_decay, number / (number + 1))
 
 
 @torch.no_grad()

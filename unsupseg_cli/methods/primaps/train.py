@@ -115,10 +115,10 @@ class PrimapsEM(nn.Module):
         return {"loss": loss, "covered": covered.float().mean(), "classes_used": used}
 
     def after_step(self, step: int) -> None:
-        """Update the momentum prototypes every few steps, not after the first one, which is step 0."""
-        updates, rest = divmod(step, self.config.ema_every)
-        if step and not rest:
-            ema_update(self.momentum, self.running, ema_decay(updates - 1, self.config.ema_decay))
+        """Update the momentum prototypes every few steps."""
+        decay = ema_decay(step, self.config)
+        if decay is not None:
+            ema_update(self.momentum, self.running, decay)
 
     def prototypes(self, which: str = "momentum") -> Tensor:
         """Return the plain (K, C) matrix of the ``momentum`` (the result) or the ``running`` prototypes."""
@@ -228,7 +228,7 @@ class PrimapsTrainer(Trainer):
         warnings = (
             [f"{empty} of {classes} classes are given to no token: try fewer --classes"] if empty else []
         )
-        if self.steps <= self.options.ema_every:
+        if self.options.ema_count == "updates" and self.steps <= self.options.ema_every:
             warnings.append(
                 f"the result is the first prototypes, which take part in the training after {self.options.ema_every} "
                 f"steps, and there were {self.steps}: raise epochs, or lower ema_every or batch"
