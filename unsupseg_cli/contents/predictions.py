@@ -99,7 +99,8 @@ class PredictionWriter:
             raise UnsupsegError(f"No image of '{self._dataset.root}' is readable; the first reason: {reason}")
         if self.skipped:
             self._draft.warnings.append(
-                f"{len(self.skipped)} unreadable images were skipped; the manifest lists them"
+                f"unreadable images skipped: {len(self.skipped)} ({', '.join(list(self.skipped)[:5])}); the manifest "
+                "lists them"
             )
         colors = np.array([entry.color for entry in self._classes], np.uint8)
         legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")

@@ -100,7 +100,7 @@ def model_pairs(
             pairs = [replace(pair, prediction=new) for pair, new in zip(pairs, refined, strict=True)]
         yield from pairs
     if skipped:
-        warnings.append(f"{len(skipped)} unreadable images were left out: {', '.join(list(skipped)[:5])}")
+        warnings.append(f"unreadable images left out: {len(skipped)} ({', '.join(list(skipped)[:5])})")
 
 
 def _pair(segmented: Segmented, probe: OpenModel | None, space: LabelSpace, geometry: Geometry) -> Pair:
