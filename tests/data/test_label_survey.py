@@ -55,7 +55,9 @@ def paletted(ids, colors):
 # Masks of 0 and 255 --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["gray", "palette", "palette with colours", "16 bit", "bilevel"])
+@pytest.mark.parametrize(
+    "form", ["gray", "palette", "palette with colours", "16 bit", "white of 16 bit", "bilevel"]
+)
 def test_masks_of_0_and_255_are_two_classes(tmp_path, form):
     ids = LEFT_RIGHT * 255
     label = {
@@ -63,11 +65,12 @@ def test_masks_of_0_and_255_are_two_classes(tmp_path, form):
         "palette": lambda: paletted(ids, [(i, i, i) for i in range(256)]),
         "palette with colours": lambda: paletted(ids, [(i, 0, 255 - i) for i in range(256)]),
         "16 bit": lambda: Image.fromarray(ids.astype(np.uint16)),
+        "white of 16 bit": lambda: Image.fromarray(ids.astype(np.uint16) * 257),
         "bilevel": lambda: Image.fromarray(ids).convert("1"),
     }[form]()
     classes, remarks = read(labelled(tmp_path, "background\nobject\n", label, name="c.txt"))
     assert classes == LEFT_RIGHT.tolist()
-    assert ("255 as 'object'" in remarks) == (form != "bilevel")  # whose values are 0 and 1
+    assert ("5 as 'object'" in remarks) == (form != "bilevel")  # whose values are 0 and 1
 
 
 def test_one_label_with_a_1_leaves_255_void_in_all(tmp_path):
@@ -226,6 +229,9 @@ def test_numbers_of_other_class_files_are_theirs(tmp_path, name, content, ids):
         ("config.xml", '<View><BrushLabels><Label value="Road"/></BrushLabels></View>', "it is XML"),
         ("export.json", '[{"id": 1, "annotations": [], "data": {}}]', "holds annotations"),
         ("data.yaml", "names:\n  0: person\n", "it is YAML"),
+        ("via.json", '{"_via_settings": {}, "_via_img_metadata": {}}', "VGG Image Annotator"),
+        ("export.ndjson", '{"data_row": {}}\n{"data_row": {}}\n', "a record of JSON a line"),
+        ("classes.txt", "sky, road, tree\n", "one line with several names"),
         ("map.pbtxt", "item {\n name: 'a'\n}", "pbtxt"),
         ("info.txt", "Group\tName\tClass\n1\twall\t0.2\n", "is a table"),
         ("mine.json", '{"classes": [{"name": "a", "trainId": 3}]}', "'trainId' of a class is not known"),

@@ -226,7 +226,7 @@ def test_unreadable_images_are_skipped_counted_and_named(call, photos):
     manifest = json.loads((Path(path) / "manifest.json").read_text())
     assert sorted(manifest["summary"]["skipped"]) == ["cut.jpg", "text.jpg"]
     assert manifest["summary"]["views"] == 6
-    assert "2 unreadable images were skipped" in said
+    assert "unreadable images skipped: 2" in said
     features = FeatureSet(Workspace(Path("unsupseg-workspace")).current("features"))
     assert len(features) == len(features.patch) == len(features.rows("cls")) == 6
     assert np.isfinite(features.patch[5]).all()

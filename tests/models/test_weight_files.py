@@ -1,6 +1,8 @@
 """Weights files of every kind: read where they can be, else named as what they are."""
 
+import http.server
 import json
+import threading
 import time
 import zipfile
 
@@ -8,8 +10,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torchvision.models import ResNet50_Weights, resnet50
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.methods.maskdistill.network import load_resnet
 from unsupseg_cli.models.backbone import load_backbone
 from unsupseg_cli.models.weights import read_weights
 
@@ -269,6 +273,48 @@ def test_programs_archives_and_folders_are_named(tmp_path):
 
 
 # The hub -------------------------------------------------------------------------------------------------
+
+
+class _Slow(http.server.BaseHTTPRequestHandler):
+    """Answers at once at the root and never elsewhere."""
+
+    def do_HEAD(self):
+        if self.path != "/":
+            self.server.stop.wait(20)
+        self.send_response(200)
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815 - the names that http.server calls
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def slow_host():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Slow)
+    server.stop, server.daemon_threads = threading.Event(), True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.stop.set()
+    server.shutdown()
+
+
+def test_a_host_that_answers_but_gives_no_file_is_a_silent_hub(monkeypatch, tmp_path, slow_host):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", slow_host)
+    monkeypatch.setattr("unsupseg_cli.models.hub._SECONDS", 0.3)
+    began = time.monotonic()
+    with pytest.raises(UnsupsegError, match=r"127.0.0.1:\d+\) does not answer.*--weights FILE .*or run once"):
+        load_backbone("dino_vits16")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"{slow_host}/resnet50-0676ba61.pth")
+    with pytest.raises(
+        UnsupsegError, match=r"ResNet-50 .*does not answer, tried 2 times.*give --set resnet=FILE"
+    ):
+        load_resnet(resnet50(), "hub")
+    assert time.monotonic() - began < 9
 
 
 def test_a_hub_that_does_not_answer_is_told_in_seconds_with_both_ways_out(monkeypatch, tmp_path):

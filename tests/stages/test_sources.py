@@ -233,7 +233,7 @@ def test_a_damaged_image_is_skipped_but_not_under_strict_even_when_it_was_skippe
     (photos / "images" / "2.png").write_bytes(b"no image")
     features = features_of(photos, context)
     assert list(features.manifest.summary["skipped"]) == ["2.png"]
-    with pytest.raises(UnsupsegError, match="made without 1 unreadable images"):
+    with pytest.raises(UnsupsegError, match="made without unreadable images, 1 of them"):
         features_of(photos, context, strict=True)
 
 

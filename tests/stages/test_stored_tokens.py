@@ -207,5 +207,5 @@ def test_an_image_that_was_unreadable_is_told(scenes):
     manifest = score(scenes, features=scenes.features.id)
     (key,) = manifest.summary["skipped"]
     assert Path(key).stem == scenes.broken.stem
-    assert any("1 unreadable images were left out" in warning for warning in manifest.warnings)
+    assert any("unreadable images left out: 1 (" in warning for warning in manifest.warnings)
     assert manifest.summary["images"] == 3

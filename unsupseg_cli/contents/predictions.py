@@ -109,7 +109,8 @@ class PredictionWriter:
             raise UnsupsegError(f"No image of '{self._dataset.root}' is readable; the first reason: {reason}")
         if self.skipped:
             self._draft.warnings.append(
-                f"{len(self.skipped)} unreadable images were skipped; the manifest lists them"
+                f"unreadable images skipped: {len(self.skipped)} ({', '.join(list(self.skipped)[:5])}); the manifest "
+                "lists them"
             )
         rasters = write_rasters(
             self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids

@@ -17,7 +17,8 @@ def local_path(text: str) -> str:
         ValueError: it is an address (``s3://``, ``https://``), or a pattern with ``*`` that no file is called like.
     """
     if _ADDRESS.match(text):
-        kind = text.partition(":")[0]
+        kind, _, place = text.partition(":")
+        text = f"{kind}://{place.lstrip('/')}"  # of which pathlib keeps one slash
         what = (
             "write the path without file://"
             if kind == "file"

@@ -61,6 +61,10 @@ def read_class_file(path: Path) -> ClassFile:
     """
     text = path.read_text(encoding="utf-8-sig")
     start = text.lstrip()[:1]
+    if len(lines := [line for line in text.splitlines() if line.strip()]) > 1 and all(map(_is_record, lines)):
+        raise ValueError(
+            "it is a record of JSON a line, such as exports of Labelbox: write the names one a line"
+        )
     if path.suffix.lower() == ".json" or start in ("{", "["):
         return _of_json(json.loads(text))
     if start == "<":
@@ -72,6 +76,10 @@ def read_class_file(path: Path) -> ClassFile:
     if re.match(r"\s*item\s*\{", text):
         raise ValueError("it is a .pbtxt label map: write its names one a line, or as JSON with their ids")
     return _of_lines([line.strip() for line in text.splitlines() if line.strip()])
+
+
+def _is_record(line: str) -> bool:
+    return line.startswith("{") and line.rstrip().endswith("}")
 
 
 # JSON ----------------------------------------------------------------------------------------------------
@@ -86,6 +94,8 @@ def _of_json(content: Any) -> ClassFile:
             return _named_by_color("CVAT", entries, "name")
         if any("annotations" in one or "predictions" in one for one in entries):
             raise ValueError("it holds annotations (of Label Studio, it seems), no list of classes")
+    if isinstance(content, dict) and any(key.startswith("_via_") for key in content):
+        raise ValueError("it is a project of the VGG Image Annotator: write its names one a line")
     if not isinstance(content, dict):
         return _own({"classes": content})
     if "classes" in content:
@@ -160,6 +170,8 @@ def _of_lines(lines: list[str]) -> ClassFile:
             return found
     if len(table) > 1 and all("\t" in line for line in lines):
         raise ValueError("it is a table of columns without a known heading; expected one name a line")
+    if len(lines) == 1 and re.search(r"[,;\t]", lines[0]):
+        raise ValueError("it is one line with several names, it seems; expected one name a line")
     return ClassFile([{"name": line} for line in lines])
 
 

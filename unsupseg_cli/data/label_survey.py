@@ -13,7 +13,7 @@ from unsupseg_cli.data.images import open_image, orientation_of
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace, read_label
 
-_WHITE = 255
+_WHITES = {255, 65535}  # of 8 and of 16 bits
 _MUCH_VOID = 0.25  # of the pixels: more than labelled sets usually leave out
 _NO_CLASS = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "border", "boundary"}
 _SHOWN = 8  # classes named in a remark
@@ -25,7 +25,7 @@ class _Survey:
     """What was seen: the place of each palette entry in use, white masks, images that are turned."""
 
     palettes: dict[tuple[int, Color], str] = field(default_factory=dict)
-    white: bool = False
+    whites: set[int] = field(default_factory=set)
     other: bool = False
     turned: list[Item] = field(default_factory=list)
 
@@ -34,8 +34,8 @@ def settle_labels(items: Iterable[Item], space: LabelSpace) -> tuple[LabelSpace,
     """Return the space as these labels are to be read, and remarks for the user.
 
     Only what leaves a doubt is decoded: palette images, and all labels of two classes whose void was not stated.
-    Masks of 0 and 255 alone mean the first class and the second. Where the colours of palettes are those of other
-    classes than their numbers say, they are read by colour if the class file gives no numbers.
+    Masks of 0 and 255 (of 16 bits, or 65535) alone mean the first class and the second. Where the colours of palettes
+    are those of other classes than their numbers say, they are read by colour if the class file gives no numbers.
 
     Raises:
         UsageError: the class file gives numbers and colours, and the palettes contradict it; or it names one class and
@@ -43,11 +43,12 @@ def settle_labels(items: Iterable[Item], space: LabelSpace) -> tuple[LabelSpace,
     """
     survey = _look_over([item for item in items if item.label is not None], space)
     remarks = _remark_on_turns(survey.turned)
-    if survey.white and not survey.other and _white_is_open(space):
-        space = _with_white_as_class(space)
+    if len(survey.whites) == 1 and not survey.other and _white_is_open(space):
+        white = survey.whites.pop()
+        space = _with_white_as_class(space, white)
         remarks.append(
-            f"the labels hold 0 and 255 only: 0 is read as '{space.names[0]}', 255 as '{space.names[1]}' (state "
-            '"void": 255 in a JSON --class-file if 255 means no class)'
+            f"the labels hold 0 and {white} only: 0 is read as '{space.names[0]}', {white} as '{space.names[1]}' "
+            f'(state "void": {white} in a JSON --class-file if {white} means no class)'
         )
     space, remark = _settle_palettes(space, survey.palettes)
     return space, remarks + remark + _remark_on_names(space)
@@ -70,16 +71,17 @@ def remark_on_counts(space: LabelSpace, pixels: Mapping[int, int]) -> list[str]:
 
 
 def _white_is_open(space: LabelSpace) -> bool:
-    return not space.void_given and space.void == {_WHITE} and len(space.names) <= 2
+    return not space.void_given and space.void == {255} and len(space.names) <= 2
 
 
-def _with_white_as_class(space: LabelSpace) -> LabelSpace:
+def _with_white_as_class(space: LabelSpace, white: int) -> LabelSpace:
     if len(space.names) == 1:
         raise UsageError(
-            f"The labels hold 0 and 255 only, but the class file '{space.name}' names one class, '{space.names[0]}': "
+            f"The labels hold 0 and {white} only, but the class file '{space.name}' names one class, "
+            f"'{space.names[0]}': "
             'name both, such as background and it, or state "void" in a JSON --class-file.'
         )
-    return replace(space, mapping={0: 0, _WHITE: 1}, void=frozenset(), numbers="given")
+    return replace(space, mapping={0: 0, white: 1}, void=frozenset(), numbers="given")
 
 
 def _look_over(items: list[Item], space: LabelSpace) -> _Survey:
@@ -106,8 +108,8 @@ def _look_at(item: Item, space: LabelSpace, survey: _Survey) -> None:
         return
     raw = read_label(item.label)
     values = np.unique(raw).tolist() if raw.ndim == 2 else []
-    survey.white |= _WHITE in values
-    survey.other |= raw.ndim == 3 or bool(set(values) - {0, _WHITE})
+    survey.whites |= _WHITES & set(values)
+    survey.other |= raw.ndim == 3 or bool(set(values) - {0} - _WHITES)
     if palette is not None and not _is_ramp(palette):
         for value in values:
             color = (*palette[3 * value : 3 * value + 3], 0, 0, 0)[:3]

@@ -97,7 +97,7 @@ def _reason(folder: Path, files: Sequence[str], left_out: set[Path]) -> str:
     """Return why a folder is not entered, empty if it is."""
     if folder.resolve() in left_out:
         return "labels or output of this call"
-    if {"legend.png", "classes.json"} <= set(files) and (folder / "ids").is_dir():
+    if "classes.json" in files and (folder / "ids").is_dir():
         return "written by `predict --out`"
     return "an artifact of this tool" if "manifest.json" in files and _is_artifact(folder) else ""
 

@@ -468,7 +468,7 @@ class Extraction:
         if skipped:
             examples = ", ".join(list(skipped)[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
             self.draft.warnings.append(
-                f"{len(skipped)} unreadable images were skipped ({examples}); the manifest lists them"
+                f"unreadable images skipped: {len(skipped)} ({examples}); the manifest lists them"
             )
         if empty := self.layout.empty:
             examples = ", ".join(empty[:_NAMED])

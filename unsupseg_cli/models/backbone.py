@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 import types
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unsupseg_cli.core.bounds import require_bounded
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
 from unsupseg_cli.models.hub import HubSilentError, hub
 from unsupseg_cli.models.operators import require_operators
@@ -331,14 +332,14 @@ def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     if not row.tag:
         raise UnsupsegError(f"The weights of '{name}' are on no hub: {remedies.split(', or')[0]}.")
     try:
-        with hub():
+        with hub(f"timm/{row.timm}.{row.tag}/resolve/main/model.safetensors"):
             return _create(row, pretrained=True)
     except HubSilentError as error:
         raise UnsupsegError(
             f"The weights of '{name}' are not on this machine, and {error}: {remedies}."
         ) from None
     except Exception as error:  # the hub's client raises errors of many libraries
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = textwrap.shorten(reason_of(error), 160, placeholder=" ...")
         raise UnsupsegError(
             f"The weights of '{name}' cannot be had from the hub ({reason}): {remedies}."
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import urllib.error
 import urllib.request
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 _TRIES = 2
 _SECONDS = 2.0  # for an answer of any kind; with the start of the program both tries stay below ten seconds
+_STALLED = 10.0  # seconds without a byte, of a download that began
 
 
 class HubSilentError(Exception):
@@ -17,8 +19,11 @@ class HubSilentError(Exception):
 
 
 @contextmanager
-def hub() -> Iterator[None]:
-    """Let the hub's client work; where the hub does not answer, from its cache alone.
+def hub(file: str = "") -> Iterator[None]:
+    """Let the clients of a hub work; where it does not answer, from their caches alone.
+
+    Args:
+        file: address of the file, or its path on Hugging Face's hub; whether the hub gives it is what is asked.
 
     Raises:
         HubSilentError: the hub does not answer and the cache does not suffice.
@@ -28,18 +33,21 @@ def hub() -> Iterator[None]:
     if constants.HF_HUB_OFFLINE:
         yield
         return
-    if any(_answers(constants.ENDPOINT) for _ in range(_TRIES)):
-        yield
-        return
-    constants.HF_HUB_OFFLINE = True
+    address = file if "://" in file else f"{constants.ENDPOINT}/{file}"
+    answers = any(_answers(address) for _ in range(_TRIES))
+    constants.HF_HUB_OFFLINE = not answers
+    waits = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_STALLED if answers else _SECONDS)
     try:
         yield
-    except Exception:  # the client raises errors of many libraries
-        raise HubSilentError(
-            f"the hub ({constants.ENDPOINT}) does not answer, tried {_TRIES} times"
-        ) from None
+    except Exception:  # the clients raise errors of many libraries
+        if answers:
+            raise
+        where = "/".join(address.split("/")[:3])
+        raise HubSilentError(f"the hub ({where}) does not answer, tried {_TRIES} times") from None
     finally:
         constants.HF_HUB_OFFLINE = False
+        socket.setdefaulttimeout(waits)
 
 
 def _answers(url: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -24,6 +25,12 @@ _OTHERS = {  # first bytes -> what such a file is
     b"GGUF": "GGUF, quantised weights of another program: take the original .safetensors or .pth",
     b"\x93NUMPY": "a NumPy array: save a state_dict as .safetensors",
     b"{": "JSON text, perhaps a configuration or an index: take the file of tensors that lies beside it",
+}
+_PROGRAMS = {
+    ".onnx": "an ONNX graph",
+    ".tflite": "a TensorFlow Lite model",
+    ".engine": "a TensorRT engine",
+    ".pb": "a TensorFlow graph",
 }
 _TAR = (257, b"ustar")
 _ADVICE = "save its state_dict as .safetensors"
@@ -51,7 +58,11 @@ def load_checkpoint(path: Path) -> object:
             return _load_safetensors(path, int.from_bytes(head[:8], "little"))
         if problem := _problem(path, head):
             raise UnsupsegError(f"The weights file '{path}' {problem}.")
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+        with (
+            warnings.catch_warnings(action="ignore"),  # of torch, on pickles of other protocols
+            torch.serialization.safe_globals([argparse.Namespace]),
+            path.open("rb") as file,
+        ):
             loaded: object = torch.load(file, map_location="cpu", weights_only=True)
         return loaded
     except pickle.UnpicklingError:
@@ -111,6 +122,8 @@ def _problem(path: Path, head: bytes) -> str:
         return "is a tar archive: unpack it first"
     if head.startswith(b"PK"):
         return _problem_of_zip(path)
+    if path.suffix.lower() in _PROGRAMS:
+        return f"is {_PROGRAMS[path.suffix.lower()]}, not PyTorch's weights; take the .safetensors or .pth of the model"
     if head.startswith(b"\x80"):
         return ""
     if head[:64].isascii() and head[:64].decode("ascii").replace("\n", "").replace("\r", "").isprintable():
@@ -135,7 +148,8 @@ def _problem_of_zip(path: Path) -> str:
 def _not_loaded(path: Path) -> str:
     """Say that a file wants more than tensors, or is no pickle at all."""
     try:
-        types = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with warnings.catch_warnings(action="ignore"):
+            types = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # a damaged or old file says nothing of itself
         types = []
     named = f" ({', '.join(types[:3])})" if types else ""

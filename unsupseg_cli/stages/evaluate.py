@@ -186,7 +186,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     summary = score_pairs(*score_all)
     if skipped:
         examples = ", ".join(list(skipped)[:5])
-        draft.warnings.append(f"{len(skipped)} unreadable images were left out: {examples}")
+        draft.warnings.append(f"unreadable images left out: {len(skipped)} ({examples})")
     draft.warnings += _settled(call)[1]
     if dataset.unlabelled:
         draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")

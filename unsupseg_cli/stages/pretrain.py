@@ -202,7 +202,7 @@ def _pack(call: Call, draft: Draft) -> None:
             sides.append(min(height, width))
         warnings = check_images(torch.tensor(sides), config)
         if skipped:
-            warnings.append(f"{len(skipped)} unreadable images were skipped (first: {next(iter(skipped))})")
+            warnings.append(f"unreadable images skipped: {len(skipped)} (first: {next(iter(skipped))})")
         np.save(folder / "pixels.npy", np.stack(squares))
         np.save(folder / "aspect.npy", np.array(aspects, np.float32))
         draft.finish("pack", warnings, [folder / "pixels.npy", folder / "aspect.npy"])

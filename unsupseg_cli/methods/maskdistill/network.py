@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.models.heads import DenseNetwork, register_head
+from unsupseg_cli.models.hub import HubSilentError, hub
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.models.weights import read_weights
 
@@ -105,7 +106,7 @@ def load_resnet(resnet: nn.Module, source: str) -> None:
     )
     try:
         tensors = _hub() if source == "hub" else read_weights(Path(source))
-    except (OSError, RuntimeError, UnsupsegError) as error:
+    except (OSError, RuntimeError, UnsupsegError, HubSilentError) as error:
         raise UnsupsegError(
             f"The weights of the ResNet-50 ('{source}') are missing ({reason_of(error)}); {ways}."
         ) from None
@@ -128,7 +129,9 @@ def load_resnet(resnet: nn.Module, source: str) -> None:
 def _hub() -> dict[str, Tensor]:
     from torchvision.models import ResNet50_Weights
 
-    tensors: dict[str, Tensor] = dict(ResNet50_Weights.IMAGENET1K_V1.get_state_dict(progress=False))
+    weights = ResNet50_Weights.IMAGENET1K_V1
+    with hub(weights.url):
+        tensors: dict[str, Tensor] = dict(weights.get_state_dict(progress=False))
     return tensors
 
 
