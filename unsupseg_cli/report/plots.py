@@ -155,7 +155,9 @@ def criterion_figure(
     best: int,
     level: float,
     label: str,
-    note: str = "",
+    note: str,
+    floor: int,
+    floor_note: str,
 ) -> Figure:
     """Return a criterion over numbers of classes, with the one that a rule takes.
 
@@ -166,11 +168,15 @@ def criterion_figure(
         level: the least value that the rule takes, drawn as a line.
         label: name of the criterion.
         note: what the level is.
+        floor: the least number that the rule takes, drawn as a line.
+        floor_note: what it is.
     """
     figure, axes = _figure(6.0, 3.0)
     axes.plot(numbers, values, color=BLUE, linewidth=1.6, marker="o", markersize=3.5)
     axes.axhline(level, color=GRAY, linewidth=1, linestyle="--")
     axes.text(numbers[0], level, note, ha="left", va="top", fontsize=8, color=INK)
+    axes.axvline(floor, color=GRAY, linewidth=1, linestyle="--")
+    axes.text(floor, 0, f" {floor_note}", va="bottom", fontsize=8, color=INK)
     axes.axvline(best, color=INK, linewidth=1)
     axes.set_ylim(min(0.0, *values), 1.15 * max(*values, 1e-3))
     axes.set_xlabel("number of classes", fontsize=9)
