@@ -175,9 +175,10 @@ def criterion_figure(
     axes.plot(numbers, values, color=BLUE, linewidth=1.6, marker="o", markersize=3.5)
     axes.axhline(level, color=GRAY, linewidth=1, linestyle="--")
     axes.text(numbers[0], level, note, ha="left", va="top", fontsize=8, color=INK)
-    axes.axvline(floor, color=GRAY, linewidth=1, linestyle="--")
-    axes.text(floor, 0, f" {floor_note}", va="bottom", fontsize=8, color=INK)
     axes.axvline(best, color=INK, linewidth=1)
+    axes.axvline(floor, color=GRAY, linewidth=1, linestyle="--")
+    halo = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axes.text(floor, 0.02 * max(values), f" {floor_note}", va="bottom", fontsize=8, color=INK, bbox=halo)
     axes.set_ylim(min(0.0, *values), 1.15 * max(*values, 1e-3))
     axes.set_xlabel("number of classes", fontsize=9)
     axes.set_ylabel(label, fontsize=9)
