@@ -112,3 +112,20 @@ def test_the_gpu_agrees_with_the_cpu():
     cpu, gpu = spherical_kmeans(points, 6), spherical_kmeans(points.cuda(), 6)
     assert torch.allclose(cpu.centroids, gpu.centroids.cpu(), atol=1e-3)
     assert gpu.centroids.is_cuda
+
+
+def test_progress_counts_every_pass_also_those_that_are_left_out():
+    class Counting:
+        seen, total = 0, None
+
+        def track(self, items, description, total=None, done=0):
+            self.total = total
+            for item in items:
+                self.seen += 1
+                yield item
+
+    reporter = Counting()
+    points, _ = blobs()
+    told = spherical_kmeans(points, 6, restarts=3, iterations=40, seed=1, reporter=reporter)
+    assert reporter.seen == reporter.total == 3 * 40
+    assert told.inertias == spherical_kmeans(points, 6, restarts=3, iterations=40, seed=1).inertias

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ def segment(invocation: Invocation) -> None:
 
 def default_folder(images: tuple[Path, ...]) -> Path:
     """Return the folder of the results where none is named: called like the first input, in the working folder."""
-    name = images[0].resolve().name
-    return Path(f"{Path(name).stem if images[0].is_file() else name or 'images'}-segmented")
+    first = images[0].resolve()
+    name = re.sub(r"[^\w. -]+", "", first.name if first.is_dir() else first.stem).strip(". ")
+    return Path(f"{name or 'images'}-segmented")
 
 
 def _steps(invocation: Invocation) -> list[Step]:
@@ -81,11 +83,13 @@ def _tell_backbone(steps: list[Step], reporter: Reporter) -> None:
 
 def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     """Say which picture to look at, and how to go on."""
+    from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET
+
     reporter.info(
-        f"{classes} classes; look at '{out / 'classes.png'}' (where each lies) and '{out / 'sheet.png'}'"
+        f"{classes} classes; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'"
     )
     reporter.info(
-        "next: name them, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg classes "
-        "merge 3,5`; then bring these maps under the new classes, `unsupseg classes apply --out DIR`; more photos, "
-        "`unsupseg predict MORE/ --out DIR`; other classes, --classes N"
+        "next: name the classes, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg "
+        f"classes merge 3,5`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict MORE/ --out "
+        "DIR`; other classes, --classes N"
     )

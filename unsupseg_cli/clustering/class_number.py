@@ -1,11 +1,13 @@
-"""The number of clusters of some points: spherical k-means for numbers K in a range, judged by the mean silhouette.
+"""The number of clusters of some points: the larger of two numbers, from a silhouette and from a spectrum.
 
-Few coarse groups stand apart best, so that the K of the highest silhouette is far below the number of classes that
-people see. From there it falls slowly while further clusters still are groups of their own, and the rule takes the
-largest K that keeps a share of the highest value.
+Few coarse groups stand apart best, so that the K of the highest mean silhouette is far below the number of classes that
+people see. From there it falls slowly while further clusters still are groups of their own: the first number is the
+largest K that keeps a share of the highest value. With some features that is too few as well, and the second number is
+a floor: as many classes as principal components hold a share of the variance.
 
 Source: Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", J. Comput.
-Appl. Math. 20 (1987). The share is ours: `benchmarks/class_number.py` compares it with other rules.
+Appl. Math. 20 (1987); Jolliffe, "Principal component analysis" (2002), section 6.1.1. The rule that joins them and its
+shares are ours: `benchmarks/class_number.py` compares it with others.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.progress import Reporter, Silent
 
-SHARE = 0.9
-"""Of the highest silhouette, that the number of classes keeps."""
+SHARE, VARIANCE = 0.9, 0.7
+"""Of the highest silhouette, that the number of classes keeps, and of the variance, that as many components hold."""
 _JUDGED = 2000  # points that the silhouette is taken of: it compares all pairs
 _RESTARTS, _ITERATIONS = 2, 25
 
@@ -34,7 +36,8 @@ class Scan:
     """The clusterings of some points into K clusters, for numbers K in a range, ascending.
 
     ``silhouette`` is the mean over the points, in [-1, 1]; ``inertia`` the mean of 1 - cosine to the nearest centre;
-    ``smallest`` the share of the points in the smallest cluster; ``centroids`` the centres (K, C).
+    ``smallest`` the share of the points in the smallest cluster; ``centroids`` the centres (K, C). ``components`` is
+    the number of principal components, within the range, that hold the share `VARIANCE`.
     """
 
     classes: tuple[int, ...]
@@ -42,11 +45,12 @@ class Scan:
     inertia: tuple[float, ...]
     smallest: tuple[float, ...]
     centroids: tuple[Tensor, ...]
+    components: int
 
     @property
     def best(self) -> int:
-        """The number of classes, see `largest_of_share`."""
-        return largest_of_share(self.classes, self.silhouette)
+        """The number of classes: by the silhouette, and at least the number of components."""
+        return max(largest_of_share(self.classes, self.silhouette), self.components)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each K, as plain values."""
@@ -64,7 +68,7 @@ def numbers(low: int, high: int) -> tuple[int, ...]:
 
 
 def scan(points: Tensor, low: int, high: int, *, seed: int, reporter: Reporter | None = None) -> Scan:
-    """Cluster points (n, C), of any length, into the `numbers` of clusters from ``low`` to ``high``.
+    """Cluster points (n, C), of any length, into numbers of clusters from ``low`` to ``high``, see `numbers`.
 
     Raises:
         UsageError: there are fewer points than clusters.
@@ -74,7 +78,8 @@ def scan(points: Tensor, low: int, high: int, *, seed: int, reporter: Reporter |
     generator = torch.Generator().manual_seed(seeds.stream(seed, "judged"))
     judged = torch.randperm(len(points), generator=generator)[:_JUDGED].to(points.device)
     distance = cosine_distances(points[judged])
-    tried, rows = numbers(low, high), []
+    floor = min(max(low, components(points, VARIANCE)), high)
+    tried, rows = sorted({*numbers(low, high), floor}), []
     for k in (reporter or Silent()).track(tried, "number of classes", total=len(tried)):
         result = spherical_kmeans(
             points, k, restarts=_RESTARTS, iterations=_ITERATIONS, seed=seeds.stream(seed, "scan", k)
@@ -83,7 +88,16 @@ def scan(points: Tensor, low: int, high: int, *, seed: int, reporter: Reporter |
         labels = result.labels[judged].cpu().numpy()
         rows.append((k, silhouette(distance, labels), result.inertia, smallest, result.centroids.cpu()))
     classes, values, inertia, shares, centroids = zip(*rows, strict=True)
-    return Scan(classes, values, inertia, shares, centroids)
+    return Scan(classes, values, inertia, shares, centroids, floor)
+
+
+def components(points: Tensor, share: float) -> int:
+    """Return the least number of principal components of points (n, C) that hold a share of the variance."""
+    variance = torch.linalg.eigvalsh(torch.cov(points.cpu().double().T)).flip(0).clamp_min(0)
+    total = float(variance.sum())
+    if total <= 1e-9:
+        return 1
+    return int((variance.cumsum(0) < share * total).sum()) + 1
 
 
 def largest_of_share(classes: tuple[int, ...], values: tuple[float, ...], share: float = SHARE) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from unsupseg_cli.artifacts.context import Context
-from unsupseg_cli.clustering.class_number import SHARE, Scan
+from unsupseg_cli.clustering.class_number import SHARE, VARIANCE, Scan
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError
@@ -42,6 +42,8 @@ def draw_scan(folder: Path, scan: Scan, features: FeatureSet, count: int, contex
         level=SHARE * max(scan.silhouette),
         label="mean silhouette",
         note=f"{SHARE:.0%} of the highest",
+        floor=scan.components,
+        floor_note=f"{scan.components} components hold {VARIANCE:.0%} of the variance",
     )
     pictures = [as_image(figure)]
     try:

@@ -173,7 +173,9 @@ def criterion_figure(
     best: int,
     level: float,
     label: str,
-    note: str = "",
+    note: str,
+    floor: int,
+    floor_note: str,
 ) -> Figure:
     """Return a criterion over numbers of classes, with the one that a rule takes.
 
@@ -184,12 +186,17 @@ def criterion_figure(
         level: the least value that the rule takes, drawn as a line.
         label: name of the criterion.
         note: what the level is.
+        floor: the least number that the rule takes, drawn as a line.
+        floor_note: what it is.
     """
     figure, axes = _figure(6.0, 3.0)
     axes.plot(numbers, values, color=BLUE, linewidth=1.6, marker="o", markersize=3.5)
     axes.axhline(level, color=GRAY, linewidth=1, linestyle="--")
     axes.text(numbers[0], level, note, ha="left", va="top", fontsize=8, color=INK)
     axes.axvline(best, color=INK, linewidth=1)
+    axes.axvline(floor, color=GRAY, linewidth=1, linestyle="--")
+    halo = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axes.text(floor, 0.02 * max(values), f" {floor_note}", va="bottom", fontsize=8, color=INK, bbox=halo)
     axes.set_ylim(min(0.0, *values), 1.15 * max(*values, 1e-3))
     axes.set_xlabel("number of classes", fontsize=9)
     axes.set_ylabel(label, fontsize=9)

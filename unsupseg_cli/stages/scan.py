@@ -133,7 +133,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     sample = sample_tokens(features, config.sample, _SEED).to(device)
     found = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
     draw_scan(draft.folder, found, features, config.images, context)
-    return {"classes": found.best, "rows": found.rows()}
+    return {"classes": found.best, "components": found.components, "rows": found.rows()}
 
 
 _TOKENS_OF_A_CLASS = 10
