@@ -32,7 +32,7 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, read_as, read_like, tell_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, read_as, read_like, tell_pixels
     from unsupseg_cli.data.images import known_values
     from unsupseg_cli.data.rasters import Windows
     from unsupseg_cli.data.reading import settle_reading
@@ -42,7 +42,11 @@ def images_of(call: Call) -> Dataset:
     if config.dataset is None and data is not None:
         config = config.model_copy(update={"split": data.split})
     windows = Windows(config.windows, whole=True) if config.windows else None
-    dataset = open_data(config, call.context, source=data, windows=windows)
+    if config.images:
+        given = (config.images, call.context, None, config.strict, config.pages, windows, config.step)
+        dataset = open_paths(*given)
+    else:
+        dataset = open_data(config, call.context, source=data, windows=windows)
     if (before := call.inputs.get("model") or source) is not None:
         return tell_pixels(read_like(dataset, before), call.context)
     if config.bands is None and config.stretch is None:

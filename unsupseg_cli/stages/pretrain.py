@@ -187,7 +187,7 @@ def _pack(call: Call, draft: Draft) -> None:
         items = _dataset(call).items
         for item in call.context.reporter.track(items, "decode", total=len(items)):
             try:
-                image = read_image(item.image)
+                image = read_image(item.image, item.reading)
             except UnreadableImage as error:
                 skipped.add(item, str(error))
                 continue
