@@ -71,7 +71,7 @@ def test_merging_says_which_numbers_change(call, trained):
     _, said = call("classes", "merge", "0,2")
     assert "classes have other numbers" in said
     assert "2 is now 0, 3 is now 2" in said
-    assert "predict again" in said
+    assert "classes apply PREDICTIONS" in said
 
 
 def test_an_evaluation_says_what_labels_were_read_for(call, trained, blocks, tmp_path):

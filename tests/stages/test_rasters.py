@@ -1,6 +1,8 @@
 """GeoTIFFs in and out: windows, pixels without data, place on the ground, polygons."""
 
 import json
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -318,3 +320,22 @@ def test_windows_go_with_folders_of_images_alone(world, tmp_path):
     assert "do not go together" in refused(
         "extract", "--dataset", f"{world.root / 'in'}/", "--windows", 64, "--pages"
     )
+
+
+def test_the_commands_of_the_page_on_aerial_images_run(call):
+    page = (Path(__file__).parents[2] / "docs" / "aerial.md").read_text(encoding="utf-8")
+    block = page.split("```sh\n")[1].split("```")[0].replace("--windows 512", f"--windows {SIDE}")
+    write_tiff(Path("ortho/east.tif"), corner(ground_of()), nodata=0, **UTM)
+    write_tiff(Path("ortho/west.tif"), ground_of(1), **UTM)
+    small = {
+        "extract": ["--backbone", "untrained", "--size", "48", "--workers", "0"],
+        "predict": ["--workers", "0"],
+    }
+    for line in block.splitlines():
+        words = shlex.split(line, comments=True)[1:]
+        call(*words, *small.get(words[0], []))
+    for place in ("result", "named"):
+        assert {path.name for path in Path(place, "geo").iterdir()} == {"east.tif", "west.tif"}
+    names = pyogrio.raw.read("classes.gpkg")[3][1]
+    assert not {"class 0", "class 3"} & set(names)  # they are called roof and road by now
+    assert pyogrio.read_info("classes.geojson")["features"] == len(names)

@@ -80,12 +80,16 @@ class DataSource(BaseModel):
         default_factory=dict,
         description="How large TIFFs were cut into images of their own, where they were.",
     )
+    named: list[str] = Field(
+        default_factory=list,
+        description="Images, folders, patterns and lists that were named one by one; the root is then the first's.",
+    )
+    step: int | None = Field(
+        default=None, description="Every how manieth frame of named videos was an image."
+    )
     left_out: list[str] = Field(
         default_factory=list,
         description="Folders below the root that held none of the images, such as labels.",
-    )
-    paths: list[str] = Field(
-        default_factory=list, description="Images and folders, where several were named one by one."
     )
 
 

@@ -15,13 +15,16 @@ from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, sta
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
-from unsupseg_cli.data.datasets import Dataset, dataset_names, in_parts, open_dataset, space_of
+from unsupseg_cli.core.paths import anchored
+from unsupseg_cli.data.datasets import Dataset, dataset_names, frames_of, in_parts, open_dataset, space_of
 from unsupseg_cli.data.images import remarks_on_images
+from unsupseg_cli.data.inputs import expand
 from unsupseg_cli.data.items import Item, as_key
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.data.ranges import settle_reading
 from unsupseg_cli.data.rasters import Windows
 from unsupseg_cli.data.reading import PLAIN, Reading
+from unsupseg_cli.data.video import is_video
 
 _LOOKED_AT = 64  # images of a collection whose form is looked at
 
@@ -49,10 +52,9 @@ def open_data(
         UnsupsegError: with ``strict``, a name in the folder is no readable file.
     """
     given = config.dataset is not None
-    if not given and source is not None and source.paths:
-        return read_as(
-            _reopen_paths(source, context, config.strict, left_out), Reading.from_json(source.reading)
-        )
+    if not given and source is not None and source.named:
+        dataset = _named_again(source, context, left_out, config.strict, windows)
+        return read_as(dataset, Reading.from_json(source.reading))
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
@@ -92,22 +94,16 @@ def open_data(
     if source is not None and not given:
         dataset = read_as(dataset, Reading.from_json(source.reading))
     _tell(dataset, context, config.strict)
+    return _at_most(dataset, context)
+
+
+def _at_most(dataset: Dataset, context: Context) -> Dataset:
+    """Return a data set of as many images as a dry run looks at."""
     count = len(dataset.items)
-    if context.most_images is not None and context.most_images < count:
-        chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
-        dataset = replace(dataset, items=chosen)
-    return dataset
-
-
-def open_named(
-    config: Any, context: Context, out: Path | None = None, windows: Windows | None = None
-) -> Dataset:
-    """Open the images of a configuration that names them one by one: one folder is a collection of its own name."""
-    paths: tuple[Path, ...] = config.images
-    if len(paths) > 1 or not paths[0].is_dir():
-        return open_paths(paths, context, out, config.strict, config.pages, windows)
-    folder = config.model_copy(update={"dataset": f"{paths[0]}/", "split": "all"})
-    return open_data(folder, context, left_out=[out] if out else (), windows=windows)
+    if context.most_images is None or context.most_images >= count:
+        return dataset
+    chosen = tuple(dataset.items[i * count // context.most_images] for i in range(context.most_images))
+    return replace(dataset, items=chosen)
 
 
 def _tell(dataset: Dataset, context: Context, strict: bool = False) -> None:
@@ -166,20 +162,24 @@ def reopen(data: DataSource, **files: Any) -> Dataset:
     Raises:
         UsageError: it is not found.
     """
-    if data.paths and not any(files.values()):
-        return read_as(_reopen_paths(data), Reading.from_json(data.reading))
+    if data.named and not any(files.values()):
+        return read_as(_named_again(data), Reading.from_json(data.reading))
     location = same_images(data)
     dataset = open_dataset(location.pop("dataset"), split=data.split, **files, **location)
     return read_as(dataset, Reading.from_json(data.reading))
 
 
-def _reopen_paths(
-    data: DataSource, context: Context | None = None, strict: bool = False, left_out: Sequence[Path] = ()
+def _named_again(
+    data: DataSource,
+    context: Context | None = None,
+    left_out: Sequence[Path] = (),
+    strict: bool = False,
+    windows: Windows | None = None,
 ) -> Dataset:
-    """Open images again that were named one by one."""
-    paths = [Path(path) for path in data.paths]
-    windows = Windows(**data.windows) if data.windows else None
-    return open_paths(paths, context, next(iter(left_out), None), strict, data.pages, windows)
+    """Open images that were named one by one again."""
+    windows = windows or (Windows(**data.windows) if data.windows else None)
+    names, out = [Path(name) for name in data.named], next(iter(left_out), None)
+    return open_paths(names, context, out, strict, data.pages, windows, data.step)
 
 
 def images_behind(manifest: Manifest, context: Context) -> Dataset:
@@ -226,8 +226,9 @@ def _scan_of(dataset: Dataset) -> dict[str, Any]:
         "left_out": left_out,
         "reading": reading.to_json() if reading else {},
         "pages": dataset.pages,
-        "paths": [str(path.absolute()) for path in dataset.paths],
         "windows": asdict(dataset.windows) if dataset.windows else {},
+        "named": list(dataset.named),
+        "step": dataset.step,
     }
 
 
@@ -310,29 +311,33 @@ def open_paths(
     strict: bool = False,
     pages: bool = False,
     windows: Windows | None = None,
+    step: int | None = None,
 ) -> Dataset:
     """Return images and folders named one by one as a data set without labels.
 
     Of several folders, each one's name begins the keys of its images.
 
     Args:
-        paths: images and folders.
+        paths: images, folders, videos, patterns and lists, see `inputs.expand`.
         context: tells what the folders hold beside images.
         out: folder that output goes to: no images are taken from it.
         strict: refuse a folder with names that are no readable files.
         pages: every page of a TIFF is an image of its own.
         windows: how large TIFFs are cut.
+        step: every how manieth frame of a video is an image; default: one of each second.
 
     Raises:
         UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
     """
     items: dict[str, Item] = {}
+    named = tuple(anchored(path, Path.cwd()) for path in paths)
+    paths = expand(paths)
     for path in paths:
-        if not path.exists():
-            raise UsageError(f"'{path}' does not exist; give images or folders of images.")
         if path.is_dir():
             left_out = [out] if out else ()
             part = open_dataset(f"{path}/", split="all", left_out=left_out, pages=pages, windows=windows)
+        elif is_video(path):
+            part = frames_of(path, step)
         else:
             one = Item(as_key(path.name), path, None)
             part = in_parts(Dataset("images", path.parent, "all", (one,)), pages, windows)
@@ -348,8 +353,9 @@ def open_paths(
                 )
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
-    found = tuple(items.values())
-    return Dataset("images", root, "all", found, pages=pages, windows=windows, paths=tuple(paths))
+    parts: dict[str, Any] = {"pages": pages, "windows": windows, "named": named, "step": step}
+    dataset = Dataset("images", root, "all", tuple(items.values()), **parts)
+    return dataset if context is None else _at_most(dataset, context)
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

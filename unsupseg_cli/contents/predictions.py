@@ -41,7 +41,7 @@ from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.rasters import Windows, has_rasterio, is_raster, valid_pixels
+from unsupseg_cli.data.rasters import has_rasterio, is_raster, valid_pixels
 from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
@@ -223,17 +223,14 @@ def require_predicted(predictions: Artifact, items: Sequence[Item], context: Con
 
 
 def named_images(predictions: Manifest) -> dict[str, list[str]]:
-    """Return the files and folders that were given to `predict` one by one, under the name they are kept by."""
+    """Return the files and folders that an earlier version of `predict` kept elsewhere than in ``data``."""
     return {NAMED: predictions.execution[NAMED]} if NAMED in predictions.execution else {}
 
 
 def _predicted_dataset(predictions: Manifest) -> Dataset:
     if named := named_images(predictions):
         assert predictions.data is not None
-        paths, windows = [Path(name) for name in named[NAMED]], predictions.data.windows
-        dataset = open_paths(
-            paths, pages=predictions.data.pages, windows=Windows(**windows) if windows else None
-        )
+        dataset = open_paths([Path(name) for name in named[NAMED]], pages=predictions.data.pages)
         return read_as(dataset, Reading.from_json(predictions.data.reading))
     assert predictions.data is not None
     return reopen(predictions.data)

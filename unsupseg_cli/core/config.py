@@ -59,6 +59,8 @@ def execution(
 
 _NAMES_OR_PATHS = {"dataset", "model", "backbone", "probe"}
 """Options that take a name, or the path of a file or folder."""
+_IMAGES = "images"
+"""The option that also takes patterns and lists, see `data.inputs`."""
 
 
 class Config(BaseModel):
@@ -73,7 +75,8 @@ class Config(BaseModel):
         if isinstance(value, Path):
             return Path(_local(value))
         if isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
-            return tuple(Path(_local(one)) if isinstance(one, Path) else one for one in value)
+            patterns = info.field_name == _IMAGES
+            return tuple(Path(_local(one, patterns)) if isinstance(one, Path) else one for one in value)
         return _local(value) if isinstance(value, str) and info.field_name in _NAMES_OR_PATHS else value
 
     @classmethod
@@ -114,6 +117,6 @@ class Config(BaseModel):
         }
 
 
-def _local(value: str | Path) -> str:
+def _local(value: str | Path, patterns: bool = False) -> str:
     """Return a path with ``~`` expanded, as `local_path` does."""
-    return local_path(str(value))
+    return local_path(str(value), patterns)

@@ -59,6 +59,26 @@ class DataConfig(Config):
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
 
 
+class NamedImagesConfig(DataConfig):
+    """Images that are named one by one, instead of a data set."""
+
+    images: tuple[Path, ...] = execution(
+        (),
+        "Images, folders, videos, patterns in quotes, or @FILE, a list of these; or name a data set with --dataset.",
+        argument=True,
+    )
+    step: int | None = execution(
+        None, "Take every n-th frame of a named video (extra video); default: one of each second.", ge=1
+    )
+
+    def unread_of_images(self) -> dict[str, str]:
+        """Return the options of a data set where images are named, and of videos where none can be."""
+        if not self.images:
+            return {"step": "it is read where a video is named"}
+        fields = ("dataset", "root", "split", "labels", "class_file", "image_suffix", "label_suffix")
+        return dict.fromkeys(fields, "images or folders are named")
+
+
 class PixelConfig(Config):
     """How stored values become colours. What is made from the features, and their model, does the same."""
 

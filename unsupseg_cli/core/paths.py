@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")
+LIST = "@"
+"""What the name of a list of images begins with."""
 _PATTERN = re.compile(r"[*?]|\[[^\]]+\]")
 
 
-def local_path(text: str) -> str:
-    """Return a path with ``~`` expanded.
+def local_path(text: str, patterns: bool = False) -> str:
+    """Return a path with ``~`` expanded; ``patterns`` are left as they are where they may be given.
 
     Raises:
         ValueError: it is an address (``s3://``, ``https://``), or a pattern with ``*`` that no file is called like.
@@ -26,11 +28,19 @@ def local_path(text: str) -> str:
         )
         raise ValueError(f"'{text}' is an address ({kind}), not a path on this machine: {what}")
     path = os.path.expanduser(text)  # noqa: PTH111 - pathlib's raises for unknown users
-    if _PATTERN.search(path) and not Path(path).exists():
+    if not patterns and _PATTERN.search(path) and not Path(path).exists():
         matches = sum(1 for _ in Path().glob(text)) if not os.path.isabs(path) else 0  # noqa: PTH117 - of text
         found = f" (it matches {matches:,} files here)" if matches else ""
         raise ValueError(
-            f"'{text}' is a pattern, which is not expanded here{found}: give the folder itself, or leave the quotes "
-            "out where several paths may be given, so that the shell expands it"
+            f"'{text}' is a pattern, which is not expanded here{found}: give the folder itself, or name the images "
+            "without an option, as in `unsupseg extract 'photos/*.jpg'`"
         )
     return path
+
+
+def anchored(name: str | Path, folder: Path) -> str:
+    """Return a name that means the same from any folder: relative ones are meant from ``folder``; ``~`` is a home."""
+    text = str(name)
+    if text.startswith(LIST):
+        return f"{LIST}{anchored(text[1:], folder)}"
+    return str(folder / os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for unknown users

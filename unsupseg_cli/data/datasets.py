@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.errors import UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
-from unsupseg_cli.data.items import Item, match_labels, relative_key
+from unsupseg_cli.data.items import Item, as_key, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
 from unsupseg_cli.data.labels import LabelSpace, named_space
 from unsupseg_cli.data.layouts import LAYOUTS, Layout
@@ -22,15 +22,17 @@ from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.data.scan import Scan, scan_images
 from unsupseg_cli.data.tiff import SUFFIXES as TIFF_SUFFIXES
 from unsupseg_cli.data.tiff import TiffHeader, pages_of, read_header
+from unsupseg_cli.data.video import frame_numbers, require_av, video_header
 
 
 @dataclass(frozen=True)
 class Dataset:
     """The images of one split, in the order of their keys.
 
-    ``pages`` and ``windows`` say that items are parts of files. ``remarks`` and ``problem`` say what was found beside
-    them: told by whoever opens the data set. ``image_suffix``, ``left_out`` and ``paths`` (images and folders that were
-    named one by one) are what finds the same images again.
+    ``pages`` and ``windows`` say that items are parts of files. ``named`` are the files and folders of images that were
+    named one by one, ``step`` is the distance of the frames of videos among them. ``remarks`` and ``problem`` say what
+    was found beside the images: told by whoever opens the data set. ``image_suffix`` and ``left_out`` are what finds
+    the same images again.
     """
 
     name: str
@@ -44,8 +46,9 @@ class Dataset:
     image_suffix: str = ""
     left_out: tuple[Path, ...] = ()
     pages: bool = False
-    paths: tuple[Path, ...] = ()
     windows: Windows | None = None
+    named: tuple[str, ...] = ()
+    step: int | None = None
 
     @property
     def unlabelled(self) -> list[Item]:
@@ -174,6 +177,25 @@ def _holds_data(coarse: NDArray[np.bool_], part: Item, everywhere: bool) -> bool
     assert part.reading.window is not None
     inside = part_of(coarse, part.reading.window)
     return bool(inside.all() if everywhere else inside.any())
+
+
+def frames_of(path: Path, step: int | None) -> Dataset:
+    """Return the frames of a video as images, ``NAME/000001.png`` and so on.
+
+    Raises:
+        UsageError: the extra `video` is missing, or the video cannot be read.
+    """
+    require_av()
+    try:
+        numbers, header = frame_numbers(path, step), video_header(path)
+    except Exception as error:  # FFmpeg raises anything on damaged files
+        raise UsageError(f"The video '{path}' cannot be read: {reason_of(error)}.") from None
+    key = as_key(path.name)
+    items = (Item(f"{key}/{number:06d}.png", path, None, Reading(page=number)) for number in numbers)
+    remark = (
+        f"'{path.name}': {len(numbers):,} of {len(header.times):,} frames, every {numbers.step}. (--step)"
+    )
+    return Dataset("images", path.parent, "all", tuple(items), remarks=(remark,))
 
 
 def _with_pages(dataset: Dataset) -> Dataset:

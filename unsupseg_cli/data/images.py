@@ -22,6 +22,7 @@ from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.data.rasters import has_rasterio, read_window, require_rasterio, valid_pixels
 from unsupseg_cli.data.reading import Reading, Window
 from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
+from unsupseg_cli.data.video import is_video, read_frame, require_av, video_header
 
 T = TypeVar("T")
 
@@ -96,6 +97,9 @@ def image_size(path: Path, reading: Reading | None = None, max_pixels: int = MAX
     """
     if reading is not None and reading.window is not None:
         return reading.window[2:]
+    if is_video(path):
+        video = _of_video(path, lambda: video_header(path))
+        return video.height, video.width
     if path.suffix == ".mat":
         height, width = read_matlab(path, MATLAB_IMAGE).shape[:2]
         return height, width
@@ -143,6 +147,8 @@ def read_values(
     """
     if window is not None:
         return _of_raster(path, lambda: read_window(path, window))
+    if is_video(path):
+        return _of_video(path, lambda: read_frame(path, page or 1))
     header = _tiff(path)
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
@@ -220,11 +226,21 @@ def _to_colors(values: NDArray[np.generic], alpha: bool, reading: Reading) -> ND
 def _of_raster(path: Path, read: Callable[[], T]) -> T:
     """Return what rasterio reads of a file; raises UnreadableImage."""
     require_rasterio("A window of an image")
+    return _of_library(path, read)
+
+
+def _of_video(path: Path, read: Callable[[], T]) -> T:
+    """Return what PyAV reads of a file; raises UnreadableImage."""
+    require_av()
+    return _of_library(path, read)
+
+
+def _of_library(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except FileNotFoundError:
         raise UnreadableImage(f"The image '{path}' does not exist") from None
-    except Exception as error:  # GDAL raises anything on damaged files
+    except Exception as error:  # GDAL and FFmpeg raise anything on damaged files
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason_of(error)}") from None
 
 

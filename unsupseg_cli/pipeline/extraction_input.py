@@ -32,7 +32,7 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, open_named, settle_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels
     from unsupseg_cli.data.rasters import Windows
     from unsupseg_cli.data.reading import Reading
 
@@ -42,7 +42,8 @@ def images_of(call: Call) -> Dataset:
         config = config.model_copy(update={"split": data.split})
     windows = Windows(config.windows, whole=True) if config.windows else None
     if config.images:
-        dataset = open_named(config, call.context, windows=windows)
+        given = (config.images, call.context, None, config.strict, config.pages, windows, config.step)
+        dataset = open_paths(*given)
     else:
         dataset = open_data(config, call.context, source=data, windows=windows)
     if (before := call.inputs.get("model") or source) is not None:

@@ -340,6 +340,7 @@ def _fitting(values: dict[str, Any], fields: set[str], dataset: object, backbone
             "image_suffix",
             "label_suffix",
             "pages",
+            "windows",
         }
     if backbone is not None and values.get("backbone", backbone) != backbone:
         dropped |= {"backbone", "weights"}

@@ -15,6 +15,7 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.layers import build_config
 from unsupseg_cli.core.options import DataConfig
+from unsupseg_cli.core.paths import anchored as anchored_path
 from unsupseg_cli.pipeline.table import entries
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -253,10 +254,8 @@ def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     for key in {"root", "labels", "class_file", "weights", "masks_from", "images_file"} & anchored.keys():
         anchored[key] = _below(folder, anchored[key])
     if "images" in anchored:
-        given = anchored["images"]
-        anchored["images"] = [
-            _below(folder, name) for name in (given if isinstance(given, list) else [given])
-        ]
+        given = anchored["images"] if isinstance(anchored["images"], list) else [anchored["images"]]
+        anchored["images"] = [name if "://" in str(name) else anchored_path(name, folder) for name in given]
     if os.sep in str(anchored.get("dataset", "")):
         anchored["dataset"] = f"{_below(folder, anchored['dataset'])}{os.sep}"
     return anchored

@@ -16,8 +16,8 @@ from unsupseg_cli.core.options import (
     CROPS,
     WHOLE_VIEWS,
     BatchConfig,
-    DataConfig,
     GeometryName,
+    NamedImagesConfig,
     PixelConfig,
     Precision,
     RegionConfig,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key", "cls_query")
 
 
-class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
+class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
     """Run a frozen backbone over the images, or over regions of them, and store its features.
 
     ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
@@ -167,9 +167,7 @@ class ExtractConfig(DataConfig, BatchConfig, PixelConfig, RegionConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other geometries and regions, and of a backbone where a model is given."""
-        unread = self.unread_of_regions()
-        if self.images:
-            unread |= dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
+        unread = self.unread_of_regions() | self.unread_of_images()
         if self.geometry not in CROPS:
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
         if self.regions is not None and self.embed == "crop":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
-from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
+from unsupseg_cli.core.options import BatchConfig, NamedImagesConfig, Precision
 from unsupseg_cli.core.ports import MODEL, STORED
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from unsupseg_cli.inference.segment import Segmented
 
 
-class PredictConfig(DataConfig, BatchConfig):
+class PredictConfig(NamedImagesConfig, BatchConfig):
     """Segment images with a model: whole image, original size, any aspect ratio."""
 
-    images: tuple[Path, ...] = execution(
-        (), "Images or folders; or name a data set with --dataset.", argument=True
-    )
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
     features: str | None = execution(
         None,
@@ -58,9 +55,8 @@ class PredictConfig(DataConfig, BatchConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of a data set where images are named, and of a backbone where tokens are read."""
-        unread: dict[str, str] = {}
+        unread = self.unread_of_images()
         if self.images:
-            unread |= dict.fromkeys(("dataset", "root", "split"), "images or folders are named")
             unread["features"] = "they are of a data set, and images or folders are named"
         if self.features is not None:
             options = ("weights", "precision", "batch_size", "tile", "overlap")
@@ -71,7 +67,6 @@ class PredictConfig(DataConfig, BatchConfig):
 def identify(call: Call) -> Identity:
     """Return what decides the predictions; where images were named, the manifest remembers which."""
     from unsupseg_cli.contents.images import identify_images
-    from unsupseg_cli.contents.predictions import NAMED
     from unsupseg_cli.contents.rasters import raster_config
     from unsupseg_cli.contents.stored_tokens import require_tokens
     from unsupseg_cli.models.backbone import resolve_precision
@@ -83,7 +78,6 @@ def identify(call: Call) -> Identity:
         require_tokens(call.input("features"), model, data, _geometry(call), flip=config.flip)
     if not call.context.read_only:
         _shown_class(call)  # a class that is not there is said before any work
-    named = {NAMED: [str(Path.cwd() / path) for path in config.images]} if config.images else {}
     return Identity(
         kind="predictions",
         stage="predict",
@@ -97,7 +91,7 @@ def identify(call: Call) -> Identity:
         },
         inputs=call.described(),
         data=data,
-        execution={"device": str(device), **_batch(config), **named},
+        execution={"device": str(device), **_batch(config)},
         used_labels=call.used_labels,
     )
 
@@ -238,7 +232,9 @@ def _dataset(call: Call) -> Dataset:
     side = None if config.pages else config.windows or windows_side(model)
     windows = Windows(side, config.overlap) if side else None
     if config.images:
-        dataset = open_paths(config.images, call.context, config.out, config.strict, config.pages, windows)
+        dataset = open_paths(
+            config.images, call.context, config.out, config.strict, config.pages, windows, config.step
+        )
     else:
         stored = call.inputs.get("features")
         data, out = (stored or model).manifest.data, [config.out] if config.out else ()

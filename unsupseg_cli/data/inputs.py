@@ -1,0 +1,50 @@
+"""Images as people name them: files, folders, patterns, lists of all these."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.paths import LIST, anchored
+
+_PATTERN = set("*?[")
+
+
+def expand(names: Sequence[Path]) -> list[Path]:
+    """Return the files and folders that names mean, each once, in their order; those of a pattern sorted.
+
+    ``*``, ``?``, ``[...]`` and ``**`` (any folders) are patterns, unless a file is called so. ``@FILE`` is a list: a
+    name on each line, relative to the list; empty lines and those that begin with ``#`` are none.
+
+    Raises:
+        UsageError: a file does not exist, a pattern matches nothing, or a list cannot be read or lists none.
+    """
+    return list(dict.fromkeys(path for name in names for path in _meant(str(name))))
+
+
+def _meant(text: str) -> Iterable[Path]:
+    path = Path(text)
+    if path.exists():
+        return [path]
+    if text.startswith(LIST):
+        return _listed(Path(text[1:]))
+    if _PATTERN & set(text):
+        found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of absolute patterns too
+        if not found:
+            raise UsageError(f"No file matches '{text}'; give images, folders of images, or another pattern.")
+        return map(Path, found)
+    raise UsageError(f"'{path}' does not exist; give images or folders of images.")
+
+
+def _listed(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8"
+        raise UsageError(f"The list '{path}' cannot be read ({reason}).") from None
+    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not names:
+        raise UsageError(f"The list '{path}' names no images; expected one on each line.")
+    return [found for name in names for found in _meant(anchored(name, path.parent))]
