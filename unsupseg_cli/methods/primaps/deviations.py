@@ -25,8 +25,8 @@ DEVIATIONS = (
         "moving average of the prototypes",
         "its decay warms up by steps, so that it keeps much of the first prototypes",
         "by updates, of which the first two copy",
-        "the published average loses classes that win no mask: from k-means on our masks 15.0 becomes 11.3 mIoU on people "
-        "after 50 epochs, 15.4 with ours; on CamVid both keep 26 (docs/fidelity.md)",
+        "the published average loses classes that win no mask: from k-means on our masks 15.0 becomes 11.3 mIoU on "
+        "people after 50 epochs, 15.4 with ours; on CamVid both keep 26 (docs/fidelity.md)",
         "train --set ema_count=updates",
     ),
     Deviation(
