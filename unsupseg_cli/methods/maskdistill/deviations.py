@@ -56,7 +56,8 @@ DEVIATIONS = (
     ),
     Deviation(
         "between the two trainings",
-        "the first model chooses among the masks, by the share of a mask's pixels that it agrees on",
+        "the first model chooses among the masks, by the share of a mask's pixels that it agrees on (in the recipes "
+        "too)",
         "Mask R-CNN of another framework, scores of at least 0.9",
         "a detector needs a GPU and its pretrained weights; `source=detector` is torchvision's Mask R-CNN",
         "pseudolabel --part filter --set source=detector --set score=0.9",
