@@ -196,8 +196,8 @@ def _require_all_read(config: Config, artifact: Artifact) -> None:
     if getattr(config, "strict", False) and skipped:
         key, reason = next(iter(skipped.items()))
         raise UnsupsegError(
-            f"'{artifact.id}' was made without unreadable images, {len(skipped)} of them (the first: '{key}': {reason}), "
-            "which --strict does not take: mend or remove them."
+            f"'{artifact.id}' was made without unreadable images, {len(skipped)} of them (the first: '{key}': "
+            f"{reason}), which --strict does not take: mend or remove them."
         )
 
 
