@@ -65,6 +65,7 @@ def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, tr
     assert lines["features"][2] == "untrained"
     assert lines["pseudolabels"][2:4] == ["4", features]
     assert masks in lines["model"]
+    assert "no kind of artifacts 'models'; did you mean 'model'?" in call("list", "models", code=2)[1]
 
 
 def test_merging_says_which_numbers_change(call, trained):

@@ -78,8 +78,8 @@ def test_a_backbone_with_non_finite_weights_is_refused(tmp_path):
 def test_codes_that_are_not_finite_are_an_error_and_no_class_0(model, blocks, context, monkeypatch):
     from unsupseg_cli.models.linear_model import LinearModel
 
-    encode = LinearModel.encode
-    monkeypatch.setattr(LinearModel, "encode", lambda self, *rest: encode(self, *rest) * float("nan"))
+    codes = LinearModel.codes
+    monkeypatch.setattr(LinearModel, "codes", lambda self, *rest: codes(self, *rest) * float("nan"))
     with pytest.raises(UnsupsegError, match="NaN or infinite codes"):
         predict(PredictConfig(model=model.id, dataset=f"{blocks}/", workers=0), context)
 

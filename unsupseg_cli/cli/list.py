@@ -10,9 +10,18 @@ import typer
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_columns, result
 from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
+from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.methods.registry import not_installed
+from unsupseg_cli.pipeline.table import stages
 
 app = typer.Typer()
+
+
+def _require_kind(kind: str, there: list[str]) -> None:
+    """Raise UsageError for a kind that no stage makes and the workspace does not hold."""
+    known = {*there, *(made for stage in stages().values() for made in (stage.makes, *stage.also))}
+    if kind not in known:
+        raise UsageError(f"There is no kind of artifacts '{kind}'{did_you_mean(kind, known)}")
 
 
 @app.command("list")
@@ -24,7 +33,10 @@ def list_artifacts(
     """List the artifacts of the workspace."""
 
     def action() -> None:
-        listed = sorted(open_workspace(workspace).listed(kind), key=lambda item: item.entry.started)
+        space = open_workspace(workspace)
+        if kind is not None:
+            _require_kind(kind, space.kinds())
+        listed = sorted(space.listed(kind), key=lambda item: item.entry.started)
         if as_json:
             rows = [
                 json.loads(item.open().manifest.model_dump_json()) | {"path": str(item.path)}

@@ -32,4 +32,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     hint = f"; did you mean '{close[0]}'?" if close else "."
     if len(names) > _MANY and (near := difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.4)):
         return f"{hint} Close to it: {', '.join(near)} (of {len(names)})."
+    if len(names) > 2 * _MANY:
+        return f"{hint} Known: {', '.join(names[:_MANY])} and {len(names) - _MANY} more."
     return f"{hint} Known: {', '.join(names)}." if names else ". There is none."

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.stretch import parse_stretch
 from unsupseg_cli.data.images import read_known_values, type_of_values
 from unsupseg_cli.data.items import Item
@@ -38,8 +38,10 @@ def settle_reading(
         own: whether ``reading`` was made for these images.
 
     Raises:
+        UsageError: an image does not have the bands.
         UnsupsegError: no image can be read, or all values are equal.
     """
+    _require_bands(items, reading)
     if stretch in ("image", "none"):
         return replace(reading, rule="image" if stretch == "image" else "none"), []
     if stretch is not None:
@@ -57,6 +59,18 @@ def settle_reading(
             how = "" if usual else ", the 2nd and 98th percentile of them (`extract --stretch` takes others)"
             said.append(f"{name} values: {low:g} becomes black and {high:g} white in all images{how}")
     return reading, said
+
+
+def _require_bands(items: Sequence[Item], reading: Reading) -> None:
+    """Raise UsageError where one of a few images does not have the bands."""
+    for item in _spread(items, _LOOKED_AT) if reading.bands else []:
+        try:
+            reading.choose(read_known_values(item.image)[0])
+        except ValueError as error:
+            bands = ",".join(map(str, reading.bands))
+            raise UsageError(f"--bands {bands} does not fit the image '{item.image}': {error}.") from None
+        except UnsupsegError:  # said where the image is read
+            continue
 
 
 def _by_type(items: Sequence[Item]) -> Mapping[str, Sequence[Item]]:
