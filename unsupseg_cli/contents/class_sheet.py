@@ -20,6 +20,7 @@ from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.sheet import grid
 
 _SHOWN = 4  # images of a class on the sheet
+_CELL = 320  # width of one in pixels
 
 
 def class_sheet(
@@ -49,7 +50,7 @@ def class_sheet(
         best = [keys[image] for image in order if shares[image, index] > 0]
         rows.append([_highlighted(shown, images, key, index, colors) for key in best])
         notes.append(f"{index}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
-    return grid(rows, labels=notes, title=f"{model.id}: where each class lies", cell=320)
+    return grid(rows, labels=notes, title=f"{model.id}: where each class lies", cell=_CELL)
 
 
 def _predictions_of(model: Artifact, context: Context, reference: str | None) -> Artifact:
@@ -83,6 +84,8 @@ def _highlighted(
     """Return an image with one class lightly tinted and everything else gray."""
     image = read_image(images[key].image, images[key].reading)
     labels = read_ids(predictions.path, key)
+    step = max(1, labels.shape[1] // (2 * _CELL))  # a large photo is seen in a small cell
+    image, labels = image[::step, ::step], labels[::step, ::step]
     shown = labels == index
     gray = image.mean(-1, keepdims=True).astype(np.uint8)
     return blend(np.where(shown[..., None], image, gray), np.where(shown, index, VOID), colors, opacity=0.3)
