@@ -274,6 +274,15 @@ def test_floats_are_stretched_by_values_that_are_data(world, tmp_path):
     assert plain.max() < 255
 
 
+def test_a_band_without_data_between_windows_stays_void(world, tmp_path):
+    values = np.concatenate([ground_of(5), np.zeros((260, WIDTH, 3), np.uint8), ground_of(6)])
+    path = write_tiff(tmp_path / "two.tif", values, nodata=0, **UTM)
+    found = predicted(world, path)
+    with rasterio.open(found.path / "geo/two.tif") as raster:
+        np.testing.assert_array_equal(raster.read(1) != 255, (values > 0).any(-1))
+    assert "windows of 96 pixels: 24, 12 that hold no data are left out" in world.said
+
+
 def test_inner_parts_cover_each_pixel_once():
     for height, width, side, overlap in [(200, 300, 96, 0.25), (97, 500, 96, 0.9), (40, 300, 96, 0.0)]:
         windows = Windows(side, overlap).of(height, width)

@@ -13,7 +13,14 @@ from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_path
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.data.rasters import Georeference, georeference, has_rasterio, inner_parts, is_raster
+from unsupseg_cli.data.rasters import (
+    Georeference,
+    georeference,
+    has_rasterio,
+    inner_parts,
+    is_raster,
+    open_raster,
+)
 from unsupseg_cli.data.reading import Window
 from unsupseg_cli.report.palette import PALETTE_VOID, VOID_COLOR, WIDE_VOID
 
@@ -101,13 +108,11 @@ def _write_raster(
     classes: Sequence[ClassEntry],
     read: Callable[[str], NDArray[np.int16]],
 ) -> None:
-    import rasterio
-
     void = PALETTE_VOID if len(classes) <= PALETTE_VOID else WIDE_VOID
     whole: Window = (0, 0, place.height, place.width)
     windows = {item.key: (item.reading.window if item.reading else None) or whole for item in parts}
     inner = inner_parts(list(windows.values()))
-    with rasterio.open(path, "w", **_profile(place, void)) as raster:
+    with open_raster(path, "w", **_profile(place, void)) as raster:
         if void == PALETTE_VOID:
             table = {number: (*entry.color, 255) for number, entry in enumerate(classes)}
             raster.write_colormap(1, {**table, void: (*VOID_COLOR, 0)})
@@ -122,14 +127,13 @@ def _write_raster(
 
 
 def _write_overviews(path: Path, place: Georeference) -> None:
-    import rasterio
     from rasterio.enums import Resampling
 
     longest, factors = max(place.height, place.width), list[int]()
     while longest / (2 ** len(factors)) > _LEAST_OVERVIEW:
         factors.append(2 ** (len(factors) + 1))
     if factors:
-        with rasterio.open(path, "r+") as raster:
+        with open_raster(path, "r+") as raster:
             raster.build_overviews(factors, Resampling.nearest)
 
 
@@ -138,7 +142,6 @@ def _profile(place: Georeference, void: int) -> dict[str, Any]:
     from rasterio.transform import Affine
 
     return {
-        "driver": "GTiff",
         "height": place.height,
         "width": place.width,
         "count": 1,

@@ -160,7 +160,8 @@ def _with_windows(dataset: Dataset, windows: Windows | None) -> Dataset:
 def _parts_of(item: Item, header: TiffHeader, windows: Windows) -> list[Item]:
     if item.label is not None:
         raise UsageError(
-            f"'{item.image}' is cut into windows and has one label; leave --windows or --labels out."
+            f"'{item.image}' is cut into windows and has one label; leave --windows or --labels out "
+            "(images that are named with --dataset are cut only by --windows)."
         )
     if header.orientation != 1:
         raise UsageError(f"'{item.image}' is turned by its EXIF orientation, and such an image is not cut.")

@@ -117,21 +117,21 @@ def georeference(path: Path) -> Georeference:
 
 
 @contextmanager
-def open_raster(path: Path) -> Iterator[Any]:
-    """Open a TIFF with rasterio; other drivers of GDAL are not asked."""
+def open_raster(path: Path, mode: str = "r", **profile: Any) -> Iterator[Any]:
+    """Open a TIFF with rasterio, or make one of a ``profile``; other drivers of GDAL are not asked."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, driver="GTiff") as raster:
+        with rasterio.open(path, mode, driver="GTiff", **profile) as raster:
             yield raster
 
 
 def inner_parts(windows: list[Window]) -> dict[Window, Window]:
     """Return the part of each window that counts where windows of one image overlap: up to the middle of the overlap.
 
-    These parts of windows that cover an image cover it, each pixel once.
+    These parts of windows that cover an image cover it, each pixel once; of others, what the windows cover.
     """
     rows = _cuts(sorted({(top, top + height) for top, _, height, _ in windows}))
     columns = _cuts(sorted({(left, left + width) for _, left, _, width in windows}))
@@ -146,7 +146,10 @@ def _cuts(spans: list[tuple[int, int]]) -> dict[int, tuple[int, int]]:
     """Return by its start the part of each span [start, stop) that counts."""
     middles = [(after[0] + before[1]) // 2 for before, after in pairwise(spans)]
     edges = [spans[0][0], *middles, spans[-1][1]]
-    return {span[0]: (edges[index], edges[index + 1]) for index, span in enumerate(spans)}
+    return {
+        start: (max(start, edges[index]), min(stop, edges[index + 1]))  # between spans may be a gap
+        for index, (start, stop) in enumerate(spans)
+    }
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
