@@ -26,7 +26,7 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The file.")] = Path("report.html"),
     workspace: WorkspaceOption = None,
 ) -> None:
-    """One HTML page of artifacts that needs no other file and no network: scores, pictures, classes, lineage, resources.
+    """One HTML page of artifacts, without network and scripts: scores, pictures, classes, lineage, resources.
 
     Several evaluations stand side by side. What is missing, such as images that are gone, is said on the page.
     """

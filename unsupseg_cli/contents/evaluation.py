@@ -117,7 +117,8 @@ def read_samples(evaluation: Artifact) -> list[tuple[str, dict[str, Path]]]:
 def read_legend(evaluation: Artifact) -> list[tuple[str, tuple[int, int, int]]]:
     """Return name and colour of each class in the samples' pictures; nothing where there are none."""
     records = _read_lines(evaluation.path / SAMPLES / _CLASSES)
-    return [(str(record["name"]), tuple(map(int, record["color"]))) for record in records]
+    colors = [tuple(map(int, record["color"][:3])) for record in records]
+    return [(str(record["name"]), (r, g, b)) for record, (r, g, b) in zip(records, colors, strict=True)]
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

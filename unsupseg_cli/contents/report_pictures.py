@@ -27,6 +27,7 @@ from unsupseg_cli.report.palette import UNMATCHED_COLOR, class_colors
 SIDE = 480  # pixels of the longer side of a slide
 SHOWN = 6  # images of a group of slides
 _MOST = 3_400_000  # bytes of all pictures: as base64 a third more, so that the page stays below 5 MB
+_NO_RESULTS = ("image", "errors", "truth")  # views that are not what was found
 _FORMATS = ("PNG", "JPEG")
 
 View = Callable[[str], NDArray[np.uint8]]
@@ -43,7 +44,7 @@ class Album:
     def add(
         self, picture: Path | NDArray[np.uint8] | Image.Image, alt: str, side: int = SIDE
     ) -> Picture | None:
-        """Return a picture, scaled to a longer side of at most ``side`` pixels; None if there is no room, or it is gone.
+        """Return a picture, its longer side at most ``side`` pixels; None if there is no room, or it is gone.
 
         Flat colours become PNG, everything else JPEG.
         """
@@ -138,7 +139,8 @@ def _slides(key: str, views: Sequence[tuple[str, Path | View]], album: Album) ->
             continue
         if picture is not None:
             shown.append((name, picture))
-    return Slides(key, shown)
+    results = [index for index, (name, _) in enumerate(shown) if name not in _NO_RESULTS]
+    return Slides(key, shown, first=results[-1] if results else 0)
 
 
 def _spread(keys: Sequence[str]) -> list[str]:

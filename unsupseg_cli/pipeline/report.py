@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
@@ -50,6 +52,7 @@ from unsupseg_cli.training.loop import EXPLAINED
 DEFAULTS = ("evaluation", "predictions", "model")
 """The kinds of which a report takes the last artifact, the first one that there is."""
 
+_TITLES = ("accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %")
 _SHEETS = ("sheet.png", "classes.png", "progress.png")
 _SHEET_SIDE, _CLASSES_SIDE = 1100, 2600  # pixels of the longer side
 _LONGEST = 300  # characters of a value
@@ -81,15 +84,26 @@ def last_artifact(workspace: Workspace) -> Artifact:
     )
 
 
-def write_report(artifacts: Sequence[Artifact], out: Path, context: Context) -> Page:
+def write_report(
+    artifacts: Sequence[Artifact],
+    out: Path,
+    context: Context,
+    sheets: Mapping[str, Path] = MappingProxyType({}),
+) -> Page:
     """Write the report of some artifacts as an HTML file; return what it holds.
+
+    Args:
+        artifacts: what is reported.
+        out: the file.
+        context: the workspace, and whom to tell.
+        sheets: class sheets that are there already, by the id of their model.
 
     Raises:
         UsageError: the file is there and is no report.
         UnsupsegError: it cannot be written.
     """
     require_report(out)
-    page = gather(artifacts, context)
+    page = gather(artifacts, context, sheets)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, render(page))
@@ -108,7 +122,9 @@ def require_report(out: Path) -> None:
         raise UsageError(f"'{out}' is there and is no report; name another file with --out.")
 
 
-def gather(artifacts: Sequence[Artifact], context: Context) -> Page:
+def gather(
+    artifacts: Sequence[Artifact], context: Context, sheets: Mapping[str, Path] = MappingProxyType({})
+) -> Page:
     """Return everything about some artifacts. What is missing is a note on the page, never an error."""
     distinct = {artifact.manifest.key: artifact for artifact in artifacts}
     subjects = [_subject(artifact, context) for artifact in distinct.values()]
@@ -119,7 +135,7 @@ def gather(artifacts: Sequence[Artifact], context: Context) -> Page:
     _add_scores(page, evaluations)
     _add_mask_scores(page, [s for s in subjects if s.artifact.manifest.kind == "mask-evaluation"])
     _add_slides(page, subjects, evaluations, album)
-    _add_classes(page, subjects, album)
+    _add_classes(page, subjects, album, sheets)
     page.steps = _steps(subjects, album)
     page.resources = _resources(subjects)
     page.notes += album.left_out
@@ -354,11 +370,9 @@ def _add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
         compare(artifacts)
     except UsageError as error:
         page.notes.append(f"These scores are not to be compared: {error}")
-    rows = [_score_row(number, one) for number, one in enumerate(evaluations, 1)]
-    header = (
-        "evaluation", "accuracy %", "mIoU %", "mIoU in truth %", "mIoU all %", "protocol", "matching",
-        "mirrored", "CRF", "images", "clusters", "classes", "labels",
-    )  # fmt: skip
+    columns = [_score_column(one) for one in evaluations]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    header = ("", *(f"{number}. {artifact.id}" for number, artifact in enumerate(artifacts, 1)))
     note = (
         "mIoU is the mean over the classes of truth or prediction, mIoU in truth over those of the truth, mIoU all "
         "over every class, absent ones as zero. Matching gives each cluster of the prediction its class."
@@ -366,7 +380,7 @@ def _add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
     page.scores.append(Table("Scores and how they were made", header, rows, note))
     if others := [row for number, one in enumerate(artifacts, 1) for row in _other_scores(number, one)]:
         page.scores.append(
-            Table("Other scores of the same predictions", ("evaluation", "what", *header[1:5]), others)
+            Table("Other scores of the same predictions", ("evaluation", "what", *_TITLES), others)
         )
     spaces: dict[tuple[str, ...], list[tuple[int, Artifact]]] = {}
     for number, artifact in enumerate(artifacts, 1):
@@ -375,23 +389,23 @@ def _add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
     page.confusions += [_confusion(artifact) for artifact in artifacts]
 
 
-def _score_row(number: int, subject: Subject) -> list[str]:
+def _score_column(subject: Subject) -> dict[str, str]:
+    """Return the scores of an evaluation, and how they were made, by name."""
     manifest = subject.artifact.manifest
     summary, protocol = manifest.summary, manifest.summary["protocol"]
     refined = any(a.manifest.kind == "predictions" and a.manifest.stage == "refine" for a in subject.chain)
-    size = protocol["size"] or "own size"
-    return [
-        f"{number}. {manifest.id}",
-        *(_percent(summary.get(name)) for name in SCORES),
-        f"{protocol['name']}: {protocol['geometry']}, {size}, {protocol['filter']}",
-        str(protocol["matching"]),
-        "yes" if protocol["flip"] else "no",
-        "yes" if summary.get("crf") or refined else "no",
-        str(summary["images"]),
-        str(summary["clusters"]),
-        str(len(summary["class_names"])),
-        "used to make it" if manifest.used_labels else "for scores only",
-    ]
+    data = manifest.data
+    return {
+        **{title: _percent(summary.get(name)) for name, title in zip(SCORES, _TITLES, strict=True)},
+        "images": f"{data.dataset}/{data.split}, {summary['images']}" if data else str(summary["images"]),
+        "clusters, classes": f"{summary['clusters']}, {len(summary['class_names'])}",
+        "protocol": f"{protocol['name']}: {protocol['source']}",
+        "geometry": f"{protocol['geometry']}, size {protocol['size'] or 'of the model'}, {protocol['filter']}",
+        "mirrored too": "yes" if protocol["flip"] else "no",
+        "matching": str(protocol["matching"]),
+        "CRF": "yes" if summary.get("crf") or refined else "no",
+        "labels": "used to make what is scored" if manifest.used_labels else "read for the scores only",
+    }
 
 
 def _other_scores(number: int, artifact: Artifact) -> Iterator[list[str]]:
@@ -424,8 +438,9 @@ def _class_table(names: Sequence[str], members: Sequence[tuple[int, Artifact]]) 
 def _confusion(artifact: Artifact) -> Confusion:
     summary = artifact.manifest.summary
     names, counts = summary["class_names"], summary["confusion"]
-    columns = [*names, "unmatched"][: len(counts[0])] if counts else list(names)
-    shares = [[value / sum(row) for value in row] if sum(row) else None for row in counts]
+    unmatched = any(row[len(names)] for row in counts if len(row) > len(names))
+    columns = [*names, "unmatched"] if unmatched else list(names)
+    shares = [[value / sum(row) for value in row[: len(columns)]] if sum(row) else None for row in counts]
     clusters: dict[str, list[str]] = {}
     for cluster, target in enumerate(summary.get("assignment", [])):
         clusters.setdefault(names[target] if target >= 0 else "no class", []).append(str(cluster))
@@ -510,7 +525,7 @@ def _add_predicted(page: Page, subject: Subject, album: Album) -> None:
     for one in subject.chain:
         if one.manifest.kind == "predictions" and _of_same_images(one, artifact):
             name = "refined" if one.manifest.stage == "refine" else "prediction"
-            _try(page, lambda one=one, name=name: views.append((name, prediction_view(one))))  # type: ignore[misc]
+            _try(page, partial(_append_view, views, name, one))
     data, slides = artifact.manifest.data, list[Slides]()
     _try(page, lambda: slides.extend(prediction_slides(artifact, views, subject.context, album)))
     if slides:
@@ -519,6 +534,10 @@ def _add_predicted(page: Page, subject: Subject, album: Album) -> None:
         )
     if proposals is not None and not same:
         _add_proposals(page, subject, proposals, album)
+
+
+def _append_view(views: list[tuple[str, View]], name: str, predictions: Artifact) -> None:
+    views.append((name, prediction_view(predictions)))
 
 
 def _add_proposals(page: Page, subject: Subject, masks: Artifact, album: Album) -> None:
@@ -536,7 +555,7 @@ def _of_same_images(one: Artifact, other: Artifact) -> bool:
     return first is not None and second is not None and first.fingerprint == second.fingerprint
 
 
-def _add_classes(page: Page, subjects: Sequence[Subject], album: Album) -> None:
+def _add_classes(page: Page, subjects: Sequence[Subject], album: Album, sheets: Mapping[str, Path]) -> None:
     """Add the legend of scored classes, and the classes of each model: their colours and where they lie."""
     for subject in subjects:
         legend = read_legend(subject.artifact)
@@ -544,15 +563,16 @@ def _add_classes(page: Page, subjects: Sequence[Subject], album: Album) -> None:
             page.legends.append((f"Classes of the labels of {subject.artifact.id}", legend))
     models = {model.manifest.key: (model, s) for s in subjects if (model := s.last("model")) is not None}
     for model, subject in models.values():
-        _try(page, lambda model=model, subject=subject: _add_model(page, model, subject, album))  # type: ignore[misc]
+        _try(page, partial(_add_model, page, model, subject, album, sheets.get(model.id)))
 
 
-def _add_model(page: Page, model: Artifact, subject: Subject, album: Album) -> None:
+def _add_model(page: Page, model: Artifact, subject: Subject, album: Album, made: Path | None) -> None:
     file = read_model(model)[0]
     predictions = subject.last("predictions")
     entries = read_entries(predictions.path) if predictions is not None else file.classes
     page.legends.append((f"Classes of {model.id}", [(entry.name, entry.color) for entry in entries]))
-    sheet = class_sheet(model, file, subject.context, predictions.id if predictions is not None else None)
+    named = predictions.id if predictions is not None else None
+    sheet = made or class_sheet(model, file, subject.context, named)
     if (picture := album.add(sheet, f"Where each class of {model.id} lies", _CLASSES_SIDE)) is not None:
         page.classes.append(picture)
 

@@ -34,10 +34,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Slides:
-    """One image in several views, by what each shows."""
+    """One image in several views, by what each shows; ``first`` is the number of the one that is shown first."""
 
     name: str
     views: Sequence[tuple[str, Picture]]
+    first: int = 0
 
 
 @dataclass(frozen=True)
