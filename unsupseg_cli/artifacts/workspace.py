@@ -90,7 +90,7 @@ class Artifact:
         """
         if self.manifest.kind not in _SCORED:
             raise UsageError(
-                f"'{self.id}' is of kind '{self.manifest.kind}', which has no scores: `evaluate` and `eval_masks` make them."
+                f"'{self.id}' is of kind '{self.manifest.kind}', which has no scores; `eval` makes some."
             )
         return deepcopy(self.manifest.summary)
 
