@@ -104,7 +104,12 @@ def test_markup_in_names_stays_text(place):
     assert CLASS in shown(page)
 
 
-def test_truth_is_shown_with_evaluations_only(place):
+def test_truth_is_shown_with_evaluations_only_and_without_opening_labels(place, made):
+    (made / "labels").rename(made / "hidden")
+    try:
+        assert ">truth</label>" in page_of(place)[0]
+    finally:
+        (made / "hidden").rename(made / "labels")
     page, _ = page_of(place, last(place, "predictions"))
     assert ">prediction</label>" in page
     assert ">proposal</label>" in page
