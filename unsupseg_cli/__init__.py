@@ -7,14 +7,18 @@ The stages are functions that take the same configuration classes as the command
     features = extract(ExtractConfig(dataset="photos"), Context(reporter=TqdmReporter()))
 
 Every file of the folder ``stages`` gives its stage, under the name of the file, and its configuration class; what is
-named here is imported when it is used.
+named here is imported when it is used. docs/api.md has an example of all of it.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 __all__ = ["Context", "TqdmReporter", "Workspace"]
+
+_NO_COMMAND = {"scan": "ScanConfig"}
+"""The stages that are no command of their own, with their configuration class."""
 
 
 def __getattr__(name: str) -> Any:
@@ -35,6 +39,10 @@ def __getattr__(name: str) -> Any:
         return Workspace
     from unsupseg_cli.pipeline.table import entries, get_stage
 
+    for module, config in _NO_COMMAND.items():
+        if name in (module, config):
+            stage = import_module(f"unsupseg_cli.stages.{module}").STAGE
+            return stage if name == module else stage.config
     for command, entry in entries().items():
         if entry.module == name:
             return get_stage(command)
@@ -50,4 +58,5 @@ def __dir__() -> list[str]:
     from unsupseg_cli.pipeline.table import entries, stages
 
     configs = [stage.config.__name__ for stage in stages().values()]
-    return sorted([*__all__, *(entry.module for entry in entries().values()), *configs])
+    modules = [entry.module for entry in entries().values()]
+    return sorted({*__all__, *modules, *configs, *_NO_COMMAND, *_NO_COMMAND.values()})

@@ -21,15 +21,6 @@ REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED)
 """Files of what is remembered: where data sets lie, digests of files, and what was asked of an artifact in vain."""
 
 
-_PICTURES = ("sheet.png", "classes.png", "overlay", "progress.png")
-"""What an artifact may have to look at, the most telling first."""
-
-
-def picture_of(artifact: Artifact) -> Path | None:
-    """Return the picture, or the folder of pictures, that shows best what an artifact holds, if it has one."""
-    return next((path for name in _PICTURES if (path := artifact.path / name).exists()), None)
-
-
 @dataclass
 class Context:
     """Where a stage works and whom it tells.
@@ -52,7 +43,7 @@ class Context:
         manifest = artifact.manifest
         outcome = "reused" if reused else f"written in {manifest.seconds:.1f} s"
         self.reporter.info(f"{manifest.kind} '{manifest.id}' {outcome}")
-        if (picture := picture_of(artifact)) is not None:
+        if (picture := artifact.picture) is not None:
             self.reporter.info(f"look at '{picture}'")
         if manifest.used_labels:
             self.reporter.warn(f"'{manifest.id}' used labels: it is a diagnosis, not an unsupervised result")

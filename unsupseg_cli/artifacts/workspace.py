@@ -6,13 +6,18 @@ import json
 import os
 import shutil
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
 from unsupseg_cli.artifacts.canonical import digest_file
@@ -29,6 +34,7 @@ from unsupseg_cli.artifacts.files import (
 )
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.index import Entry, Index
+from unsupseg_cli.artifacts.look import as_png, draw
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
     Input,
@@ -47,12 +53,20 @@ _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
 _HASHING = 8  # files at a time, at most
+_SCORED = ("evaluation", "mask-evaluation")
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 
 
-@dataclass(frozen=True)
+_PICTURES = ("sheet.png", "classes.png", "overlay", "progress.png")
+"""What an artifact may have to look at, the most telling first."""
+
+
+@dataclass(frozen=True, repr=False)
 class Artifact:
-    """A published artifact: its folder and its manifest."""
+    """A published artifact: its folder and its manifest.
+
+    In a notebook it shows itself: one line of what it is, and its picture where it has one.
+    """
 
     path: Path
     manifest: Manifest
@@ -61,6 +75,56 @@ class Artifact:
     def id(self) -> str:
         """The name that commands take: ``<slug>-<first 8 digits of the key>``."""
         return self.manifest.id
+
+    @property
+    def picture(self) -> Path | None:
+        """The picture, or the folder of pictures, that shows best what it holds, if it has one."""
+        return next((path for name in _PICTURES if (path := self.path / name).exists()), None)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The scores of an evaluation, of a model or of masks, as plain values; fractions are in [0, 1].
+
+        Raises:
+            UsageError: it is of another kind.
+        """
+        if self.manifest.kind not in _SCORED:
+            raise UsageError(
+                f"'{self.id}' is of kind '{self.manifest.kind}', which has no scores; `eval` makes some."
+            )
+        return deepcopy(self.manifest.summary)
+
+    def show(self) -> Image.Image:
+        """Return the picture that shows best what it holds; of many pictures, the first few as one.
+
+        Raises:
+            UsageError: it has none.
+        """
+        picture = self.picture
+        if picture is None:
+            raise UsageError(
+                f"'{self.id}' has no picture; predictions, evaluations, masks and most models have one."
+            )
+        return draw(picture)
+
+    def __repr__(self) -> str:
+        """Return kind and id, what it is of, and what it scores."""
+        manifest = self.manifest
+        data = f", {manifest.data.dataset}/{manifest.data.split}" if manifest.data else ""
+        score = manifest.summary.get("miou") if manifest.kind in _SCORED else None
+        miou = f", mIoU {100 * score:.2f} %" if isinstance(score, float) else ""
+        labels = ", used labels" if manifest.used_labels else ""
+        return f"<{manifest.kind} {manifest.id}{data}{miou}{labels}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return its picture for a notebook, as wide as a screen at most."""
+        return None if self.picture is None else as_png(draw(self.picture))
+
+    def _repr_html_(self) -> str:
+        """Return what it is, and its picture, for a notebook."""
+        png = self._repr_png_()
+        source = f"data:image/png;base64,{b64encode(png).decode()}" if png else ""
+        return f"<code>{escape(repr(self))}</code>" + (f'<br><img alt="" src="{source}">' if png else "")
 
     def as_input(self, role: str) -> Input:
         """Describe this artifact as the input of another one."""

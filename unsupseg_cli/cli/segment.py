@@ -36,14 +36,16 @@ def segment(invocation: Invocation) -> None:
     if invocation.explain:
         explain_steps(steps)
     context = invocation.context()
-    from unsupseg_cli.contents.result_folder import require_own, write_results
+    from unsupseg_cli.contents.result_folder import CLASS_SHEET, REPORT, require_own, write_results
+    from unsupseg_cli.pipeline.report import write_report
     from unsupseg_cli.pipeline.run import run
 
     require_own(out)
     _tell_backbone(steps, reporter)
     artifacts = run(steps, context)
     predictions, model = artifacts["predict"], artifacts["train"]
-    write_results(predictions, model, out, context)  # a page of everything, once there is one, goes here too
+    write_results(predictions, model, out, context)
+    write_report([predictions], out / REPORT, context, {model.id: out / CLASS_SHEET})
     _tell_what_next(out, model.manifest.summary["classes"], reporter)
     invocation.done(predictions)
 
@@ -86,7 +88,8 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET
 
     reporter.info(
-        f"{classes} classes; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'"
+        f"{classes} classes; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'; "
+        f"'{out / REPORT}' shows all of it in a browser"
     )
     reporter.info(
         "next: name the classes, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg "

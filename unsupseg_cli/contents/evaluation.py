@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
@@ -18,10 +19,14 @@ from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import cell
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.scores import Scores
+from unsupseg_cli.report.overlay import colorize, error_map
+from unsupseg_cli.report.palette import UNMATCHED_COLOR
 from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
 from unsupseg_cli.report.sheet import Sample, sheet
 
 SCORES, ASSIGNMENT, NAMING = "scores.json", "assignment.json", "naming.json"
+SAMPLES, _KEYS, _CLASSES = "samples", "keys.jsonl", "classes.jsonl"
+_SIDE = 480  # pixels of the longer side of a sample's pictures
 
 
 def read_assignment(evaluation: Artifact, clusters: int, classes: int) -> NDArray[np.int64]:
@@ -59,9 +64,68 @@ def write_tables(
 
 
 def write_sheet(folder: Path, samples: Sequence[Sample], space: LabelSpace) -> None:
-    """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors."""
-    if samples:
-        save(sheet(samples, np.array(space.colors, np.uint8), list(space.names)), folder / "sheet.png")
+    """Write the sheet: image, overlay, prediction in the classes' colours, truth and errors.
+
+    The pictures of each sample are also written one by one, so that a report need not open label files again.
+    """
+    if not samples:
+        return
+    colors = np.array(space.colors, np.uint8)
+    save(sheet(samples, colors, list(space.names)), folder / "sheet.png")
+    (folder / SAMPLES).mkdir(exist_ok=True)
+    for number, sample in enumerate(samples):
+        prediction = colorize(sample.prediction, colors, void_color=UNMATCHED_COLOR)
+        _save_small(Image.fromarray(sample.image), folder / SAMPLES / f"{number:03d}-image.jpg")
+        _save_small(Image.fromarray(prediction), folder / SAMPLES / f"{number:03d}-prediction.png")
+        if sample.truth is not None:
+            truth, errors = (
+                colorize(sample.truth, colors),
+                error_map(sample.prediction, sample.truth, sample.image),
+            )
+            _save_small(Image.fromarray(truth), folder / SAMPLES / f"{number:03d}-truth.png")
+            _save_small(Image.fromarray(errors), folder / SAMPLES / f"{number:03d}-errors.jpg")
+    _write_lines(folder / SAMPLES / _KEYS, [{"key": sample.name} for sample in samples])
+    entries = zip(space.names, space.colors, strict=True)
+    _write_lines(folder / SAMPLES / _CLASSES, [{"name": name, "color": list(rgb)} for name, rgb in entries])
+
+
+def _write_lines(path: Path, records: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def _save_small(picture: Image.Image, path: Path) -> None:
+    """Write a picture at the size of a report; flat colours stay as they are."""
+    flat = path.suffix == ".png"
+    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.NEAREST if flat else Image.Resampling.LANCZOS)
+    (picture.quantize(256) if flat else picture).save(
+        path, **({"optimize": True} if flat else {"quality": 85})
+    )
+
+
+def read_samples(evaluation: Artifact) -> list[tuple[str, dict[str, Path]]]:
+    """Return the key of each image on the sheet, with its pictures by name: image, prediction, truth, errors.
+
+    There are none in evaluations of earlier versions.
+    """
+    folder, samples = evaluation.path / SAMPLES, []
+    for number, record in enumerate(_read_lines(folder / _KEYS)):
+        paths = {path.stem.partition("-")[2]: path for path in sorted(folder.glob(f"{number:03d}-*"))}
+        samples.append((str(record["key"]), paths))
+    return samples
+
+
+def read_legend(evaluation: Artifact) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return name and colour of each class in the samples' pictures; nothing where there are none."""
+    records = _read_lines(evaluation.path / SAMPLES / _CLASSES)
+    colors = [tuple(map(int, record["color"][:3])) for record in records]
+    return [(str(record["name"]), (r, g, b)) for record, (r, g, b) in zip(records, colors, strict=True)]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return []
 
 
 def write_naming(folder: Path, names: Sequence[str | None]) -> None:

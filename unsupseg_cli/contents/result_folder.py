@@ -19,9 +19,9 @@ from unsupseg_cli.core.names import file_path
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.report.sheet import Sample, sheet
 
-CLASS_SHEET, IMAGE_SHEET = "classes.png", "sheet.png"
+CLASS_SHEET, IMAGE_SHEET, REPORT = "classes.png", "sheet.png", "report.html"
 _PICTURES = ("ids", "color", "overlay", RASTERS)
-_OWN = {*_PICTURES, "legend.png", CLASSES, CLASS_SHEET, IMAGE_SHEET}
+_OWN = {*_PICTURES, "legend.png", CLASSES, CLASS_SHEET, IMAGE_SHEET, REPORT}
 _SAMPLES = 8  # images on the sheet
 _CELL = 320  # width of a picture on the sheet in pixels
 

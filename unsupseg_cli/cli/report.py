@@ -1,0 +1,47 @@
+"""report: One HTML page of artifacts: scores, pictures, classes, lineage, resources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unsupseg_cli.cli.command import run_guarded
+from unsupseg_cli.cli.console import TerminalReporter, result
+from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
+
+app = typer.Typer()
+
+
+@app.command("report")
+def report(
+    references: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="Ids or paths; default: the last evaluation, else predictions, else model.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="The file.")] = Path("report.html"),
+    workspace: WorkspaceOption = None,
+) -> None:
+    """One HTML page of artifacts, without network and scripts: scores, pictures, classes, lineage, resources.
+
+    Several evaluations stand side by side. What is missing, such as images that are gone, is said on the page.
+    """
+
+    def action() -> None:
+        from unsupseg_cli.artifacts.context import Context
+        from unsupseg_cli.pipeline.report import last_artifact, write_report
+
+        space = open_workspace(workspace)
+        artifacts = [space.get(reference) for reference in references or ()] or [last_artifact(space)]
+        reporter = TerminalReporter()
+        page = write_report(artifacts, out, Context(space, reporter))
+        reporter.info(f"report of {page.title}, {out.stat().st_size / 1e6:.1f} MB")
+        if page.notes:
+            reporter.info(f"{len(page.notes)} things are missing on it; its end says which and why")
+        result(str(out))
+
+    run_guarded(action, verbose=False)
