@@ -1,10 +1,14 @@
-"""What the documents name is there: files, commands, options of commands and of benchmarks."""
+"""What the documents name is there: files, commands, options; the blocks of the first pages run."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from unsupseg_cli.cli.main import app
 
@@ -54,3 +58,70 @@ def test_benchmarks_and_their_options_exist(page):
         source = (ROOT / name).read_text()
         for option in re.findall(r"--[\w-]+", call):
             assert f'"{option}"' in source, f"{name}{call}: {option}"
+
+
+SHORT = """
+backbone = "untrained"
+workers = 0
+[extract]
+size = 208
+[pseudolabel.kmeans]
+restarts = 1
+[train.kmeans]
+steps = 20
+restarts = 2
+"""
+
+
+@pytest.fixture
+def photos():
+    """Fill the working folder with what the first pages speak of: pictures of three grounds, their labels."""
+    Path("unsupseg.toml").write_text(SHORT)
+    classes = [{"name": "near", "id": 0}, {"name": "far", "id": 1}]
+    Path("classes.json").write_text(json.dumps({"classes": classes}))
+    grounds = np.repeat([(70, 110, 200), (60, 140, 50), (120, 120, 120)], 16, axis=0)[:, None]
+    labels = np.repeat(np.array([1, 0], np.uint8), 24)[:, None].repeat(64, 1)
+    for folder, count in (("photos", 4), ("more-photos", 1), ("masks", 4)):
+        Path(folder).mkdir()
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(-40, 40, (48, 64, 1))
+            picture = labels if folder == "masks" else (grounds + noise).astype(np.uint8)
+            Image.fromarray(picture).save(f"{folder}/{number}.png")
+
+
+@pytest.mark.parametrize("page", ["docs/getting-started.md", "docs/your-images.md"])
+def test_the_blocks_of_the_first_pages_run(page, call, photos):
+    lines = [
+        shlex.split(re.sub(r"(^|\s)#.*", "", line))
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert {words[0] for words in lines} <= {"unsupseg", "docker"}
+    ours = [words[1:] for words in lines if words[0] == "unsupseg"]
+    assert len(ours) > 8
+    for words in ours:
+        call(*words)
+
+
+@pytest.mark.parametrize("widths", [(64, 64, 64), (64, 96, 64)], ids=["one size", "several sizes"])
+def test_the_files_are_read_as_the_page_of_artifacts_says(widths, call, capsys):
+    Path("unsupseg.toml").write_text(SHORT)
+    Path("photos").mkdir()
+    for number, width in enumerate(widths):
+        noise = np.random.default_rng(number).integers(0, 255, (48, width, 3), np.uint8)
+        Image.fromarray(noise).save(f"photos/{number}.png")
+    for words in (
+        ("extract", "photos/", "--size", 64),
+        ("pseudolabel", "--classes", 2),
+        ("train",),
+        ("predict", "photos/"),
+    ):
+        call(*words)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/artifacts.md").read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out.startswith("0.png (4, 5, 192) {'class ")
+    assert names["labels"].shape == (48, 64)
+    assert names["layers"].shape == (1, 4, 5)
+    assert set(np.unique(names["layers"])) <= {-1, 0, 1}
