@@ -35,6 +35,19 @@ def test_links_lead_to_files(page):
         assert link.startswith("http") or (ROOT / page).parent.joinpath(link).exists(), link
 
 
+def slug(heading):
+    """Return the anchor that a heading has."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings_lead_to_headings(page):
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (ROOT / page).read_text()):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+        assert anchor in map(slug, headings), f"{link}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_their_options_exist(page):
     whole = typer.main.get_command(app)
@@ -58,6 +71,17 @@ def test_benchmarks_and_their_options_exist(page):
         source = (ROOT / name).read_text()
         for option in re.findall(r"--[\w-]+", call):
             assert f'"{option}"' in source, f"{name}{call}: {option}"
+
+
+def test_the_messages_of_the_troubleshooting_page_are_ours():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \|", page.split("## Messages")[1].split("##")[0], re.MULTILINE)
+    source = "".join(path.read_text() for path in [*ROOT.glob("unsupseg_cli/**/*.py"), ROOT / "Makefile"])
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    assert len(rows) > 10
+    for message in (message for row in rows for message in re.findall(r"`([^`]+)`", row)):
+        for part in message.split("..."):
+            assert part.strip("' ") in source, message
 
 
 SHORT = """
