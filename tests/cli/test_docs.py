@@ -1,10 +1,14 @@
-"""What the documents name is there: files, commands, options of commands and of benchmarks."""
+"""What the documents name is there: files, commands, options; the blocks of the first pages run."""
 
+import json
 import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from unsupseg_cli.cli.main import app
 
@@ -31,13 +35,26 @@ def test_links_lead_to_files(page):
         assert link.startswith("http") or (ROOT / page).parent.joinpath(link).exists(), link
 
 
+def slug(heading):
+    """Return the anchor that a heading has."""
+    return re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_headings_lead_to_headings(page):
+    for link, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", (ROOT / page).read_text()):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+        assert anchor in map(slug, headings), f"{link}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_their_options_exist(page):
     whole = typer.main.get_command(app)
     context = whole.make_context("unsupseg", [], resilient_parsing=True)
     for call in calls((ROOT / page).read_text(), r"(?<![\w/.-])unsupseg"):
         words, command = call.split(), whole
-        while words and hasattr(command, "get_command") and words[0] not in ("COMMAND", "--help"):
+        while words and hasattr(command, "get_command") and not words[0].startswith(("COMMAND", "--")):
             command = command.get_command(context, words.pop(0))
             assert command is not None, f"unsupseg{call}"
         known = {"--help"}.union(*(option.opts + option.secondary_opts for option in command.params))
@@ -54,3 +71,82 @@ def test_benchmarks_and_their_options_exist(page):
         source = (ROOT / name).read_text()
         for option in re.findall(r"--[\w-]+", call):
             assert f'"{option}"' in source, f"{name}{call}: {option}"
+
+
+def test_the_messages_of_the_troubleshooting_page_are_ours():
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \|", page.split("## Messages")[1].split("##")[0], re.MULTILINE)
+    source = "".join(path.read_text() for path in [*ROOT.glob("unsupseg_cli/**/*.py"), ROOT / "Makefile"])
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    assert len(rows) > 10
+    for message in (message for row in rows for message in re.findall(r"`([^`]+)`", row)):
+        for part in message.split("..."):
+            assert part.strip("' ") in source, message
+
+
+SHORT = """
+backbone = "untrained"
+workers = 0
+[extract]
+size = 208
+[pseudolabel.kmeans]
+restarts = 1
+[train.kmeans]
+steps = 20
+restarts = 2
+"""
+
+
+@pytest.fixture
+def photos():
+    """Fill the working folder with what the first pages speak of: pictures of three grounds, their labels."""
+    Path("unsupseg.toml").write_text(SHORT)
+    classes = [{"name": "near", "id": 0}, {"name": "far", "id": 1}]
+    Path("classes.json").write_text(json.dumps({"classes": classes}))
+    grounds = np.repeat([(70, 110, 200), (60, 140, 50), (120, 120, 120)], 16, axis=0)[:, None]
+    labels = np.repeat(np.array([1, 0], np.uint8), 24)[:, None].repeat(64, 1)
+    for folder, count in (("photos", 4), ("more-photos", 1), ("masks", 4)):
+        Path(folder).mkdir()
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(-40, 40, (48, 64, 1))
+            picture = labels if folder == "masks" else (grounds + noise).astype(np.uint8)
+            Image.fromarray(picture).save(f"{folder}/{number}.png")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/your-images.md"])
+def test_the_blocks_of_the_first_pages_run(page, call, photos):
+    lines = [
+        shlex.split(re.sub(r"(^|\s)#.*", "", line))
+        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if not line.startswith("#")
+    ]
+    ours = [words[1:] for words in lines if words[0] == "unsupseg"]
+    assert {words[0] for words in lines} <= {"unsupseg", "docker", "make", "pip"}
+    assert len(ours) > 5
+    for words in ours:
+        call(*words)
+
+
+@pytest.mark.parametrize("widths", [(64, 64, 64), (64, 96, 64)], ids=["one size", "several sizes"])
+def test_the_files_are_read_as_the_page_of_artifacts_says(widths, call, capsys):
+    Path("unsupseg.toml").write_text(SHORT)
+    Path("photos").mkdir()
+    for number, width in enumerate(widths):
+        noise = np.random.default_rng(number).integers(0, 255, (48, width, 3), np.uint8)
+        Image.fromarray(noise).save(f"photos/{number}.png")
+    for words in (
+        ("extract", "photos/", "--size", 64),
+        ("pseudolabel", "--classes", 2),
+        ("train",),
+        ("predict", "photos/"),
+    ):
+        call(*words)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/artifacts.md").read_text(), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out.startswith("0.png (4, 5, 192) {'class ")
+    assert names["labels"].shape == (48, 64)
+    assert names["layers"].shape == (1, 4, 5)
+    assert set(np.unique(names["layers"])) <= {-1, 0, 1}

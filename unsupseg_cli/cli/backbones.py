@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.models.backbones import ALIASES
@@ -25,7 +26,9 @@ def list_backbones() -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A backbone's name.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A backbone's name.", autocompletion=completion.backbones)],
+) -> None:
     """Show one backbone: architecture, weights, licence."""
 
     def action() -> None:

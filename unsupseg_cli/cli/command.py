@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperCommand
 
+from unsupseg_cli.cli.completion import completer
 from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.core.config import Config
@@ -290,7 +291,10 @@ def _argument(config: type[Config], name: str, key: str) -> inspect.Parameter:
     info, several = config.model_fields[name], config.model_fields[name].annotation == tuple[Path, ...]
     metavar = "images" if name == "dataset" else name
     help_ = info.description if key == name else f"The same as --{name}."
-    argument = typer.Argument(help=help_, metavar=metavar.upper(), show_default=False)
+    complete = completer(name, info.annotation)
+    argument = typer.Argument(
+        help=help_, metavar=metavar.upper(), show_default=False, autocompletion=complete
+    )
     kind: Any = list[str] if several or key != name else str
     return _parameter(key, Annotated[kind | None, argument], None)
 
@@ -309,6 +313,7 @@ def _option(config: type[Config], name: str, key: str, flag: str) -> inspect.Par
         help=f"{info.description} {_default_text(info.default)}".strip(),
         metavar=None if is_flag else _metavar(info.annotation),
         show_default=False,
+        autocompletion=completer(name, info.annotation),
     )
     return _parameter(key, Annotated[kind | None, option], None)
 

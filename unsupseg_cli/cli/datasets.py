@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
@@ -29,7 +30,9 @@ def list_datasets() -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A data set's name.", autocompletion=completion.datasets)],
+) -> None:
     """Show layout, licence and classes of a data set."""
 
     def action() -> None:
@@ -54,7 +57,9 @@ def show(name: Annotated[str, typer.Argument(help="A data set's name.")]) -> Non
 
 @app.command("check")
 def check(
-    name: Annotated[str, typer.Argument(help="A data set's name, or a folder.")],
+    name: Annotated[
+        str, typer.Argument(help="A data set's name, or a folder.", autocompletion=completion.datasets)
+    ],
     root: Annotated[Path | None, typer.Option("--root", help="Where it lies.", show_default=False)] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part; default: the first.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label images.")] = None,

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, print_table
 from unsupseg_cli.cli.tables import method_tables
@@ -30,7 +31,9 @@ def list_methods() -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="A method's name.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="A method's name.", autocompletion=completion.methods)],
+) -> None:
     """Show the options of a method with default, bounds and source, and where it leaves what was published."""
 
     def action() -> None:

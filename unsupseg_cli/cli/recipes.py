@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.run import percent
@@ -51,7 +52,12 @@ def _row(recipe: RecipeFile) -> dict[str, Any]:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A recipe's name, FILE.toml, or FILE.toml:VARIANT.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's name, FILE.toml, or FILE.toml:VARIANT.", autocompletion=completion.recipes
+        ),
+    ],
 ) -> None:
     """Print a recipe, complete by itself: copy it, change it, and give its path to `unsupseg run`."""
 

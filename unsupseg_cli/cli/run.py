@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from unsupseg_cli.cli.command import Invocation, print_origins, stage_command
+from unsupseg_cli.cli.completion import recipes
 from unsupseg_cli.cli.console import print_table, result
 from unsupseg_cli.cli.settings import parse_assignments
 from unsupseg_cli.core.errors import UsageError
@@ -23,7 +24,8 @@ app = typer.Typer()
 _RECIPE = Annotated[
     str,
     typer.Argument(
-        help="Name of a bundled recipe (`unsupseg recipes list`), or FILE.toml, or FILE.toml:VARIANT."
+        help="Name of a bundled recipe (`unsupseg recipes list`), or FILE.toml, or FILE.toml:VARIANT.",
+        autocompletion=recipes,
     ),
 ]
 _SET = Annotated[

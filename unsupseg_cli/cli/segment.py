@@ -85,7 +85,7 @@ def _tell_backbone(steps: list[Step], reporter: Reporter) -> None:
 
 def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     """Say which picture to look at, and how to go on."""
-    from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET
+    from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET, REPORT
 
     reporter.info(
         f"{classes} classes; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'; "
