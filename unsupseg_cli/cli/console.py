@@ -68,7 +68,8 @@ class _Log:
         with plain.capture() as captured:
             plain.print(*objects, markup=markup, soft_wrap=True)
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        self.file.writelines(f"{now} {line.rstrip()}\n" for line in captured.get().splitlines())
+        lines = filter(str.strip, captured.get().splitlines())  # bars leave empty ones
+        self.file.writelines(f"{now} {line.rstrip()}\n" for line in lines)
         self.file.flush()
 
 

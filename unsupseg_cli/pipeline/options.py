@@ -44,7 +44,9 @@ class DemoConfig(Config):
 class SegmentConfig(DemoConfig):
     """Find classes in images and segment them, in one call."""
 
-    images: tuple[Path, ...] = execution((), "Photos, or folders of them (nested is fine).", argument=True)
+    images: tuple[Path, ...] = execution(
+        (), "Photos, folders of them (nested is fine), patterns, lists (@FILE), videos.", argument=True
+    )
     out: Path | None = execution(
         None, "Folder for label maps, overlays and sheets. Default: NAME-segmented.", short="-o"
     )

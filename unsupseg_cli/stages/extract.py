@@ -65,9 +65,6 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
     that of the arrays before they are packed, equal for both.
     """
 
-    images: tuple[Path, ...] = execution(
-        (), "Images or folders; or name a data set with --dataset.", argument=True
-    )
     model: str | None = execution(
         None, "Store the codes of this model, or file of `export`, not a backbone's tokens."
     )
