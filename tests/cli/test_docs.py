@@ -105,7 +105,7 @@ def photos():
     Path("classes.json").write_text(json.dumps({"classes": classes}))
     grounds = np.repeat([(70, 110, 200), (60, 140, 50), (120, 120, 120)], 16, axis=0)[:, None]
     labels = np.repeat(np.array([1, 0], np.uint8), 24)[:, None].repeat(64, 1)
-    for folder, count in (("photos", 4), ("more-photos", 1), ("masks", 4)):
+    for folder, count in (("photos", 3), ("more-photos", 1), ("masks", 3)):
         Path(folder).mkdir()
         for number in range(count):
             noise = np.random.default_rng(number).integers(-40, 40, (48, 64, 1))
