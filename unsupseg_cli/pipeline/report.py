@@ -98,9 +98,10 @@ def gather(
     page = Page(title=", ".join(distinct_ids(subjects)), about=_about(subjects))
     evaluations = [subject for subject in subjects if subject.artifact.manifest.kind == "evaluation"]
     page.used_labels = [s.artifact.id for s in subjects if s.artifact.manifest.used_labels]
-    add_scores(page, evaluations)
-    add_mask_scores(page, [s for s in subjects if s.artifact.manifest.kind == "mask-evaluation"])
-    _add_slides(page, subjects, evaluations, album)
+    _try(page, partial(add_scores, page, evaluations))
+    of_masks = [subject for subject in subjects if subject.artifact.manifest.kind == "mask-evaluation"]
+    _try(page, partial(add_mask_scores, page, of_masks))
+    _try(page, partial(_add_slides, page, subjects, evaluations, album))
     _add_classes(page, subjects, album, sheets)
     page.steps = steps(subjects, album)
     page.resources = resources(subjects)
@@ -141,8 +142,10 @@ def _add_slides(
     for subject in subjects:
         if subject.artifact.manifest.kind == "predictions":
             _add_predicted(page, subject, album)
-        elif subject.artifact.manifest.kind in ("pseudolabels", "masks"):
-            _add_proposals(page, subject, subject.artifact, album)
+        elif subject.artifact.manifest.kind in ("pseudolabels", "masks", "mask-evaluation"):
+            masks = subject.last("pseudolabels", "masks")
+            if masks is not None:
+                _add_proposals(page, subject, masks, album)
 
 
 def _add_evaluated(page: Page, members: Sequence[Subject], album: Album) -> None:
@@ -235,7 +238,9 @@ def _try(page: Page, action: Callable[[], object]) -> None:
     """Do something that adds to a page; what is missing for it becomes a note."""
     try:
         action()
-    except (UnsupsegError, OSError, KeyError) as error:
+    except UnsupsegError as error:
+        page.notes.append(str(error))
+    except (OSError, LookupError, ValueError, TypeError, RecursionError) as error:
         page.notes.append(
-            str(error) if isinstance(error, UnsupsegError) else f"A file is gone or damaged: {error}"
+            f"A file is gone or damaged ({type(error).__name__}: {error}); see `unsupseg verify`."
         )

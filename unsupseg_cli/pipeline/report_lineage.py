@@ -56,11 +56,13 @@ def subject_of(artifact: Artifact, context: Context) -> Subject:
     home = replace(context, workspace=workspace)
     chain: dict[str, Artifact] = {}
     gone: dict[str, tuple[Input, str]] = {}
+    seen = {artifact.manifest.key}
 
     def visit(one: Artifact) -> None:
         for item in one.manifest.inputs:
-            if item.key in chain or item.key in gone:
+            if item.key in seen:
                 continue
+            seen.add(item.key)
             try:
                 source, why = workspace.find_key(item.kind, item.key), "is gone"
             except UnsupsegError as error:
@@ -111,7 +113,7 @@ def _step(artifact: Artifact, album: Album) -> Step:
         inputs=[(f"from {item.role}", item.id) for item in manifest.inputs],
         changed=changed,
         others=others,
-        found=plain(manifest.summary),
+        found=_plain(manifest.summary),
         warnings=manifest.warnings,
         used_labels=manifest.used_labels,
         curves=drawn,
@@ -164,7 +166,7 @@ def text(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} … ({len(text):,} characters)"
 
 
-def plain(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _plain(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what a summary holds beside tables and lists of images."""
     return [(name, text(value)) for name, value in summary.items() if not isinstance(value, list | dict)]
 

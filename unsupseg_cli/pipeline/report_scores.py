@@ -9,7 +9,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import read_legend
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.compare import SCORES, compare
-from unsupseg_cli.pipeline.report_lineage import Subject, plain, text
+from unsupseg_cli.pipeline.report_lineage import Subject, text
 from unsupseg_cli.report.page import (
     Confusion,
     Page,
@@ -25,7 +25,8 @@ def add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
         return
     artifacts = [subject.artifact for subject in evaluations]
     try:
-        compare(artifacts)
+        if len(artifacts) > 1:
+            compare(artifacts)
     except UsageError as error:
         page.notes.append(f"These scores are not to be compared: {error}")
     columns = [_score_column(one) for one in evaluations]
@@ -109,16 +110,24 @@ def _confusion(artifact: Artifact) -> Confusion:
 
 
 def add_mask_scores(page: Page, subjects: Sequence[Subject]) -> None:
-    """Add the figures of evaluations of masks, a table each."""
+    """Add the average precision of evaluations of masks, without classes and by class."""
     for subject in subjects:
-        manifest = subject.artifact.manifest
-        rows = plain(manifest.summary) + [
-            (f"{name}: {key}", text(value))
-            for name, table in manifest.summary.items()
-            if isinstance(table, dict) and name != "skipped"
-            for key, value in table.items()
+        manifest, summary = subject.artifact.manifest, subject.artifact.manifest.summary
+        counted = [
+            (name, text(summary[name]))
+            for name in ("images", "objects", "masks", "clusters")
+            if name in summary
         ]
-        page.scores.append(Table(f"Objects of {manifest.id}", ("figure", "value"), rows))
+        rows = [*counted, ("AP50 %", _percent(summary.get("ap50"))), ("AP %", _percent(summary.get("ap")))]
+        note = "Masks against true objects, by COCO's average precision, whatever their class."
+        page.scores.append(Table(f"Objects of {manifest.id}", ("figure", "value"), rows, note))
+        by_class = summary.get("by_class")
+        if not isinstance(by_class, dict):
+            continue
+        precision = zip(summary["class_names"], by_class["ap50_of_class"], strict=False)
+        rows = [(name, _percent(value, "absent")) for name, value in precision]
+        rows.append(("mean", _percent(by_class["ap50"])))
+        page.per_class.append(Table(f"Objects by class of {manifest.id}", ("class", "AP50 %"), rows))
 
 
 def _percent(value: Any, absent: str = "-") -> str:
