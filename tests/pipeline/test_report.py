@@ -148,6 +148,41 @@ def test_what_is_gone_is_said_and_the_rest_is_shown(place, made):
     assert "does not exist" in text
 
 
+def test_a_damaged_evaluation_is_no_error(place):
+    path = Workspace(place / "w").current("evaluation").path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["summary"] = {"class_names": [CLASS], "images": None}
+    manifest["inputs"].append(
+        manifest["inputs"][0] | {"kind": "evaluation", "key": manifest["key"]}
+    )  # itself
+    path.write_text(json.dumps(manifest))
+    page, said = page_of(place)
+    assert "missing" in said
+    assert "gone or damaged (KeyError" in shown(page)
+    assert f'id="{manifest["id"]}"' in page
+
+
+def test_scores_of_masks_are_average_precisions_by_class(place):
+    evaluation = Workspace(place / "w").current("evaluation")
+    summary = {
+        "images": 3,
+        "objects": 7,
+        "ap50": 0.25,
+        "ap": 0.125,
+        "class_names": [CLASS, "ground"],
+        "by_class": {"ap50": 0.5, "ap50_of_class": [0.5, None]},
+    }
+    changed = json.loads((evaluation.path / "manifest.json").read_text())
+    changed |= {"kind": "mask-evaluation", "summary": summary}
+    folder = place / "w" / "mask-evaluation" / evaluation.id
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(changed))
+    text = shown(page_of(place, folder)[0])
+    assert "objects 7 AP50 % 25.00 AP % 12.50" in text
+    assert f"{CLASS} 50.00 ground absent mean 50.00" in text
+    assert "Proposals" in text
+
+
 def test_used_labels_are_marked(place):
     path = Workspace(place / "w").current("evaluation").path / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"used_labels": True}))

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
 from unsupseg_cli.artifacts.canonical import digest_file
@@ -34,7 +32,6 @@ from unsupseg_cli.artifacts.files import (
 )
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.index import Entry, Index
-from unsupseg_cli.artifacts.look import as_png, draw
 from unsupseg_cli.artifacts.manifest import (
     MANIFEST,
     Input,
@@ -45,6 +42,9 @@ from unsupseg_cli.artifacts.manifest import (
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.core.threads import usable_cores
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 CURRENT = "current.json"
 _PARTIAL = ".partial"
@@ -100,6 +100,8 @@ class Artifact:
         Raises:
             UsageError: it has none.
         """
+        from unsupseg_cli.artifacts.look import draw
+
         picture = self.picture
         if picture is None:
             raise UsageError(
@@ -118,6 +120,8 @@ class Artifact:
 
     def _repr_png_(self) -> bytes | None:
         """Return its picture for a notebook, as wide as a screen at most."""
+        from unsupseg_cli.artifacts.look import as_png, draw
+
         return None if self.picture is None else as_png(draw(self.picture))
 
     def _repr_html_(self) -> str:
