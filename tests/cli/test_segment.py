@@ -163,3 +163,21 @@ def test_nothing_to_segment_is_told_in_a_sentence(tmp_path):
     _, said = call("segment", code=2)
     assert "give photos" in said
     assert not (tmp_path / "o").exists()
+
+
+def test_the_maps_are_scored_by_labels_of_the_same_names(segmented, tmp_path):
+    place, _, printed, _ = segmented
+    for photo_path in (place / "photos").rglob("*.png"):
+        if "out" in photo_path.parts:
+            continue
+        label = tmp_path / "labels" / photo_path.relative_to(place / "photos")
+        label.parent.mkdir(parents=True, exist_ok=True)
+        halves = np.zeros((48, 64), np.uint8)
+        halves[24:] = 1
+        Image.fromarray(halves).save(label)
+    (tmp_path / "classes.txt").write_text("smooth\nrough\n")
+    labels = ("--labels", tmp_path / "labels", "--class-file", tmp_path / "classes.txt")
+    predictions = Path(printed.strip()).name
+    path, said = call("eval", "--predictions", predictions, *labels, "-w", place / "w")
+    assert json.loads((Path(path.strip()) / "manifest.json").read_text())["summary"]["images"] == 3
+    assert "rough" in said

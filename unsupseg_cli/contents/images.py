@@ -53,8 +53,10 @@ def open_data(
     """
     given = config.dataset is not None
     if not given and source is not None and source.named:
-        dataset = _named_again(source, context, left_out, config.strict, windows)
-        return read_as(dataset, Reading.from_json(source.reading))
+        if config.labels is None and config.class_file is None:
+            dataset = _named_again(source, context, left_out, config.strict, windows)
+            return read_as(dataset, Reading.from_json(source.reading))
+        config = config.model_copy(update={"dataset": f"{_only_folder(source)}/"})
     if config.dataset is None and source is not None:
         images = same_images(source)
         left_out = (*left_out, *images.pop("left_out"))
@@ -167,6 +169,16 @@ def reopen(data: DataSource, **files: Any) -> Dataset:
     location = same_images(data)
     dataset = open_dataset(location.pop("dataset"), split=data.split, **files, **location)
     return read_as(dataset, Reading.from_json(data.reading))
+
+
+def _only_folder(source: DataSource) -> str:
+    """Return the folder that images were named by, which labels can be matched with; raises UsageError for others."""
+    if len(source.named) == 1 and Path(source.named[0]).is_dir():
+        return source.named[0]
+    raise UsageError(
+        "The images were named one by one, and labels are matched by names in one folder: name that folder with "
+        "--dataset, beside --labels and --class-file."
+    )
 
 
 def _named_again(
