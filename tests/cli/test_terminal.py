@@ -123,9 +123,9 @@ def test_one_thing_has_one_name_in_every_command(call, blocks, trained):
     for arguments in ((f"{blocks}/", *SMALL, "--batch", 1), (f"{blocks}/", *SMALL, "--batch-size", 1)):
         assert call("extract", *arguments)[0] == named
     _, said = call("extract", f"{blocks}/", "--dataset", f"{blocks}/", code=2)
-    assert "both name images; give one of them" in said
+    assert "--dataset (command line) has no effect: images or folders are named" in said
     _, said = call("extract", f"{blocks}/", "more/", code=2)
-    assert "takes one folder of images, or the name of a data set; 2 were given" in said
+    assert "'more' does not exist; give images or folders of images" in said
     for number, name in enumerate(((trained,), ("--model", trained))):
         call("export", *name, "--out", f"m{number}.safetensors")
         call("classes", "show", *name)

@@ -183,10 +183,11 @@ def published_protocol(name):
 
 def test_an_input_is_the_last_of_its_kind_or_the_one_named():
     steps = {step.id: step for step in resolve(load_recipe("stego-primaps-cityscapes-dino_vitb8"))}
-    assert list(steps) == ["extract", "graph", "stego", "codes", "pseudolabel", "train-2", "eval", "eval-crf"]
+    names = ["extract", "graph", "stego", "codes", "tokens", "pseudolabel", "train-2", "eval", "eval-crf"]
+    assert list(steps) == names
     assert steps["stego"].inputs == {"features": "extract", "graph": "graph"}
     assert steps["codes"].inputs == {"model": "stego"}
-    assert steps["pseudolabel"].inputs == {"features": "codes"}
+    assert steps["pseudolabel"].inputs == {"features": "tokens"}  # masks from the backbone, as published
     assert steps["train-2"].inputs == {"pseudolabels": "pseudolabel", "features": "codes"}
     assert steps["train-2"].config.method == "primaps"
     assert steps["eval"].inputs == {"model": "train-2"}

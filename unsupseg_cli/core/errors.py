@@ -30,7 +30,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    if len(names) > _MANY and (near := difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.4)):
+    holding = [one for one in names if name and name in one]
+    alike = difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.4)
+    if len(names) > _MANY and (near := list(dict.fromkeys([*holding, *alike]))[: _MANY // 2]):
         return f"{hint} Close to it: {', '.join(near)} (of {len(names)})."
     if len(names) > 2 * _MANY:
         return f"{hint} Known: {', '.join(names[:_MANY])} and {len(names) - _MANY} more."

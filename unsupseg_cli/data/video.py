@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,17 +55,18 @@ def frame_numbers(path: Path, step: int | None) -> range:
 
 def read_frame(path: Path, number: int) -> NDArray[np.uint8]:
     """Return a frame (H, W, 3) upright, counted from 1; raises whatever PyAV does, IndexError where there is none."""
-    wanted = video_header(path).times[number - 1]
-    status, process = path.stat(), os.getpid()
+    wanted, status = video_header(path).times[number - 1], path.stat()
     video = (str(path), status.st_size, status.st_mtime_ns)
-    opened = _open.get(process)
-    if opened is None or opened.video != video or not 0 < number - opened.number <= _AHEAD:
-        opened = _open[process] = _Frames(video, _decoded(path, wanted))
-    opened.number = number
-    for frame in opened.frames:
-        if frame.pts is not None and frame.pts >= wanted:
-            return _upright(frame)
-    del _open[process]
+    decoder = _decoders.setdefault(os.getpid(), _Decoder())
+    with decoder.lock:
+        opened = decoder.frames
+        if opened is None or opened.video != video or not 0 < number - opened.number <= _AHEAD:
+            opened = decoder.frames = _Frames(video, _decoded(path, wanted))
+        opened.number = number
+        for frame in opened.frames:
+            if frame.pts is not None and frame.pts >= wanted:
+                return _upright(frame)
+        decoder.frames = None
     raise IndexError(f"frame {number} cannot be decoded")
 
 
@@ -77,8 +79,16 @@ class _Frames:
     number: int = 0
 
 
-_open: dict[int, _Frames] = {}
-"""The last video of each process: one that was forked must not close its parent's, whose threads it does not have."""
+@dataclass
+class _Decoder:
+    """The last video that a process read, for one of its threads at a time."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    frames: _Frames | None = None
+
+
+_decoders: dict[int, _Decoder] = {}
+"""Of each process: one that was forked must not close its parent's, whose threads it does not have."""
 
 
 @lru_cache(maxsize=64)

@@ -208,10 +208,11 @@ def identify(call: Call) -> Identity:
     from unsupseg_cli.models.backbone import resolve_precision
 
     config, device, model = call.config, device_of(call), call.inputs.get("model")
+    dataset = images_of(call)  # before the weights: that there are no images is found in no time
     info, tokens, weights = backbone_of(call), token_fields(call), weights_of(call)
     if weights is not None and info.digest != UNKNOWN:
         remember_weights(info.name, weights, info.digest, call.context)
-    data = identify_images(images_of(call), call.context)
+    data = identify_images(dataset, call.context)
     _require_same_images(call, data)
     slug = f"{data.dataset}-{data.split}-{model.manifest.config['method'] if model else info.name}"
     return Identity(
