@@ -11,7 +11,7 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.metrics.protocols import get_protocol
 from unsupseg_cli.pipeline.compare import compare
 
@@ -92,6 +92,16 @@ def test_an_input_that_is_gone_keeps_settings_apart(lab):
         model.path.rename(model.path.with_name(f".gone-{model.id}"))
     rows = compare(found).rows
     assert [row.method for row in rows] == ["?", "?"]
+
+
+def test_a_manifest_that_names_itself_is_told(lab):
+    model = lab.model()
+    path = model.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    itself = {"role": "model", "kind": "model", "id": model.id, "key": model.manifest.key, "digest": ""}
+    path.write_text(json.dumps({**manifest, "inputs": [itself]}))
+    with pytest.raises(UnsupsegError, match="names itself among what it was made from"):
+        compare([lab.evaluation(model, 0.2)])
 
 
 def test_the_crf_is_a_row_of_its_own_and_labels_are_marked(lab):

@@ -147,11 +147,15 @@ def _require_own_names(keys: Sequence[str]) -> None:
 
 def model_key(predictions: Artifact, context: Context) -> str | None:
     """Return the key of the model whose classes predictions have, before they were refined; None where it is gone."""
-    if (used := predictions.input("model")) is not None:
-        return used.key
-    before = predictions.input("predictions")
-    earlier = context.workspace.find_key("predictions", before.key) if before else None
-    return model_key(earlier, context) if earlier else None
+    seen: set[str] = set()  # a manifest that was changed by hand may name itself
+    one: Artifact | None = predictions
+    while one is not None and one.manifest.key not in seen:
+        if (used := one.input("model")) is not None:
+            return used.key
+        seen.add(one.manifest.key)
+        before = one.input("predictions")
+        one = context.workspace.find_key("predictions", before.key) if before else None
+    return None
 
 
 def image_part(key: str) -> str:

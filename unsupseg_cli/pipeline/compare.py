@@ -10,7 +10,7 @@ from typing import Any
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.pipeline.lineage import flat, lineage, settings_of, without
+from unsupseg_cli.pipeline.lineage import ancestors, flat, lineage, settings_of, without
 
 SCORES = ("accuracy", "miou", "miou_gt", "miou_all")
 
@@ -159,18 +159,12 @@ def _finder(evaluation: Artifact) -> Callable[[str, str], Manifest | None]:
     return find
 
 
-def _ancestors(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> list[Manifest]:
-    """Return an artifact and what it came from, nearest first."""
-    chain = [manifest]
-    for item in manifest.inputs:
-        source = find(item.kind, item.key) if item.role != "assignment" else None
-        chain += _ancestors(source, find) if source else []
-    return chain
+_OTHER_ROLES = ("assignment",)  # whose numbers a setting reads, but that is not what was scored
 
 
 def _row(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> Row:
     """Return the row of an evaluation, still without scores."""
-    chain = _ancestors(manifest, find)
+    chain = ancestors(manifest, find, without=_OTHER_ROLES)
     models = [ancestor for ancestor in chain if ancestor.kind == "model"]
     methods = list(dict.fromkeys(str(ancestor.config["method"]) for ancestor in reversed(models)))
     backbones = [
@@ -211,5 +205,7 @@ def _columns(row: Row) -> tuple[object, ...]:
 
 def _seed(manifest: Manifest, find: Callable[[str, str], Manifest | None]) -> int:
     """Return the seed of the model, or of the evaluation where the model is gone."""
-    models = [ancestor for ancestor in _ancestors(manifest, find) if ancestor.kind == "model"]
+    models = [
+        ancestor for ancestor in ancestors(manifest, find, without=_OTHER_ROLES) if ancestor.kind == "model"
+    ]
     return int((models[0] if models else manifest).config.get("seed", 0))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from unsupseg_cli.artifacts.manifest import Manifest
+from unsupseg_cli.core.errors import UnsupsegError
 
 Find = Callable[[str, str], Manifest | None]
 """The manifest of a kind and a full key, None where it is gone."""
@@ -35,6 +36,31 @@ def settings_of(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def ancestors(
+    manifest: Manifest, find: Find, *, without: Collection[str] = (), later: tuple[str, ...] = ()
+) -> list[Manifest]:
+    """Return an artifact and what it came from, nearest first, but for inputs of some roles.
+
+    Raises:
+        UnsupsegError: as `lineage`.
+    """
+    chain, below = [manifest], (*later, manifest.key)
+    for item in manifest.inputs:
+        source = find(item.kind, item.key) if item.role not in without else None
+        if source is not None:
+            chain += ancestors(_no_loop(source, below), find, without=without, later=below)
+    return chain
+
+
+def _no_loop(source: Manifest, later: Collection[str]) -> Manifest:
+    if source.key in later:
+        raise UnsupsegError(
+            f"The manifest of '{source.id}' names itself among what it was made from: it was changed by hand; delete "
+            "its folder and run the stage again."
+        )
+    return source
+
+
 def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: bool = True) -> str:
     """Return what decides an artifact, back to its images, as canonical JSON.
 
@@ -43,13 +69,17 @@ def lineage(manifest: Manifest, find: Find, *, ignore: Collection[str], images: 
         find: looks up an input; one that is gone counts by its key.
         ignore: names of options that do not matter.
         images: whether it matters which images there were.
+
+    Raises:
+        UnsupsegError: an artifact is among what it came from, which no stage makes.
     """
 
-    def describe(ancestor: Manifest) -> Any:
+    def describe(ancestor: Manifest, later: tuple[str, ...] = ()) -> Any:
         inputs = []
         for item in ancestor.inputs:
             source = find(item.kind, item.key)
-            inputs.append([item.role, describe(source) if source else item.key])
+            below = (*later, ancestor.key)
+            inputs.append([item.role, describe(_no_loop(source, below), below) if source else item.key])
         description: dict[str, Any] = {
             "stage": ancestor.stage,
             "config": without(settings_of(ancestor), ignore),
