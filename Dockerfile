@@ -1,15 +1,16 @@
 # unsupseg in a container; docs/getting-started.md has the calls.
 #
-#   docker build -t unsupseg:cpu .
-#   docker build -t unsupseg:cuda --build-arg TORCH= .
+#   docker build -t unsupseg:cuda .
+#   docker build -t unsupseg:cpu --build-arg TORCH=ADDRESS .
 FROM python:3.12-slim
 
-# The index that torch and torchvision come from: PyTorch's own has CPU builds; those of PyPI (empty) bring CUDA.
-ARG TORCH=https://download.pytorch.org/whl/cpu
+# Where torch and torchvision come from. PyPI's builds (the default) bring CUDA; PyTorch's page "Get started" names the
+# address of its CPU builds.
+ARG TORCH=
 
 WORKDIR /opt/unsupseg
 COPY constraints.txt ./
-RUN pip install --no-cache-dir -c constraints.txt torch torchvision ${TORCH:+--index-url ${TORCH}}
+RUN PIP_INDEX_URL="${TORCH}" pip install --no-cache-dir -c constraints.txt torch torchvision
 COPY pyproject.toml README.md LICENSE ./
 COPY samples/scenes samples/scenes
 COPY unsupseg_cli unsupseg_cli

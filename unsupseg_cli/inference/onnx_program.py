@@ -14,7 +14,7 @@ from unsupseg_cli.contents.model import OpenModel
 from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.inference.segment import whole_images
-from unsupseg_cli.models.frames import FrameSegmenter, TileSegmenter
+from unsupseg_cli.models.frames import FrameSegmenter, SizedSegmenter, TileSegmenter
 
 _ONE_FILE = 1536 * 2**20  # bytes of weights beyond which torch writes a second file
 
@@ -93,8 +93,8 @@ def _of_deepness(opened: OpenModel, frame: tuple[int, int]) -> dict[str, str]:
 
 
 def _frame_segmenter(
-    opened: OpenModel, frame: tuple[int, int], size: int | None, kind: type[FrameSegmenter]
-) -> FrameSegmenter:
+    opened: OpenModel, frame: tuple[int, int], size: int | None, kind: type[SizedSegmenter]
+) -> SizedSegmenter:
     geometry: Geometry = whole_images(opened.geometry, size)
     (view,) = geometry.views(*frame, opened.segmenter.multiple)
     if (pixels := view.height * view.width) > opened.segmenter.most_pixels:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from unsupseg_cli.models.dense import DenseModel, ScoreMap
 
 
-class FrameSegmenter(nn.Module):
-    """What `predict` does to one image that is not tiled, with every size known beforehand.
+class SizedSegmenter(nn.Module):
+    """What `predict` does to one image that is not tiled, with every size known beforehand; kinds differ in form.
 
     Args:
         segmenter: the model, on the CPU in float32.
@@ -25,6 +25,21 @@ class FrameSegmenter(nn.Module):
         self.columns: Tensor
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a frame."""
+        return self.rows.shape[1], self.columns.shape[1]
+
+    def score(self, pixels: Tensor) -> ScoreMap:
+        """Return the score map of pixels (1, 3, H, W), values 0 to 255."""
+        view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
+        (score_map,) = self.segmenter.score_pixels(view.movedim(1, -1))
+        return score_map
+
+
+class FrameSegmenter(SizedSegmenter):
+    """From a frame to its label map."""
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """Return the class of every pixel and log-probabilities of the model's cells.
@@ -41,22 +56,11 @@ class FrameSegmenter(nn.Module):
         height, width = score_map.scores.shape[-2:]
         return best.to(torch.int32), self.segmenter.log_probs(score_map, height, width)[None]
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of a frame."""
-        return self.rows.shape[1], self.columns.shape[1]
 
-    def score(self, pixels: Tensor) -> ScoreMap:
-        """Return the score map of pixels (1, 3, H, W), values 0 to 255."""
-        view = _round_to_bytes(self.rows @ _round_to_bytes(pixels @ self.columns.T))
-        (score_map,) = self.segmenter.score_pixels(view.movedim(1, -1))
-        return score_map
+class TileSegmenter(SizedSegmenter):
+    """From channels first to one map for each class, as programs for maps expect."""
 
-
-class TileSegmenter(FrameSegmenter):
-    """The same for programs that give channels first and take one map for each class, such as those for maps."""
-
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # another graph, of the same parts
+    def forward(self, image: Tensor) -> Tensor:
         """Return the probabilities (1, K, H, W) of the classes of RGB values (1, 3, H, W) in [0, 1]."""
         score_map = self.score(_round_to_bytes(image * 255))
         return self.segmenter.log_probs(score_map, *self.size)[None].exp()

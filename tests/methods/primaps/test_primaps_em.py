@@ -259,7 +259,7 @@ def augmented_by(option: str, images: torch.Tensor) -> torch.Tensor:
         return torch.zeros(len(batch), 2, 2, 4)
 
     grids = np.full((len(images), 2), 2)
-    source = LiveSource(lambda views: [], encode, grids, 4, torch.device("cpu"), backbone)  # type: ignore[arg-type]
+    source = LiveSource(lambda views: [], encode, grids, 4, torch.device("cpu"), backbone)
     trainer = PrimapsTrainer.__new__(PrimapsTrainer)
     trainer.options = TrainOptions(augment=option)
     changes = [Change(1.5, [(TF.adjust_brightness, 1.08), (TF.adjust_contrast, 0.93)]) for _ in images]
