@@ -102,7 +102,7 @@ def load_resnet(resnet: nn.Module, source: str) -> None:
         return
     ways = (
         "give --set resnet=FILE (a state_dict of torchvision's resnet50, .pth or .safetensors), or --set resnet=hub on "
-        "a machine that reaches download.pytorch.org"
+        "a machine that reaches the hub of PyTorch"
     )
     try:
         tensors = _hub() if source == "hub" else read_weights(Path(source))
