@@ -21,7 +21,8 @@ class Counting(Silent):
 
     def track(self, items, description, total=None, done=0):
         for count, item in enumerate(items, 1):
-            self.seen.append((count, self.computed[0]))
+            if description == "extract":
+                self.seen.append((count, self.computed[0]))
             yield item
 
 

@@ -182,6 +182,7 @@ BY_COLOR = {
     "table.txt": "road 255 0 0\nsky 0 255 0\n",
     "class_dict.csv": "name,r,g,b\nroad,255,0,0\nsky,0,255,0\n",
     "colors.json": json.dumps({"road": [255, 0, 0], "sky": [0, 255, 0]}),
+    "gimp.gpl": "GIMP Palette\nName: mine\nColumns: 0\n#\n255   0   0\troad\n  0 255   0\tsky\n",
 }
 
 
@@ -213,6 +214,12 @@ def test_tables_of_colours_are_read_by_colour_and_never_by_position(tmp_path, na
         ),
         ("id2label.json", {"4": "road", "2": "sky"}, {4: "road", 2: "sky"}),
         ("label2id.json", {"road": 4, "sky": 2}, {4: "road", 2: "sky"}),
+        (
+            "qgis.txt",
+            "# QGIS\nINTERPOLATION:DISCRETE\n0,9,9,9,255,sky\n1,7,7,7,255,road\n",
+            {0: "sky", 1: "road"},
+        ),
+        ("headed.txt", "name\nroad\nsky\n", {0: "road", 1: "sky"}),
         ("plain.txt", "wall, brick\nsky 2\n", {0: "wall, brick", 1: "sky 2"}),
     ],
 )
@@ -233,6 +240,10 @@ def test_numbers_of_other_class_files_are_theirs(tmp_path, name, content, ids):
         ("export.ndjson", '{"data_row": {}}\n{"data_row": {}}\n', "a record of JSON a line"),
         ("classes.txt", "sky, road, tree\n", "one line with several names"),
         ("map.pbtxt", "item {\n name: 'a'\n}", "pbtxt"),
+        ("hex.csv", "category,color\nroad,#ff0000\nsky,#00ff00\n", "columns without a known heading"),
+        ("hex.txt", "#ff0000\troad\n#00ff00\tsky\n", "columns without a known heading"),
+        ("notes.md", "| id | name |\n|---|---|\n| 0 | road |\n", "columns without a known heading"),
+        ("colors.txt", "0 255 0 0\n1 0 255 0\n", "numbers only"),
         ("info.txt", "Group\tName\tClass\n1\twall\t0.2\n", "is a table"),
         ("mine.json", '{"classes": [{"name": "a", "trainId": 3}]}', "'trainId' of a class is not known"),
         ("mine.json", '{"classes": ["a"], "ignore": 3}', "'ignore' is not known"),

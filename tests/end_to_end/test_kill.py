@@ -3,10 +3,13 @@
 import os
 import random
 import shutil
+import sys
 
 import pytest
 
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.console import TerminalReporter
+from unsupseg_cli.cli.main import main
 from unsupseg_cli.contents.features import FeatureSet
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
@@ -59,3 +62,40 @@ def _copy(source, target):
     for name in ("current.json", "digests.json"):
         (target / name).unlink(missing_ok=True)
     return target
+
+
+PHASES = {
+    "graph": ["graph"],
+    "import-masks": ["check label maps", "import-masks"],
+    "pretrain": ["decode", "pretrain"],
+    "pseudolabel-context": ["read tokens", "k-means, 3 centres", "read cls of regions", "pseudolabel"],
+    "pseudolabel-kmeans": ["read tokens", "k-means, 3 centres", "pseudolabel"],
+    "pseudolabel-maskdistill-clusters": ["tokens of masks", "k-means, 2 centres: starts", "pseudolabel"],
+    "pseudolabel-transfgu": ["read cls of regions", "k-means, 3 centres: starts", "pseudolabel"],
+    "train-kmeans": ["read tokens", "starts", "train", "judge starts"],
+    "train-primaps": ["read tokens", "k-means, 3 centres", "train", "read tokens"],
+    "train-stego": ["train", "read tokens", "clusters of codes", "judge probes"],
+    "classes": [],
+}
+
+
+def test_every_call_tells_the_phases_of_its_work(kill_matrix, matrix, every_call, monkeypatch):
+    """What grows with the collection is counted, whichever phase of a call it is in; none is silent."""
+    matrix.make(every_call)
+    phases = []
+
+    def track(self, items, description, total=None, done=0):
+        for count, item in enumerate(items, done + 1):
+            yield item
+            phases.append((description, count, total))
+
+    monkeypatch.setattr(TerminalReporter, "track", track)
+    arguments = kill_matrix.command(every_call, matrix.images, matrix.made)
+    monkeypatch.setattr(sys, "argv", ["unsupseg", *arguments, "-w", str(matrix.space), "--force"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    ends = [name for name, count, total in phases if count == total]
+    for phase in PHASES.get(every_call, [kill_matrix.stages()[every_call][0]]):
+        assert phase in ends, f"told were {ends}"
+        ends = ends[ends.index(phase) :]

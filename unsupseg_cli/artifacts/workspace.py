@@ -53,6 +53,7 @@ _LOCKS = ".locks"
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
 _HASHING = 8  # files at a time, at most
+_MUCH = 4 * 2**30  # bytes that take more than a few seconds to read once more
 _SCORED = ("evaluation", "mask-evaluation")
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 
@@ -303,7 +304,7 @@ class Workspace:
         killed the draft stays, and the next call with the same key goes on with it. With ``force`` the old
         artifact stays until the new one is complete. An artifact of which `verify` or a look at the sizes says
         that it is damaged is made again. With ``current`` it becomes what a call that names none takes. ``tell`` is
-        told when another process is waited for.
+        told when another process is waited for, and when much is left to do at the end.
 
         Raises:
             UnsupsegError: the workspace cannot be written, or another process keeps the key for ``wait``
@@ -323,7 +324,7 @@ class Workspace:
             draft = self._draft(identity)
             if not _is_complete(draft, identity):
                 clock = _Clock()
-                self._complete(identity, draft, work(draft), clock)
+                self._complete(identity, draft, work(draft), clock, tell)
             artifact = self._publish(draft, identity)
         return self._take(artifact, current), False
 
@@ -374,7 +375,7 @@ class Workspace:
             if job is not None and not _is_complete(draft, identity):
                 if job.missing():
                     return None, False
-                self._complete(identity, draft, job.close(), clock)
+                self._complete(identity, draft, job.close(), clock, tell)
             artifact = self._publish(draft, identity)
         return self._take(artifact), False
 
@@ -409,8 +410,18 @@ class Workspace:
             refuse_link(path)
         return Draft(folder)
 
-    def _complete(self, identity: Identity, draft: Draft, summary: dict[str, Any], clock: _Clock) -> None:
+    def _complete(
+        self,
+        identity: Identity,
+        draft: Draft,
+        summary: dict[str, Any],
+        clock: _Clock,
+        tell: Callable[[str], None] | None,
+    ) -> None:
         """Write the manifest: from then on only the rename is missing, whatever happens."""
+        size = sum(path.stat().st_size for path in draft.folder.rglob("*") if path.is_file())
+        if tell is not None and size > _MUCH:
+            tell(f"all is computed; {size / 2**30:.0f} GiB are read once more for their digests")
         (draft.folder / HDF5).unlink(missing_ok=True)  # of a call that was killed here
         outputs = _outputs(draft.folder)
         digest = Manifest.digest_of(outputs)
@@ -510,17 +521,23 @@ class Workspace:
     # Care ------------------------------------------------------------------------------------------------
 
     def verify(self, artifact: Artifact) -> list[str]:
-        """Return what is wrong with an artifact: files missing or changed, inputs that are other now.
+        """Return what `verifying` finds wrong with an artifact."""
+        return [problem for found in self.verifying(artifact) for problem in found]
+
+    def verifying(self, artifact: Artifact) -> Iterator[list[str]]:
+        """Yield after each file of an artifact what is wrong: it is missing or changed; at last, its inputs are other.
 
         An artifact with files missing or changed is marked, so that the call that made it makes it again.
         """
-        problems = []
+        problems: list[str] = []
         for name, output in artifact.manifest.outputs.items():
-            path = artifact.path / name
+            path, found = artifact.path / name, list[str]()
             if not path.exists():
-                problems.append(f"{artifact.id}: the file '{name}' is missing")
+                found = [f"{artifact.id}: the file '{name}' is missing"]
             elif path.stat().st_size != output.bytes or digest_file(path) != output.sha256:
-                problems.append(f"{artifact.id}: the file '{name}' was changed after it was written")
+                found = [f"{artifact.id}: the file '{name}' was changed after it was written"]
+            problems += found
+            yield found
         with suppress(OSError):  # a read-only workspace: --force makes the artifact again
             if (artifact.path / _DAMAGED).is_symlink():
                 (artifact.path / _DAMAGED).unlink()
@@ -528,6 +545,11 @@ class Workspace:
                 (artifact.path / _DAMAGED).touch()
             else:
                 (artifact.path / _DAMAGED).unlink(missing_ok=True)
+        yield self._other_inputs(artifact)
+
+    def _other_inputs(self, artifact: Artifact) -> list[str]:
+        """Return which inputs of an artifact cannot be read, or have other content than it was made from."""
+        problems = []
         for item in artifact.manifest.inputs:
             try:
                 present = self.find_key(item.kind, item.key)

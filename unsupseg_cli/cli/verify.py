@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import say
+from unsupseg_cli.cli.console import TerminalReporter, say
 from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.methods.registry import not_installed
@@ -25,7 +25,10 @@ def verify(
     def action() -> None:
         space = open_workspace(workspace)
         artifacts = [space.get(reference) for reference in references or ()] or list(space.artifacts())
-        problems = [problem for artifact in artifacts for problem in space.verify(artifact)]
+        steps = (found for artifact in artifacts for found in space.verifying(artifact))
+        count = sum(len(artifact.manifest.outputs) + 1 for artifact in artifacts)
+        tracked = TerminalReporter().track(steps, "verify", total=count)
+        problems = [problem for found in tracked for problem in found]
         problems += [] if references else space.damaged()
         for problem in problems:
             say(problem)

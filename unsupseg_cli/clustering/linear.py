@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.progress import Reporter, Silent
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
@@ -37,6 +38,7 @@ def fit_linear_probe(
     lr: float = 5e-3,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    reporter: Reporter | None = None,
 ) -> LinearProbe:
     """Fit a linear classifier on frozen features by cross-entropy with Adam (lr 5e-3 in STEGO).
 
@@ -53,6 +55,7 @@ def fit_linear_probe(
         lr: Adam's learning rate.
         seed: of the random start.
         device: where to fit.
+        reporter: is told the steps.
 
     Raises:
         UsageError: fewer than one class or step.
@@ -66,7 +69,8 @@ def fit_linear_probe(
     optimizer = torch.optim.Adam([weight, bias], lr=lr)
     moments = _Moments(dim, device)
     losses: list[float] = []
-    for features, labels in _labelled(batches, classes, steps):
+    tracked = (reporter or Silent()).track(_labelled(batches, classes, steps), "linear probe", total=steps)
+    for features, labels in tracked:
         features, labels = features.to(device).float(), labels.to(device)
         moments.add(features.reshape(-1, dim))
         logits = (features - moments.mean) / moments.deviation @ weight.T + bias

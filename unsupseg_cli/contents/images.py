@@ -137,7 +137,9 @@ def settle_pixels(
     """
     artifact = None if isinstance(before, Reading) else before
     asked = before if isinstance(before, Reading) else reading_of(before)
-    reading, said = settle_reading(dataset.items, asked, stretch, own=artifact is None)
+    reading, said = settle_reading(
+        dataset.items, asked, stretch, own=artifact is None, reporter=context.reporter
+    )
     count = min(len(dataset.items), _LOOKED_AT)
     looked_at = [dataset.items[i * len(dataset.items) // count].image for i in range(count)]
     for remark in (*remarks_on_images(looked_at, pages=dataset.pages, chosen=bool(reading.bands)), *said):
@@ -384,8 +386,8 @@ def file_digests(files: Iterable[tuple[str, Path]], context: Context) -> list[li
         UnsupsegError: a file is gone, or is being written.
     """
     cache = context.remembered(DIGESTS)
-    pairs, changed = [], False
-    for name, path in files:
+    pairs, changed, files = [], False, list(files)
+    for name, path in context.reporter.track(files, "digests of files", total=len(files)):
         place = str(path.resolve())
         try:
             seen, entry = stamp(path), cache.get(place)

@@ -37,6 +37,7 @@ from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.training.live import Images
 
 MASKS, STATE, LABELS, SOFT = "masks.parquet", "state.safetensors", "labels", "soft"
+_AT_ONCE = 16  # views whose masks are made at a time: what progress counts in
 
 
 class MaskWriter:
@@ -56,13 +57,44 @@ class MaskWriter:
         self._soft = PackedWriter(draft.folder, SOFT, np.float16) if soft else None
         self._arrays = ViewArraysWriter(draft.folder)
 
-    def todo(self, context: Context, description: str = "pseudolabel") -> Iterator[tuple[int, list[int]]]:
-        """Yield the number and the views of each block that is not finished yet."""
+    def fill(
+        self,
+        make: Callable[[list[int]], list[Masks]],
+        context: Context,
+        description: str = "pseudolabel",
+        *,
+        figures: Callable[[], Mapping[str, Any]] = dict,
+        sources: Callable[[int], Sequence[str]] | None = None,
+    ) -> None:
+        """Make and write the masks of all views whose block is not finished yet.
+
+        Args:
+            make: gives the masks of some views, of one block.
+            context: is told the progress, in views.
+            description: of the work.
+            figures: what was counted since the last call.
+            sources: what the masks of a view that was made are called where they came from.
+
+        Raises:
+            UnsupsegError, UsageError: as `write` does.
+        """
         count = len(self._keys)
         blocks = [range(start, min(start + self._size, count)) for start in range(0, count, self._size)]
         todo = [(i, list(views)) for i, views in enumerate(blocks) if not self._draft.is_done(self._part(i))]
-        done = len(blocks) - len(todo)
-        yield from context.reporter.track(todo, description, total=len(blocks), done=done)
+
+        def made() -> Iterator[int]:
+            for block, views in todo:
+                masks: list[Masks] = []
+                for start in range(0, len(views), _AT_ONCE):
+                    part = views[start : start + _AT_ONCE]
+                    masks += make(part)
+                    yield from part
+                names = None if sources is None else [sources(view) for view in views]
+                self.write(block, views, masks, figures(), names)
+
+        left = sum(len(views) for _, views in todo)
+        for _ in context.reporter.track(made(), description, total=count, done=count - left):
+            pass
 
     def write(
         self,

@@ -29,6 +29,8 @@ _TABLE_WORDS = {
     "g",
     "b",
 }
+_HEADINGS = {"name", "names", "class", "classes", "class name", "label", "labels", "category", "categories"}
+_COMMENT = re.compile(r"(#(?![0-9a-fA-F]{6}\b)|//|%)")  # a colour such as #ff0000 is none
 _COLOR_WORDS = {"r": 0, "g": 1, "b": 2, "red": 0, "green": 1, "blue": 2}
 _NAME_WORDS = ("name", "class", "label", "classes")
 _ID_WORDS = ("id", "index", "idx", "value", "pixel value", "class id", "label id")
@@ -52,7 +54,7 @@ def read_class_file(path: Path) -> ClassFile:
 
     Recognised are JSON of this tool, Supervisely's ``meta.json``, CVAT's labels, COCO's and Label Studio's
     ``categories``, tables from names to colours or numbers; and as text one name a line, CVAT's ``labelmap.txt``,
-    labelme's ``labels.txt``, colour tables and numbered lists.
+    labelme's ``labels.txt``, colour tables (of GIMP and QGIS too) and numbered lists.
 
     Raises:
         OSError: the file cannot be read.
@@ -158,9 +160,17 @@ def _of_table(content: Entry) -> ClassFile:
 def _of_lines(lines: list[str]) -> ClassFile:
     if lines and lines[0].startswith("# label:color_rgb"):
         return _of_cvat(lines[1:])
-    lines = [line for line in lines if not line.startswith("#")]
+    lines = [line for line in lines if not _COMMENT.match(line)]
+    if lines and lines[0] == "GIMP Palette":
+        lines = [line for line in lines[1:] if not line.startswith(("Name:", "Columns:"))]
+    if lines and lines[0].startswith("INTERPOLATION:"):  # QGIS
+        lines = lines[1:]
+    if len(lines) > 1 and lines[0].lower() in _HEADINGS:
+        lines = lines[1:]
     if lines and lines[0] == "__ignore__":  # labelme counts from -1, so that _background_ is 0
         return ClassFile([{"name": line} for line in lines[1:]], 255, origin="labelme")
+    if lines and all(re.fullmatch(r"\d+([\s,;]+\d+)+", line) for line in lines):
+        raise ValueError("its lines hold numbers only; expected one name a line")
     table = [_cells(line) for line in lines]
     if table and _is_header(table[0]):
         return _of_columns([cell.lower() for cell in table[0]], table[1:])
@@ -168,7 +178,8 @@ def _of_lines(lines: list[str]) -> ClassFile:
     for form in forms:
         if found := form(lines):
             return found
-    if len(table) > 1 and all("\t" in line for line in lines):
+    columns = {len(re.split(r"[,;|\t]", line)) for line in lines}
+    if len(lines) > 1 and len(columns) == 1 and columns != {1}:
         raise ValueError("it is a table of columns without a known heading; expected one name a line")
     if len(lines) == 1 and re.search(r"[,;\t]", lines[0]):
         raise ValueError("it is one line with several names, it seems; expected one name a line")
@@ -197,6 +208,9 @@ def _color_table(lines: list[str]) -> ClassFile | None:
     for line in lines:
         parts = [part for part in re.split(r"[\s,;:]+", line) if part]
         numeric = [part.isdecimal() for part in parts]
+        if len(parts) > 5 and all(numeric[:5]) and not any(numeric[5:]):
+            del parts[4]  # QGIS: number, red, green, blue, alpha, name
+            del numeric[4]
         number = parts.pop(0) if len(parts) > 4 and numeric[0] and not numeric[1] else None
         numeric = [part.isdecimal() for part in parts]
         if len(parts) < 4:

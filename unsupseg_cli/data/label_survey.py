@@ -9,6 +9,7 @@ import numpy as np
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.data.images import open_image, orientation_of
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace, read_label
@@ -30,18 +31,21 @@ class _Survey:
     turned: list[Item] = field(default_factory=list)
 
 
-def settle_labels(items: Iterable[Item], space: LabelSpace) -> tuple[LabelSpace, list[str]]:
+def settle_labels(
+    items: Iterable[Item], space: LabelSpace, reporter: Reporter | None = None
+) -> tuple[LabelSpace, list[str]]:
     """Return the space as these labels are to be read, and remarks for the user.
 
     Only what leaves a doubt is decoded: palette images, and all labels of two classes whose void was not stated.
     Masks of 0 and 255 (of 16 bits, or 65535) alone mean the first class and the second. Where the colours of palettes
     are those of other classes than their numbers say, they are read by colour if the class file gives no numbers.
+    A reporter is told the progress.
 
     Raises:
         UsageError: the class file gives numbers and colours, and the palettes contradict it; or it names one class and
             the masks hold two values.
     """
-    survey = _look_over([item for item in items if item.label is not None], space)
+    survey = _look_over([item for item in items if item.label is not None], space, reporter or Silent())
     remarks = _remark_on_turns(survey.turned)
     if len(survey.whites) == 1 and not survey.other and _white_is_open(space):
         white = survey.whites.pop()
@@ -84,9 +88,9 @@ def _with_white_as_class(space: LabelSpace, white: int) -> LabelSpace:
     return replace(space, mapping={0: 0, white: 1}, void=frozenset(), numbers="given")
 
 
-def _look_over(items: list[Item], space: LabelSpace) -> _Survey:
+def _look_over(items: list[Item], space: LabelSpace, reporter: Reporter) -> _Survey:
     survey = _Survey()
-    for item in items:
+    for item in reporter.track(items, "look over labels", total=len(items)):
         assert item.label is not None
         if orientation_of(item.image) != orientation_of(item.label):
             survey.turned.append(item)

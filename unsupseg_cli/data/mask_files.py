@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item, ItemIndex, relative_key
@@ -94,8 +95,8 @@ class MaskSource(ABC):
         """Return the files that are read, by a name that does not tell where they lie."""
 
     @abstractmethod
-    def check(self) -> Findings:
-        """Read everything once.
+    def check(self, reporter: Reporter | None = None) -> Findings:
+        """Read everything once; a reporter is told the progress.
 
         Raises:
             UsageError: something does not fit; the message names the first records and how many there are.
@@ -164,7 +165,7 @@ class CocoSource(MaskSource):
         """Return the file, and that of the images."""
         return {"masks": self.path} | ({"images": self._images_of} if self._images_of else {})
 
-    def check(self) -> Findings:
+    def check(self, reporter: Reporter | None = None) -> Findings:
         """Match the images, then decode every mask."""
         file = read_coco(self.path, self._images_of)
         if file.used_labels and not self._from_labels:
@@ -177,7 +178,8 @@ class CocoSource(MaskSource):
         self.findings.class_names = tuple(file.categories[category] for category in self._class_of)
         images = self._match(file)
         self.listed = {item for item in images.values() if item is not None}
-        for record in file.records:
+        records = (reporter or Silent()).track(file.records, "check masks", total=len(file.records))
+        for record in records:
             if record.image not in images:
                 self._problems.append(f"{record.place}: its image {record.image!r} is not among the images")
             elif (item := images[record.image]) is not None:
@@ -291,11 +293,12 @@ class LabelMapSource(MaskSource):
         """Return the label map of each image that has one."""
         return {self.items[item].key: path for item, path in sorted(self.maps.items())}
 
-    def check(self) -> Findings:
+    def check(self, reporter: Reporter | None = None) -> Findings:
         """Read every map."""
         present: set[int] = set()
         with_255 = 0
-        for item, path in sorted(self.maps.items()):
+        maps = sorted(self.maps.items())
+        for item, path in (reporter or Silent()).track(maps, "check label maps", total=len(maps)):
             try:
                 raw = self._read(item, path)
             except UnsupsegError as error:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.core.stretch import parse_stretch
 from unsupseg_cli.data.images import read_known_values, type_of_values
 from unsupseg_cli.data.items import Item
@@ -23,7 +24,11 @@ _EIGHT_BITS = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".mat"})
 
 
 def settle_reading(
-    items: Sequence[Item], reading: Reading = PLAIN, stretch: str | None = None, own: bool = True
+    items: Sequence[Item],
+    reading: Reading = PLAIN,
+    stretch: str | None = None,
+    own: bool = True,
+    reporter: Reporter | None = None,
 ) -> tuple[Reading, list[str]]:
     """Return how the images of a collection are read, with its ranges, and what the user is told of them.
 
@@ -36,6 +41,7 @@ def settle_reading(
         reading: bands; ranges that are settled already.
         stretch: see `parse_stretch`.
         own: whether ``reading`` was made for these images.
+        reporter: is told the progress.
 
     Raises:
         UsageError: an image does not have the bands.
@@ -49,7 +55,7 @@ def settle_reading(
         remark = f"stretch: {reading.low:g} becomes black, {reading.high:g} white"
         return reading, [remark, *_misfit(items, reading, "all")]
     said: list[str] = []
-    for name, files in _by_type(items).items():
+    for name, files in _by_type(items, reporter or Silent()).items():
         known = reading.range_of(name)
         if known is not None and not own:
             said += _misfit(files, reading, name)
@@ -73,12 +79,13 @@ def _require_bands(items: Sequence[Item], reading: Reading) -> None:
             continue
 
 
-def _by_type(items: Sequence[Item]) -> Mapping[str, Sequence[Item]]:
+def _by_type(items: Sequence[Item], reporter: Reporter) -> Mapping[str, Sequence[Item]]:
     """Return the images whose values have more than 8 bits, by the type of these; a sample of JPEG and the like."""
     found: dict[str, list[Item]] = {}
     likely = [item for item in items if item.image.suffix.lower() not in _EIGHT_BITS]
     unlikely = _spread([item for item in items if item.image.suffix.lower() in _EIGHT_BITS], _IMAGES)
-    for item in (*likely, *unlikely):
+    looked_at = (*likely, *unlikely)
+    for item in reporter.track(looked_at, "types of images", total=len(looked_at)):
         name = type_of_values(item.image)
         if name not in ("uint8", "bool"):
             found.setdefault(name, []).append(item)

@@ -83,7 +83,10 @@ def fit_probe(
                 yield codes.clone(), targets[index][None]
 
     dim = int(linear.class_head.weight.shape[1])
-    probe = fit_linear_probe(batches, len(space.names), dim, steps=steps, seed=seeds.stream(seed, "probe"))
+    draw = seeds.stream(seed, "probe")
+    probe = fit_linear_probe(
+        batches, len(space.names), dim, steps=steps, seed=draw, reporter=context.reporter
+    )
     return _with_head(model, linear, probe.weight, probe.bias)
 
 

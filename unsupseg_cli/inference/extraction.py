@@ -156,7 +156,8 @@ def readable_items(items: Iterable[Item], skipped: Skipped) -> tuple[list[Item],
     """
     readable: list[Item] = []
     sizes: list[tuple[int, int]] = []
-    for item in items:
+    items = list(items)
+    for item in skipped.context.reporter.track(items, "sizes of images", total=len(items)):
         try:
             sizes.append(image_size(item.image, item.reading))
         except UnreadableImage as error:

@@ -65,6 +65,9 @@ class MaskSet:
         return classes
 
 
+_ROWS = 4096  # of regions, read at a time
+
+
 @dataclass(frozen=True)
 class RegionSet:
     """Features of regions as a method reads them: a row for each region, those of an image one after the other.
@@ -90,9 +93,11 @@ class RegionSet:
     def __len__(self) -> int:
         return len(self.view)
 
-    def rows(self, name: str) -> Tensor:
-        """Return ``cls`` or ``pooled`` of all regions, (R, C) float32."""
-        return torch.stack(self.features.array(name, range(len(self))))
+    def rows(self, name: str, reporter: Reporter | None = None) -> Tensor:
+        """Return ``cls`` or ``pooled`` of all regions, (R, C) float32; a reporter is told the progress."""
+        blocks = [range(first, min(first + _ROWS, len(self))) for first in range(0, len(self), _ROWS)]
+        tracked = (reporter or Silent()).track(blocks, f"read {name} of regions", total=len(blocks))
+        return torch.cat([torch.stack(self.features.array(name, block)) for block in tracked])
 
 
 Segment = Callable[[Sequence[int], Sequence[NDArray[np.uint8]]], list[Tensor]]

@@ -97,7 +97,7 @@ def probe_patches(
             small = F.interpolate(labels[None, None].float(), size=(rows, columns), mode="nearest-exact")
             yield tokens[None].float(), small[0].long()
 
-    linear = fit_linear_probe(batches, classes, int(given[0].shape[-1]), steps=steps)
+    linear = fit_linear_probe(batches, classes, int(given[0].shape[-1]), steps=steps, reporter=reporter)
     counts = [Confusion(classes, classes) for _ in (*seeds, "linear")]
     for item in reporter.track(test, "probe", total=len(test)):
         tokens = _tokens(item, encode, geometry, patch).float()

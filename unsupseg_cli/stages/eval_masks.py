@@ -22,6 +22,7 @@ from unsupseg_cli.pipeline.stage import Call, Stage, once
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.core.progress import Reporter
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.items import Item
     from unsupseg_cli.data.mask_files import CocoSource
@@ -209,7 +210,7 @@ def _truth(call: Call, draft: Draft) -> tuple[list[str], dict[str, Item], Object
 
     config, dataset = call.config, _dataset(call)
     if config.truth is not None:
-        return _coco_truth(config.truth, dataset, draft)
+        return _coco_truth(config.truth, dataset, draft, call.context.reporter)
     space = dataset.space
     assert space is not None
 
@@ -220,7 +221,9 @@ def _truth(call: Call, draft: Draft) -> tuple[list[str], dict[str, Item], Object
     return list(space.names), {item.key: item for item in dataset.items if item.label}, objects_of
 
 
-def _coco_truth(path: Path, dataset: Dataset, draft: Draft) -> tuple[list[str], dict[str, Item], Objects]:
+def _coco_truth(
+    path: Path, dataset: Dataset, draft: Draft, reporter: Reporter
+) -> tuple[list[str], dict[str, Item], Objects]:
     from unsupseg_cli.data.images import UnreadableImage, image_size
     from unsupseg_cli.data.mask_files import CocoSource
     from unsupseg_cli.metrics.objects import Object
@@ -233,7 +236,7 @@ def _coco_truth(path: Path, dataset: Dataset, draft: Draft) -> tuple[list[str], 
         except UnreadableImage:
             continue  # has no masks either
     source: CocoSource = CocoSource(path, items, sizes, crowd=True, from_labels=True, skip_unknown=True)
-    findings = source.check()
+    findings = source.check(reporter)
     draft.warnings += [
         f"left out of '{path.name}': {count:,} {what}" for what, count in findings.left_out.items()
     ]

@@ -288,7 +288,7 @@ def _settled(call: Call) -> tuple[LabelSpace, list[str]]:
             f"'{dataset.root}' has no labels to score against: give --labels with a folder of label images and "
             "--class-file with the class names."
         )
-    return settle_labels(dataset.items, dataset.space)
+    return settle_labels(dataset.items, dataset.space, call.context.reporter)
 
 
 def _space(call: Call) -> LabelSpace:

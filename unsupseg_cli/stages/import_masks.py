@@ -114,10 +114,14 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     whole = [(i, View(0, (0.0, 0.0, w, h), h, w)) for i, (h, w) in enumerate(source.sizes)]
     write_views(draft.folder, keys, table_of_views(whole))
     writer = MaskWriter(draft, keys, np.array(source.sizes, np.int64), soft=False)
-    for block, views in writer.todo(call.context, "import-masks"):
+    names: dict[int, tuple[str, ...]] = {}
+
+    def make(views: list[int]) -> list[Masks]:
         found = [source.masks(view) for view in views]
-        masks = [Masks(one.layers, one.area, one.score, one.group) for one in found]
-        writer.write(block, views, masks, {}, [one.source for one in found])
+        names.update({view: one.source for view, one in zip(views, found, strict=True)})
+        return [Masks(one.layers, one.area, one.score, one.group) for one in found]
+
+    writer.fill(make, call.context, "import-masks", sources=names.pop)
     summary = writer.close()
     draft.warnings += findings.remarks
     draft.warnings += [f"left out: {count:,} {what}" for what, count in findings.left_out.items()]
@@ -196,7 +200,7 @@ def _refuse_labels(maps: dict[int, Path], items: list[Any]) -> None:
 
 @once
 def _findings(call: Call) -> Findings:
-    return _source(call).check()
+    return _source(call).check(call.context.reporter)
 
 
 def foresee(call: Call) -> Foreseen:

@@ -117,8 +117,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     if sizes is None:
         sizes = features.sizes if needs.images else features.grids
     writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "soft")
-    for block, views in writer.todo(call.context):
-        writer.write(block, views, labeller.label(views), labeller.figures())
+    writer.fill(labeller.label, call.context, figures=labeller.figures)
     summary = writer.close()
     warn_of_single_masks(draft, summary)
     classes = _classes_and_seed(call).get("classes", 0)

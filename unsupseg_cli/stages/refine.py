@@ -15,6 +15,7 @@ from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.methods.interface import Masks
 
 
 class RefineConfig(CRFConfig):
@@ -154,11 +155,13 @@ def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
     workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
     writer = MaskWriter(draft, features.views["key"], images.sizes, soft=False)
     shutil.copy2(labels.path / STATE, draft.folder / STATE)
-    for block, views in writer.todo(call.context, "refine"):
+
+    def make(views: list[int]) -> list[Masks]:
         scores = [masks.log_probs(view) for view in views]
         refined = refine_labels(scores, images(views), crf, workers, device)
-        refined_masks = [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
-        writer.write(block, views, refined_masks, {})
+        return [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
+
+    writer.fill(make, call.context, "refine")
     summary = writer.close()
     warn_of_single_masks(draft, summary)
     draw_masks(draft.folder, lambda: images, config.sheet, call.context)

@@ -130,7 +130,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     draft.deterministic = device.type == "cpu"
     features = FeatureSet(call.input("features"))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    sample = sample_tokens(features, config.sample, _SEED).to(device)
+    sample = sample_tokens(features, config.sample, _SEED, context.reporter).to(device)
     found = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
     draw_scan(draft.folder, found, features, config.images, context)
     return {"classes": found.best, "components": found.components, "rows": found.rows()}

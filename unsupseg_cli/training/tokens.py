@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.progress import Reporter, Silent
 
 
 class TokenSource(Protocol):
@@ -106,24 +107,31 @@ class DeviceSource:
             )
 
 
-def flat_batches(source: TokenSource, views_per_batch: int = 32) -> Iterator[Tensor]:
-    """Yield all tokens of a source once, in order, as (n, C) float32."""
+def flat_batches(
+    source: TokenSource,
+    views_per_batch: int = 32,
+    reporter: Reporter | None = None,
+    description: str = "read tokens",
+) -> Iterator[Tensor]:
+    """Yield all tokens of a source once, in order, as (n, C) float32; a reporter is told the progress."""
     count = len(source.grids)
-    for start in range(0, count, views_per_batch):
+    starts = range(0, count, views_per_batch)
+    for start in (reporter or Silent()).track(starts, description, total=len(starts)):
         views = range(start, min(start + views_per_batch, count))
         yield torch.cat([view.reshape(-1, source.dim) for view in source.tokens(list(views))])
 
 
-def sample_tokens(source: TokenSource, limit: int, seed: int) -> Tensor:
+def sample_tokens(source: TokenSource, limit: int, seed: int, reporter: Reporter | None = None) -> Tensor:
     """Return up to ``limit`` tokens (n, C) drawn evenly over all views without replacement.
 
-    Every view gives the same share of its cells, so that large images count by their area.
+    Every view gives the same share of its cells, so that large images count by their area. A reporter is told the
+    progress.
     """
     total = int(source.grids.prod(1).sum())
     share = min(1.0, limit / total)
     generator = torch.Generator().manual_seed(seed)
     parts = []
-    for batch in flat_batches(source):
+    for batch in flat_batches(source, reporter=reporter):
         keep = max(1, round(share * len(batch)))
         chosen = torch.randperm(len(batch), generator=generator)[:keep].sort().values
         parts.append(batch if share == 1.0 else batch[chosen])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.interface import Inputs, MaskSet, RegionSet
 from unsupseg_cli.methods.maskdistill.clusters import MaskClusters, masked_means, whitened
 from unsupseg_cli.methods.maskdistill.config import ClustersOptions
@@ -119,7 +120,7 @@ def test_a_cell_counts_as_much_as_the_mask_covers_of_it():
 
 def test_clusters_of_one_mask_are_told():
     said = []
-    reporter = SimpleNamespace(warn=said.append, info=said.append)
+    reporter = SimpleNamespace(warn=said.append, info=said.append, track=Silent().track)
     regions = regions_of([*DIRECTIONS, [-1.0, -1.0]], parent=[0, 0, 1, 1, 0], tag=[1, 0, 0, 1, 2])
     assert labeller_of(regions, classes=4, reporter=reporter).fit()["single_clusters"] == 1
     assert any("1 of 3 clusters have at most one mask" in text for text in said)

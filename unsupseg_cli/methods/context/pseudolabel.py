@@ -60,7 +60,8 @@ class ContextLabeller(Labeller):
     def fit(self) -> dict[str, Any]:
         """Cluster patches into the classes and each level's holistic tokens, which are aligned to the classes."""
         options, inputs = self.options, self.inputs
-        sample = sample_tokens(inputs.features, options.sample, seeds.stream(inputs.seed, "kmeans", "sample"))
+        draw = seeds.stream(inputs.seed, "kmeans", "sample")
+        sample = sample_tokens(inputs.features, options.sample, draw, inputs.reporter)
         inputs.reporter.info(
             f"patches: {len(sample):,} tokens, {inputs.classes} centres, {options.restarts} runs"
         )
@@ -91,7 +92,7 @@ class ContextLabeller(Labeller):
 
     def _fit_levels(self) -> dict[str, Any]:
         """Cluster and align the holistic tokens of each level."""
-        tokens = F.normalize(self.regions.rows("cls"), dim=-1).to(self.inputs.device)
+        tokens = F.normalize(self.regions.rows("cls", self.inputs.reporter), dim=-1).to(self.inputs.device)
         figures: dict[str, Any] = {"holistic_clusters": [], "context_bits": []}
         for level in range(self.finest + 1):
             rows = np.flatnonzero(self.regions.tag == level)

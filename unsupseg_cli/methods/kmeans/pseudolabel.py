@@ -24,7 +24,8 @@ class KMeansLabeller(Labeller):
     def fit(self) -> dict[str, Any]:
         """Fit the centres on a sample of the tokens; raises UsageError for more classes than tokens."""
         options, inputs = self.options, self.inputs
-        sample = sample_tokens(inputs.features, options.sample, seeds.stream(inputs.seed, "kmeans", "sample"))
+        draw = seeds.stream(inputs.seed, "kmeans", "sample")
+        sample = sample_tokens(inputs.features, options.sample, draw, inputs.reporter)
         inputs.reporter.info(
             f"k-means: {len(sample):,} tokens, {inputs.classes} centres, {options.restarts} runs"
         )

@@ -34,7 +34,8 @@ class KMeansTrainer(Trainer):
     def __init__(self, options: TrainOptions, inputs: Inputs) -> None:
         super().__init__(options, inputs)
         self.steps, self.batch = options.steps, options.batch
-        sample = sample_tokens(inputs.features, options.sample, seeds.stream(inputs.seed, "starts"))
+        draw = seeds.stream(inputs.seed, "starts")
+        sample = sample_tokens(inputs.features, options.sample, draw, inputs.reporter)
         unit = F.normalize(sample, dim=-1)
         starts = [
             kmeans_plus_plus(unit, inputs.classes, seed=seeds.stream(inputs.seed, "start", restart))
@@ -72,7 +73,9 @@ class KMeansTrainer(Trainer):
     def finish(self) -> TrainedHead:
         """Keep the set with the lowest loss over all tokens."""
         total, count = torch.zeros(self.options.restarts, dtype=torch.float64), 0
-        for tokens in flat_batches(self.inputs.features):
+        for tokens in flat_batches(
+            self.inputs.features, reporter=self.inputs.reporter, description="judge starts"
+        ):
             unit = F.normalize(tokens, dim=-1)
             total += self._prototypes.losses(unit).double().cpu() * len(tokens)
             count += len(tokens)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans, MiniBatchKMeans
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
+from unsupseg_cli.clustering.euclidean import euclidean_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
@@ -74,12 +75,15 @@ class MaskClusters(Labeller):
         if options.token == "masked":
             self.regions, tokens = self._masked()
         else:
-            support, tokens = self.inputs.support, self.regions.rows(options.token).cpu()
-        together = tokens if support is None else torch.cat([tokens, support.rows(options.token).cpu()])
+            support = self.inputs.support
+            tokens = self.regions.rows(options.token, self.inputs.reporter).cpu()
+        together = tokens
+        if support is not None:
+            together = torch.cat([tokens, support.rows(options.token, self.inputs.reporter).cpu()])
         _check(together, count)
         points = F.normalize(whitened(together) if options.whiten else together, dim=-1).numpy()
         self.inputs.reporter.info(f"k-means: {len(points):,} masks, {count} centres, {options.restarts} runs")
-        kmeans = self._kmeans(count).fit(points)
+        kmeans = self._kmeans(points, count)
         self._distances = kmeans.transform(points[: len(tokens)])
         self._classes = self._distances.argmin(1) + first
         if single := int((np.bincount(kmeans.labels_, minlength=count) <= 1).sum()):
@@ -93,11 +97,13 @@ class MaskClusters(Labeller):
             "single_clusters": single,
         }
 
-    def _kmeans(self, count: int) -> Any:
-        seed = seeds.stream(self.inputs.seed, "clusters") % 2**32
+    def _kmeans(self, points: NDArray[np.float32], count: int) -> Any:
+        """Return fitted k-means; mini-batches choose among their starts by a sample, and take seconds."""
+        restarts, seed = self.options.restarts, seeds.stream(self.inputs.seed, "clusters") % 2**32
         if self.options.minibatch:
-            return MiniBatchKMeans(count, n_init=self.options.restarts, batch_size=_BATCH, random_state=seed)
-        return KMeans(count, n_init=self.options.restarts, random_state=seed)
+            mini = MiniBatchKMeans(count, n_init=restarts, batch_size=_BATCH, random_state=seed)
+            return mini.fit(points)
+        return euclidean_kmeans(points, count, restarts=restarts, seed=seed, reporter=self.inputs.reporter)
 
     def _masked(self) -> tuple[RegionSet, Tensor]:
         """Return the masks that cover something as regions, and the mean token under each, (n, C)."""

@@ -238,7 +238,8 @@ class PrimapsTrainer(Trainer):
 
     def _tokens(self) -> Iterator[Tensor]:
         """Yield all tokens on the CPU, where the result is made."""
-        return (tokens.cpu() for tokens in flat_batches(self.inputs.features))
+        batches = flat_batches(self.inputs.features, reporter=self.inputs.reporter)
+        return (tokens.cpu() for tokens in batches)
 
 
 @torch.no_grad()
@@ -275,10 +276,13 @@ def _first_prototypes(options: TrainOptions, inputs: Inputs) -> Tensor:
     if options.init == "pca":
 
         def batches(epoch: int) -> Iterator[Tensor]:
-            return shuffled_batches(features, options.batch, seeds.stream(inputs.seed, "init", epoch))
+            shuffled = shuffled_batches(features, options.batch, seeds.stream(inputs.seed, "init", epoch))
+            count = max(1, len(features.grids) // options.batch)
+            return inputs.reporter.track(shuffled, f"first prototypes, pass {epoch}", total=count)
 
         return initialise(batches, classes, options)
-    sample = sample_tokens(features, options.init_sample, seeds.stream(inputs.seed, "starts"))
+    draw = seeds.stream(inputs.seed, "starts")
+    sample = sample_tokens(features, options.init_sample, draw, inputs.reporter)
     return spherical_kmeans(
         F.normalize(sample, dim=-1),
         classes,

@@ -17,6 +17,7 @@ from unsupseg_cli.clustering.prototypes import Prototypes
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
@@ -192,7 +193,7 @@ class StegoTrainer(Trainer):
         trained = self.probe.weight.detach().cpu()
         refitted = self._refit(codes) if self.options.refit else trained[:0]
         probes = torch.cat([refitted, trained])
-        losses, sizes, similarity = _score_probes(codes, _unit(probes))
+        losses, sizes, similarity = _score_probes(codes, _unit(probes), self.inputs.reporter)
         best = min(range(len(losses)), key=losses.__getitem__)
         refitted_losses = losses[: len(refitted)]
         figures: dict[str, Any] = {
@@ -258,7 +259,8 @@ class StegoTrainer(Trainer):
 
     def _refit(self, codes: CodeSource) -> Tensor:
         """Return the probes (R, K, D) of spherical k-means on a sample of the final codes, R starts."""
-        sample = _unit(sample_tokens(codes, self.options.sample, seeds.stream(self.inputs.seed, "codes")))
+        draw = seeds.stream(self.inputs.seed, "codes")
+        sample = _unit(sample_tokens(codes, self.options.sample, draw, self.inputs.reporter))
         if not bool(torch.isfinite(sample).all()):
             raise UnsupsegError(
                 "The head gives codes that are not numbers; lower the learning rate (--set lr=)."
@@ -308,12 +310,14 @@ def _unit(codes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _score_probes(codes: TokenSource, probes: Tensor) -> tuple[list[float], list[list[float]], float]:
+def _score_probes(
+    codes: TokenSource, probes: Tensor, reporter: Reporter
+) -> tuple[list[float], list[list[float]], float]:
     """Return the loss of each probe over all tokens, its class shares, and the mean cosine between codes."""
     total = torch.zeros(len(probes), dtype=torch.float64)
     counts = torch.zeros(probes.shape[:2], dtype=torch.float64)
     direction, number = torch.zeros(codes.dim, dtype=torch.float64), 0
-    for batch in flat_batches(codes):
+    for batch in flat_batches(codes, reporter=reporter, description="judge probes"):
         unit = _unit(batch)
         for index, probe in enumerate(probes):
             cosine, nearest = (unit @ probe.T).max(-1)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 from torch import Tensor
 
+from unsupseg_cli.clustering.euclidean import euclidean_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, RegionSet
 from unsupseg_cli.methods.transfgu.config import PseudolabelOptions
 from unsupseg_cli.methods.transfgu.maps import compose, pack_maps
@@ -26,11 +27,22 @@ _EXEMPLARS = 8
 
 
 def cluster_concepts(
-    tokens: NDArray[np.float32], count: int, options: PseudolabelOptions, seed: int
+    tokens: NDArray[np.float32],
+    count: int,
+    options: PseudolabelOptions,
+    seed: int,
+    reporter: Reporter | None = None,
 ) -> Tensor:
     """Return the centres (count, C) of k-means on CLS tokens (n, C) as they are, with Euclidean distances."""
-    kmeans = KMeans(count, n_init=options.restarts, max_iter=options.iterations, random_state=seed % 2**32)
-    return torch.from_numpy(kmeans.fit(tokens).cluster_centers_).float()
+    found = euclidean_kmeans(
+        tokens,
+        count,
+        restarts=options.restarts,
+        iterations=options.iterations,
+        seed=seed % 2**32,
+        reporter=reporter,
+    )
+    return torch.from_numpy(found.cluster_centers_).float()
 
 
 def maps_of(
@@ -84,17 +96,26 @@ class TransfguLabeller(Labeller):
 
     def fit(self) -> dict[str, Any]:
         """Cluster the regions."""
-        options, tokens = self.options, self.regions.rows("cls").cpu().numpy()
+        options, reporter = self.options, self.inputs.reporter
         self._members = _groups(options, self.regions, self.inputs.classes)
+        tokens = self.regions.rows("cls", reporter).cpu().numpy()
+        if not np.isfinite(tokens).all():
+            raise UnsupsegError(
+                "A region's CLS token holds NaN or infinite values; extract the regions again."
+            )
         parts = [
             cluster_concepts(
-                tokens[members], count, options, seeds.stream(self.inputs.seed, f"concepts-{part}")
+                tokens[members],
+                count,
+                options,
+                seeds.stream(self.inputs.seed, f"concepts-{part}"),
+                reporter,
             )
             for part, (members, count) in enumerate(self._members)
         ]
         self.concepts = torch.cat(parts).to(self.inputs.device)
         foreground = int((self.regions.tag == 1).sum())
-        self.inputs.reporter.info(
+        reporter.info(
             f"{len(self.concepts)} concepts from {len(tokens):,} regions, {foreground:,} of the foreground"
         )
         return {"regions": len(tokens), "foreground_regions": foreground, "concepts": len(self.concepts)}
@@ -213,6 +234,4 @@ def _groups(
             )
     if concepts < 1:
         raise UsageError(f"{classes} classes leave no concept beside the background; ask for more --classes.")
-    if not bool(torch.isfinite(regions.rows("cls")).all()):
-        raise UnsupsegError("A region's CLS token holds NaN or infinite values; extract the regions again.")
     return [(members, count) for _, members, count in groups if count]
