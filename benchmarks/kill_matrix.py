@@ -1,6 +1,6 @@
 """Every stage killed (SIGKILL) and called again: are the outputs those of an undisturbed run?
 
-    python benchmarks/kill_matrix.py [--moments 10] [--seed 0] [--every-change] [--stages extract,graph,...]
+    python benchmarks/kill_matrix.py [--moments 10] [--seed 0] [--every-change [--stride 1]] [--stages extract,...]
 
 On a handful of tiny pictures each stage is killed at random moments of its run, after which the workspace must
 list nothing that is half-written and hold no lock; the same call then must give the digest of the undisturbed
@@ -9,7 +9,7 @@ run and leave no draft. Prints a row for each stage.
 The stages run in children of one process that has loaded the libraries (`Driver`). Besides by the clock, a child
 can be killed just before the n-th change that it makes to the workspace (Python's audit events: files opened for
 writing, renamed, removed, folders made), which is the same moment in every run: --every-change does that for all
-of them, tests/end_to_end/test_kill.py for three.
+of them (or, with a --stride, for every so-manieth), tests/end_to_end/test_kill.py for three.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
         if split == "val":
             values.pop("size", None)
     if name == "pretrain":
-        arguments += ["--images", str(images / "images" / "train")]
+        arguments += ["--dataset", str(images / "images" / "train")]
     if name == "import-masks":
         arguments.insert(1, str(images / "labels" / "train"))
     for key, value in values.items():
@@ -424,6 +424,7 @@ def main() -> None:
     parser.add_argument(
         "--every-change", action="store_true", help="kill before every change, not by the clock"
     )
+    parser.add_argument("--stride", type=int, default=1, help="with --every-change: every so-manieth")
     parser.add_argument("--stages", help="default: all of them")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -441,7 +442,7 @@ def main() -> None:
             whole, wrong = matrix.make(stage), []
             chance = random.Random(f"{options.seed} {stage}")
             moments: list[dict[str, Any]] = (
-                [{"point": point} for point in range(1, whole["changes"] + 1)]
+                [{"point": point} for point in range(1, whole["changes"] + 1, options.stride)]
                 if options.every_change
                 else [{"seconds": chance.uniform(0, whole["seconds"])} for _ in range(options.moments)]
             )

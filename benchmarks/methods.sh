@@ -34,7 +34,7 @@ if [ "${OBJECTS:-}" ]; then
     objects=$(unsupseg pseudolabel --features "$features" --method maskdistill --part masks)
     anchors=(--features "$features") ground=background=true
 else
-    objects=$proposals anchors=(--foreground 0) ground=background=false
+    objects=$proposals anchors=(--foreground-share 0) ground=background=false
 fi
 anchors=$(unsupseg extract --dataset "$data" --split train --regions anchors --embed masked "${anchors[@]}" "${backbone[@]}" "$@")
 pyramid=$(unsupseg extract --dataset "$data" --split train --regions pyramid --keep cls,patch "${backbone[@]}" "$@" "${views[@]}")

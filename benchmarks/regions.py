@@ -64,7 +64,7 @@ def config(options: argparse.Namespace, folder: Path, embed: Embedding = "crop")
     return ExtractConfig(
         dataset=f"{folder}/",
         regions="anchors",
-        foreground=0,
+        foreground_share=0,
         embed=embed,
         size=options.size if embed == "crop" else options.whole,
         backbone=options.backbone,

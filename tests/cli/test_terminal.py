@@ -1,12 +1,15 @@
 """What one sees while and after a command works."""
 
+import click
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.console import print_columns, rate
+from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.inference import extraction
 
@@ -134,8 +137,57 @@ def test_one_thing_has_one_name_in_every_command(call, blocks, trained):
         "are named, and one is taken"
         in call("export", trained, "--model", trained, "--out", "x.onnx", "--frame", "64x64", code=2)[1]
     )
-    for name in (("nowhere/",), ("--dataset", "nowhere/"), ("--images", "nowhere/")):
+    for name in (("nowhere/",), ("--dataset", "nowhere/")):
         assert "'nowhere' does not exist" in call("pretrain", *name, code=2)[1]
+
+
+def options(command, path=()):
+    """Return (command, parameter) of every command below one."""
+    if not hasattr(command, "list_commands"):
+        return [(" ".join(path), parameter) for parameter in command.params]
+    context = click.Context(command)
+    names = command.list_commands(context)
+    return [pair for name in names for pair in options(command.get_command(context, name), (*path, name))]
+
+
+_OWN_VALUES = {
+    "--keep": "what is stored: kinds of tokens, or labels",
+    "--engine": "of neighbours, or of the CRF",
+    "--format": "of masks, or of labels",
+    "--regions": "which to make, or those that were made",
+    "--precision": "training has no automatic one",
+}
+"""Options of one name and sense whose values differ, since commands make different things."""
+
+
+def test_an_option_is_the_same_thing_in_all_commands():
+    """One name has one form of value; what may stand alone has the option's name too; --out is -o."""
+    forms, several = {}, {}
+    table = options(typer.main.get_command(app))
+    for command, option in table:
+        if option.param_type_name != "option":
+            continue
+        for name in option.opts:
+            form = (option.metavar or "", option.is_flag) if name in _OWN_VALUES else option.is_flag
+            forms.setdefault(name, {}).setdefault(form, []).append(command)
+            if option.metavar and option.metavar[0] != "<" and name not in _OWN_VALUES:
+                several.setdefault(name, set()).add(option.metavar)
+        if "--out" in option.opts:
+            assert "-o" in option.opts, command
+    for name, found in forms.items():
+        assert len(found) == 1 or name in _OWN_VALUES, f"{name} is two things: {found}"
+    assert {name: values for name, values in several.items() if len(values) > 1} == {}
+    assert {name for name, found in forms.items() if name in _OWN_VALUES and len(found) > 1} == set(
+        _OWN_VALUES
+    )
+    named = {(command, name) for command, option in table for name in option.opts}
+    kinds = ("model", "features", "predictions", "masks", "dataset_alone", "images")
+    for command, argument in table:
+        if argument.param_type_name == "argument" and argument.name in kinds and command != "segment":
+            flag = {"dataset_alone": "--dataset", "images": "--dataset"}.get(
+                argument.name, f"--{argument.name}"
+            )
+            assert (command, flag) in named, f"{command} takes {argument.name} alone, but not as {flag}"
 
 
 _SCRIPTS = [

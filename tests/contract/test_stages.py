@@ -306,7 +306,9 @@ def test_without_a_method_the_others_work(gone, house, pictures):
         calls += [[*labelling, "--part", "masks"], [*labelling, "--part", "clusters", "--classes", 3]]
     elif get_method(method).labellers:
         regions = (
-            ["pyramid", "--keep", "cls,patch"] if method == "context" else ["anchors", "--foreground", 0]
+            ["pyramid", "--keep", "cls,patch"]
+            if method == "context"
+            else ["anchors", "--foreground-share", 0]
         )
         calls += [[*crops, *regions], [*labelling, "--classes", 3]]
     options = [text for value in SMALL.get(method, ()) for text in ("--set", value)]

@@ -436,10 +436,10 @@ def test_the_dry_run_of_the_command_prints_a_table_or_json(call, recipe, tmp_pat
     value = json.loads(call("run", recipe, "--dry-run", "--json")[0])
     assert [one["stage"] for one in value["stages"]] == STEPS
     assert value["bytes"] == sum(one["bytes"] for one in value["stages"])
-    value = json.loads(call("run", recipe, "--dry-run", "--json", "--probe")[0])
+    value = json.loads(call("run", recipe, "--dry-run", "--json", "--measure")[0])
     assert all(one["seconds"] > 0 for one in value["stages"])
     assert not list((tmp_path / "here").iterdir())
-    assert "it goes with --dry-run" in call("run", recipe, "--probe", code=2)[1]
+    assert "it goes with --dry-run" in call("run", recipe, "--measure", code=2)[1]
     _, said = call("run", recipe, "--dry-run", "--explain", "--set", "train.steps=6")
     assert "train.set.steps = 6 (command line)" in said
     assert "stage 1 (extract)) extract.size" in said or "extract.size = 32" in said
@@ -479,7 +479,7 @@ def test_a_refined_chain_is_wired_and_planned(tmp_path, recipe):
 command = "pseudolabel"
 method = "primaps"
 classes = 3
-keep = "soft"
+keep = "scores"
 set = { crf = false }
 
 [[stage]]

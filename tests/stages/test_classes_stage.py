@@ -297,7 +297,7 @@ def test_the_command_line(model, blocks, context, tmp_path):
     ]
     assert "#010203" in call("show")[0]
     segment(context.workspace.current("model"), blocks, context)
-    call("show", "--sheet", str(tmp_path / "new" / "sheet.png"))
+    call("show", "--out", str(tmp_path / "new" / "sheet.png"))
     call("name", "class 4=sea")
     applied, _ = call("apply", "--out", str(tmp_path / "applied"))
     assert Path(applied).parent.name == "predictions"
@@ -309,4 +309,4 @@ def test_the_command_line(model, blocks, context, tmp_path):
     assert Image.open(tmp_path / "new" / "sheet.png").width > 300
     assert "CLASS=VALUE" in call("name", "sky", code=2)[1]
     assert "given twice" in call("name", "0=a", "0=b", code=2)[1]
-    assert ".png" in call("show", "--sheet", "sheet.txt", code=2)[1]
+    assert ".png" in call("show", "--out", "sheet.txt", code=2)[1]

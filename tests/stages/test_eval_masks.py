@@ -119,14 +119,14 @@ def test_a_coco_file_tells_the_objects_with_crowds_and_images_that_it_lists(tmp_
     assert summary["by_class"]["ap50"] == pytest.approx(1)
     assert any("elsewhere" in text or "does not have" in text for text in made.manifest.warnings)
     assert "1 images without a label, or not in the file of objects, were left out" in made.manifest.warnings
-    with pytest.raises(UsageError, match="--least has no effect"):
-        scored(context, regions, truth=path, least=0.5)
+    with pytest.raises(UsageError, match="--min-share has no effect"):
+        scored(context, regions, truth=path, min_share=0.5)
 
 
 def test_what_counts_as_an_object_is_an_option(tmp_path, photos, context):
     masks = brought(tmp_path, photos, context, TRUTH)
     counts = {
-        (background, least): scored(context, masks, background=background, least=least).manifest.summary[
+        (background, least): scored(context, masks, background=background, min_share=least).manifest.summary[
             "objects"
         ]
         for background in ("0", "none", "0,2")

@@ -168,7 +168,7 @@ def test_each_value_of_a_label_map_is_a_mask_or_a_class_of_regions(tmp_path, pho
     masks = MaskReader(bring(folder, photos, context), context)
     assert masks.rows(0).area.tolist() == [33, 1]
     assert masks.rows(0).group.tolist() == [-1, -1]
-    made = bring(folder, photos, context, values="classes", least=2)
+    made = bring(folder, photos, context, values="classes", min_area=2)
     classes = MaskReader(made, context)
     assert classes.rows(0).area.tolist() == [16, 17]
     assert made.manifest.summary["class_names"] == ["3", "7"]
@@ -219,7 +219,7 @@ def test_groups_and_tiny_masks_are_left_out_and_counted(tmp_path, photos, contex
     assert "left out: 1 masks marked iscrowd (groups; --crowd takes them)" in made.manifest.warnings
     assert "left out: 1 masks of fewer pixels than 1" in made.manifest.warnings
     assert bring(path, photos, context, crowd=True).manifest.summary["masks"] == 2
-    assert bring(path, photos, context, least=4).manifest.summary["masks"] == 0
+    assert bring(path, photos, context, min_area=4).manifest.summary["masks"] == 0
 
 
 def test_a_folder_of_the_splits_name_is_taken_and_unreadable_images_have_no_view(tmp_path, photos, context):

@@ -100,9 +100,9 @@ def test_labels_have_the_size_of_the_view_with_a_crf_and_of_its_grid_without(fea
 
 
 def test_soft_masks_refined_afterwards_are_the_refined_masks(features, context):
-    """`pseudolabel` with its CRF, and `pseudolabel --keep soft` with `refine` behind it, agree."""
+    """`pseudolabel` with its CRF, and `pseudolabel --keep scores` with `refine` behind it, agree."""
     at_once = label(context)
-    soft = label(context, keep="soft", crf=False)
+    soft = label(context, keep="scores", crf=False)
     later = refine(RefineConfig(pseudolabels=soft.id, workers=1), context)
     same = total = 0
     for view in range(6):
@@ -118,7 +118,7 @@ def test_soft_masks_refined_afterwards_are_the_refined_masks(features, context):
 
 def test_hard_masks_are_refined_only_when_one_says_how_far_to_trust_them(features, context):
     hard = label(context, crf=False)
-    with pytest.raises(UsageError, match=r"--keep soft.*--label-confidence"):
+    with pytest.raises(UsageError, match=r"--keep scores.*--label-confidence"):
         refine(RefineConfig(pseudolabels=hard.id), context)
     trusted = refine(RefineConfig(pseudolabels=hard.id, label_confidence=0.9, workers=1), context)
     assert LabelMaps(trusted)[1].shape == (48, 64)
@@ -126,7 +126,7 @@ def test_hard_masks_are_refined_only_when_one_says_how_far_to_trust_them(feature
 
 def test_a_method_without_soft_masks_says_so(features, context):
     with pytest.raises(UsageError, match="no soft masks"):
-        pseudolabel(PseudolabelConfig(method="kmeans", classes=2, keep="soft"), context)
+        pseudolabel(PseudolabelConfig(method="kmeans", classes=2, keep="scores"), context)
 
 
 def test_images_that_changed_since_are_refused(features, folder, context):

@@ -213,7 +213,12 @@ def test_other_stores_shards_and_batches_give_the_same(context, made, tmp_path):
 
 def test_the_key_holds_what_is_read(context, made):
     assert regions(context, "anchors").id == made["anchors"].id
-    for fields in ({"scales": (0.5,)}, {"foreground": 0.6}, {"background": 0.9}, {"keep": ("cls",)}):
+    for fields in (
+        {"scales": (0.5,)},
+        {"foreground_share": 0.6},
+        {"background_share": 0.9},
+        {"keep": ("cls",)},
+    ):
         call = settle(extract, ExtractConfig(regions="anchors", **BASE | fields), context)
         assert extract.identify(call).key != made["anchors"].manifest.key
     for name in ("levels", "ratios", "geometry", "strict"):
@@ -242,7 +247,10 @@ def test_the_key_holds_what_is_read(context, made):
             {"regions": "pyramid", "embed": "masked", "keep": ("pooled",)},
             "--keep has no effect: of masked regions the CLS token is stored",
         ),
-        ({"regions": "anchors", "foreground": 0, "background": 0.5}, "every anchor is foreground"),
+        (
+            {"regions": "anchors", "foreground_share": 0, "background_share": 0.5},
+            "every anchor is foreground",
+        ),
     ],
 )
 def test_an_option_that_is_not_read_is_refused(context, fields, reason):
@@ -252,13 +260,13 @@ def test_an_option_that_is_not_read_is_refused(context, fields, reason):
 
 def test_without_a_test_of_coverage_no_features_are_read(photos, tmp_path):
     context = Context(Workspace(tmp_path / "w"))
-    everything = regions(context, "anchors", dataset=f"{photos}/", foreground=0, scales=(0.5,))
+    everything = regions(context, "anchors", dataset=f"{photos}/", foreground_share=0, scales=(0.5,))
     assert everything.manifest.inputs == []
     assert set(FeatureSet(everything).views["tag"]) == {1}
 
 
 def test_images_whose_foreground_fills_no_anchor_are_told(context, photos, tmp_path):
-    found = regions(context, "anchors", foreground=0.7, background=1, scales=(0.9,))
+    found = regions(context, "anchors", foreground_share=0.7, background_share=1, scales=(0.9,))
     with_regions = set(FeatureSet(found).views["key"])
     assert 0 < len(with_regions) < 12
     assert (

@@ -37,6 +37,9 @@ _PICTURES = {".png", ".jpg", ".jpeg"}
 _PREDICTIONS = Annotated[
     str | None, typer.Argument(help="Predictions of the model before, refined ones too; default: the last.")
 ]
+_NAMED = Annotated[
+    str | None, typer.Option("--predictions", help="The same as PREDICTIONS.", show_default=False)
+]
 _OUT = Annotated[Path | None, typer.Option("--out", "-o", help="Also copy the label maps and pictures here.")]
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
 _GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
@@ -55,7 +58,6 @@ def show(
         typer.Option(
             "--out",
             "-o",
-            "--sheet",
             help="Write a picture: the images of the last predictions that show most of each class.",
         ),
     ] = None,
@@ -151,13 +153,13 @@ def merge(invocation: Invocation) -> None:
 
 @_command(
     name="apply",
-    extra={"predictions": (_PREDICTIONS, None), "out": (_OUT, None)},
+    extra={"predictions": (_PREDICTIONS, None), "named": (_NAMED, None), "out": (_OUT, None)},
 )
 def apply(invocation: Invocation) -> None:
     """Bring stored predictions under the names, colors and merges of a model made of theirs; no network runs."""
     from unsupseg_cli.pipeline.inputs import take_artifact
 
-    reference = invocation.extra["predictions"]
+    reference = one_of(predictions=invocation.extra["predictions"], named=invocation.extra["named"])
     predictions = reference or take_artifact("predictions", None, invocation.context()).id
     _change(invocation, predictions=predictions, out=invocation.extra["out"])
 

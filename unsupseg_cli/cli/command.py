@@ -326,7 +326,8 @@ def _merge_alone(name: str, values: dict[str, Any]) -> dict[str, Any]:
         if value in (None, []):
             continue
         if merged.get(field_name) not in (None, []):
-            raise UsageError(f"'{value[0]}' and --{field_name} both name images; give one of them.")
+            first = value if isinstance(value, str) else value[0]
+            raise UsageError(f"'{first}' and --{field_name} name the same thing; give one of them.")
         if field_name == "dataset":
             if len(value) > 1:
                 raise UsageError(

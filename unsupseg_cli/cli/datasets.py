@@ -113,7 +113,7 @@ def check(
 def prepare(
     name: Annotated[str, typer.Argument(help="potsdam3: the one set whose official files need cutting.")],
     root: Annotated[Path, typer.Option("--root", help="Where the official download lies.")],
-    out: Annotated[Path, typer.Option("--out", help="New folder for what is made.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for what is made.")],
 ) -> None:
     """Cut the official tiles of Potsdam into images of 200x200, by a fixed rule and with a fixed split."""
 

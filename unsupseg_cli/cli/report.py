@@ -23,7 +23,7 @@ def report(
             help="Ids or paths; default: the last evaluation, else predictions, else model.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="The file.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
     workspace: WorkspaceOption = None,
 ) -> None:
     """One HTML page of artifacts, without network and scripts: scores, pictures, classes, lineage, resources.

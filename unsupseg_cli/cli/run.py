@@ -38,7 +38,7 @@ _DRY = Annotated[
 _PROBE = Annotated[
     bool,
     typer.Option(
-        "--probe",
+        "--measure",
         help="With --dry-run: time all stages on a few images first, in a temporary folder. Times of earlier runs win.",
     ),
 ]
@@ -74,7 +74,7 @@ def run(invocation: Invocation) -> None:
     if invocation.explain:
         explain_steps(steps)
     if invocation.extra["probe"] and not invocation.extra["dry_run"]:
-        raise UsageError("--probe tells how long a run may take: it goes with --dry-run.")
+        raise UsageError("--measure tells how long a run may take: it goes with --dry-run.")
     if invocation.extra["dry_run"]:
         _dry_run(invocation, steps, first)
         return

@@ -128,7 +128,7 @@ class MaskWriter:
         note: dict[str, Any] = {"labels": self._labels.write(block, layers), "figures": dict(figures)}
         if self._soft is not None:
             if any(mask.soft is None for mask in masks):
-                raise UsageError("This method makes no soft masks; leave --keep soft out.")
+                raise UsageError("This method makes no soft masks; leave --keep scores out.")
             note["soft"] = self._soft.write(block, [mask.soft for mask in masks if mask.soft is not None])
         note["arrays"] = self._arrays.write(block, [mask.arrays for mask in masks])
         note["masks"] = [_mask_rows(mask) for mask in masks]

@@ -131,7 +131,7 @@ class RegionConfig(Config):
         "Sides of the anchors over the image's shorter side.",
         source="TransFGU, public code for COCO; VOC takes 0.6,0.5,0.4,0.3",
     )
-    foreground: float = setting(
+    foreground_share: float = setting(
         0.5,
         "An anchor is kept as foreground where the CLS attention exceeds its mean on more than this share of it; 0 "
         "keeps all and needs no features.",
@@ -139,7 +139,7 @@ class RegionConfig(Config):
         ge=0,
         lt=1,
     )
-    background: float = setting(
+    background_share: float = setting(
         0.8,
         "An anchor is kept as background where more than this share of it is not foreground; 1 keeps none.",
         source="TransFGU, public code for COCO; VOC keeps none",
@@ -167,8 +167,8 @@ class RegionConfig(Config):
         """Return the options of other regions than those asked for."""
         readers = {
             "scales": "anchors",
-            "foreground": "anchors",
-            "background": "anchors",
+            "foreground_share": "anchors",
+            "background_share": "anchors",
             "levels": "pyramid",
             "overlap": "pyramid",
         }
@@ -179,8 +179,8 @@ class RegionConfig(Config):
         }
         if self.regions is None:
             unread["embed"] = "it is read with --regions"
-        if self.regions == "anchors" and self.foreground == 0:
-            unread["background"] = "with --foreground 0 every anchor is foreground"
+        if self.regions == "anchors" and self.foreground_share == 0:
+            unread["background_share"] = "with --foreground-share 0 every anchor is foreground"
         return unread
 
 

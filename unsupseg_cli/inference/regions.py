@@ -79,7 +79,7 @@ def lay_out_regions(
 
 
 _REMEDIES = {
-    "anchors": "lower --foreground or --background",
+    "anchors": "lower --foreground-share or --background-share",
     "pyramid": "there are no images",
     "masks": "the masks are empty, make others",
 }
@@ -95,7 +95,7 @@ def _finder(config: RegionConfig, inputs: Mapping[str, Artifact], context: Conte
     if config.regions == "masks":
         masks = inputs.get("pseudolabels") or inputs["masks"]
         return _MaskRegions(MaskReader(masks, context))
-    if config.foreground == 0:
+    if config.foreground_share == 0:
         return partial(_all_anchors, scales=config.scales)
     return _CoveredAnchors(FeatureSet(inputs["features"]), config)
 
@@ -130,7 +130,9 @@ class _CoveredAnchors:
         attention = self._features.array("attention", [row])[0].numpy()
         boxes = anchors(view.height, view.width, self._config.scales)
         cells = boxes * np.tile([attention.shape[1] / view.width, attention.shape[0] / view.height], 2)
-        kept, tags = covered_anchors(attention, cells, self._config.foreground, self._config.background)
+        kept, tags = covered_anchors(
+            attention, cells, self._config.foreground_share, self._config.background_share
+        )
         found = to_pixels(view.boxes_to_original(boxes[kept]), height, width)
         return Regions(found, np.full(len(found), row), tags[kept])
 

@@ -37,7 +37,9 @@ def export_labels(
     _require_out(config, context.force)
     artifact = take_artifact("predictions", predictions, context)
     classes = _classes(artifact)
-    wishes = Wishes(_things(config, classes), config.min_area, config.url, config.images, _rasters(artifact))
+    wishes = Wishes(
+        _things(config, classes), config.min_area, config.url, config.bring_images, _rasters(artifact)
+    )
     images = LabelledImages(artifact, context)
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,9 @@ class ExportConfig(Config):
     """Write a model with its backbone into one file."""
 
     out: Path = execution(
-        ..., "The file to write: NAME.safetensors for `--model`, or NAME.onnx for other programs."
+        ...,
+        "The file to write: NAME.safetensors for `--model`, or NAME.onnx for other programs.",
+        short="-o",
     )
     frame: tuple[PositiveInt, PositiveInt] | None = execution(
         None, "Height and width of the images that an .onnx file takes, such as 720x1280."
@@ -107,7 +109,7 @@ class ExportConfig(Config):
 class ExportMasksConfig(Config):
     """Write masks into a COCO file."""
 
-    out: Path = execution(..., "The file to write: NAME.json.")
+    out: Path = execution(..., "The file to write: NAME.json.", short="-o")
     format: Literal["rle", "polygon"] = execution(
         "rle", "Compressed run lengths, or polygons along the edges of pixels; both give back every pixel."
     )
@@ -131,7 +133,7 @@ class ExportLabelsConfig(Config):
         "regions write these alone. Default: coco-panoptic divides none, the others write all.",
     )
     min_area: int = execution(1, "Regions of fewer pixels are left out where regions are written.", ge=1)
-    images: Literal["link", "copy", "none"] = execution(
+    bring_images: Literal["link", "copy", "none"] = execution(
         "link", "Whether coco-panoptic, yolo-seg and voc bring the images along, as links or as copies."
     )
     url: str = execution("", "What the addresses of images begin with in label-studio.")
@@ -147,7 +149,7 @@ class ExportLabelsConfig(Config):
         readers: dict[str, tuple[FormatName, ...]] = {
             "things": ("coco-panoptic", *regions),
             "min_area": ("coco-panoptic", *regions),
-            "images": ("coco-panoptic", "yolo-seg", "voc"),
+            "bring_images": ("coco-panoptic", "yolo-seg", "voc"),
             "url": ("label-studio",),
         }
         return {

@@ -64,9 +64,7 @@ _CLUSTERS = ("cluster_from", "clusters", "cluster_temperature", "cluster_target_
 class PretrainConfig(Config):
     """Settings of ``pretrain``. The defaults made the bundled weights (docs/tiny.md)."""
 
-    images: tuple[Path, ...] = execution(
-        (), "Images or folders.", argument=True, also=("--images", "--dataset")
-    )
+    images: tuple[Path, ...] = execution((), "Images or folders.", argument=True, also=("--dataset",))
     arch: str = setting("vit_tiny_conv8", "encoder to train")
     objective: Literal["contrastive", "dino"] = setting("contrastive", "what the encoder learns from")
     start: str | None = setting(
@@ -169,7 +167,7 @@ class PretrainConfig(Config):
     tensorboard: EventFolder = execution(
         None, "also write the losses of this run as TensorBoard events here (extra `tensorboard`)"
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = execution("auto", "where to compute")
+    device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
 
     @property
     def images_per_step(self) -> int:

@@ -51,7 +51,7 @@ class EvalMasksConfig(Config):
     labels: Path | None = execution(None, DataConfig.model_fields["labels"].description or "")
     class_file: Path | None = execution(None, DataConfig.model_fields["class_file"].description or "")
     background: tuple[int, ...] = setting((0,), "Classes of label images that are no objects; or `none`.")
-    least: float = setting(
+    min_share: float = setting(
         0.01, "Regions of label images on a smaller share of the image are no objects.", ge=0, lt=1
     )
 
@@ -62,7 +62,7 @@ class EvalMasksConfig(Config):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of label images where a file tells the objects."""
-        names = ("labels", "class_file", "background", "least")
+        names = ("labels", "class_file", "background", "min_share")
         return dict.fromkeys(names, f"the objects are those of '{self.truth}'") if self.truth else {}
 
 
@@ -121,7 +121,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     if not scores.objects:
         raise UnsupsegError(
             f"None of the {len(judged)} images has an object, so there is nothing to score; look at --background, "
-            "--least and --truth."
+            "--min-share and --truth."
         )
     naming = None
     if "naming" in call.inputs:
@@ -215,7 +215,7 @@ def _truth(call: Call, draft: Draft) -> tuple[list[str], dict[str, Item], Object
     assert space is not None
 
     def objects_of(item: Item, size: tuple[int, int]) -> Iterator[Object]:
-        for mask, group in true_objects(read_truth(item, space, size), config.background, config.least):
+        for mask, group in true_objects(read_truth(item, space, size), config.background, config.min_share):
             yield Object(mask, group)
 
     return list(space.names), {item.key: item for item in dataset.items if item.label}, objects_of

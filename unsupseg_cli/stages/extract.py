@@ -171,7 +171,9 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
             unread |= dict.fromkeys(("geometry", "ratios"), "regions are squares of --size")
         if self.regions is not None:
             unread["flip"] = "it is of whole images, not of --regions"
-        read = {port.role for port in _reads({"regions": self.regions, "foreground": self.foreground})}
+        read = {
+            port.role for port in _reads({"regions": self.regions, "foreground_share": self.foreground_share})
+        }
         if read & {"features", "pseudolabels", "masks"}:
             unread |= dict.fromkeys(
                 ("bands", "stretch"), "images are read as those that the regions are found in"
@@ -196,7 +198,7 @@ def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
     model = Port("model", "model", optional=True)
     if values.get("regions") == "masks":
         return (model, *ANY_MASKS)
-    if values.get("regions") == "anchors" and float(values.get("foreground", 1)) > 0:
+    if values.get("regions") == "anchors" and float(values.get("foreground_share", 1)) > 0:
         return (model, FEATURES)
     return (model,)
 

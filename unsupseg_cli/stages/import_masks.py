@@ -40,7 +40,7 @@ class ImportMasksConfig(DataConfig):
     background: tuple[int, ...] = setting(
         (0,), "Values of label maps that are no mask, such as 0,255; or `none`."
     )
-    least: int = setting(1, "Masks of fewer pixels are left out.", ge=1)
+    min_area: int = setting(1, "Masks of fewer pixels are left out.", ge=1)
     from_labels: bool = setting(
         False, "The masks were made with ground truth: what is made from them carries `used_labels`."
     )
@@ -168,7 +168,7 @@ def _source(call: Call) -> MaskSource:
 
     config, path, split = call.config, call.config.masks_from, _dataset(call).split
     items, sizes, _ = _readable(call)
-    common = {"least": config.least, "skip_unknown": config.skip_unknown}
+    common = {"least": config.min_area, "skip_unknown": config.skip_unknown}
     if config.is_coco:
         for file in filter(None, (path, config.images_file)):
             if not file.is_file():

@@ -144,7 +144,7 @@ def _config(call: Call) -> PretrainConfig:
     from unsupseg_cli.models.device import resolve_device
 
     config: PretrainConfig = call.config
-    return config.model_copy(update={"device": resolve_device(config.device).type})
+    return config.model_copy(update={"device": str(resolve_device(config.device))})
 
 
 @once

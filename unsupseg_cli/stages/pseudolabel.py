@@ -30,7 +30,7 @@ class PseudolabelConfig(DeviceConfig):
     classes: ClassCount | None = setting(
         None, "Number of classes K, or auto: by the features. Default: that of the label space."
     )
-    keep: Literal["labels", "soft"] = setting(
+    keep: Literal["labels", "scores"] = setting(
         "labels", "What is stored: labels, or soft masks (for `refine`) as well."
     )
     sheet: int = execution(12, "Views on the picture sheet.", ge=0)
@@ -116,7 +116,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     sizes = labeller.sizes()
     if sizes is None:
         sizes = features.sizes if needs.images else features.grids
-    writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "soft")
+    writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "scores")
     writer.fill(labeller.label, call.context, figures=labeller.figures)
     summary = writer.close()
     warn_of_single_masks(draft, summary)

@@ -22,7 +22,7 @@ class RefineConfig(CRFConfig):
     """Refine predictions, or soft pseudo-labels, with a dense CRF."""
 
     predictions: str | None = execution(None, "Predictions with --keep scores; default: the last ones.")
-    pseudolabels: str | None = execution(None, "Refine these pseudo-labels (--keep soft) instead.")
+    pseudolabels: str | None = execution(None, "Refine these pseudo-labels (--keep scores) instead.")
     label_confidence: float | None = setting(
         None, "Take hard labels, each with this probability.", gt=0, lt=1
     )
@@ -192,8 +192,8 @@ _VERSION_OF_MASKS = 4  # since their label maps are compressed; predictions stay
 _HARD = {
     "predictions": "The predictions '{id}' are hard labels; a CRF needs soft scores. Predict again with --keep scores, "
     "or say how far to trust the labels with --label-confidence 0.9.",
-    "pseudolabels": "The pseudo-labels '{id}' are hard masks; a CRF needs soft ones. Make them again with --keep soft, "
-    "or say how far to trust them with --label-confidence 0.9.",
+    "pseudolabels": "The pseudo-labels '{id}' are hard masks; a CRF needs soft ones. Make them again with --keep "
+    "scores, or say how far to trust them with --label-confidence 0.9.",
 }
 
 STAGE = Stage(

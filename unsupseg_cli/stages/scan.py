@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 class ScanConfig(DeviceConfig):
     """Look for the number of classes that some features have."""
 
-    features: str | None = execution(None, "Features artifact; default: the last one.", argument=True)
+    features: str | None = execution(
+        None, "Features artifact; default: the last one.", argument=True, also=("--features",)
+    )
     range: str = setting("4-30", "Numbers of classes that are tried, such as 4-30.")
     sample: int = setting(4000, "Most tokens that are clustered, drawn evenly over the images.", ge=100)
-    images: int = execution(4, "Images on the sheet of each K.", ge=0)
+    sheet: int = execution(4, "Images on the sheet of each K.", ge=0)
 
     @field_validator("range")
     @classmethod
@@ -132,7 +134,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     sample = sample_tokens(features, config.sample, _SEED, context.reporter).to(device)
     found = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
-    draw_scan(draft.folder, found, features, config.images, context)
+    draw_scan(draft.folder, found, features, config.sheet, context)
     return {"classes": found.best, "components": found.components, "rows": found.rows()}
 
 

@@ -130,7 +130,12 @@ def test_a_patch_where_no_concept_may_be_has_no_class_or_the_background():
         ([1, 0] * 5, 4, {"things": 2, "stuff": 2, "background": True}, "2 stuff and the background"),
         ([1, 0] * 5, 3, {"things": 5}, "are not the 3 classes"),
         ([1] * 3, 5, {}, "3 regions for 5 concepts"),
-        ([1] * 5, 4, {"things": 2, "stuff": 2}, "0 background regions for 2 concepts; lower --background"),
+        (
+            [1] * 5,
+            4,
+            {"things": 2, "stuff": 2},
+            "0 background regions for 2 concepts; lower --background-share",
+        ),
         ([1] * 5, 1, {"background": True}, "no concept beside the background"),
     ],
 )

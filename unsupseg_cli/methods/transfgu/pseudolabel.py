@@ -229,8 +229,9 @@ def _groups(
     for name, members, count in groups:
         if len(members) < count:
             raise UsageError(
-                f"There are {len(members)} {name}regions for {count} concepts; lower --{name.strip() or 'foreground'} "
-                "of `extract --regions anchors`, add --scales, or ask for fewer."
+                f"There are {len(members)} {name}regions for {count} concepts; lower "
+                f"--{name.strip() or 'foreground'}-share of `extract --regions anchors`, add --scales, or ask for "
+                "fewer."
             )
     if concepts < 1:
         raise UsageError(f"{classes} classes leave no concept beside the background; ask for more --classes.")
