@@ -326,3 +326,79 @@ def test_a_hub_that_does_not_answer_is_told_in_seconds_with_both_ways_out(monkey
     with pytest.raises(UnsupsegError, match=r"does not answer, tried 2 times.*--weights FILE .*or run once"):
         load_backbone("dino_vits16")
     assert time.monotonic() - began < 9
+
+
+class _Stalls(http.server.BaseHTTPRequestHandler):
+    """Promises a file, sends some of it, and then nothing."""
+
+    def do_HEAD(self):
+        self.send_response(200)
+        for name, value in (("ETag", '"1"'), ("X-Repo-Commit", "0" * 40), ("Content-Length", "1000000")):
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self):
+        self.server.asked += 1
+        self.do_HEAD()
+        self.wfile.write(bytes(self.server.sent))
+        self.server.stop.wait(20)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("sent", [0, 10, 100_000])
+def test_a_download_that_stands_still_is_told_in_seconds_with_both_ways_out(
+    monkeypatch, tmp_path, capfd, sent
+):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Stalls)
+    server.stop, server.daemon_threads, server.sent, server.asked = threading.Event(), True, sent, 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", host)
+    template = f"{host}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("unsupseg_cli.models.hub._STALLED", 0.5)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(ResNet50_Weights.IMAGENET1K_V1.value, "url", f"{host}/resnet50-0676ba61.pth")
+    try:
+        began = time.monotonic()
+        said = (
+            r"download from the hub \(http://127.0.0.1:\d+\) stands still, tried 2 times: give .*or run once"
+        )
+        with pytest.raises(UnsupsegError, match=said):
+            load_backbone("dino_vits16")
+        assert 2 <= server.asked <= 3
+        assert time.monotonic() - began < 9
+        with pytest.raises(
+            UnsupsegError, match=r"ResNet-50 .*stands still, tried 2 times.*give --set resnet=FILE"
+        ):
+            load_resnet(resnet50(), "hub")
+        assert time.monotonic() - began < 18
+        assert "Trying to resume" not in capfd.readouterr().err
+    finally:
+        server.stop.set()
+        server.shutdown()
+
+
+def test_a_download_that_ends_is_taken_from_the_cache_afterwards(monkeypatch, tmp_path):
+    """The hub is asked for the file once; a client that loads it finds it, and the settings are what they were."""
+    from huggingface_hub import constants
+
+    from unsupseg_cli.models.hub import hub
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("unsupseg_cli.models.hub._answers", lambda url: True)
+    before = (constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE)
+    with hub("a/file", lambda: (tmp_path / "file").write_text("x"), tmp_path):
+        assert (tmp_path / "file").read_text() == "x"
+        assert not constants.HF_HUB_OFFLINE
+    assert before == (constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.DOWNLOAD_CHUNK_SIZE)
+
+    def refuse():
+        raise ValueError("no such repository")
+
+    with pytest.raises(ValueError, match="no such repository"), hub("a/file", refuse, tmp_path):
+        raise OSError("not in the cache")

@@ -7,6 +7,7 @@ import math
 import textwrap
 import types
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,11 @@ def _from_hub(name: str, row: BackboneRow) -> nn.Module:
     if not row.tag:
         raise UnsupsegError(f"The weights of '{name}' are on no hub: {remedies.split(', or')[0]}.")
     try:
-        with hub(f"timm/{row.timm}.{row.tag}/resolve/main/model.safetensors"):
+        from huggingface_hub import constants, hf_hub_download
+
+        repo, weights = f"timm/{row.timm}.{row.tag}", "model.safetensors"
+        cache = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+        with hub(f"{repo}/resolve/main/{weights}", partial(hf_hub_download, repo, weights), cache):
             return _create(row, pretrained=True)
     except HubSilentError as error:
         raise UnsupsegError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,7 +132,8 @@ def _hub() -> dict[str, Tensor]:
     from torchvision.models import ResNet50_Weights
 
     weights = ResNet50_Weights.IMAGENET1K_V1
-    with hub(weights.url):
+    fetch, cache = partial(weights.get_state_dict, progress=False), Path(torch.hub.get_dir())
+    with hub(weights.url, fetch, cache):
         tensors: dict[str, Tensor] = dict(weights.get_state_dict(progress=False))
     return tensors
 
