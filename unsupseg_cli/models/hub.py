@@ -15,7 +15,7 @@ from typing import Any
 
 _TRIES = 2
 _SECONDS = 2.0  # for an answer of any kind; with the start of the program both tries stay below ten seconds
-_STALLED = 4.0  # seconds without a byte, of a download that began, until its client tries once more
+_STALLED = 3.0  # seconds without a byte, of a download that began, until its client tries once more
 _PIECE = 64 * 1024  # bytes that are written as soon as they are there
 
 
