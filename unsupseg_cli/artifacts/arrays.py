@@ -141,6 +141,9 @@ class Rows(Protocol):
     def rows(self, start: int, stop: int) -> Array:
         """Return rows [start, stop) as a new array."""
 
+    def peek(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop), without a copy where they lie in one piece."""
+
 
 class RowReader:
     """Reads rows of the array ``folder/name``, in whichever store it lies.
@@ -160,6 +163,10 @@ class RowReader:
     def rows(self, start: int, stop: int) -> Array:
         """Return rows [start, stop) as a new array."""
         return self._rows.rows(start, stop)
+
+    def peek(self, start: int, stop: int) -> Array:
+        """Return rows [start, stop) to be read at once: where they lie, if that is in one piece, else a new array."""
+        return self._rows.peek(start, stop)
 
     def take(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Array:
         """Return the rows at ``indices`` (any order, repeats allowed) as a new array."""
@@ -231,6 +238,9 @@ class _HDF5Rows:
     def rows(self, start: int, stop: int) -> Array:
         return np.array(self._data[start:stop])
 
+    def peek(self, start: int, stop: int) -> Array:
+        return np.asarray(self._data[start:stop])
+
 
 class _ZarrRows:
     """Maps the shard files of a zarr array: no decompression, no fancy indexing.
@@ -253,13 +263,13 @@ class _ZarrRows:
             bool(self._shard) and self._is_plain() and tuple(self._array.chunks)[1:] == self.shape[1:]
         )
         self._maps: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint64]]] = {}
+        self._chunks: dict[int, Array] = {}  # the one that was read last, as it lies in its map
 
     def rows(self, start: int, stop: int) -> Array:
         if not self._direct:
             return self._decode(start, stop)
         if start // self._chunk == (stop - 1) // self._chunk and start < stop:
-            first = start - start % self._chunk
-            return self._read_chunk(start // self._chunk)[start - first : stop - first].copy()
+            return self.peek(start, stop).copy()
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         row = start
         while row < stop:
@@ -268,6 +278,15 @@ class _ZarrRows:
             out[row - start : end - start] = self._read_chunk(row // self._chunk)[row - first : end - first]
             row = end
         return out
+
+    def peek(self, start: int, stop: int) -> Array:
+        chunk = start // self._chunk
+        if not self._direct or start >= stop or chunk != (stop - 1) // self._chunk:
+            return self.rows(start, stop)
+        first = chunk * self._chunk
+        if chunk not in self._chunks:
+            self._chunks = {chunk: self._read_chunk(chunk)}
+        return self._chunks[chunk][start - first : stop - first]
 
     def _decode(self, start: int, stop: int) -> Array:
         """Read through zarr, whose codecs notice some damage by themselves."""

@@ -89,7 +89,7 @@ class PackedReader:
 
     def __getitem__(self, view: int) -> Array:
         """Return the array of one view."""
-        piece = self._pieces.rows(self._offset[view], self._offset[view + 1])
+        piece = self._pieces.peek(self._offset[view], self._offset[view + 1])
         out = np.empty(self.shapes[view], self._dtype)
         try:
             if _LENGTHS.unpack_from(piece.data) != (out.nbytes, len(piece)):
