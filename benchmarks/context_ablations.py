@@ -178,7 +178,7 @@ def _train(
     @torch.no_grad()
     def scores(view: int) -> Tensor:
         grid = [int(side) for side in features.grids[view]]
-        looks = trainer._embed(trainer._read([view]), [grid], [whole(grid)], lambda images: images)
+        looks = trainer._embed(trainer._read([view]), [grid], [whole(grid)], [])
         return trainer.network.scores(looks[0][None])[0]
 
     return scores

@@ -12,6 +12,7 @@ from unsupseg_cli.data.views import (
     FOREGROUND,
     Regions,
     anchors,
+    cell_shares,
     coverage,
     covered_anchors,
     pyramid,
@@ -126,3 +127,8 @@ def test_a_box_that_is_no_part_of_its_image_is_named(box, reason):
         table_of_regions(
             ["a.png", "street/b.png"], [(10, 12)] * 2, [regions_of(), regions_of([0, 0, 2, 2], box)], 16, 8
         )
+
+
+def test_shares_of_cells_under_a_box_are_their_parts():
+    shares = cell_shares(np.array([[0.5, 0.0, 2.0, 1.0]]), (2, 2))
+    np.testing.assert_array_equal(shares, [[[0.5, 1.0], [0.0, 0.0]]])

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torchvision.models import ResNet50_Weights, resnet50
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.methods.maskdistill.network import load_resnet
 from unsupseg_cli.models.backbone import load_backbone
+from unsupseg_cli.models.deeplab import load_resnet
 from unsupseg_cli.models.weights import read_weights
 
 VIT = {"embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 0}

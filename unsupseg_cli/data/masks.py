@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from unsupseg_cli.core.labels import VOID
 
@@ -28,7 +31,7 @@ def to_layers(masks: Iterable[NDArray[np.bool_]], size: tuple[int, int]) -> NDAr
     for number, mask in enumerate(masks):
         if number >= MOST_MASKS:
             raise ValueError(f"more than {MOST_MASKS:,} masks")
-        box = _extent(mask)
+        box = extent(mask)
         inside = mask[box]
         for layer in layers:
             if not (layer[box][inside] != VOID).any():
@@ -71,9 +74,20 @@ def cell_boxes(layers: NDArray[np.int16], count: int) -> NDArray[np.int64]:
     return boxes
 
 
-def _extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+def extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     """Return the rows and columns that a mask lies in."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def resized(masks: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return masks (M, h, w) at another size, by the nearest cell."""
+    if masks.shape[1:] == size:
+        return masks
+    if not len(masks):
+        return np.zeros((0, *size), np.bool_)
+    values: Tensor = F.interpolate(torch.from_numpy(masks)[:, None].float(), size=size, mode="nearest-exact")
+    large: NDArray[np.bool_] = (values[:, 0] > 0.5).numpy()
+    return large

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import View, snap
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 ANCHOR_CELLS = 80
 """Cells of the grid of anchors along a frame's shorter side. Source: TransFGU, public code (640 pixels at patch 8)."""
@@ -217,19 +219,17 @@ def coverage(mask: NDArray[np.bool_], boxes: NDArray[np.float64]) -> NDArray[np.
     return share
 
 
-def cell_shares(boxes: NDArray[np.float64], grid: tuple[int, int]) -> NDArray[np.float64]:
+def cell_shares(boxes: NDArray[Real], grid: tuple[int, int]) -> NDArray[Real]:
     """Return how much of each cell of a grid (h, w) lies under each box (M, 4), in cells: (M, h, w), from 0 to 1."""
 
-    def along(start: NDArray[np.float64], stop: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
-        first = np.arange(cells)
+    def along(start: NDArray[Real], stop: NDArray[Real], cells: int) -> NDArray[Real]:
+        first = np.arange(cells, dtype=start.dtype)
         shared = np.minimum(stop[:, None], first + 1) - np.maximum(start[:, None], first)
-        clipped: NDArray[np.float64] = np.clip(shared, 0, 1)
+        clipped: NDArray[Real] = np.clip(shared, 0, 1)
         return clipped
 
     left, top, right, bottom = boxes.T
-    shares: NDArray[np.float64] = (
-        along(top, bottom, grid[0])[:, :, None] * along(left, right, grid[1])[:, None]
-    )
+    shares: NDArray[Real] = along(top, bottom, grid[0])[:, :, None] * along(left, right, grid[1])[:, None]
     return shares
 
 

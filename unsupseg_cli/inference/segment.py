@@ -17,7 +17,7 @@ from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, load_views
-from unsupseg_cli.models.backbone import WHOLE, Box
+from unsupseg_cli.models.boxes import WHOLE, Box
 from unsupseg_cli.models.dense import DenseModel, ScoreMap
 from unsupseg_cli.models.linear_model import LinearModel
 from unsupseg_cli.models.memory import with_backoff

@@ -15,7 +15,7 @@ from unsupseg_cli.data.geometry import Geometry, View
 from unsupseg_cli.data.images import image_size, read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.inference.segment import Segmented
-from unsupseg_cli.models.backbone import Box, mirrored
+from unsupseg_cli.models.boxes import Box, mirrored
 from unsupseg_cli.models.dense import DenseModel, Look
 from unsupseg_cli.models.heads import PIXEL_ARRAYS, TOKEN_ARRAYS
 

@@ -38,6 +38,23 @@ class Masks:
     soft: NDArray[np.float16] | None = None
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    @classmethod
+    def of_classes(
+        cls, classes: Tensor, certainty: Tensor, arrays: Mapping[str, NDArray[Any]] | None = None
+    ) -> Masks:
+        """Return a mask for each class that is somewhere in a view; its score is the mean certainty of its cells.
+
+        Args:
+            classes: (h, w) integers from 0.
+            certainty: (h, w) in [0, 1].
+            arrays: see the attributes.
+        """
+        group, labels = np.unique(classes.cpu().numpy(), return_inverse=True)
+        labels = labels.reshape(classes.shape)
+        area = np.bincount(labels.ravel(), minlength=len(group))
+        score = np.bincount(labels.ravel(), certainty.cpu().numpy().ravel(), minlength=len(group)) / area
+        return cls(labels.astype(np.int16), area, score.astype(np.float32), group, arrays=arrays or {})
+
 
 @dataclass(frozen=True)
 class MaskSet:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unsupseg_cli.core.bounds import require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
+from unsupseg_cli.models.boxes import WHOLE, Box, places
 from unsupseg_cli.models.hub import HubSilentError, hub
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.models.vit import MEAN, STD, build_vit
@@ -26,25 +27,6 @@ from unsupseg_cli.models.weights import digest_tensors, read_weights
 
 JSON_NAME, TENSORS_NAME = "backbone.json", "backbone.safetensors"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom of a part of an image, as fractions of it; mirrored if right is less than left."""
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-
-
-def mirrored(box: Box) -> Box:
-    """Return the box of what a mirror image shows: it runs from right to left."""
-    left, top, right, bottom = box
-    return right, top, left, bottom
-
-
-def places(box: Box, height: int, width: int, device: torch.device) -> Tensor:
-    """Return x and y (height, width, 2) of the cells of a part of an image: in the whole image, from -1 to 1."""
-    left, top, right, bottom = box
-    x, y = (
-        2 * (low + (high - low) * (torch.arange(cells, device=device) + 0.5) / cells) - 1
-        for low, high, cells in ((left, right, width), (top, bottom, height))
-    )
-    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
 def resolve_precision(requested: str, device: torch.device) -> str:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsupseg_cli.models.backbone import WHOLE, Backbone, Box, mirrored
+from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.boxes import WHOLE, Box, mirrored
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,10 @@ class DenseModel(nn.Module, ABC):
     @torch.inference_mode()
     def log_probs(self, score_map: ScoreMap, height: int, width: int) -> Tensor:
         """Return log-probabilities (K, height, width) of the classes, interpolated bilinearly."""
-        scores = _resize(score_map.scores[None], height, width)[0]
+        scores = resize_maps(score_map.scores[None], (height, width))[0]
         norm = score_map.norm
         if norm is not None:
-            norm = _resize(norm[None, None], height, width)[0, 0]
+            norm = resize_maps(norm[None, None], (height, width))[0, 0]
         return self._merged(self.log_softmax(scores, norm))
 
     @torch.inference_mode()
@@ -212,8 +213,11 @@ def _part_box(box: Box, part: Box) -> Box:
     return left + width * part[0], top + height * part[1], left + width * part[2], top + height * part[3]
 
 
-def _resize(maps: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=False)
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return maps (B, K, h, w) at another size, bilinear."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def _bands(scores: Tensor, height: int, width: int) -> Iterator[tuple[int, int, Tensor]]:
@@ -221,7 +225,7 @@ def _bands(scores: Tensor, height: int, width: int) -> Iterator[tuple[int, int, 
     classes, h, _ = scores.shape
     rows = max(1, _BAND_CELLS // max(1, classes * width))
     if rows >= height:
-        yield 0, height, _resize(scores[None], height, width)[0]
+        yield 0, height, resize_maps(scores[None], (height, width))[0]
         return
     wide = F.interpolate(scores[None], size=(h, width), mode="bilinear", align_corners=False)[0]
     for first in range(0, height, rows):

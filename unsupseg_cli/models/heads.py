@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import WHOLE, Box, places
+from unsupseg_cli.models.boxes import WHOLE, Box, places
 from unsupseg_cli.models.vit import MEAN, STD
 
 HEADS: dict[str, Callable[..., nn.Module]] = {}

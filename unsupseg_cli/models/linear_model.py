@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.models.backbone import WHOLE, Backbone, Box
+from unsupseg_cli.models.backbone import Backbone
+from unsupseg_cli.models.boxes import WHOLE, Box
 from unsupseg_cli.models.dense import DenseModel, Look, ScoreMap
 from unsupseg_cli.models.heads import build_class_head, build_head, load_part
 from unsupseg_cli.models.memory import TOKEN_BUDGET

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
-from unsupseg_cli.models.backbone import DTYPES, WHOLE, Backbone, Box
+from unsupseg_cli.models.backbone import DTYPES, Backbone
+from unsupseg_cli.models.boxes import WHOLE, Box
 from unsupseg_cli.models.dense import DenseModel, Look, ScoreMap
 from unsupseg_cli.models.heads import TOKEN_ARRAYS, build_head, build_network, load_part
 from unsupseg_cli.models.memory import TOKEN_BUDGET, is_out_of_memory

@@ -136,3 +136,12 @@ def sample_tokens(source: TokenSource, limit: int, seed: int, reporter: Reporter
         chosen = torch.randperm(len(batch), generator=generator)[:keep].sort().values
         parts.append(batch if share == 1.0 else batch[chosen])
     return torch.cat(parts)
+
+
+def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:
+    """Yield the tokens (n, C) of batches of views in a random order; a last one that is not full is left out."""
+    views = len(source.grids)
+    order = torch.randperm(views, generator=torch.Generator().manual_seed(seed)).tolist()
+    size = min(batch, views)
+    for start in range(0, views - size + 1, size):
+        yield torch.cat([view.flatten(0, 1) for view in source.tokens(order[start : start + size])])

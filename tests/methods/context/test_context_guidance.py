@@ -5,22 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unsupseg_cli.clustering.prototypes import temperature
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.views import pyramid
 from unsupseg_cli.methods.context.config import PseudolabelOptions
-from unsupseg_cli.methods.context.guidance import (
-    align,
-    guide,
-    overlaps,
-    pack,
-    place_maps,
-    spread,
-    temperature,
-    unpack,
-)
+from unsupseg_cli.methods.context.guidance import align, guide, pack, spread, unpack
 from unsupseg_cli.methods.context.pseudolabel import ContextLabeller
 from unsupseg_cli.methods.interface import Inputs, RegionSet
+from unsupseg_cli.models.boxes import place_maps
 from unsupseg_cli.training.tokens import MemorySource
 
 SIZE = 48  # of an image in pixels
@@ -57,11 +50,6 @@ def test_the_temperature_gives_the_confidence_asked_for_whatever_the_spread_of_c
     for spread_ in (1.0, 0.02):
         found = temperature(spread_ * cosines, 0.7)
         assert float((spread_ * cosines / found).softmax(1).amax(1).mean()) == pytest.approx(0.7, abs=1e-3)
-
-
-def test_overlaps_are_the_parts_of_cells():
-    weights = overlaps(np.array([[0.25, 0.0, 1.0, 0.5]]), (2, 2))
-    torch.testing.assert_close(weights, torch.tensor([[[0.5, 1.0], [0.0, 0.0]]]))
 
 
 def test_clusters_are_aligned_by_what_their_regions_hold():

@@ -8,13 +8,15 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 
+from unsupseg_cli.clustering.online import OnlineCentroids, sums_of
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.context.config import TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
-from unsupseg_cli.methods.context.network import ContextNetwork, appearance, enlarge, to_lab
-from unsupseg_cli.methods.context.objective import OnlineCentroids, guidance_loss, sums_of
+from unsupseg_cli.methods.context.network import ContextNetwork
+from unsupseg_cli.methods.context.objective import guidance_loss
 from unsupseg_cli.methods.context.train import ContextTrainer, Look
 from unsupseg_cli.methods.interface import Inputs, MaskSet
+from unsupseg_cli.models.cues import appearance, enlarge, to_lab
 from unsupseg_cli.models.heads import build_network
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.loop import Schedule, fit
@@ -78,7 +80,7 @@ def train(trainer, steps=None, checkpoint=None):
 def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
     trainer = ContextTrainer(options(), make_inputs())
     (shown,) = trainer._read([0])
-    scores = trainer.network.scores(trainer._embed([shown], [[8, 8]], None, lambda images: images)[0][None])
+    scores = trainer.network.scores(trainer._embed([shown], [[8, 8]], None, [])[0][None])
     nearest = (F.normalize(shown.arrays["patch"], dim=0).movedim(0, -1) @ trainer.network.centroids.T).argmax(
         -1
     )
@@ -91,8 +93,8 @@ def test_an_untrained_network_gives_the_nearest_centroid_at_half_the_patch():
 def test_tokens_come_to_the_side_of_an_edge_that_looks_like_them():
     tokens = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)  # the patch in the middle is of both sides
     colours = torch.tensor([0.0, 0, 0, 1, 1, 1]).view(1, 1, 1, 6).expand(1, 3, 2, 6)
-    plain = enlarge(tokens, colours, (3.0, 0.0))[0, 0, 0]
-    edge = enlarge(tokens, colours, (3.0, 50.0))[0, 0, 0]
+    plain = enlarge(tokens, colours, 2, (3.0, 0.0))[0, 0, 0]
+    edge = enlarge(tokens, colours, 2, (3.0, 50.0))[0, 0, 0]
     smooth = F.interpolate(tokens, scale_factor=2, mode="bilinear", align_corners=False)[0, 0, 0]
     torch.testing.assert_close(plain, smooth, atol=0.1, rtol=0)
     assert float(edge[3] - edge[2]) > 2 * float(plain[3] - plain[2])

@@ -18,9 +18,9 @@ from unsupseg_cli.methods.maskdistill.filter import (
     chosen,
     predicted,
 )
-from unsupseg_cli.methods.maskdistill.network import DeepLab, load_resnet
 from unsupseg_cli.methods.maskdistill.objective import hard_pixel_loss
 from unsupseg_cli.methods.maskdistill.train import MaskDistillTrainer
+from unsupseg_cli.models.deeplab import DeepLab, load_resnet
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.tokens import MemorySource
 

@@ -7,17 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as VF
-from torchvision.transforms.v2 import functional as TF
 
+from unsupseg_cli.clustering.principal import principal_directions
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
-    Change,
     PrototypeHead,
     draw_change,
     ema_update,
-    photometric,
-    principal_prototypes,
 )
 from unsupseg_cli.methods.primaps.objective import (
     class_weights,
@@ -30,11 +27,11 @@ from unsupseg_cli.methods.primaps.train import (
     PrimapsTrainer,
     initialise,
     sharpening,
-    shuffled_batches,
 )
 from unsupseg_cli.models.vit import MEAN, STD
+from unsupseg_cli.training.colours import adjust, blur, change_colours
 from unsupseg_cli.training.live import LiveSource
-from unsupseg_cli.training.tokens import MemorySource
+from unsupseg_cli.training.tokens import MemorySource, shuffled_batches
 
 
 def test_mode_assignment_equals_a_loop_over_masks() -> None:
@@ -111,14 +108,14 @@ def test_the_moving_average_is_of_directions_and_lengths() -> None:
     torch.testing.assert_close(slow.matrix(), 1.5 * torch.eye(2))
 
 
-def test_principal_prototypes_are_the_principal_axes() -> None:
+def test_principal_directions_are_the_principal_axes() -> None:
     rows = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5, 0.1, 3])
-    found = principal_prototypes((rows + 7).split(512), 2)
+    found = principal_directions((rows + 7).split(512), 2)
     torch.testing.assert_close(found, torch.eye(4)[[1, 3]], atol=0.05, rtol=0)
     with pytest.raises(UsageError, match="5 classes"):
-        principal_prototypes([rows], 5)
+        principal_directions([rows], 5)
     with pytest.raises(UsageError, match="no features"):
-        principal_prototypes([], 2)
+        principal_directions([], 2)
 
 
 def scene(seed: int, noise: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -221,7 +218,7 @@ def test_photometric_augmentation_follows_its_generator_and_keeps_the_range() ->
     def changed(config: TrainOptions, seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
         changes = [draw_change(config, generator) for _ in images]
-        return photometric(images, changes, config.blur_kernel)
+        return torch.stack(list(map(change_colours, images, changes)))
 
     one, two, other = (changed(config, seed) for seed in (1, 1, 2))
     assert torch.equal(one, two)
@@ -262,7 +259,7 @@ def augmented_by(option: str, images: torch.Tensor) -> torch.Tensor:
     source = LiveSource(lambda views: [], encode, grids, 4, torch.device("cpu"), backbone)
     trainer = PrimapsTrainer.__new__(PrimapsTrainer)
     trainer.options = TrainOptions(augment=option)
-    changes = [Change(1.5, [(TF.adjust_brightness, 1.08), (TF.adjust_contrast, 0.93)]) for _ in images]
+    changes = [[blur(21, 1.5), adjust("brightness", 1.08), adjust("contrast", 0.93)] for _ in images]
     trainer._live_tokens(source, list(images), changes)
     return seen[-1]
 

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unsupseg_cli.clustering.principal import principal_direction
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.methods.interface import Inputs, Masks
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions
-from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller, Proposals, principal_direction, propose
+from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller, Proposals, propose
 from unsupseg_cli.training.tokens import MemorySource
 
 sys.path.insert(0, str(Path(__file__).parent))

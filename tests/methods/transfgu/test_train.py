@@ -10,7 +10,6 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.transfgu.config import TrainOptions
 from unsupseg_cli.methods.transfgu.maps import pack_maps
-from unsupseg_cli.methods.transfgu.network import MaskTransformer
 from unsupseg_cli.methods.transfgu.objective import (
     category_loss,
     separation_loss,
@@ -18,6 +17,7 @@ from unsupseg_cli.methods.transfgu.objective import (
     uncertainty_loss,
 )
 from unsupseg_cli.methods.transfgu.train import Look, TransfguTrainer, crop_grid, crop_image
+from unsupseg_cli.models.decoders import MaskTransformer
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource

@@ -5,49 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_FINEST, _COARSEST, _HALVINGS = 1e-4, 10.0, 40
 _LEAST = 1e-6  # of a probability whose logarithm is taken
-
-
-def temperature(cosines: Tensor, confidence: float) -> float:
-    """Return the temperature of a softmax over cosines (n, K) at which the highest probability is in the mean as given.
-
-    Tokens of one backbone differ in cosines of .5, those of another in .05: a fixed temperature fits one of them.
-
-    Args:
-        cosines: of some points to the centres.
-        confidence: mean of the highest probability, in (0, 1); at most what the sharpest softmax has is reached.
-    """
-    low, high = np.log(_FINEST), np.log(_COARSEST)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if float((cosines / np.exp(middle)).softmax(1).amax(1).mean()) > confidence:
-            low = middle
-        else:
-            high = middle
-    return float(np.exp((low + high) / 2))
-
-
-def overlaps(boxes: NDArray[np.float64], grid: tuple[int, int]) -> Tensor:
-    """Return how much of each cell of a grid lies in each box, (M, h, w) in [0, 1].
-
-    Args:
-        boxes: left, top, right, bottom as shares of the grid's sides, (M, 4).
-        grid: rows and columns.
-    """
-    left, top, right, bottom = torch.from_numpy(boxes).float().T[:, :, None]
-
-    def along(cells: int, start: Tensor, stop: Tensor) -> Tensor:
-        first = torch.arange(cells)
-        return (torch.minimum(stop * cells, first + 1) - torch.maximum(start * cells, first)).clamp(0, 1)
-
-    return along(grid[0], top, bottom)[:, :, None] * along(grid[1], left, right)[:, None, :]
 
 
 def align(holistic: Tensor, content: Tensor) -> Tensor:
@@ -73,24 +35,6 @@ def spread(values: Tensor, weights: Tensor) -> Tensor:
     total = torch.einsum("mk,mhw->khw", values, weights)
     weight = weights.sum(0)
     return torch.where(weight > 0, total / weight.clamp_min(_LEAST), values.mean(0)[:, None, None])
-
-
-def place_maps(maps: Tensor, boxes: NDArray[np.float64], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return maps of regions at their places on a grid (M, K, h, w), and where those are (M, 1, h, w).
-
-    Args:
-        maps: of each region, (M, K, h', w').
-        boxes: left, top, right, bottom as shares of the grid's sides, (M, 4).
-        grid: rows and columns.
-    """
-    left, top, right, bottom = torch.from_numpy(boxes).float().T[:, :, None]
-    y, x = ((torch.arange(cells) + 0.5) / cells for cells in grid)
-    across, down = 2 * (x - left) / (right - left) - 1, 2 * (y - top) / (bottom - top) - 1  # (M, w), (M, h)
-    size = (len(maps), *grid)
-    places = torch.stack([across[:, None, :].expand(size), down[:, :, None].expand(size)], -1)
-    there = (places.abs() <= 1).all(-1)[:, None]
-    placed = F.grid_sample(maps, places.to(maps.device), padding_mode="border", align_corners=False)
-    return placed, there.to(maps.device)
 
 
 def guide(patches: Tensor, priors: Tensor, shares: Tensor, weight: float) -> Tensor:

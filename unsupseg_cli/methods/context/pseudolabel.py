@@ -13,20 +13,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unsupseg_cli.clustering.prototypes import temperature
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.views import cell_shares
 from unsupseg_cli.methods.context.config import FINE, PseudolabelOptions
-from unsupseg_cli.methods.context.guidance import (
-    align,
-    guide,
-    overlaps,
-    pack,
-    place_maps,
-    spread,
-    temperature,
-)
+from unsupseg_cli.methods.context.guidance import align, guide, pack, spread
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, RegionSet
+from unsupseg_cli.models.boxes import place_maps
 from unsupseg_cli.training.tokens import sample_tokens
 
 _VIEWS_OF_A_CLUSTER = 4  # at least, in the mean
@@ -134,7 +129,7 @@ class ContextLabeller(Labeller):
             probabilities, boxes = self._patches(view).softmax(0), self._shown(rows)
             height, width = probabilities.shape[1:]
             small += bool(((boxes[:, 2:] - boxes[:, :2]) * [width, height] < 1).any())
-            weights = overlaps(boxes, (height, width)).to(self.inputs.device)
+            weights = self._covered(rows, (height, width))
             inside = torch.einsum("khw,mhw->mk", probabilities, weights)
             content[rows] = inside / weights.sum((1, 2))[:, None].clamp_min(1e-6)
         return content, small
@@ -152,23 +147,19 @@ class ContextLabeller(Labeller):
         assert self.regions.shown is not None
         return self.regions.shown(rows)
 
+    def _covered(self, rows: NDArray[np.int64], grid: tuple[int, int]) -> Tensor:
+        """Return how much of each cell of a view's grid lies in each of some regions, (M, h, w) in [0, 1]."""
+        boxes = self._shown(rows).astype(np.float32) * np.array([grid[1], grid[0]] * 2, np.float32)
+        return torch.from_numpy(cell_shares(boxes, grid)).to(self.inputs.device)
+
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return a mask for each class that is highest somewhere, with the guidance as arrays."""
         return [self._label(view) for view in views]
 
     def _label(self, view: int) -> Masks:
         guidance = self.guidance(view)
-        labels = guidance.argmax(0).cpu()
-        found, numbers = torch.unique(labels, return_inverse=True)
-        areas = torch.bincount(numbers.flatten())
-        highest = torch.bincount(numbers.flatten(), guidance.amax(0).cpu().flatten().double()) / areas
-        return Masks(
-            numbers.to(torch.int16).numpy(),
-            areas.numpy(),
-            highest.float().numpy(),
-            found.numpy(),
-            arrays=pack(guidance, self.options.top),
-        )
+        arrays = pack(guidance, self.options.top)
+        return Masks.of_classes(guidance.argmax(0), guidance.amax(0), arrays)
 
     def guidance(self, view: int) -> Tensor:
         """Return the guidance of a view on the fine grid, (K, FINE h, FINE w)."""
@@ -198,7 +189,7 @@ class ContextLabeller(Labeller):
         """Return what the holistic clusters of a level say about each cell of a view, (K, h, w)."""
         rows = self._of_level(view, int(self.regions.tag[level.rows[0]]))
         values = level.prior[np.searchsorted(level.rows, rows)]
-        return spread(values, overlaps(self._shown(rows), grid).to(values.device))
+        return spread(values, self._covered(rows, grid))
 
     def _of_level(self, view: int, level: int) -> NDArray[np.int64]:
         rows = self.rows[view]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,27 +15,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unsupseg_cli.clustering.online import OnlineCentroids, sums_of
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.context.config import FINE, TrainOptions
 from unsupseg_cli.methods.context.guidance import unpack
 from unsupseg_cli.methods.context.network import ContextNetwork
-from unsupseg_cli.methods.context.objective import (
-    OnlineCentroids,
-    class_loss,
-    guidance_loss,
-    sums_of,
-)
+from unsupseg_cli.methods.context.objective import class_loss, guidance_loss
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
-from unsupseg_cli.models.backbone import WHOLE, Box, places
-from unsupseg_cli.models.operators import require_operators
+from unsupseg_cli.models.boxes import WHOLE, Box, places
 from unsupseg_cli.training.batch import Batch
-
-require_operators()
-from torchvision.transforms.v2 import functional as TF  # noqa: E402
-
-Change = Callable[[Tensor], Tensor]
+from unsupseg_cli.training.colours import COLOURS, Step, adjust, change_colours
 
 
 @dataclass(frozen=True)
@@ -213,24 +204,18 @@ class ContextTrainer(Trainer):
             looks.append(Look(top, left, rows, columns, draw.random() < self.options.mirror))
         return looks
 
-    def _change(self, draw: random.Random) -> Change:
+    def _change(self, draw: random.Random) -> list[Step]:
         """Return a change of colours, for all images of a view alike."""
-        factors = [draw.uniform(1 - self.options.jitter, 1 + self.options.jitter) for _ in range(3)]
-
-        def change(images: Tensor) -> Tensor:
-            images = TF.adjust_brightness(images, factors[0])
-            images = TF.adjust_contrast(images, factors[1])
-            changed: Tensor = TF.adjust_saturation(images, factors[2])
-            return changed
-
-        return change if self.options.jitter else lambda images: images
+        reach = self.options.jitter
+        amounts = [draw.uniform(1 - reach, 1 + reach) for _ in range(3)]
+        return [adjust(*step) for step in zip(COLOURS[:3], amounts, strict=True)] if reach else []
 
     def _embed(
         self,
         read: Sequence[Shown],
         grids: Sequence[Sequence[int]],
         looks: Sequence[Look] | None,
-        change: Change,
+        change: Sequence[Step],
     ) -> list[Tensor]:
         """Return the embeddings (C, h, w) of looks, or of the whole images."""
         chosen = looks or [whole(grid) for grid in grids]
@@ -246,7 +231,7 @@ class ContextTrainer(Trainer):
     def _arrays(
         self,
         parts: Sequence[tuple[Shown, Look, Sequence[int]]],
-        change: Change,
+        change: Sequence[Step],
         boxes: Sequence[Box] | None,
     ) -> dict[str, Tensor]:
         """Return what the network reads of looks of one size."""
@@ -256,9 +241,8 @@ class ContextTrainer(Trainer):
                 one["pixels"].shape[1] // grid[0] for one, (_, _, grid) in zip(of_all, parts, strict=True)
             ]
             looks = zip(of_all, parts, cells, strict=True)
-            arrays["pixels"] = change(
-                torch.stack([look.of(one["pixels"], n) for one, (_, look, _), n in looks])
-            )
+            shown = torch.stack([look.of(one["pixels"], n) for one, (_, look, _), n in looks])
+            arrays["pixels"] = change_colours(shown, change)
         if self.inputs.network is None:
             tokens = [look.of(shown.arrays["patch"]) for shown, look, _ in parts]
             arrays["patch"] = torch.stack(tokens).movedim(1, -1)
@@ -304,7 +288,7 @@ class ContextTrainer(Trainer):
             read, grid = self._read([view]), self.inputs.features.grids[[view]].tolist()
             turned = [whole(grid[0], mirrored=True)]
             before, after = (
-                self.network.scores(self._embed(read, grid, look, lambda images: images)[0][None]).argmax(1)
+                self.network.scores(self._embed(read, grid, look, [])[0][None]).argmax(1)
                 for look in (turned, None)
             )
             shares.append((before.flip(-1) == after).float().mean())

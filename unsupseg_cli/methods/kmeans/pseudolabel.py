@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,12 +45,8 @@ class KMeansLabeller(Labeller):
 
     def _label(self, tokens: Tensor) -> Masks:
         similarity = F.normalize(tokens, dim=-1) @ self.centroids.T
-        best, nearest = (part.cpu() for part in similarity.max(-1))
-        groups, labels = np.unique(nearest.numpy(), return_inverse=True)
-        labels = labels.reshape(nearest.shape)
-        area = np.bincount(labels.ravel(), minlength=len(groups))
-        score = np.bincount(labels.ravel(), weights=best.numpy().ravel(), minlength=len(groups)) / area
-        return Masks(labels.astype(np.int16), area, score.astype(np.float32), groups)
+        best, nearest = similarity.max(-1)
+        return Masks.of_classes(nearest, best)
 
     def state(self) -> dict[str, Tensor]:
         """Return the centres (K, C)."""

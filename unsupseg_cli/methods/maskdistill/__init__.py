@@ -36,6 +36,9 @@ METHOD = Method(
         Part(FilterOptions, f"{_HERE}.filter:FilterLabeller", "filter", "the masks that a model is sure of"),
     ),
     trainer=Part(TrainOptions, f"{_HERE}.train:MaskDistillTrainer"),
-    heads={"maskdistill-decoder": f"{_HERE}.network", "deeplabv3-resnet50": f"{_HERE}.network"},
+    heads={
+        "maskdistill-decoder": "unsupseg_cli.models.decoders",
+        "deeplabv3-resnet50": "unsupseg_cli.models.deeplab",
+    },
     deviations=DEVIATIONS,
 )

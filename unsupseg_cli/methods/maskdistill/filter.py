@@ -13,9 +13,10 @@ from scipy import ndimage
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf import refine_batch
+from unsupseg_cli.data.masks import resized
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
-from unsupseg_cli.methods.maskdistill.detector import MaskDetector, resized
+from unsupseg_cli.methods.maskdistill.detector import MaskDetector
 
 
 @dataclass(frozen=True)

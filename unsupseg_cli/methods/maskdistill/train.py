@@ -14,8 +14,10 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
 from unsupseg_cli.methods.maskdistill.config import TrainOptions
-from unsupseg_cli.methods.maskdistill.network import Decoder, DeepLab, enlarged, load_resnet
 from unsupseg_cli.methods.maskdistill.objective import hard_pixel_loss
+from unsupseg_cli.models.decoders import ConvolutionDecoder
+from unsupseg_cli.models.deeplab import DeepLab, load_resnet
+from unsupseg_cli.models.dense import resize_maps
 from unsupseg_cli.training.batch import Batch
 
 
@@ -56,13 +58,13 @@ class MaskDistillTrainer(Trainer):
                 f"{self.inputs.classes - 1}); ask for at least --classes {highest + 1}."
             )
 
-    def _build(self) -> Decoder | DeepLab:
+    def _build(self) -> ConvolutionDecoder | DeepLab:
         classes = self.inputs.classes
         self.description: dict[str, Any] = {"type": "deeplabv3-resnet50", "classes": classes}
         if self.options.arch == "decoder":
             fields = {"dim": self.inputs.features.dim, "width": self.options.width}
             self.description = {"type": "maskdistill-decoder", "classes": classes, **fields}
-            return Decoder(classes, **fields)
+            return ConvolutionDecoder(classes, **fields)
         network = DeepLab(classes)
         load_resnet(network.backbone, self.options.resnet)
         network.freeze()
@@ -109,20 +111,20 @@ class MaskDistillTrainer(Trainer):
         losses = []
         for shown, classes in read:
             height, width = classes.shape
-            scores = enlarged(self._scores(shown), (height, width))[0]
+            scores = resize_maps(self._scores(shown), (height, width))[0]
             of_all = self.options.hard_of == "all"
             losses.append(hard_pixel_loss(scores, classes, self.options.hard_share, of_all))
         return {"loss": torch.stack(losses).mean()}
 
     def _scores(self, shown: Tensor) -> Tensor:
         """Return scores (1, K, h, w) of one view."""
-        if isinstance(self.network, Decoder):
+        if isinstance(self.network, ConvolutionDecoder):
             scores: Tensor = self.network({"patch": shown[None]})
             return scores
         rows, columns = (-side % self.network.multiple for side in shown.shape[:2])
         pixels = self.network.image_arrays(shown[None])["pixels"]
         padded = self.network({"pixels": F.pad(pixels, (0, columns, 0, rows), mode="replicate")})
-        padded = enlarged(padded, (shown.shape[0] + rows, shown.shape[1] + columns))
+        padded = resize_maps(padded, (shown.shape[0] + rows, shown.shape[1] + columns))
         return padded[..., : shown.shape[0], : shown.shape[1]]
 
     def finish(self) -> TrainedNetwork:

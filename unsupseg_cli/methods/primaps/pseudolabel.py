@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unsupseg_cli.clustering.principal import principal_direction, products
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
@@ -21,9 +22,6 @@ Stop = Literal["coverage", "stall", "cap"]
 
 _VIEWS = 256  # that tell how alike two tokens are
 _FLAT = 0.01  # an image whose tokens differ from their mean by less than this share is one surface
-LANCZOS_STEPS = 32
-LANCZOS_RESTARTS = 6
-LANCZOS_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,12 @@ def propose(features: Tensor | Sequence[Tensor], config: PseudolabelOptions) -> 
         )
         if config.anchor == "signed":
             direction = oriented(direction, centred - (total / uncovered[:, None])[:, None], free)
-            along = _times(unit, direction).masked_fill(~free, 0.0).masked_fill(~valid, -torch.inf)
+            along = products(unit, direction).masked_fill(~free, 0.0).masked_fill(~valid, -torch.inf)
         else:
-            along = _times(unit, direction).abs().masked_fill(~free, -1.0)
+            along = products(unit, direction).abs().masked_fill(~free, -1.0)
         anchor = along.argmax(1)
         chosen = unit[torch.arange(len(anchor), device=anchor.device), anchor]
-        similarity = _times(unit, chosen).masked_fill(~free, 0.0)
+        similarity = products(unit, chosen).masked_fill(~free, 0.0)
         peak = similarity.amax(1, keepdim=True)
         inside = (similarity >= config.threshold * peak) & (similarity > 0)
         soft = torch.where(inside, similarity / peak.clamp_min(1e-12), 0.0)
@@ -195,41 +193,6 @@ def _centred(view: Tensor) -> Tensor:
     return centred if float(centred.norm()) > _FLAT * float(view.norm()) else view
 
 
-def principal_direction(covariance: Tensor) -> Tensor:
-    """Return the unit eigenvector (B, C) of the largest eigenvalue of each matrix (B, C, C).
-
-    Restarted Lanczos iteration with full reorthogonalisation; the sign is arbitrary, and a zero matrix has the
-    zero direction. For C = 384 it takes a small part of the time of a full eigendecomposition.
-    """
-    batch, channels, _ = covariance.shape
-    steps = min(LANCZOS_STEPS, channels)
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(channels, generator=generator).to(covariance)
-    direction = F.normalize(start, dim=0).expand(batch, channels)
-    for _ in range(LANCZOS_RESTARTS):
-        basis = covariance.new_zeros(batch, steps, channels)
-        image = covariance.new_zeros(batch, steps, channels)
-        current = direction
-        for step in range(steps):
-            basis[:, step] = current
-            image[:, step] = _times(covariance, current)
-            following, earlier = image[:, step], basis[:, : step + 1]
-            scale = following.norm(dim=1, keepdim=True)
-            for _ in range(2):
-                following = following - (_times(earlier, following)[:, None] @ earlier)[:, 0]
-            length = following.norm(dim=1, keepdim=True)
-            # An exhausted space goes on with zeros: normalised rounding noise would not be orthogonal.
-            current = torch.where(length > 1e-5 * scale, following / length.clamp_min(1e-30), 0.0)
-        reduced = basis @ image.mT
-        values, vectors = torch.linalg.eigh((reduced + reduced.mT) / 2)
-        weights, value = vectors[:, None, :, -1], values[:, -1:]
-        direction = F.normalize((weights @ basis)[:, 0], dim=1)
-        residual = ((weights @ image)[:, 0] - value * direction).norm(dim=1)
-        if bool((residual <= LANCZOS_TOLERANCE * value[:, 0].abs()).all()):
-            break
-    return direction
-
-
 def oriented(direction: Tensor, cells: Tensor, free: Tensor) -> Tensor:
     """Return axes (B, C) with the sign that `torch.pca_lowrank` gives them most often on a CPU.
 
@@ -259,13 +222,6 @@ def _pack(features: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(view) for view in views], device=views[0].device)
     cells = torch.nn.utils.rnn.pad_sequence(views, batch_first=True)
     return cells, torch.arange(cells.shape[1], device=cells.device) < lengths[:, None]
-
-
-def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
-    """Return the products (B, n) of matrices (B, n, C) with one vector (B, C) each."""
-    if matrices.device.type == "cpu":  # the batched product is about four times slower there
-        return torch.stack([matrix.mv(vector) for matrix, vector in zip(matrices, vectors, strict=True)])
-    return (matrices @ vectors[..., None])[..., 0]
 
 
 def _gather(cells: Tensor, chosen: Tensor) -> Tensor:

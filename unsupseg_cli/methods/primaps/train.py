@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.clustering.principal import principal_directions
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
@@ -18,13 +19,10 @@ from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.primaps.config import TrainOptions
 from unsupseg_cli.methods.primaps.network import (
-    Change,
     PrototypeHead,
     draw_change,
     ema_decay,
     ema_update,
-    photometric,
-    principal_prototypes,
 )
 from unsupseg_cli.methods.primaps.objective import (
     Average,
@@ -33,9 +31,11 @@ from unsupseg_cli.methods.primaps.objective import (
     mode_assignment,
     same,
 )
+from unsupseg_cli.models.dense import resize_maps
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.colours import Step, change_colours
 from unsupseg_cli.training.live import LiveSource
-from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import flat_batches, sample_tokens, shuffled_batches
 
 
 def initialise(batches: Callable[[int], Iterable[Tensor]], classes: int, config: TrainOptions) -> Tensor:
@@ -49,7 +49,7 @@ def initialise(batches: Callable[[int], Iterable[Tensor]], classes: int, config:
         config: epochs, learning rate and the number of batches that PCA sees.
     """
     first = (batch for batch, _ in zip(batches(0), range(config.init_batches), strict=False))
-    prototypes = principal_prototypes(first, classes).requires_grad_()
+    prototypes = principal_directions(first, classes).requires_grad_()
     optimizer = torch.optim.Adam([prototypes], lr=config.lr)
     for epoch in range(config.init_epochs):
         for batch in batches(1 + epoch):
@@ -57,15 +57,6 @@ def initialise(batches: Callable[[int], Iterable[Tensor]], classes: int, config:
             cosine_kmeans_loss(batch.float(), prototypes).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return prototypes.detach()
-
-
-def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:
-    """Yield the tokens (n, C) of batches of views in a random order; a last one that is not full is left out."""
-    views = len(source.grids)
-    order = torch.randperm(views, generator=torch.Generator().manual_seed(seed)).tolist()
-    size = min(batch, views)
-    for start in range(0, views - size + 1, size):
-        yield torch.cat([view.flatten(0, 1) for view in source.tokens(order[start : start + size])])
 
 
 class PrimapsEM(nn.Module):
@@ -107,9 +98,11 @@ class PrimapsEM(nn.Module):
         size = (side, side) if side else (clean.shape[1], clean.shape[2])
         ids = F.interpolate(mask_ids[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
         with torch.no_grad():
-            classes = _enlarge(self.momentum(clean), size).argmax(1)
+            classes = resize_maps(self.momentum(clean), size).argmax(1)
             labels = mode_assignment(ids, classes, len(self.momentum.length))
-        loss = focal_loss(_enlarge(self.running(augmented), size), labels, self.config.focal_gamma, average)
+        loss = focal_loss(
+            resize_maps(self.running(augmented), size), labels, self.config.focal_gamma, average
+        )
         covered = labels >= 0
         used = (torch.bincount(labels[covered], minlength=1) > 0).sum().float()
         return {"loss": loss, "covered": covered.float().mean(), "classes_used": used}
@@ -191,22 +184,25 @@ class PrimapsTrainer(Trainer):
             parts.append({name: value * len(own) / len(read) for name, value in part.items()})
         return {name: torch.stack([part[name] for part in parts]).sum() for name in parts[0]}
 
-    def _draw_looks(self, images: int, draw: torch.Generator) -> list[tuple[bool, Change]]:
+    def _draw_looks(self, images: int, draw: torch.Generator) -> list[tuple[bool, list[Step]]]:
         """Draw for some images whether each is mirrored, and its photometric change."""
         chance = torch.rand(images, generator=draw).tolist()
         return [(value < self.options.mirror, draw_change(self.options, draw)) for value in chance]
 
     def _live_tokens(
-        self, network: LiveSource, pixels: list[Tensor], changes: list[Change]
+        self, network: LiveSource, pixels: list[Tensor], changes: list[list[Step]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tokens of images of one size, and of their augmented versions."""
-        kernel, backbone = self.options.blur_kernel, network.backbone
+        backbone = network.backbone
+
+        def changed(images: Tensor) -> Tensor:
+            return torch.stack(list(map(change_colours, images, changes)))
 
         def augment(images: Tensor) -> Tensor:
             if self.options.augment == "image":
-                return photometric(images, changes, kernel)
+                return changed(images)
             mean, deviation = backbone.mean / 255, backbone.std / 255
-            return photometric((images - mean) / deviation, changes, kernel) * deviation + mean
+            return changed((images - mean) / deviation) * deviation + mean
 
         return network.encode(pixels), network.encode(pixels, augment)
 
@@ -294,9 +290,3 @@ def _first_prototypes(options: TrainOptions, inputs: Inputs) -> Tensor:
 
 def _mirror(image: Tensor, flip: bool) -> Tensor:
     return image.flip(-1) if flip else image
-
-
-def _enlarge(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    if logits.shape[-2:] == size:
-        return logits
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

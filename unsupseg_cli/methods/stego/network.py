@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.models.dropout import Rows, shared_dropout
 from unsupseg_cli.models.heads import register_head
-
-Rows = tuple[Sequence[int], int]
-"""Places of some images in a batch, and the number of images in that."""
 
 
 @register_head("stego")
@@ -39,12 +34,8 @@ class StegoHead(nn.Module):
 
         Args:
             tokens: of some images.
-            rows: which images of a batch they are and how many that has, where other processes have the others: the
-                channels are drawn for all of them.
+            rows: see `shared_dropout`.
         """
-        if not self.training or self.dropout == 0:
+        if not self.training:
             return tokens
-        batch, _, _, channels = tokens.shape
-        chosen, count = rows or (range(batch), batch)
-        kept = F.dropout(tokens.new_ones(count, 1, 1, channels), self.dropout)
-        return tokens * kept[list(chosen)]
+        return shared_dropout(tokens, self.dropout, rows, (1, 1, tokens.shape[3]))

@@ -22,40 +22,14 @@ from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.stego.config import TrainOptions
 from unsupseg_cli.methods.stego.network import StegoHead
 from unsupseg_cli.methods.stego.objective import centre, correspondence_loss
-from unsupseg_cli.methods.stego.pairs import KINDS, Pairs, apply_to_share, by_grid
+from unsupseg_cli.methods.stego.pairs import KINDS, Pairs
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.grids import CodeSource, apply_to_share
 from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
 
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
 _COLLAPSED = 0.95  # mean cosine between the codes of all tokens; opposite codes with 97 % in one reach 0.94
-
-
-class CodeSource:
-    """The codes of a head as a `TokenSource`."""
-
-    def __init__(self, source: TokenSource, head: StegoHead, codes: int) -> None:
-        self._source, self._head, self._dim = source, head, codes
-
-    @property
-    def dim(self) -> int:
-        """Channels D of a code."""
-        return self._dim
-
-    @property
-    def grids(self) -> NDArray[np.int64]:
-        """Rows and columns of each view, (N, 2)."""
-        return self._source.grids
-
-    @torch.no_grad()
-    def tokens(self, views: Sequence[int]) -> list[Tensor]:
-        """Return the codes of some views, each (h, w, D) float32 on the CPU."""
-        tokens = self._source.tokens(views)
-        return by_grid(tokens, lambda maps, _: self._head(maps).float().cpu())
-
-    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
-        """Return an array of the source for some views, as it is there: codes have no other arrays."""
-        return self._source.array(name, views)
 
 
 @dataclass(frozen=True)

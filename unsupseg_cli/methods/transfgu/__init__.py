@@ -19,6 +19,6 @@ METHOD = Method(
     paper="TransFGU, Yin et al., ECCV 2022",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.transfgu.pseudolabel:TransfguLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.transfgu.train:TransfguTrainer"),
-    heads={"transfgu": "unsupseg_cli.methods.transfgu.network"},
+    heads={"transfgu": "unsupseg_cli.models.decoders"},
     deviations=DEVIATIONS,
 )

@@ -12,7 +12,6 @@ _CODE = "TransFGU, published code"
 LIVE_SIZE = 0.5  # published code, data_augment: crops are resized to half of the image's side
 JITTER, HUE = 0.8, 0.2  # published code, data_augment: ColorJitter(.8, .8, .8, .2)
 BLUR_KERNEL, BLUR_SIGMA = 3, (1.0, 2.0)  # published code, data_augment
-BLOCKS, HEAD_DIM = 2, 64  # published code, decoder.py: two blocks, heads of 64 channels
 _AUGMENTATION = ("jitter_probability", "grey_probability", "blur_probability")
 
 

@@ -18,20 +18,20 @@ from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
 from unsupseg_cli.methods.transfgu.config import BLUR_KERNEL, BLUR_SIGMA, HUE, JITTER, LIVE_SIZE, TrainOptions
 from unsupseg_cli.methods.transfgu.maps import unpack_maps
-from unsupseg_cli.methods.transfgu.network import MaskTransformer
 from unsupseg_cli.methods.transfgu.objective import (
     category_loss,
     separation_loss,
     targets,
     uncertainty_loss,
 )
+from unsupseg_cli.models.decoders import MaskTransformer
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.colours import COLOURS, Step, adjust, blur, change_colours, grey
 from unsupseg_cli.training.live import LiveSource
 
 require_operators()
 from torchvision.ops import roi_align  # noqa: E402
-from torchvision.transforms.v2 import functional as TF  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -208,30 +208,17 @@ class TransfguTrainer(Trainer):
 
     def _encode(self, network: LiveSource, images: list[Tensor], draw: random.Random) -> list[Tensor]:
         """Return the tokens of images whose colours change alike, once for the batch."""
-        changes: list[Any] = []
+        steps: list[Step] = []
         if draw.random() < self.options.jitter_probability:
             low, high = 1 - JITTER, 1 + JITTER
-            factors = [draw.uniform(low, high) for _ in range(3)]
-            hue = draw.uniform(-HUE, HUE)
-            changes = [
-                lambda x: TF.adjust_brightness(x, factors[0]),
-                lambda x: TF.adjust_contrast(x, factors[1]),
-                lambda x: TF.adjust_saturation(x, factors[2]),
-                lambda x: TF.adjust_hue(x, hue),
-            ]
-            draw.shuffle(changes)
+            steps = [adjust(colour, draw.uniform(low, high)) for colour in COLOURS if colour != "hue"]
+            steps.append(adjust("hue", draw.uniform(-HUE, HUE)))
+            draw.shuffle(steps)
         if draw.random() < self.options.grey_probability:
-            changes.append(lambda x: TF.rgb_to_grayscale(x, num_output_channels=3))
+            steps.append(grey)
         if draw.random() < self.options.blur_probability:
-            sigma = draw.uniform(*BLUR_SIGMA)
-            changes.append(lambda x: TF.gaussian_blur(x, [BLUR_KERNEL] * 2, [sigma] * 2))
-
-        def change(batch: Tensor) -> Tensor:
-            for apply in changes:
-                batch = apply(batch)
-            return batch
-
-        return network.encode(images, change)
+            steps.append(blur(BLUR_KERNEL, draw.uniform(*BLUR_SIGMA)))
+        return network.encode(images, lambda shown: change_colours(shown, steps))
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Count a skipped step; at the end of a cycle, make the student the teacher and begin it anew."""

@@ -1,4 +1,4 @@
-"""The networks that MaskDistill trains: a light decoder over tokens, and DeepLab v3 over pixels."""
+"""DeepLab v3 over pixels, and the weights of the ResNet under it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
@@ -17,35 +16,6 @@ from unsupseg_cli.models.weights import read_weights
 
 FROZEN = ("conv1", "bn1", "layer1", "layer2")
 """Layers of the ResNet that stay as they are (MaskDistill, published code: conv1..layer2)."""
-
-
-@register_head("maskdistill-decoder")
-class Decoder(DenseNetwork):
-    """Two small convolutions over normalised tokens; no statistics of a batch.
-
-    Args:
-        classes: number of classes K.
-        dim: channels C of a token.
-        width: hidden channels.
-    """
-
-    reads = ("patch",)
-
-    def __init__(self, classes: int, dim: int, width: int = 128) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.layers = nn.Sequential(
-            nn.Conv2d(dim, width, 1),
-            nn.GELU(),
-            nn.Conv2d(width, width, 3, padding=1, groups=width),
-            nn.GELU(),
-            nn.Conv2d(width, classes, 1),
-        )
-
-    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
-        """Return scores (B, K, h, w) of tokens ``patch`` (B, h, w, C)."""
-        scores: Tensor = self.layers(self.norm(arrays["patch"]).movedim(-1, 1))
-        return scores
 
 
 @register_head("deeplabv3-resnet50")
@@ -136,10 +106,3 @@ def _hub() -> dict[str, Tensor]:
     with hub(weights.url, fetch, cache):
         tensors: dict[str, Tensor] = dict(weights.get_state_dict(progress=False))
     return tensors
-
-
-def enlarged(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return scores (B, K, h, w) at another size, bilinear."""
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)

@@ -1,22 +1,50 @@
-"""The mask transformer: class tokens and patch tokens attend to each other, and are compared."""
+"""Decoders over patch tokens: two small convolutions, and a mask transformer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unsupseg_cli.methods.transfgu.config import BLOCKS, HEAD_DIM
+from unsupseg_cli.models.dropout import Rows, shared_dropout
 from unsupseg_cli.models.heads import DenseNetwork, register_head
 from unsupseg_cli.models.operators import require_operators
 
 require_operators()
 from timm.models.vision_transformer import Block  # noqa: E402
 
-Rows = tuple[Sequence[int], int]
+BLOCKS, HEAD_DIM = 2, 64  # of the mask transformer (TransFGU, published code, decoder.py)
+
+
+@register_head("maskdistill-decoder")
+class ConvolutionDecoder(DenseNetwork):
+    """Two small convolutions over normalised tokens; no statistics of a batch.
+
+    Args:
+        classes: number of classes K.
+        dim: channels C of a token.
+        width: hidden channels.
+    """
+
+    reads = ("patch",)
+
+    def __init__(self, classes: int, dim: int, width: int = 128) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.layers = nn.Sequential(
+            nn.Conv2d(dim, width, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1, groups=width),
+            nn.GELU(),
+            nn.Conv2d(width, classes, 1),
+        )
+
+    def forward(self, arrays: dict[str, Tensor]) -> Tensor:
+        """Return scores (B, K, h, w) of tokens ``patch`` (B, h, w, C)."""
+        scores: Tensor = self.layers(self.norm(arrays["patch"]).movedim(-1, 1))
+        return scores
 
 
 class SharedDropout(nn.Module):
@@ -29,11 +57,7 @@ class SharedDropout(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return values (B, ...), some of them 0 and the others scaled up."""
-        if not self.training or self.probability == 0:
-            return values
-        chosen, count = self.rows or (range(len(values)), len(values))
-        kept = F.dropout(values.new_ones(count, *values.shape[1:]), self.probability)
-        return values * kept[list(chosen)]
+        return shared_dropout(values, self.probability, self.rows) if self.training else values
 
 
 @register_head("transfgu")
