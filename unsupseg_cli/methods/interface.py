@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.training.live import Images, LiveSource
@@ -80,6 +80,20 @@ class MaskSet:
         of_mask = np.append(self.groups[view], VOID)  # the last entry is that of label -1
         classes: NDArray[np.int64] = of_mask[self.labels[view]]
         return classes
+
+    def require_classes(self, classes: int) -> None:
+        """Raise UsageError where no mask has a class, or one has none of a model of K classes."""
+        highest = max((int(groups.max(initial=VOID)) for groups in self.groups), default=VOID)
+        if highest == VOID:
+            raise UsageError(
+                "The masks have no classes, which are what is learnt; give masks that were clustered, or filtered by a "
+                "model."
+            )
+        if highest >= classes:
+            raise UsageError(
+                f"A mask is of class {highest}, and the model has {classes} classes (0 to {classes - 1}); ask for at "
+                f"least --classes {highest + 1}."
+            )
 
 
 _ROWS = 4096  # of regions, read at a time

@@ -22,6 +22,7 @@ BUNDLED = {
     "kmeans": "unsupseg_cli.methods.kmeans",
     "maskdistill": "unsupseg_cli.methods.maskdistill",
     "primaps": "unsupseg_cli.methods.primaps",
+    "spectral": "unsupseg_cli.methods.spectral",
     "stego": "unsupseg_cli.methods.stego",
     "transfgu": "unsupseg_cli.methods.transfgu",
 }

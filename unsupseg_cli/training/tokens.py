@@ -122,20 +122,30 @@ def flat_batches(
 
 
 def sample_tokens(source: TokenSource, limit: int, seed: int, reporter: Reporter | None = None) -> Tensor:
-    """Return up to ``limit`` tokens (n, C) drawn evenly over all views without replacement.
+    """Return up to ``limit`` tokens (n, C), see `draw_tokens`."""
+    return draw_tokens(source, limit, seed, reporter)[0]
+
+
+def draw_tokens(
+    source: TokenSource, limit: int, seed: int, reporter: Reporter | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return up to ``limit`` tokens (n, C) drawn evenly over all views without replacement, and their views (n,).
 
     Every view gives the same share of its cells, so that large images count by their area. A reporter is told the
     progress.
     """
-    total = int(source.grids.prod(1).sum())
-    share = min(1.0, limit / total)
+    cells = torch.from_numpy(source.grids.prod(1))
+    views = torch.arange(len(cells)).repeat_interleave(cells)
+    share = min(1.0, limit / len(views))
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    parts, numbers, start = [], [], 0
     for batch in flat_batches(source, reporter=reporter):
         keep = max(1, round(share * len(batch)))
         chosen = torch.randperm(len(batch), generator=generator)[:keep].sort().values
         parts.append(batch if share == 1.0 else batch[chosen])
-    return torch.cat(parts)
+        numbers.append(views[start + chosen])
+        start += len(batch)
+    return torch.cat(parts), torch.cat(numbers).to(parts[0].device)
 
 
 def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.core import seeds
-from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
 from unsupseg_cli.methods.maskdistill.config import TrainOptions
@@ -36,27 +35,12 @@ class MaskDistillTrainer(Trainer):
         views = len(inputs.features.grids)
         self.batch = min(options.batch, views)
         self.steps = options.epochs * (views // self.batch)
-        self._check_classes()
+        assert inputs.masks is not None
+        inputs.masks.require_classes(inputs.classes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "network"))
             self.network = self._build()
         self.module: nn.Module = self.network.to(inputs.device)
-
-    def _check_classes(self) -> None:
-        """Raise UsageError where masks have no class, or one that the model has not."""
-        assert self.inputs.masks is not None
-        groups = np.concatenate([np.empty(0, np.int64), *self.inputs.masks.groups])
-        highest = int(groups.max(initial=VOID))
-        if highest == VOID:
-            raise UsageError(
-                "The masks have no classes, which is what `train --method maskdistill` learns; give masks that were "
-                "clustered, or filtered by a model."
-            )
-        if highest >= self.inputs.classes:
-            raise UsageError(
-                f"A mask is of class {highest}, and the model has {self.inputs.classes} classes (0 to "
-                f"{self.inputs.classes - 1}); ask for at least --classes {highest + 1}."
-            )
 
     def _build(self) -> ConvolutionDecoder | DeepLab:
         classes = self.inputs.classes

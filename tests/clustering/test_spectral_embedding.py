@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import SpectralClustering
+from sklearn.metrics import adjusted_rand_score
+
+from unsupseg_cli.clustering.spectral import neighbours_of_others, spectral_embedding, vote
+from unsupseg_cli.clustering.spherical import spherical_kmeans
+
+
+def arcs(count=200):
+    """Two long arcs on the sphere that centres cannot tell apart, and what each point is of."""
+    generator = torch.Generator().manual_seed(0)
+    angle = torch.rand(2 * count, generator=generator) * 2.6
+    of = torch.arange(2 * count) % 2
+    height = torch.where(of == 0, 0.35, -0.35) + 0.02 * torch.randn(2 * count, generator=generator)
+    return F.normalize(torch.stack([angle.cos(), angle.sin(), height], 1), dim=1), of
+
+
+def test_arcs_are_told_apart_which_k_means_cannot():
+    points, of = arcs()
+    groups = torch.arange(len(points)) % 10
+    columns, cosines, _ = neighbours_of_others(points, groups, 10)
+    embedded = spectral_embedding(columns, cosines, 2, seed=0)
+    labels = spherical_kmeans(embedded, 2, seed=0).labels
+    assert adjusted_rand_score(of, labels) == 1.0
+    assert adjusted_rand_score(of, spherical_kmeans(points, 2, seed=0).labels) < 0.5
+
+
+def test_clusters_are_those_of_scikit_learn_on_the_same_graph():
+    points, _ = arcs(60)
+    columns, cosines, _ = neighbours_of_others(points, torch.arange(len(points)), 8)
+    affinity = np.zeros((len(points),) * 2)
+    np.put_along_axis(affinity, columns.numpy(), cosines.numpy(), 1)
+    affinity = np.maximum(affinity, affinity.T)
+    np.fill_diagonal(affinity, 1e-6)
+    expected = SpectralClustering(2, affinity="precomputed", random_state=0).fit_predict(affinity)
+    labels = spherical_kmeans(spectral_embedding(columns, cosines, 2, seed=0), 2, seed=0).labels
+    assert adjusted_rand_score(expected, labels) == 1.0
+
+
+def test_neighbours_are_the_nearest_of_other_groups():
+    points = F.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(1)), dim=1)
+    groups = torch.arange(50) // 10
+    columns, cosines, same = neighbours_of_others(points, groups, 5)
+    cosine = points @ points.T
+    for row in range(50):
+        others = [other for other in range(50) if groups[other] != groups[row]]
+        nearest = sorted(others, key=lambda other: -float(cosine[row, other]))[:5]
+        assert columns[row].tolist() == nearest
+        assert torch.allclose(cosines[row], cosine[row, nearest].clamp_min(0))
+    free = (cosine - 2 * torch.eye(50)).topk(5, 1).indices
+    assert same == pytest.approx(float((groups[free] == groups[:, None]).float().mean()))
+
+
+def test_of_a_single_group_the_neighbours_are_its_own():
+    points, _ = arcs(20)
+    columns, _, same = neighbours_of_others(points, torch.zeros(40, dtype=torch.long), 3)
+    assert same == 1.0
+    assert (columns != torch.arange(40)[:, None]).all()
+
+
+def test_votes_are_shares_and_follow_the_nearest():
+    points, of = arcs()
+    shares = vote(points[::7], points, of, 3, 5)
+    assert torch.allclose(shares.sum(1), torch.ones(len(shares)))
+    assert shares.argmax(1).tolist() == of[::7].tolist()
+    assert (shares[:, 2] == 0).all()

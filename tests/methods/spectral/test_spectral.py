@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.interface import Inputs, MaskSet
+from unsupseg_cli.methods.spectral.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.spectral.pseudolabel import SpectralLabeller
+from unsupseg_cli.methods.spectral.train import LinearTrainer
+from unsupseg_cli.models.heads import build_class_head, load_part
+from unsupseg_cli.training.loop import Schedule, fit
+from unsupseg_cli.training.tokens import MemorySource
+
+VIEWS = 8
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Images of three things whose tokens carry more of their image than of the thing."""
+    generator = torch.Generator().manual_seed(0)
+    things = F.normalize(torch.randn(3, 24, generator=generator), dim=-1)
+    truth, views = [], []
+    for index in range(VIEWS):
+        classes = torch.randint(3, (6 + index % 2, 7), generator=generator)
+        light = 0.9 * F.normalize(torch.randn(24, generator=generator), dim=-1)
+        noise = 0.05 * torch.randn(*classes.shape, 24, generator=generator)
+        truth.append(classes)
+        views.append(5 * (things[classes] + light + noise))
+    return truth, MemorySource(views)
+
+
+def labelled(source, **options):
+    labeller = SpectralLabeller(PseudolabelOptions(**options), Inputs(source, classes=3, seed=0))
+    return labeller.fit(), labeller.label(list(range(VIEWS)))
+
+
+def share_right(predictions, truth):
+    """Return the share of cells that are right when each cluster takes its commonest class."""
+    table = np.zeros((3, 3), int)
+    for prediction, classes in zip(predictions, truth, strict=True):
+        np.add.at(table, (np.asarray(prediction), classes.numpy()), 1)
+    return table.max(1).sum() / table.sum()
+
+
+def test_things_are_found_across_images_of_different_light(world):
+    truth, source = world
+    figures, masks = labelled(source)
+    assert share_right([mask.group[mask.labels] for mask in masks], truth) > 0.98
+    assert 0 <= figures["same_image"] <= 1
+    assert figures["tokens"] == sum(view.numel() for view in truth)
+    for mask in masks:
+        assert mask.area.sum() == mask.labels.size
+        assert ((mask.score > 0.3) & (mask.score <= 1)).all()
+
+
+def test_tokens_outside_the_sample_take_the_classes_of_the_nearest(world):
+    truth, source = world
+    figures, masks = labelled(source, sample=120)
+    assert figures["tokens"] < 140
+    assert share_right([mask.group[mask.labels] for mask in masks], truth) > 0.95
+
+
+def test_hardly_more_tokens_than_classes_are_refused(world):
+    _, source = world
+    labeller = SpectralLabeller(PseudolabelOptions(sample=10), Inputs(source, classes=40, seed=0))
+    with pytest.raises(UsageError, match="at least 42 tokens"):
+        labeller.fit()
+
+
+def trained(source, labels, groups, classes=3):
+    masks = MaskSet(labels, groups, {})
+    inputs = Inputs(source, classes=classes, seed=0, masks=masks)
+    trainer = LinearTrainer(TrainOptions(steps=80, batch=4), inputs)
+    fit(trainer, Schedule(trainer.steps, trainer.batch, VIEWS, 0), Fabric(accelerator="cpu", devices=1))
+    return trainer.finish()
+
+
+def test_the_head_learns_the_classes_of_masks_of_any_size(world):
+    truth, source = world
+    large = [np.kron(classes.numpy(), np.ones((5, 3), int)).astype(np.int16) for classes in truth]
+    large[0][:] = -1  # a view without masks teaches nothing
+    head = trained(source, large, [np.arange(3)] * VIEWS)
+    part = build_class_head(head.class_head)
+    load_part(part, head.tensors, "class_head.")
+    scores = [part.scores(tokens) for tokens in source.tokens(range(VIEWS))]
+    assert share_right([score.argmax(-1).numpy() for score in scores], truth) > 0.98
+    with torch.no_grad():
+        sure = part.log_probs(scores[1], scores[1].norm(dim=-1)).exp().amax(-1)
+    assert float(sure.mean()) > 0.7
+
+
+def test_masks_without_classes_or_with_too_many_are_refused(world):
+    truth, source = world
+    labels = [classes.numpy().astype(np.int16) for classes in truth]
+    with pytest.raises(UsageError, match="no classes"):
+        trained(source, labels, [np.full(3, -1)] * VIEWS)
+    with pytest.raises(UsageError, match="class 2, and the model has 2 classes"):
+        trained(source, labels, [np.arange(3)] * VIEWS, classes=2)

@@ -1,0 +1,98 @@
+"""Spectral clustering of points by their nearest neighbours in other groups.
+
+Two tokens of one image are alike because they show the same place in the same light; two of different images, because
+they show the same thing. So a point's neighbours are looked for outside its own group: with tokens that carry much of
+their image the clusters are images otherwise.
+
+Source: Ng, Jordan and Weiss, "On spectral clustering: analysis and an algorithm", NeurIPS 2001 (normalised affinity,
+rows of its first eigenvectors at length 1, k-means of these). The restriction to other groups is ours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_matrix, diags, eye
+from scipy.sparse.linalg import eigsh
+from torch import Tensor
+
+from unsupseg_cli.core.progress import Reporter, Silent
+
+_BLOCK = 2048  # rows that are compared with all points at a time
+_LEAST = 1e-6  # weight of the edge of each point to itself, so that none is without an edge
+
+
+def neighbours_of_others(
+    points: Tensor, groups: Tensor, count: int, reporter: Reporter | None = None
+) -> tuple[Tensor, Tensor, float]:
+    """Return columns and cosines (n, count) of each point's nearest points of other groups.
+
+    Where all points are of one group, others of the same group are taken.
+
+    Args:
+        points: unit points (n, C).
+        groups: the group of each, (n,).
+        count: of neighbours; fewer where there are not as many points.
+        reporter: is told the progress.
+
+    Returns:
+        Columns, cosines, and the share of the nearest points, groups not regarded, that lie in the point's own group.
+    """
+    count = min(count, len(points) - 1)
+    single = bool((groups == groups[0]).all())
+    columns, cosines, same = [], [], 0
+    starts = range(0, len(points), _BLOCK)
+    for start in (reporter or Silent()).track(starts, "neighbours", total=len(starts)):
+        cosine = points[start : start + _BLOCK] @ points.T
+        rows = torch.arange(len(cosine), device=points.device)
+        cosine[rows, rows + start] = -torch.inf
+        own = groups[start : start + _BLOCK, None] == groups
+        same += int(own.gather(1, cosine.topk(count, 1).indices).sum())
+        if not single:
+            cosine[own] = -torch.inf
+        best, nearest = cosine.topk(count, 1)
+        columns.append(nearest.cpu())
+        cosines.append(best.clamp_min(0).cpu())
+    return torch.cat(columns), torch.cat(cosines), same / (count * len(points))
+
+
+def spectral_embedding(columns: Tensor, weights: Tensor, dim: int, seed: int) -> Tensor:
+    """Return the first ``dim`` eigenvectors of the normalised affinity, (n, dim) float32, rows of length 1.
+
+    An edge is as strong as the stronger of its two directions.
+
+    Args:
+        columns: the neighbours of each point, (n, k).
+        weights: of these edges, (n, k), at least 0.
+        dim: number of eigenvectors, below n.
+        seed: of the start of the iteration.
+    """
+    count, edges = columns.shape
+    start = np.random.default_rng(seed).normal(size=count)
+    pointers = np.arange(0, count * edges + 1, edges)
+    directed = csr_matrix(
+        (weights.double().flatten().numpy(), columns.flatten().numpy(), pointers), (count, count)
+    )
+    affinity = directed.maximum(directed.T) + _LEAST * eye(count)
+    scale = diags(np.asarray(affinity.sum(1)).ravel() ** -0.5)
+    values, vectors = eigsh(scale @ affinity @ scale, k=dim, which="LA", v0=start)
+    ordered = torch.from_numpy(vectors[:, np.argsort(-values)].astype(np.float32))
+    return F.normalize(ordered, dim=1)
+
+
+def vote(points: Tensor, sample: Tensor, labels: Tensor, classes: int, count: int) -> Tensor:
+    """Return the share (n, K) of each class among the nearest of a labelled sample, weighted by the cosine.
+
+    Args:
+        points: unit points (n, C).
+        sample: unit points (m, C).
+        labels: the class of each of the sample, (m,).
+        classes: number of classes K.
+        count: of the nearest that vote.
+    """
+    shares = torch.zeros(len(points), classes, device=points.device)
+    for start in range(0, len(points), _BLOCK):
+        cosine, nearest = (points[start : start + _BLOCK] @ sample.T).topk(min(count, len(sample)), 1)
+        shares[start : start + _BLOCK].scatter_add_(1, labels[nearest], cosine.clamp_min(1e-6))
+    return shares / shares.sum(1, keepdim=True)
