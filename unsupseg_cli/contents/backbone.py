@@ -16,7 +16,7 @@ from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import JSON_NAME, Backbone, backbone_row, load_backbone, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, TINY
 
-TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position")
+TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position", "debias")
 """Options of `extract` that decide what a backbone's tokens are, and that a model keeps."""
 
 

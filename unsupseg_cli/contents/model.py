@@ -65,6 +65,7 @@ class BackboneRef(BaseModel):
     norm: bool = True
     pos_embed: Literal["original", "timm"] = "original"
     position: float = Field(0.0, ge=0, le=10)
+    debias: int = Field(0, ge=0, le=256)
 
 
 class ClassEntry(BaseModel):

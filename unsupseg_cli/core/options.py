@@ -21,6 +21,7 @@ CROPS: tuple[GeometryName, ...] = ("five-crop", "ten-crop")
 RegionKind = Literal["anchors", "pyramid", "masks"]
 Embedding = Literal["crop", "masked"]
 ClassCount = Annotated[int, Field(ge=1)] | Literal["auto"]
+Directions = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
 
 

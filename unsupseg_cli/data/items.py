@@ -62,6 +62,12 @@ def match_labels(
     return items
 
 
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """Return at most so many of the images, evenly chosen."""
+    count = min(len(items), most)
+    return [items[number * len(items) // count] for number in range(count)]
+
+
 def _distinct(items: Iterable[Item]) -> list[Item]:
     """Return sorted items; raises UsageError where two have one key."""
     listed = list(items)

@@ -12,7 +12,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.core.stretch import parse_stretch
 from unsupseg_cli.data.images import read_known_values, type_of_values
-from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.items import Item, spread
 from unsupseg_cli.data.reading import PLAIN, Reading, usual_ranges
 
 _IMAGES, _PIXELS = 64, 10_000  # that a range is found from: images, and pixels of each
@@ -69,7 +69,7 @@ def settle_reading(
 
 def _require_bands(items: Sequence[Item], reading: Reading) -> None:
     """Raise UsageError where one of a few images does not have the bands."""
-    for item in _spread(items, _LOOKED_AT) if reading.bands else []:
+    for item in spread(items, _LOOKED_AT) if reading.bands else []:
         try:
             reading.choose(read_known_values(item.image)[0])
         except ValueError as error:
@@ -83,7 +83,7 @@ def _by_type(items: Sequence[Item], reporter: Reporter) -> Mapping[str, Sequence
     """Return the images whose values have more than 8 bits, by the type of these; a sample of JPEG and the like."""
     found: dict[str, list[Item]] = {}
     likely = [item for item in items if item.image.suffix.lower() not in _EIGHT_BITS]
-    unlikely = _spread([item for item in items if item.image.suffix.lower() in _EIGHT_BITS], _IMAGES)
+    unlikely = spread([item for item in items if item.image.suffix.lower() in _EIGHT_BITS], _IMAGES)
     looked_at = (*likely, *unlikely)
     for item in reporter.track(looked_at, "types of images", total=len(looked_at)):
         name = type_of_values(item.image)
@@ -92,16 +92,10 @@ def _by_type(items: Sequence[Item], reporter: Reporter) -> Mapping[str, Sequence
     return dict(sorted(found.items()))
 
 
-def _spread(items: Sequence[Item], most: int) -> list[Item]:
-    """Return at most so many of the images, evenly chosen."""
-    count = min(len(items), most)
-    return [items[number * len(items) // count] for number in range(count)]
-
-
 def _sample(items: Sequence[Item], reading: Reading, most: int = _IMAGES) -> tuple[NDArray[np.float64], str]:
     """Return finite values of the chosen bands of some images, and why the last one that was not read is not."""
     samples, reason = [np.empty(0)], ""
-    for item in _spread(items, most):
+    for item in spread(items, most):
         try:
             values, known = read_known_values(item.image, item.reading.page if item.reading else 0)
             numbers = reading.choose(values)[known].reshape(-1).astype(np.float64)

@@ -26,6 +26,7 @@ from unsupseg_cli.models.vit import MEAN, STD, build_vit
 from unsupseg_cli.models.weights import digest_tensors, read_weights
 
 JSON_NAME, TENSORS_NAME = "backbone.json", "backbone.safetensors"
+_PLACES = 16  # cells of a side of the black image that the directions of place are found in
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -58,6 +59,7 @@ class Backbone(nn.Module):
         layer: -1 takes the last block's tokens, -2 the one before, ...
         norm: apply the final norm to the patch tokens.
         position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
+        debias: number of directions of the tokens' place that are taken out of them, see `place_directions`.
         meta: the JSON that `save_backbone` wrote beside the weights; None for a model that timm knows by name.
     """
 
@@ -73,13 +75,14 @@ class Backbone(nn.Module):
         layer: int = -1,
         norm: bool = True,
         position: float = 0.0,
+        debias: int = 0,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.meta = meta
         self.name, self.patch_size, self.weights_digest = name, patch_size, weights_digest
-        self.layer, self.norm, self.position = layer, norm, position
+        self.layer, self.norm, self.position, self.debias = layer, norm, position, debias
         self.precision = "fp32"
         self.depth = len(self.vit.blocks)
         self.dim = int(self.vit.embed_dim) + (2 if position else 0)
@@ -90,6 +93,13 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
         if not -self.depth <= layer <= -1:
             raise UsageError(f"--layer {layer} is outside -{self.depth} to -1, the blocks of '{name}'.")
+        if not 0 <= debias < int(self.vit.embed_dim):
+            raise UsageError(
+                f"--debias {debias} is outside 0 to {int(self.vit.embed_dim) - 1}: tokens of '{name}' have "
+                f"{int(self.vit.embed_dim)} channels."
+            )
+        self.directions: Tensor
+        self.register_buffer("directions", self.place_directions(debias), persistent=False)
 
     @property
     def vit(self) -> Any:
@@ -131,6 +141,8 @@ class Backbone(nn.Module):
         tokens = tokens.float()
         normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self.has_norm else tokens
         patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
+        if self.debias:
+            patch = patch - (patch @ self.directions.T) @ self.directions
         out = {}
         if "patch" in keep:
             out["patch"] = self._with_place(patch.reshape(len(patch), height, width, -1), box)
@@ -141,6 +153,27 @@ class Backbone(nn.Module):
         if {"attention", "query", "key", "cls_query"} & set(keep):
             out |= self._attention(before.float(), keep, height, width)
         return out
+
+    @torch.inference_mode()
+    def place_directions(self, count: int) -> Tensor:
+        """Return the directions (count, C) along which the tokens of a black image differ most: those of their place.
+
+        A black image shows nothing, so that its tokens, at length 1 and less their mean, differ by their place alone
+        (positional debiasing of INSID3, where they are taken out of all tokens).
+        """
+        if not count:
+            return torch.empty(0, int(self.vit.embed_dim))
+        side = _PLACES * self.patch_size
+        tokens = self._run_block(self.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8)))[1]
+        if self.norm and self.has_norm:
+            tokens = F.layer_norm(tokens, *_norm_arguments(self.vit.norm))
+        unit = F.normalize(tokens[0, self.prefix_tokens :].double(), dim=-1)
+        directions: Tensor = torch.linalg.svd(unit - unit.mean(0), full_matrices=False).Vh[:count]
+        if len(directions) < count:
+            raise UsageError(
+                f"--debias {count} is more than the {len(directions)} places that are looked at."
+            )
+        return directions.float().clone()
 
     def _with_place(self, patch: Tensor, box: Box) -> Tensor:
         """Append the place (x, y) of each token in the image, from -1 to 1, ``position`` times its length."""
@@ -215,6 +248,7 @@ def load_backbone(
     layer: int = -1,
     norm: bool = True,
     position: float = 0.0,
+    debias: int = 0,
 ) -> Backbone:
     """Load a backbone by alias, ``timm:NAME``, or from a folder that `save_backbone` wrote.
 
@@ -225,13 +259,14 @@ def load_backbone(
         layer: block whose tokens are given, -1 the last.
         norm: apply the final norm to the patch tokens.
         position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
+        debias: number of directions of their place that are taken out of the patch tokens.
 
     Raises:
         UsageError: unknown name, or a layer that does not exist.
         UnsupsegError: no weights (the message names the two ways to get them), or those of another model.
     """
     if weights is not None and weights.is_dir() and (weights / JSON_NAME).exists():
-        return _load_folder(weights, name, layer, norm, position)
+        return _load_folder(weights, name, layer, norm, position, debias)
     if name in ("tiny", "untrained") and weights is not None:
         raise UsageError(
             f"The backbone '{name}' takes no --weights; name the model that '{weights}' belongs to with --backbone."
@@ -241,7 +276,7 @@ def load_backbone(
             raise UnsupsegError(
                 "The weights of 'tiny' do not ship with this version; use --backbone untrained."
             )
-        return _load_folder(TINY.parent, name, layer, norm, position, "tiny")
+        return _load_folder(TINY.parent, name, layer, norm, position, debias, "tiny")
     row = backbone_row(name)
     model = _create(row, pretrained=False)
     if name == "untrained":
@@ -264,6 +299,7 @@ def load_backbone(
         layer=layer,
         norm=norm,
         position=position,
+        debias=debias,
     )
 
 
@@ -433,7 +469,7 @@ def save_backbone(folder: Path, model: nn.Module, meta: Mapping[str, Any], stem:
 
 
 def _load_folder(
-    folder: Path, name: str, layer: int, norm: bool, position: float, stem: str = "backbone"
+    folder: Path, name: str, layer: int, norm: bool, position: float, debias: int, stem: str = "backbone"
 ) -> Backbone:
     """Load what `save_backbone` wrote; the digest in the JSON guards against altered weights."""
     path = folder / f"{stem}.safetensors"
@@ -470,5 +506,6 @@ def _load_folder(
         layer=layer,
         norm=norm,
         position=position,
+        debias=debias,
         meta=meta,
     )

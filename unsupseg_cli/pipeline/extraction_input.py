@@ -162,13 +162,37 @@ def token_fields(call: Call) -> dict[str, Any]:
 
     options = {name: getattr(call.config, name) for name in TOKEN_FIELDS}
     if "model" not in call.inputs:
-        return options
+        return {**options, "debias": _settled_debias(call)}
     if not call.context.read_only:
         ref = _model(call).file.backbone
         assert ref is not None
         return {name: getattr(ref, name) for name in TOKEN_FIELDS}
     config = features_of(call.input("model"), call.context).manifest.config
-    return {name: config.get(name, value) for name, value in options.items()}
+    return {name: config.get(name, value) for name, value in options.items()} | {
+        "debias": config.get("debias", 0)
+    }
+
+
+def _settled_debias(call: Call) -> int:
+    """Return how many directions of place are taken out of the tokens, and tell what ``auto`` chose."""
+    from unsupseg_cli.data.placement import DIRECTIONS, ENOUGH_IMAGES, LEAST_SHARE, share_of_place
+
+    if call.config.debias != "auto":
+        return int(call.config.debias)
+    share = share_of_place(images_of(call).items, call.context.reporter)
+    if share is None:
+        call.context.reporter.info(f"debias: fewer than {ENOUGH_IMAGES} images, tokens stay as they are")
+        return 0
+    count = DIRECTIONS if share < LEAST_SHARE else 0
+    what = (
+        f"{count} directions of their place are taken out of the tokens"
+        if count
+        else "tokens stay as they are"
+    )
+    call.context.reporter.info(
+        f"debias: place tells {100 * max(share, 0):.0f} % of the colours' variance, {what}"
+    )
+    return count
 
 
 @once

@@ -16,6 +16,7 @@ from unsupseg_cli.core.options import (
     CROPS,
     WHOLE_VIEWS,
     BatchConfig,
+    Directions,
     GeometryName,
     NamedImagesConfig,
     PixelConfig,
@@ -103,6 +104,11 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
         ge=0,
         le=10,
     )
+    debias: Directions = setting(
+        0,
+        "Directions of the tokens' place that are taken out of them: for collections without up and down, such as "
+        "aerial images. auto: 20 of these where place does not tell the colours.",
+    )
     keep: tuple[str, ...] | None = setting(
         None, f"What is stored: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
     )
@@ -186,7 +192,7 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
                 ("bands", "stretch"), "images are read as those that the model was trained on"
             )
             unread["keep"] = "the codes of a model are stored as patch and pooled, of regions as pooled"
-            options = ("backbone", "layer", "norm", "pos_embed", "position")
+            options = ("backbone", "layer", "norm", "pos_embed", "position", "debias")
             unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
         elif self.regions is not None and self.embed == "masked":
             unread["keep"] = "of masked regions the CLS token is stored"
@@ -225,7 +231,9 @@ def identify(call: Call) -> Identity:
         config={
             **_read_options(config),
             **({"reading": data.reading} if data.reading else {}),
-            **tokens,
+            **{
+                name: value for name, value in tokens.items() if (name, value) != ("debias", 0)
+            },  # as before it
             "backbone": info.name,
             "precision": resolve_precision(config.precision, device),
             "keep": list(kept_arrays(call)),
@@ -247,7 +255,7 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
     """Return the options that decide the result: of regions those that are read, of whole images all others."""
     options = config.result()
     unread = config.unread() if config.regions is not None else RegionConfig.model_fields
-    left_out = {*unread, *PixelConfig.model_fields}  # these enter as they were settled
+    left_out = {*unread, *PixelConfig.model_fields, "debias"}  # these enter as they were settled
     left_out |= set() if config.flip else {"flip"}  # features of before it have the same keys
     return {name: value for name, value in options.items() if name not in left_out}
 
