@@ -47,6 +47,11 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_taken(call, tmp_path):
     assert "1 image" in call("extract", "--dataset", "day[1]/", "--size", 16, "--workers", 0)[1]
 
 
+@pytest.mark.parametrize("arguments", [("",), ("--dataset", ""), ("--dataset", "photos/", "--weights", " ")])
+def test_an_empty_name_is_not_the_folder_one_works_in(call, arguments):
+    assert "it is empty, perhaps a variable of the shell" in call("extract", *arguments, code=2)[1]
+
+
 def test_home_is_known_in_options_and_files(call, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "photos").mkdir()

@@ -106,7 +106,15 @@ def test_the_help_says_what_is_done(call, command, words):
         (("extract", "--k", 5), "it is called --classes in other commands, and this one has none."),
         (("pseudolabel", "--k", 5), "error: No such option: --k; it is called --classes here."),
         (("extract", "--size"), "error: Option '--size' requires an argument."),
-        (("nothing",), "error: No such command 'nothing'."),
+        (("nothing",), "error: No such command 'nothing'"),
+        (("evall",), "error: No such command 'evall'; did you mean 'eval'?"),
+        (("train", "--steps", 3), "what a method reads is given by --set steps=VALUE. `"),
+        (("predict", "--Images", "x"), "it is called --dataset here."),
+        (
+            ("export", "--out", "m.onnx", "--frame", "A,B"),
+            "--frame 'A,B' (command line) does not fit: expected HEIGHTx",
+        ),
+        (("extract", "s3://bucket/"), "error: IMAGES 's3://bucket/' (command line) does not fit"),
         (("extract", "--size", "x"), "error: --size 'x' (command line) does not fit"),
     ],
 )

@@ -141,6 +141,9 @@ def test_folders_that_are_missing_empty_or_files(tmp_path):
     picture(tmp_path / "a.png")
     with pytest.raises(UsageError, match="is a file; give the folder"):
         open_dataset(f"{tmp_path}/a.png")
+    (tmp_path / "photos.zip").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"photos.zip' is an archive; unpack it and give the folder"):
+        open_dataset(f"{tmp_path}/photos.zip")
     (tmp_path / "train").mkdir()
     with pytest.raises(UsageError, match=r"No image in '.*train'"):
         open_dataset(f"{tmp_path}/", split="train")

@@ -244,6 +244,8 @@ def test_numbers_of_other_class_files_are_theirs(tmp_path, name, content, ids):
         ("hex.txt", "#ff0000\troad\n#00ff00\tsky\n", "columns without a known heading"),
         ("notes.md", "| id | name |\n|---|---|\n| 0 | road |\n", "columns without a known heading"),
         ("colors.txt", "0 255 0 0\n1 0 255 0\n", "numbers only"),
+        ("deep.json", "[" * 100_000, "nested without end"),
+        ("esc.txt", "a\x1b[31m\nb\n", r"a\\x1b\[31m' has characters that a terminal would obey"),
         ("info.txt", "Group\tName\tClass\n1\twall\t0.2\n", "is a table"),
         ("mine.json", '{"classes": [{"name": "a", "trainId": 3}]}', "'trainId' of a class is not known"),
         ("mine.json", '{"classes": ["a"], "ignore": 3}', "'ignore' is not known"),

@@ -4,6 +4,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from unsupseg_cli.data.images import (
     UnreadableImage,
@@ -13,6 +14,8 @@ from unsupseg_cli.data.images import (
     remarks_on_images,
     type_of_values,
 )
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.ranges import settle_reading
 from unsupseg_cli.data.reading import Reading
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
@@ -119,3 +122,26 @@ def test_cut_files_and_bombs_are_refused(tmp_path):
         path.write_bytes(content[:keep])
         with pytest.raises(UnreadableImage, match=r"a\.tif"):
             read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_that_is_stored_as_zero_is_white(tmp_path, dtype):
+    gray = RGB[..., 0].astype(dtype) * (257 if dtype == np.uint16 else 1)
+    path = write(tmp_path / "a.tif", np.iinfo(dtype).max - gray, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(path)[..., 0], RGB[..., 0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_frames_that_are_dropped_are_told(tmp_path, suffix):
+    frames = [Image.fromarray(np.roll(RGB, step, 1)) for step in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    (remark,) = remarks_on_images([tmp_path / f"a.{suffix}"])
+    assert remark.startswith("3 frames: the first is taken, the others are dropped")
+
+
+def test_values_that_are_no_numbers_are_told(tmp_path):
+    values = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
+    values[:2], values[2, :5] = np.nan, np.inf
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    _, said = settle_reading([Item("a.tif", tmp_path / "a.tif")])
+    assert said[1] == "25 % of the float32 values are NaN or infinite: NaN and -inf become black, inf white"

@@ -121,7 +121,7 @@ def test_yolo_polygons_drawn_again_are_the_label_maps(predictions, labels, conte
 def test_voc_and_cvat_hold_the_classes_by_value_and_by_colour(predictions, labels, context, tmp_path):
     said = []
     context.reporter.warn = said.append
-    out = written(predictions, context, "voc", tmp_path / "voc", images="copy")
+    out = written(predictions, context, "voc", tmp_path / "voc", bring_images="copy")
     assert said == [
         "'road: \"wet\" #1' is called 'road_ \"wet\" _1' in labelmap.txt",
     ]

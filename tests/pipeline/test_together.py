@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from unsupseg_cli import Context, ExtractConfig, Workspace, extract
@@ -101,6 +103,47 @@ def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturb
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert undisturbed.stdout == path  # one line, of the first process
     assert workspace.get(name).manifest.digest == digest
+
+
+def weights(space, name):
+    return load_file(Workspace(space).get(name).path / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_two_nodes_give_the_weights_of_one_process(space):
+    """Two launchers, as on two machines that share a disk, meet at one address."""
+    alone = start(command(space, steps=40))
+    path, said = alone.communicate(timeout=120)
+    assert alone.returncode == 0, said
+    expected = weights(space, Path(path.strip()).name)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "-c", "from unsupseg_cli.cli.main import main; main()"]
+    meeting = (
+        "--nnodes",
+        "2",
+        "--nproc-per-node",
+        "1",
+        "--master-addr",
+        "127.0.0.1",
+        "--master-port",
+        str(port),
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", *meeting, "--no-python"]
+    call = [*program, *command(space, "--force", steps=40)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    nodes = [
+        subprocess.Popen([*launcher, "--node-rank", str(rank), *call], env=ENVIRONMENT, **pipes)
+        for rank in range(2)
+    ]
+    said = [node.communicate(timeout=180) for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert [out for out, _ in said] == [path, ""]  # the first process of the first node tells
+    found = weights(space, Path(path.strip()).name)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_processes_without_a_common_disk_are_refused(space, tmp_path):

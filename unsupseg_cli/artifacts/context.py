@@ -55,7 +55,7 @@ class Context:
         """Return what a file of the workspace remembers; it is a convenience, and may be missing or damaged."""
         try:
             value = json.loads((self.workspace.root / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 

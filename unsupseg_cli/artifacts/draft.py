@@ -70,7 +70,7 @@ class Draft:
         """Return the note of a part with the digests of its files; None without one that can be read."""
         try:
             content = json.loads((self.folder / "done" / f"{part}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return content if isinstance(content, dict) and content.keys() == {"note", "files"} else None
 

@@ -106,7 +106,9 @@ class Index:
     def _load(self) -> dict[str, _Known]:
         if self._known is None:
             self._known = {}
-            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError):
+            with suppress(
+                OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError
+            ):
                 content = json.loads(self._path.read_bytes())
                 if content["format"] == _FORMAT:
                     self._known = {

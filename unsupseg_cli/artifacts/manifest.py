@@ -144,7 +144,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{folder}' is no artifact: it has no {MANIFEST}; give a folder or id that "
             "`unsupseg list` shows."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsupsegError(
             f"The manifest '{path}' cannot be read ({error}); delete the folder '{folder}' and run the "
             "stage again."

@@ -503,7 +503,7 @@ class Workspace:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             return {kind: names for kind, names in value.items() if isinstance(names, dict)}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}  # a convenience only: every input can be named
 
     def _set_current(self, artifact: Artifact) -> None:

@@ -104,7 +104,9 @@ def check(
         if report.problems:
             for problem in report.problems[:10]:
                 console.print(problem, markup=False)
-            raise UnsupsegError(f"{len(report.problems)} files are broken; the first are named above.")
+            count = len(report.problems)
+            broken = f"{count} files are broken; the first are" if count > 1 else "1 file is broken; it is"
+            raise UnsupsegError(f"{broken} named above.")
 
     run_guarded(action, verbose=False)
 

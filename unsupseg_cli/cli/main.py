@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from unsupseg_cli.core.errors import did_you_mean
 from unsupseg_cli.core.headlines import headlines
 
 _ORDER = [
@@ -66,7 +68,16 @@ _SYNONYMS = {
     "--k": "--classes",
     "--num-classes": "--classes",
     "--clusters": "--classes",
+    "--n-clusters": "--classes",
+    "--num-clusters": "--classes",
+    "--data": "--dataset",
+    "--images": "--dataset",
+    "--input": "--dataset",
     "--out-dir": "--out",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--checkpoint": "--model",
+    "--gpu": "--device",
 }
 """Names of other tools, and what the option is called here."""
 os.environ.setdefault(
@@ -82,12 +93,25 @@ def _tell(error: Any, message: str) -> None:
 
     option, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
     known = [name for parameter in context.command.params for name in parameter.opts] if context else []
-    if option in _SYNONYMS:
-        place = "here" if _SYNONYMS[option] in known else "in other commands, and this one has none"
-        message = f"No such option: {option}; it is called {_SYNONYMS[option]} {place}"
+    if (meant := _SYNONYMS.get(str(option).lower())) is not None:
+        place = "here" if meant in known else "in other commands, and this one has none"
+        message = f"No such option: {option}; it is called {meant} {place}"
+    elif option and "--set" in known and (setting := _setting_of_method(option)):
+        message = f"No such option: {option}; what a method reads is given by --set {setting}=VALUE"
+    elif (wrong := re.match("No such command '(.+)'", message)) and context:
+        message = f"{wrong[0]}{did_you_mean(wrong[1], context.command.list_commands(context))}"
     hint = f" `{context.command_path} --help` says more." if context else ""
     text = f"{visible(message).replace('Value error, ', '').rstrip('.')}.{hint}"
     Console(stderr=True, highlight=False).print(f"[red]error:[/red] {escape(text)}", soft_wrap=True)
+
+
+def _setting_of_method(option: str) -> str | None:
+    """Return the option of some method that is meant by an option of a command that there is not."""
+    from unsupseg_cli.methods.registry import usable_methods
+
+    name = option.lstrip("-").replace("-", "_")
+    parts = [part for method in usable_methods() for part in method.parts]
+    return name if any(name in part.options.model_fields for part in parts) else None
 
 
 def _tidy(command: Any) -> None:

@@ -165,6 +165,8 @@ def parse_assignments(pairs: list[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"--set '{pair}' is not of the form key=value.")
+        if key.strip() in values:
+            raise UsageError(f"--set {key.strip()} is given twice; one of them would be read by nothing.")
         try:
             values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -33,7 +33,9 @@ def verify(
         for problem in problems:
             say(problem)
         if problems:
-            raise UnsupsegError(f"{len(problems)} problems; run the stages named above with --force.")
+            raise UnsupsegError(
+                f"{len(problems)} problem{'s' * (len(problems) > 1)}; run the stages named above with --force."
+            )
         for artifact in artifacts:
             if remark := not_installed(artifact.manifest.config):
                 say(f"{artifact.id}: made by the {remark}")

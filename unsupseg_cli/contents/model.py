@@ -160,7 +160,7 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
         file, tensors = ModelFile.model_validate(raw), load_file(artifact.path / _TENSORS)
         _require_finite(tensors)
         return file, tensors
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UnsupsegError(
             f"The model '{artifact.id}' is damaged ({error}); run `unsupseg verify {artifact.id}` and train again."
         ) from None

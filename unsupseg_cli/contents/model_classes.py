@@ -9,6 +9,7 @@ from PIL import ImageColor
 
 from unsupseg_cli.contents.model import ModelFile, class_index
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.names import has_controls, visible
 
 
 def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
@@ -24,6 +25,10 @@ def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
         if name.isdecimal():
             raise UsageError(
                 f"'{name}' cannot be the name of a class: numbers mean the class of that number."
+            )
+        if has_controls(name):
+            raise UsageError(
+                f"'{visible(name)}' has characters that a terminal would obey: choose another name."
             )
         classes[index] = classes[index].model_copy(update={"name": name})
     taken = [entry.name for entry in classes]

@@ -68,6 +68,17 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _named(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse an empty text where files or folders are named: it would be the folder one works in."""
+        name = str(info.field_name)
+        if name in _NAMES_OR_PATHS or "Path" in str(cls.model_fields[name].annotation):
+            several = value if isinstance(value, list | tuple) else (value,)
+            if any(isinstance(one, str) and not one.strip() for one in several):
+                raise ValueError("it is empty, perhaps a variable of the shell that is not set")
+        return value
+
     @field_validator("*")
     @classmethod
     def _local_paths(cls, value: Any, info: ValidationInfo) -> Any:

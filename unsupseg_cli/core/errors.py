@@ -22,6 +22,10 @@ class UsageError(UnsupsegError):
 
 def reason_of(error: BaseException) -> str:
     """Return the first line of what an error says, or its name where it says nothing."""
+    details = getattr(error, "errors", None)  # of pydantic, whose first line says only how many there are
+    if callable(details) and (found := details()):
+        place = ".".join(map(str, found[0]["loc"]))
+        return f"{place}: {found[0]['msg']}" if place else str(found[0]["msg"])
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -15,6 +15,14 @@ Layers = Mapping[str, dict[str, Any]]
 """Values by name, by the place that they come from; the first place wins."""
 
 
+_REASONS = {
+    "int_parsing": "expected a whole number",
+    "float_parsing": "expected a number",
+    "bool_parsing": "expected true or false",
+}
+"""What pydantic says in more words."""
+
+
 def build_config(
     cls: type[ConfigT],
     layers: Layers,
@@ -89,7 +97,7 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
     except ValidationError as error:
         first = error.errors()[0]
         text = str(first["msg"]).removeprefix("Value error, ")
-        reason = text[:1].lower() + text[1:]
+        reason = _REASONS.get(first["type"], text[:1].lower() + text[1:])
         if not first["loc"]:
             places = " and ".join(place for place, values in layers.items() if values)
             raise UsageError(f"The options ({places}) do not go together: {reason}.") from None
@@ -101,4 +109,5 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
             raise UsageError(f"{option_name(name, prefix)} is required{origin}.") from None
         place, given = _origins(layers).get(name, "default"), first["input"]
         shown = ",".join(map(str, given)) if isinstance(given, list | tuple) else given
-        raise UsageError(f"{option_name(name, prefix)} '{shown}' ({place}) does not fit: {reason}.") from None
+        label = name.upper() if prefix == "--" and cls.note(name, "argument") else option_name(name, prefix)
+        raise UsageError(f"{label} '{shown}' ({place}) does not fit: {reason}.") from None

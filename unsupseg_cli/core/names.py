@@ -35,6 +35,11 @@ def visible(text: str) -> str:
     return "".join(repr(char)[1:-1] if _is_control(char) else char for char in text)
 
 
+def has_controls(text: str) -> bool:
+    """Tell whether a text has control characters; joiners and marks of direction, which scripts need, are none."""
+    return any(unicodedata.category(char) == "Cc" for char in text)
+
+
 def cell(text: str) -> str:
     """Return a text as a cell of a table that a spreadsheet program takes for text and not for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -68,7 +68,10 @@ def read_class_file(path: Path) -> ClassFile:
             "it is a record of JSON a line, such as exports of Labelbox: write the names one a line"
         )
     if path.suffix.lower() == ".json" or start in ("{", "["):
-        return _of_json(json.loads(text))
+        try:
+            return _of_json(json.loads(text))
+        except RecursionError:
+            raise ValueError("it is nested without end") from None
     if start == "<":
         raise ValueError("it is XML, perhaps a labelling configuration: write its names one a line")
     if path.suffix.lower() in {".yaml", ".yml"} or re.match(

@@ -248,6 +248,7 @@ def scenes_root() -> Path:
 
 
 _SPLIT_NAMES = ("train", "val", "test", "validation", "training", "testing")
+_ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 _CLASS_FILES = ("classes.json", "classes.txt")
 
 
@@ -265,6 +266,8 @@ class _Files:
 def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     if not folder.is_dir():
         problem = "is a file; give the folder it lies in" if folder.exists() else "does not exist"
+        if folder.suffix.lower() in _ARCHIVES and folder.exists():
+            problem = "is an archive; unpack it and give the folder"
         raise UsageError(f"The folder '{folder}' {problem}.")
     images, labels, class_file = folder, files.labels, files.class_file
     if (folder / "images").is_dir() and (folder / "labels").is_dir():

@@ -71,6 +71,7 @@ BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
 
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ"
+_ANIMATED = {".png", ".webp", ".gif", ".avif"}
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
@@ -293,10 +294,24 @@ def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool =
     found: dict[str, list[Path]] = {}
     for path in paths:
         header = _tiff(path)
-        for remark in (replace(header, pages=1) if pages else header).remarks(chosen) if header else []:
+        remarks = (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
+        if (frames := _frames(path)) > 1:
+            remarks.append(f"{frames} frames: the first is taken, the others are dropped")
+        for remark in remarks:
             found.setdefault(remark, []).append(path)
     return [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
             for remark, files in found.items()]  # fmt: skip
+
+
+def _frames(path: Path) -> int:
+    """Return the pictures of an animated image, 1 for any other file."""
+    if path.suffix.lower() not in _ANIMATED:
+        return 1
+    try:
+        with open_image(path) as image:
+            return int(getattr(image, "n_frames", 1))
+    except UnreadableImage:
+        return 1
 
 
 def _tiff_beyond_pillow(path: Path, max_pixels: int) -> TiffHeader | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from unsupseg_cli.core.bounds import LARGEST_LABEL, MOST_CLASSES
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.names import has_controls, visible
 from unsupseg_cli.data.class_files import ClassFile, Numbers, read_class_file
 from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, read_matlab, upright
 
@@ -184,6 +185,8 @@ def _parse_space(name: str, file: ClassFile) -> LabelSpace:
     for index, class_name in enumerate(names):
         if class_name in names[:index]:
             raise ValueError(f"the name '{class_name}' occurs twice")
+        if has_controls(class_name):
+            raise ValueError(f"the name '{visible(class_name)}' has characters that a terminal would obey")
     mapping: dict[int, int] = {}
     for index, entry in enumerate(entries if file.numbers != "none" else ()):
         for value in entry.get("ids", [entry.get("id", index)]):

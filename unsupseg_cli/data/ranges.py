@@ -60,10 +60,14 @@ def settle_reading(
         if known is not None and not own:
             said += _misfit(files, reading, name)
         elif known is None and reading.rule == "collection":
-            low, high, usual = _range_of(_sample(files, reading)[0], name)
+            values, _, broken = _sample(files, reading)
+            low, high, usual = _range_of(values, name)
             reading = replace(reading, ranges=(*reading.ranges, (name, low, high)))
             how = "" if usual else ", the 2nd and 98th percentile of them (`extract --stretch` takes others)"
             said.append(f"{name} values: {low:g} becomes black and {high:g} white in all images{how}")
+            if broken:
+                share = f"{100 * broken:.2g} % of the {name} values"
+                said.append(f"{share} are NaN or infinite: NaN and -inf become black, inf white")
     return reading, said
 
 
@@ -92,8 +96,13 @@ def _by_type(items: Sequence[Item], reporter: Reporter) -> Mapping[str, Sequence
     return dict(sorted(found.items()))
 
 
-def _sample(items: Sequence[Item], reading: Reading, most: int = _IMAGES) -> tuple[NDArray[np.float64], str]:
-    """Return finite values of the chosen bands of some images, and why the last one that was not read is not."""
+def _sample(
+    items: Sequence[Item], reading: Reading, most: int = _IMAGES
+) -> tuple[NDArray[np.float64], str, float]:
+    """Return finite values of the chosen bands of some images, why the last unread one is that, and how many are not.
+
+    The last is the share of values that are NaN or infinite.
+    """
     samples, reason = [np.empty(0)], ""
     for item in spread(items, most):
         try:
@@ -104,7 +113,8 @@ def _sample(items: Sequence[Item], reading: Reading, most: int = _IMAGES) -> tup
             continue
         samples.append(numbers[:: max(1, len(numbers) // _PIXELS)])
     found = np.concatenate(samples)
-    return found[np.isfinite(found)], reason
+    finite = np.isfinite(found)
+    return found[finite], reason, 1 - float(finite.mean()) if found.size else 0.0
 
 
 def _stretched(items: Sequence[Item], reading: Reading, stretch: str) -> Reading:
@@ -112,7 +122,7 @@ def _stretched(items: Sequence[Item], reading: Reading, stretch: str) -> Reading
     low, high, percent = parse_stretch(stretch)
     if not percent:
         return replace(reading, low=low, high=high)
-    values, reason = _sample(items, reading)
+    values, reason, _ = _sample(items, reading)
     if not values.size:
         raise UnsupsegError(f"No image can be read to find the range of --stretch; the last reason: {reason}")
     low, high = (_rounded(value) for value in np.percentile(values, (low, high)))
@@ -139,7 +149,7 @@ def _range_of(values: NDArray[np.float64], name: str) -> tuple[float, float, boo
 def _misfit(items: Sequence[Item], reading: Reading, name: str) -> list[str]:
     """Say so where much of some images lies outside the range that they are read by."""
     range_ = reading.range_of(name)
-    values, _ = _sample(items, reading, _LOOKED_AT)
+    values, _, _ = _sample(items, reading, _LOOKED_AT)
     if range_ is None or not values.size:
         return []
     low, high = range_

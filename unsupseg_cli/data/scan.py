@@ -106,7 +106,7 @@ def _is_artifact(folder: Path) -> bool:
     file = folder / "manifest.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"stage", "key", "digest", "outputs"} <= content.keys()
 

@@ -15,6 +15,7 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is odd in a fil
 SUFFIXES = frozenset({".tif", ".tiff"})
 _GRAY, _RGB = {0, 1}, 2  # photometric interpretations that hold plain numbers
 _ALPHA = {1, 2}
+_WHITE_IS_ZERO = 0
 _SEPARATE = 2  # planar configuration: one plane after the other
 _NODATA = 42113  # GDAL's tag for the value of pixels that nothing is known of
 _RASTER_TAGS = (
@@ -133,10 +134,15 @@ def _alike(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def read_bands(path: Path, number: int = 1) -> NDArray[np.generic]:
-    """Return the values (H, W, S) of a page, counted from 1, as they are stored; raises whatever tifffile does."""
+    """Return the values (H, W, S) of a page, counted from 1, as they are stored; raises whatever tifffile does.
+
+    Where 0 is stored for white, whole numbers without a sign are turned round.
+    """
     with tifffile.TiffFile(path) as file:
         page = _alike(file)[number - 1]
         values = page.asarray()
+        if int(page.photometric) == _WHITE_IS_ZERO and values.dtype.kind in "bu":
+            values = ~values
         if int(page.planarconfig) == _SEPARATE and page.samplesperpixel > 1:
             values = np.moveaxis(values, 0, -1)
         return np.asarray(values).reshape(page.imagelength, page.imagewidth, page.samplesperpixel)

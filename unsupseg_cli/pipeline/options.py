@@ -91,7 +91,7 @@ class ExportConfig(Config):
         if not isinstance(value, str):
             return value
         sides = value.lower().replace("x", ",").split(",")
-        if len(sides) != 2:
+        if len(sides) != 2 or not all(side.strip().isdecimal() for side in sides):
             raise ValueError("expected HEIGHTxWIDTH in pixels, such as 720x1280")
         return tuple(side.strip() for side in sides)
 

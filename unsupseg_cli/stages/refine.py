@@ -184,8 +184,8 @@ def _features(call: Call) -> Artifact:
 def _is_soft(artifact: Artifact) -> bool:
     """Tell whether predictions or pseudo-labels keep soft scores; refined ones do not."""
     manifest = artifact.manifest
-    soft = {"predictions": ("predict", "scores"), "pseudolabels": ("pseudolabel", "soft")}
-    return (manifest.stage, manifest.config.get("keep")) == soft[manifest.kind]
+    maker = {"predictions": "predict", "pseudolabels": "pseudolabel"}[manifest.kind]
+    return manifest.stage == maker and manifest.config.get("keep") == "scores"
 
 
 _VERSION_OF_MASKS = 4  # since their label maps are compressed; predictions stay as they were

@@ -1,0 +1,130 @@
+"""Steps per second of the training loop beside another checkout's, and beside the bare forward, backward and step.
+
+    python benchmarks/loop.py OTHER_CHECKOUT [--steps 20] [--rounds 5] [--views 64] [--side 28]
+
+STEGO and PriMaPs-EM train on made-up tokens in memory, so that nothing is read ahead and nothing saved. Every round
+runs each loop in a process of its own, one after the other, since other work may load the machine: read the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_FIRST = 3  # steps that are not timed
+METHODS = ("stego", "primaps")
+
+
+def trainer_of(method: str, views: int, side: int) -> Any:
+    """Return a trainer on tokens (side, side, 384) of some views."""
+    import numpy as np
+    import torch
+
+    from unsupseg_cli.methods.interface import Inputs, MaskSet
+    from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsOptions
+    from unsupseg_cli.methods.primaps.train import PrimapsTrainer
+    from unsupseg_cli.methods.stego.config import TrainOptions as StegoOptions
+    from unsupseg_cli.methods.stego.train import StegoTrainer
+    from unsupseg_cli.training.tokens import MemorySource
+
+    draw = torch.Generator().manual_seed(0)
+    source = MemorySource([torch.randn(side, side, 384, generator=draw) for _ in range(views)])
+    given: dict[str, Any] = {"classes": 27, "seed": 0, "network": None}
+    if method == "stego":
+        graph = np.array(
+            [[(view + 1 + near) % views for near in range(7)] for view in range(views)], np.int32
+        )
+        return StegoTrainer(StegoOptions(), Inputs(source, graph=graph, masks=None, **given))
+    labels = [np.kron(np.arange(4).reshape(2, 2), np.ones((side // 2, side // 2))).astype(np.int16)] * views
+    masks = MaskSet(labels, [np.full(4, -1)] * views, {})
+    options = PrimapsOptions(init_restarts=1)
+    return PrimapsTrainer(options, Inputs(source, masks=masks, model=None, **given))
+
+
+def time_fit(trainer: Any, steps: int, views: int) -> float:
+    """Return steps per second of the loop of the tree that this process runs."""
+    from lightning_fabric import Fabric
+
+    from unsupseg_cli.training.loop import Schedule, fit
+
+    times: list[float] = []
+
+    def track(numbers: Any, done: int) -> Any:
+        for number in numbers:
+            times.append(time.perf_counter())
+            yield number
+        times.append(time.perf_counter())
+
+    schedule = Schedule(steps=steps + _FIRST, batch=trainer.batch, views=views, seed=0)
+    fit(trainer, schedule, Fabric(accelerator="cpu", devices=1), track=track)
+    return steps / (times[-1] - times[_FIRST])
+
+
+def time_bare(trainer: Any, steps: int, views: int) -> float:
+    """Return steps per second of forward, backward and optimizer with nothing around them."""
+    from unsupseg_cli.training.batch import Batch
+    from unsupseg_cli.training.loop import Schedule, batch_views
+
+    optimizer = trainer.optimizer()
+    trainer.begin(optimizer)
+    schedule = Schedule(steps=steps + _FIRST, batch=trainer.batch, views=views, seed=0)
+    for step in range(steps + _FIRST):
+        if step == _FIRST:
+            clock = time.perf_counter()
+        batch = Batch.alone(step, batch_views(schedule, step))
+        loss = trainer.losses(batch, trainer.read(batch))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return steps / (time.perf_counter() - clock)
+
+
+def child(options: argparse.Namespace) -> None:
+    measure: Callable[[Any, int, int], float] = time_bare if options.bare else time_fit
+    print(measure(trainer_of(options.method, options.views, options.side), options.steps, options.views))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("other", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--views", type=int, default=64)
+    parser.add_argument("--side", type=int, default=28, help="rows and columns of tokens; even")
+    parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.method:
+        child(options)
+        return
+    here = Path(__file__).resolve().parents[1]
+    runs = {"this loop": (here, []), "the other checkout's": (options.other, []), "bare": (here, ["--bare"])}
+    for method in METHODS:
+        found: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(options.rounds):
+            for name, (tree, extra) in runs.items():
+                sizes = [f"--{key}={getattr(options, key)}" for key in ("steps", "views", "side")]
+                call = [sys.executable, __file__, str(options.other), "--method", method, *sizes, *extra]
+                environment = {**os.environ, "PYTHONPATH": str(tree)}
+                done = subprocess.run(call, env=environment, check=True, capture_output=True, text=True)
+                found[name].append(float(done.stdout.split()[-1]))
+        for name, rates in found.items():
+            ratios = [own / rate for own, rate in zip(found["this loop"], rates, strict=True)]
+            print(
+                f"{method}: {name} {statistics.median(rates):.2f} steps/s; this loop over it "
+                f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
