@@ -75,6 +75,7 @@ def torchrun(space, *options, other=None):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturbed_one(space):
     call = start(command(space, "--devices", "2"))
     while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
@@ -103,6 +104,7 @@ def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturb
     assert workspace.get(name).manifest.digest == digest
 
 
+@pytest.mark.slow
 def test_processes_without_a_common_disk_are_refused(space, tmp_path):
     shutil.copytree(space, tmp_path / "copy")
     run = torchrun(space, "--seed", "1", other=tmp_path / "copy")
