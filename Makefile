@@ -1,5 +1,6 @@
 # make demo    the whole chain on the bundled scenes (installs first, then needs no network)
-# make test    the tests; make test-recipes runs every recipe, on small pictures with few steps
+# make test    the tests; make test-slow those that start and end processes for long
+# make test-recipes  every recipe, on small pictures with few steps
 # make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
 # make check   lint, types and the direction of imports
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-recipes test-gpu check lint types layers clean
+.PHONY: install demo test test-slow test-recipes test-gpu check lint types layers clean
 
 install: $(STAMP)
 
@@ -25,7 +26,10 @@ demo: install
 	$(BIN)/unsupseg demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow"
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 test-recipes: install
 	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py

@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from unsupseg_cli import Context, Workspace
-from unsupseg_cli.contents.model import open_model
+from unsupseg_cli.contents.model import model_geometry, open_model
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.data.datasets import open_dataset
+from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.truth import read_truth
-from unsupseg_cli.inference.evaluation import protocol_geometry
 from unsupseg_cli.inference.segment import segment_items
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.protocols import get_protocol
@@ -41,11 +41,13 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="take every N-th image")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
-    model = open_model(context.workspace.get(options.model, "model"), context, torch.device("cpu"))
+    artifact = context.workspace.get(options.model, "model")
+    model = open_model(artifact, context, torch.device("cpu"))
     linear, protocol = model.require_codes(), get_protocol(options.protocol)
     dataset = open_dataset(options.dataset, root=options.root, split=options.split)
     assert dataset.space is not None
-    geometry, classes = protocol_geometry(protocol, model), len(dataset.space.names)
+    own, classes = model_geometry(artifact, context), len(dataset.space.names)
+    geometry = Geometry(kind=protocol.geometry, size=protocol.size or own.size, filter=protocol.filter)
     items = [item for item in dataset.items if item.label is not None][:: options.every]
     counts = {name: Confusion(linear.outputs, classes) for name in ("ours", "published", "ours, no CRF")}
     equal = same_class = pixels = 0

@@ -35,10 +35,11 @@ from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.methods.context.config import PseudolabelOptions, TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
 from unsupseg_cli.methods.context.pseudolabel import ContextLabeller
-from unsupseg_cli.methods.context.train import ContextTrainer, whole
+from unsupseg_cli.methods.context.train import ContextTrainer
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import match
+from unsupseg_cli.training.crops import whole
 from unsupseg_cli.training.loop import Schedule, fit
 
 Scores = Callable[[int], Tensor]

@@ -105,6 +105,7 @@ def stages() -> dict[str, tuple[str, str]]:
                 calls[f"{name}-{method.name}{suffix}"] = (name, f"{method.name} {part.name}".strip())
         for call in SPECIAL.get(name, {name: []}) if not stage.uses else ():
             calls[call] = (name, "")
+    calls["scan"] = ("scan", "")
     return calls
 
 
@@ -114,6 +115,8 @@ def command(call: str, images: Path, made: dict[str, str]) -> list[str]:
     from unsupseg_cli.pipeline.table import get_stage
 
     name, part_name = stages()[call]
+    if name == "scan":  # a stage without a command of its own
+        return ["classes", "scan", made.get("extract", ""), "--range", "2-2", "--device", "cpu"]
     stage, options, arguments = get_stage(name), None, [name]
     values = {key: value for key, value in FIELDS.items() if key in stage.config.model_fields}
     if part_name:

@@ -32,3 +32,11 @@ def call(tmp_path, monkeypatch):
         return result.stdout.strip(), " ".join(result.stderr.split())
 
     return invoke
+
+
+@pytest.fixture
+def context(tmp_path):
+    """A workspace of the test's own."""
+    from unsupseg_cli import Context, Workspace
+
+    return Context(Workspace(tmp_path / "work"))

@@ -1,19 +1,24 @@
 """What the contract tests share: small pictures, and every stage, labeller and trainer that is registered."""
 
 import json
+import pkgutil
+from importlib import import_module
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unsupseg_cli import Context, ExtractConfig, Workspace, extract, graph
+from unsupseg_cli import Context, ExtractConfig, Workspace, extract, graph, stages
 from unsupseg_cli.methods.registry import usable_methods
 from unsupseg_cli.pipeline.table import entries, get_stage
 from unsupseg_cli.stages.graph import GraphConfig
 
 
 def pytest_generate_tests(metafunc):
-    """Give a test with the argument ``part`` each labeller and trainer, one with ``stage`` each stage."""
+    """Give a test with the argument ``part`` each labeller and trainer, with ``stage`` each stage of the table.
+
+    One with ``any_stage`` gets those without a command of their own too.
+    """
     if "part" in metafunc.fixturenames:
         parts = [
             ("train" if part is method.trainer else "pseudolabel", method, part)
@@ -24,6 +29,14 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("part", parts, ids=names)
     if "stage" in metafunc.fixturenames:
         metafunc.parametrize("stage", [get_stage(name) for name in entries()], ids=list(entries()))
+    if "any_stage" in metafunc.fixturenames:
+        files = [module.name for module in pkgutil.iter_modules(stages.__path__)]
+        modules = [import_module(f"{stages.__name__}.{name}") for name in files]
+        metafunc.parametrize(
+            "any_stage",
+            [module.STAGE for module in modules if hasattr(module, "STAGE")],
+            ids=lambda stage: stage.name,
+        )
 
 
 @pytest.fixture(scope="session")

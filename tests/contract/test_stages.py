@@ -29,6 +29,7 @@ from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.methods.registry import BUNDLED, get_method
 from unsupseg_cli.pipeline.stage import Stage, settle
 from unsupseg_cli.pipeline.table import entries, get_stage
+from unsupseg_cli.stages.scan import ScanConfig
 
 from fixtures.calls import run_calls  # isort: skip
 from other_values import other_values  # isort: skip
@@ -128,7 +129,7 @@ least = 2
 def house(tmp_path):
     """A copy of the package to change, and a function that runs calls of its command, one after the other."""
     copy = tmp_path / "house" / "unsupseg_cli"
-    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PACKAGE, copy)  # with its byte code, which nothing has to be compiled for
     (tmp_path / "here").mkdir()
     return copy, lambda *calls: run_calls(calls, tmp_path / "here", copy.parent)
 
@@ -153,9 +154,9 @@ def test_the_help_of_a_stage_tells_every_option(stage):
             assert f"--{name.replace('_', '-')}" in shown
 
 
-def test_every_port_has_an_option_of_its_own(stage):
-    assert stage.roles.keys() <= stage.config.model_fields.keys()
-    assert stage.roles.keys() <= stage.config.execution_fields()
+def test_every_port_has_an_option_of_its_own(any_stage):
+    assert any_stage.roles.keys() <= any_stage.config.model_fields.keys()
+    assert any_stage.roles.keys() <= any_stage.config.execution_fields()
 
 
 SPECIAL = {
@@ -175,6 +176,7 @@ SPECIAL = {
     "probe_root": ["camvid"],
     "images_file": ["images.json"],
     "background": [(0, 1)],
+    "range": ["2-2"],
 }
 """Other values of options whose type does not tell any."""
 
@@ -193,6 +195,7 @@ def chain(world, pictures):
         "refine": RefineConfig(predictions=predictions.id),
         "pretrain": PretrainConfig(images=[pictures / "images"], size=32, final_size=32),
         "classes": ClassesConfig(model=model.id, merge=(("0", "1"),)),
+        "scan": ScanConfig(range="2-3", device="cpu"),
         "import-masks": ImportMasksConfig(
             masks_from=pictures / "labels" / "val", dataset=f"{pictures}/", split="train"
         ),
@@ -200,8 +203,8 @@ def chain(world, pictures):
     return world, configs
 
 
-def test_the_key_holds_the_result_options_and_no_other(stage, chain):
-    context, configs = chain
+def test_the_key_holds_the_result_options_and_no_other(any_stage, chain):
+    stage, (context, configs) = any_stage, chain
     if stage.uses:
         return  # see the contract of the parts of methods
     config = configs.get(stage.name) or stage.config()

@@ -31,9 +31,9 @@ def kill_matrix():
     return load_kill_matrix()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def matrix(kill_matrix, tmp_path_factory):
-    """Small pictures, a process that runs calls in children, and the artifacts of undisturbed runs."""
+    """Small pictures, a process that runs calls in children, and artifacts of undisturbed runs, to be read only."""
     found = kill_matrix.Matrix(tmp_path_factory.mktemp("matrix"))
     yield found
     found.driver.close()

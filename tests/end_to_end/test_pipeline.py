@@ -357,14 +357,6 @@ def test_five_crops_give_five_views(call, photos):
     assert [features.views["crop"][view] for view in range(5)] == [0, 1, 2, 3, 4]
 
 
-COMMAND = [str(Path(sys.executable).with_name("unsupseg"))]
-
-
-def start(arguments, **kwargs):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([*COMMAND, *map(str, arguments)], env=environment, **kwargs)
-
-
 @pytest.mark.parametrize(
     ("arguments", "heavy"),
     [
@@ -395,17 +387,6 @@ def test_nan_features_are_refused(call, photos, monkeypatch):
         lambda self, x, keep=(): {k: v * torch.nan for k, v in forward(self, x, keep).items()},
     )
     assert "NaN" in call("extract", "--dataset", images(photos, "train"), *SMALL, code=1)[1]
-
-
-def test_two_processes_with_one_key_make_it_once(photos, tmp_path):
-    arguments = ["extract", "--dataset", images(photos, "train"), *SMALL, "-w", tmp_path / "w"]
-    both = [start(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    out = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], out
-    assert out[0][0] == out[1][0]
-    # The one that came second waited for the first, and said so, or came after it; it made nothing either way.
-    assert sorted("written in" in said for _, said in out) == [False, True], out
-    assert sorted("reused" in said for _, said in out) == [False, True], out
 
 
 def test_predictions_reject_a_protocol_that_crops(call, photos):

@@ -111,6 +111,7 @@ def test_the_sample_is_shown_runs_and_is_missed_when_it_is_gone(site, tmp_path):
     assert "Unknown method 'minibatch'" in label[2]
 
 
+@pytest.mark.slow
 def test_the_contract_of_parts_holds_for_the_sample(site):
     contract = Path(__file__).parents[1] / "contract" / "test_parts.py"
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}

@@ -107,6 +107,7 @@ def test_a_recipe_runs_from_images_to_scores(name, place):
     assert again[-1]["artifact"] == Path(path).name
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
     command = "from unsupseg_cli.cli.main import main; main()"
     arguments = [sys.executable, "-c", command, "run", *small("scenes-kmeans", tmp_path)]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from unsupseg_cli.cli.deviations import COMMON, page
 from unsupseg_cli.cli.main import app
-from unsupseg_cli.methods.deviations import COMMON, page
 from unsupseg_cli.methods.registry import BUNDLED, get_method
 
 PAGE = Path(__file__).parents[2] / "docs" / "deviations.md"

@@ -13,7 +13,6 @@ from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
 from unsupseg_cli import Context
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.exchange.label_studio import brush
@@ -24,11 +23,6 @@ from unsupseg_cli.pipeline.options import ExportLabelsConfig
 from fixtures.labelled import predictions_of  # isort: skip
 
 NAMES = ["sky", 'road: "wet" #1', "<b>roof</b>", "bäckground"]
-
-
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
 
 
 @pytest.fixture

@@ -77,6 +77,7 @@ def torchrun(space, *options, other=None):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturbed_one(space):
     call = start(command(space, "--devices", "2"))
     while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
@@ -146,6 +147,7 @@ def test_two_nodes_give_the_weights_of_one_process(space):
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_without_a_common_disk_are_refused(space, tmp_path):
     shutil.copytree(space, tmp_path / "copy")
     run = torchrun(space, "--seed", "1", other=tmp_path / "copy")

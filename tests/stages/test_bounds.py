@@ -34,11 +34,6 @@ from unsupseg_cli.models.backbones import TINY
 CLASSES = 3
 
 
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
-
-
 def features_of(folder, context, **options):
     config = {"dataset": f"{folder}/", "size": 48, "workers": 0, "device": "cpu", "backbone": "untrained"}
     return extract(ExtractConfig(**{**config, **options}), context)

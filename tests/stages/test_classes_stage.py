@@ -41,11 +41,6 @@ CLASSES = 5
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
-
-
-@pytest.fixture
 def model(blocks, context):
     features = extract(
         ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu", backbone="untrained"), context

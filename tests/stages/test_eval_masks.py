@@ -8,7 +8,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from unsupseg_cli import (
-    Context,
     EvalConfig,
     EvalMasksConfig,
     ExtractConfig,
@@ -24,7 +23,6 @@ from unsupseg_cli import (
     pseudolabel,
     train,
 )
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.maskdistill.config import TrainOptions
@@ -53,11 +51,6 @@ TRUTH = {
 def save(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
 
 
 @pytest.fixture

@@ -6,13 +6,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from scipy import ndimage
 from typer.testing import CliRunner
 
 from unsupseg_cli import (
-    Context,
     ExtractConfig,
     ImportMasksConfig,
     PseudolabelConfig,
@@ -20,7 +18,6 @@ from unsupseg_cli import (
     import_masks,
     pseudolabel,
 )
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.masks import MaskReader
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -28,22 +25,14 @@ from unsupseg_cli.data.coco import decode, encode
 from unsupseg_cli.pipeline.export_masks import export_masks
 from unsupseg_cli.pipeline.options import ExportMasksConfig
 
+from fixtures.pictures import noise, rle  # isort: skip
+
 SIZES = {"a.png": (32, 48), "b.png": (40, 30), "deep/c.png": (33, 47)}
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
-
-
-@pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    for number, (name, size) in enumerate(SIZES.items()):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 255, (*size, 3), np.uint8)).save(path)
-    return folder
+    return noise(tmp_path / "photos", SIZES)
 
 
 def ring(size, thick=6):
@@ -56,11 +45,6 @@ def ring(size, thick=6):
 def blobs(size, seed):
     values = ndimage.gaussian_filter(np.random.default_rng(seed).random(size), 2)
     return values > np.quantile(values, 0.6)
-
-
-def rle(mask):
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
 def brought(tmp_path, photos, context, categories=("tree", "roof"), **options):

@@ -75,6 +75,7 @@ def command(folder, workspace, *more):
     return [sys.executable, "-c", main, "extract", "--dataset", f"{folder}/", *options, *more]
 
 
+@pytest.mark.slow
 def test_two_processes_write_disjoint_shards_at_once(folder, whole, tmp_path):
     calls = [command(folder, tmp_path / "p", "--shard", f"{i}/2") for i in (1, 2)]
     processes = [subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for call in calls]
@@ -95,6 +96,7 @@ def test_two_devices_make_the_artifact_of_one(folder, whole, tmp_path):
         extract(config(folder, devices=2, shard="1/2"), context)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
 def test_a_call_with_two_devices_that_is_stopped_goes_on(folder, whole, tmp_path, stop):
     call = subprocess.Popen(command(folder, tmp_path / "k", "--devices", "2"), stderr=subprocess.DEVNULL)

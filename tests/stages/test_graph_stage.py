@@ -2,18 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unsupseg_cli import Context, ExtractConfig, TrainConfig, extract, graph, train
+from unsupseg_cli import ExtractConfig, TrainConfig, extract, graph, train
 from unsupseg_cli.artifacts.arrays import RowReader
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.graph import read_neighbours
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.stages.graph import GraphConfig
-
-
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
 
 
 def features(tmp_path, context, **fields):

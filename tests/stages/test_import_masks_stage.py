@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from pycocotools import mask as coco
 
 from unsupseg_cli import (
     Context,
@@ -21,33 +19,21 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.arrays import RaggedWriter, write_array
 from unsupseg_cli.artifacts.grids import GridWriter
-from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import LabelMaps, MaskReader, SoftMasks, read_imported, read_masks
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
 
+from fixtures.pictures import noise, rle, save  # isort: skip
+
 SIZES = {"a.png": (32, 48), "b.png": (40, 32), "deep/c.png": (32, 48)}
 
 
 @pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
-
-
-@pytest.fixture
 def photos(tmp_path):
-    folder = tmp_path / "photos"
-    for number, (name, size) in enumerate(SIZES.items()):
-        pixels = np.random.default_rng(number).integers(0, 255, (*size, 3), np.uint8)
-        save(folder / name, pixels)
-    return folder
-
-
-def save(path, pixels):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    return noise(tmp_path / "photos", SIZES)
 
 
 def label_maps(folder, dtype=np.uint8):
@@ -57,11 +43,6 @@ def label_maps(folder, dtype=np.uint8):
         values[4:20, 2:13], values[22:30, 20:31] = 3, 7
         save((folder / name).with_suffix(".png"), values)
     return folder
-
-
-def rle(mask):
-    encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
 def rectangle(size, top, bottom, left, right):

@@ -20,7 +20,6 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks, warn_of_single_masks
 from unsupseg_cli.contents.network import live_source
@@ -34,11 +33,6 @@ from unsupseg_cli.stages.refine import RefineConfig
 
 CPU = torch.device("cpu")
 HALVES = ((200, 60, 40), (30, 90, 210))
-
-
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
 
 
 @pytest.fixture

@@ -57,11 +57,6 @@ def _blocks_of_one_view(monkeypatch):
     monkeypatch.setattr(extraction, "views_per_block", lambda *_: 1)
 
 
-@pytest.fixture
-def context(tmp_path):
-    return Context(Workspace(tmp_path / "work"))
-
-
 def features_of(photos, context, **options):
     config = {"dataset": f"{photos}/", "size": 64, "workers": 0, "device": "cpu", "backbone": "untrained"}
     return extract(ExtractConfig(**{**config, **options}), context)

@@ -11,9 +11,9 @@ from rich.table import Table
 from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, print_table
+from unsupseg_cli.cli.deviations import page
 from unsupseg_cli.cli.tables import method_tables
 from unsupseg_cli.methods.declaration import Method
-from unsupseg_cli.methods.deviations import page
 from unsupseg_cli.methods.registry import BUNDLED, broken_plugins, get_method, usable_methods
 
 app = typer.Typer(help="The systems this tool unites.", no_args_is_help=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -50,6 +51,20 @@ def apply_to_share(
         result = apply(torch.stack(stacked) if stacked else empty, (rows, len(members)))
         results.update(zip((members[row] for row in rows), result.unbind(0), strict=True))
     return [results[place] for place in places]
+
+
+def uniform_points(images: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return points (images, count, 2) as x, y, even in [-1, 1]^2: the corners are the outer cells' centres."""
+    return 2 * torch.rand(images, count, 2, generator=generator) - 1
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Return maps (B, h, w, C) at points (B, P, 2), interpolated bilinearly: (B, P, C)."""
+    points = points.to(maps)[:, None]
+    sampled = F.grid_sample(
+        maps.movedim(-1, 1), points, "bilinear", padding_mode="border", align_corners=True
+    )
+    return sampled[:, :, 0].movedim(1, -1)
 
 
 class CodeSource:

@@ -14,11 +14,12 @@ from unsupseg_cli.methods.context.config import TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
 from unsupseg_cli.methods.context.network import ContextNetwork
 from unsupseg_cli.methods.context.objective import guidance_loss
-from unsupseg_cli.methods.context.train import ContextTrainer, Look
+from unsupseg_cli.methods.context.train import ContextTrainer
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.models.cues import appearance, enlarge, to_lab
 from unsupseg_cli.models.heads import build_network
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.crops import CellCrop
 from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource
 
@@ -204,11 +205,16 @@ def test_mirror_images_are_seen_alike_after_training():
 
 
 def test_a_look_is_the_same_of_tokens_pixels_and_guidance():
-    look, place = Look(1, 2, 3, 4, mirrored=True), torch.arange(64.0).view(8, 8)
+    look, place = CellCrop(1, 2, 3, 4, mirrored=True), torch.arange(64.0).view(8, 8)
     fine = F.interpolate(place[None, None], scale_factor=2)[0, 0]
     assert torch.equal(F.interpolate(look.of(place)[None, None], scale_factor=2)[0, 0], look.of(fine, 2))
     assert look.box((8, 8)) == (2 / 8, 1 / 8, 6 / 8, 4 / 8)
-    assert Look(1, 0, 3, 4, mirrored=True).box((8, 8)) == (4 / 8, 1 / 8, 8 / 8, 4 / 8)  # of the mirror image
+    assert CellCrop(1, 0, 3, 4, mirrored=True).box((8, 8)) == (
+        4 / 8,
+        1 / 8,
+        8 / 8,
+        4 / 8,
+    )  # of the mirror image
 
 
 class Memory:

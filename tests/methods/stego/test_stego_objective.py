@@ -13,13 +13,11 @@ from unsupseg_cli.methods.stego.objective import (
     correspondence,
     correspondence_loss,
     derangement,
-    sample,
-    uniform_points,
 )
 from unsupseg_cli.methods.stego.pairs import KINDS, Pairs
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts, same_class_shares
 from unsupseg_cli.models.heads import CosineHead
-from unsupseg_cli.training.grids import by_grid
+from unsupseg_cli.training.grids import by_grid, sample, uniform_points
 
 
 def generator(seed=0):

@@ -16,9 +16,10 @@ from unsupseg_cli.methods.transfgu.objective import (
     targets,
     uncertainty_loss,
 )
-from unsupseg_cli.methods.transfgu.train import Look, TransfguTrainer, crop_grid, crop_image
+from unsupseg_cli.methods.transfgu.train import TransfguTrainer
 from unsupseg_cli.models.decoders import MaskTransformer
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.crops import Place, crop_grid, crop_image
 from unsupseg_cli.training.loop import Schedule, fit
 from unsupseg_cli.training.tokens import MemorySource
 
@@ -116,11 +117,11 @@ def test_losses_by_hand():
 
 def test_crops_show_tokens_and_maps_of_the_same_place():
     tokens = torch.arange(12.0).view(3, 4, 1)
-    shown, maps = crop_grid(tokens, tokens[None, ..., 0], (2, 2), Look(1.0, 1.0, True))
+    shown, maps = crop_grid(tokens, tokens[None, ..., 0], (2, 2), Place(1.0, 1.0, True))
     assert shown[..., 0].tolist() == maps[0].tolist() == [[7, 6], [11, 10]]
     column = torch.arange(8.0).expand(8, 8)
     pixels = column.repeat_interleave(4, 0).repeat_interleave(4, 1).expand(3, -1, -1)
-    shown, maps = crop_image(pixels, column[None], 0.5, 4, Look(0.0, 1.0, False))
+    shown, maps = crop_image(pixels, column[None], 0.5, 4, Place(0.0, 1.0, False))
     assert shown.shape == (3, 16, 16)
     torch.testing.assert_close(maps[0, 1], torch.tensor([4.0, 5, 6, 7]))
     torch.testing.assert_close(shown[0, ::4, ::4][1], torch.tensor([4.0, 5, 6, 7]))

@@ -27,35 +27,7 @@ from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
 from unsupseg_cli.models.boxes import WHOLE, Box, places
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.colours import COLOURS, Step, adjust, change_colours
-
-
-@dataclass(frozen=True)
-class Look:
-    """A crop of whole cells of a grid of patches, and whether it is mirrored.
-
-    ``rows`` and ``columns`` begin at ``top`` and ``left``.
-    """
-
-    top: int
-    left: int
-    rows: int
-    columns: int
-    mirrored: bool
-
-    def of(self, maps: Tensor, cells: int = 1) -> Tensor:
-        """Return the crop of maps (..., h, w) of ``cells`` a patch's side."""
-        rows = slice(self.top * cells, (self.top + self.rows) * cells)
-        columns = slice(self.left * cells, (self.left + self.columns) * cells)
-        return maps[..., rows, columns].flip(-1) if self.mirrored else maps[..., rows, columns]
-
-    def box(self, grid: Sequence[int]) -> Box:
-        """Return the crop as a box of the image, of the mirror image where it is mirrored.
-
-        So a place does not tell the network that it sees a mirror image, for nothing will in use.
-        """
-        height, width = grid
-        left = width - self.left - self.columns if self.mirrored else self.left
-        return left / width, self.top / height, (left + self.columns) / width, (self.top + self.rows) / height
+from unsupseg_cli.training.crops import CellCrop, whole
 
 
 @dataclass(frozen=True)
@@ -195,13 +167,13 @@ class ContextTrainer(Trainer):
             losses["loss"] = losses["loss"] + self.options.guidance * guided[0]
         return losses
 
-    def _looks(self, draw: random.Random, grids: Sequence[Sequence[int]]) -> list[Look]:
+    def _looks(self, draw: random.Random, grids: Sequence[Sequence[int]]) -> list[CellCrop]:
         """Return what the one view of each image shows: crops of one scale, each at its own place."""
         scale, looks = draw.uniform(self.options.crop_least, 1), []
         for height, width in grids:
             rows, columns = max(1, round(scale * height)), max(1, round(scale * width))
             top, left = round(draw.random() * (height - rows)), round(draw.random() * (width - columns))
-            looks.append(Look(top, left, rows, columns, draw.random() < self.options.mirror))
+            looks.append(CellCrop(top, left, rows, columns, draw.random() < self.options.mirror))
         return looks
 
     def _change(self, draw: random.Random) -> list[Step]:
@@ -214,7 +186,7 @@ class ContextTrainer(Trainer):
         self,
         read: Sequence[Shown],
         grids: Sequence[Sequence[int]],
-        looks: Sequence[Look] | None,
+        looks: Sequence[CellCrop] | None,
         change: Sequence[Step],
     ) -> list[Tensor]:
         """Return the embeddings (C, h, w) of looks, or of the whole images."""
@@ -230,7 +202,7 @@ class ContextTrainer(Trainer):
 
     def _arrays(
         self,
-        parts: Sequence[tuple[Shown, Look, Sequence[int]]],
+        parts: Sequence[tuple[Shown, CellCrop, Sequence[int]]],
         change: Sequence[Step],
         boxes: Sequence[Box] | None,
     ) -> dict[str, Tensor]:
@@ -321,11 +293,6 @@ class ContextTrainer(Trainer):
             figures=figures,
             warnings=warnings,
         )
-
-
-def whole(grid: Sequence[int], *, mirrored: bool = False) -> Look:
-    """Return the look at all of a grid."""
-    return Look(0, 0, int(grid[0]), int(grid[1]), mirrored)
 
 
 def _to_pixels(image: NDArray[np.uint8]) -> Tensor:

@@ -9,20 +9,6 @@ from torch import Tensor
 _STABLE = 0.8  # most that a code correspondence counts with `stabilize` (STEGO, modules.py)
 
 
-def uniform_points(images: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return points (images, count, 2) as x, y, even in [-1, 1]^2: the corners are the outer cells' centres."""
-    return 2 * torch.rand(images, count, 2, generator=generator) - 1
-
-
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Return maps (B, h, w, C) at points (B, P, 2), interpolated bilinearly: (B, P, C)."""
-    points = points.to(maps)[:, None]
-    sampled = F.grid_sample(
-        maps.movedim(-1, 1), points, "bilinear", padding_mode="border", align_corners=True
-    )
-    return sampled[:, :, 0].movedim(1, -1)
-
-
 def derangement(count: int, generator: torch.Generator) -> Tensor:
     """Return a permutation (count,) that leaves nothing in its place, each one equally likely.
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unsupseg_cli.methods.stego.config import TrainOptions
-from unsupseg_cli.methods.stego.objective import correspondence, derangement, sample, uniform_points
-from unsupseg_cli.training.grids import by_grid
+from unsupseg_cli.methods.stego.objective import correspondence, derangement
+from unsupseg_cli.training.grids import by_grid, sample, uniform_points
 
 KINDS = ("self", "knn", "rand")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import random
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -25,22 +24,10 @@ from unsupseg_cli.methods.transfgu.objective import (
     uncertainty_loss,
 )
 from unsupseg_cli.models.decoders import MaskTransformer
-from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.colours import COLOURS, Step, adjust, blur, change_colours, grey
+from unsupseg_cli.training.crops import Place, crop_grid, crop_image
 from unsupseg_cli.training.live import LiveSource
-
-require_operators()
-from torchvision.ops import roi_align  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is shown of an image: where a crop begins, as a share of its room, and whether it is mirrored."""
-
-    top: float
-    left: float
-    mirrored: bool
 
 
 class TransfguTrainer(Trainer):
@@ -183,7 +170,7 @@ class TransfguTrainer(Trainer):
         draw = random.Random(seeds.stream(self.inputs.seed, "crops", batch.step))
         options, network = self.options, self.inputs.network
         scale = draw.uniform(options.crop_least, options.crop_most)
-        looks = [Look(draw.random(), draw.random(), draw.random() < options.mirror) for _ in batch.whole]
+        looks = [Place(draw.random(), draw.random(), draw.random() < options.mirror) for _ in batch.whole]
         order = list(range(self.inputs.classes))
         draw.shuffle(order)
         permutation = torch.tensor(order, device=self.inputs.device)
@@ -276,45 +263,6 @@ class TransfguTrainer(Trainer):
             },
             warnings=warnings,
         )
-
-
-def crop_grid(tokens: Tensor, maps: Tensor, grid: tuple[int, int], look: Look) -> tuple[Tensor, Tensor]:
-    """Return a crop, of whole cells, of tokens (h, w, C) and of maps (K, h, w).
-
-    Args:
-        tokens: of an image.
-        maps: of its concepts.
-        grid: rows and columns of the crop.
-        look: where it is.
-    """
-    height, width = grid
-    top = round(look.top * (tokens.shape[0] - height))
-    left = round(look.left * (tokens.shape[1] - width))
-    rows, columns = slice(top, top + height), slice(left, left + width)
-    tokens, maps = tokens[rows, columns], maps[:, rows, columns]
-    return (tokens.flip(1), maps.flip(2)) if look.mirrored else (tokens, maps)
-
-
-def crop_image(pixels: Tensor, maps: Tensor, scale: float, side: int, look: Look) -> tuple[Tensor, Tensor]:
-    """Return a square of an image, resized to ``side`` patches, and its maps (K, side, side).
-
-    Args:
-        pixels: (3, H, W).
-        maps: (K, h, w) of its patches.
-        scale: side of the square, as a share of the image's shorter side.
-        side: in patches.
-        look: where the square is.
-    """
-    patch = pixels.shape[1] // maps.shape[1]
-    length = max(1, round(scale * min(pixels.shape[1:])))
-    top = round(look.top * (pixels.shape[1] - length))
-    left = round(look.left * (pixels.shape[2] - length))
-    square = pixels[None, :, top : top + length, left : left + length]
-    size = (side * patch, side * patch)
-    shown = F.interpolate(square, size=size, mode="bilinear", align_corners=False)[0]
-    box = maps.new_tensor([[left, top, left + length, top + length]]) / patch
-    values = roi_align(maps[None], [box], (side, side), aligned=True)[0]
-    return (shown.flip(2), values.flip(2)) if look.mirrored else (shown, values)
 
 
 def _share(cells: int, scale: float) -> int:
