@@ -1,3 +1,4 @@
+import networkx
 import numpy as np
 import pytest
 import torch
@@ -5,7 +6,13 @@ import torch.nn.functional as F
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
-from unsupseg_cli.clustering.spectral import neighbours_of_others, spectral_embedding, vote
+from unsupseg_cli.clustering.spectral import (
+    modularity,
+    neighbours_of_others,
+    spectral_embedding,
+    to_affinity,
+    vote,
+)
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 
 
@@ -22,22 +29,31 @@ def test_arcs_are_told_apart_which_k_means_cannot():
     points, of = arcs()
     groups = torch.arange(len(points)) % 10
     columns, cosines, _ = neighbours_of_others(points, groups, 10)
-    embedded = spectral_embedding(columns, cosines, 2, seed=0)
+    embedded = spectral_embedding(to_affinity(columns, cosines), 2, seed=0)
     labels = spherical_kmeans(embedded, 2, seed=0).labels
     assert adjusted_rand_score(of, labels) == 1.0
     assert adjusted_rand_score(of, spherical_kmeans(points, 2, seed=0).labels) < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:Graph is not fully connected")  # which is what tells the arcs apart
 def test_clusters_are_those_of_scikit_learn_on_the_same_graph():
     points, _ = arcs(60)
     columns, cosines, _ = neighbours_of_others(points, torch.arange(len(points)), 8)
-    affinity = np.zeros((len(points),) * 2)
-    np.put_along_axis(affinity, columns.numpy(), cosines.numpy(), 1)
-    affinity = np.maximum(affinity, affinity.T)
-    np.fill_diagonal(affinity, 1e-6)
-    expected = SpectralClustering(2, affinity="precomputed", random_state=0).fit_predict(affinity)
-    labels = spherical_kmeans(spectral_embedding(columns, cosines, 2, seed=0), 2, seed=0).labels
+    affinity = to_affinity(columns, cosines)
+    expected = SpectralClustering(2, affinity="precomputed", random_state=0).fit_predict(affinity.toarray())
+    labels = spherical_kmeans(spectral_embedding(affinity, 2, seed=0), 2, seed=0).labels
     assert adjusted_rand_score(expected, labels) == 1.0
+
+
+def test_modularity_is_that_of_networkx():
+    points, of = arcs(30)
+    columns, cosines, _ = neighbours_of_others(points, torch.arange(len(points)) % 7, 4)
+    affinity = to_affinity(columns, cosines)
+    graph = networkx.from_scipy_sparse_array(affinity)
+    parts = [set(np.flatnonzero(of == number).tolist()) for number in (0, 1)]
+    assert modularity(affinity, of) == pytest.approx(networkx.community.modularity(graph, parts))
+    shuffled = of[torch.randperm(len(of), generator=torch.Generator().manual_seed(0))]
+    assert modularity(affinity, of) > 0.4 > abs(modularity(affinity, shuffled))
 
 
 def test_neighbours_are_the_nearest_of_other_groups():

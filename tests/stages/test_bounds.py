@@ -159,7 +159,7 @@ def test_a_file_is_an_image_by_what_it_holds_and_starts_no_program(tmp_path, end
 
 
 @pytest.mark.parametrize(
-    "option", [{"backbone": "untrained"}, {"layer": -2}, {"norm": False}, {"position": 1.0}]
+    "option", [{"backbone": "untrained"}, {"layer": -2}, {"norm": False}, {"position": 1.0}, {"debias": 5}]
 )
 def test_options_of_a_backbone_beside_a_model_are_refused(model, blocks, context, option):
     with pytest.raises(UsageError, match="has no effect: the model brings its backbone"):

@@ -171,6 +171,7 @@ def test_a_network_is_given_what_it_would_read_itself(scenes, all_arrays, flip):
         ({"filter": "nearest"}, "views native 64 nearest instead of native 64 bilinear"),
         ({"layer": -2}, "--layer -2 instead of -1"),
         ({"norm": False}, "--norm False instead of True"),
+        ({"debias": 5}, "--debias 5 instead of 0"),
         ({"backbone": "untrained"}, "other weights"),
         ({"geometry": "five-crop"}, "views five-crop"),
         ({"flip": False}, "no mirror images"),

@@ -57,28 +57,52 @@ def neighbours_of_others(
     return torch.cat(columns), torch.cat(cosines), same / (count * len(points))
 
 
-def spectral_embedding(columns: Tensor, weights: Tensor, dim: int, seed: int) -> Tensor:
-    """Return the first ``dim`` eigenvectors of the normalised affinity, (n, dim) float32, rows of length 1.
-
-    An edge is as strong as the stronger of its two directions.
+def to_affinity(columns: Tensor, weights: Tensor) -> csr_matrix:
+    """Return the symmetric affinity (n, n) of neighbours: an edge is as strong as the stronger of its two directions.
 
     Args:
         columns: the neighbours of each point, (n, k).
         weights: of these edges, (n, k), at least 0.
-        dim: number of eigenvectors, below n.
-        seed: of the start of the iteration.
     """
     count, edges = columns.shape
-    start = np.random.default_rng(seed).normal(size=count)
     pointers = np.arange(0, count * edges + 1, edges)
     directed = csr_matrix(
         (weights.double().flatten().numpy(), columns.flatten().numpy(), pointers), (count, count)
     )
-    affinity = directed.maximum(directed.T) + _LEAST * eye(count)
-    scale = diags(np.asarray(affinity.sum(1)).ravel() ** -0.5)
-    values, vectors = eigsh(scale @ affinity @ scale, k=dim, which="LA", v0=start)
+    return csr_matrix(directed.maximum(directed.T))
+
+
+def spectral_embedding(affinity: csr_matrix, dim: int, seed: int) -> Tensor:
+    """Return the first ``dim`` eigenvectors of the normalised affinity, (n, dim) float32, rows of length 1.
+
+    Args:
+        affinity: symmetric, (n, n), at least 0.
+        dim: number of eigenvectors, below n.
+        seed: of the start of the iteration.
+    """
+    count = affinity.shape[0]
+    start = np.random.default_rng(seed).normal(size=count)
+    weighted = affinity + _LEAST * eye(count)
+    scale = diags(np.asarray(weighted.sum(1)).ravel() ** -0.5)
+    values, vectors = eigsh(scale @ weighted @ scale, k=dim, which="LA", v0=start)
     ordered = torch.from_numpy(vectors[:, np.argsort(-values)].astype(np.float32))
     return F.normalize(ordered, dim=1)
+
+
+def modularity(affinity: csr_matrix, labels: Tensor) -> float:
+    """Return the modularity of clusters, at most 1: edges within them, less what chance gives (Newman, PNAS 2006).
+
+    Args:
+        affinity: symmetric, (n, n), at least 0.
+        labels: the cluster of each point, (n,).
+    """
+    of = labels.cpu().numpy()
+    ends = csr_matrix((np.ones(len(of)), (np.arange(len(of)), of)))
+    between = (ends.T @ affinity @ ends).toarray()
+    total = between.sum()
+    if total == 0:
+        return 0.0
+    return float(np.trace(between) / total - np.square(between.sum(1) / total).sum())
 
 
 def vote(points: Tensor, sample: Tensor, labels: Tensor, classes: int, count: int) -> Tensor:

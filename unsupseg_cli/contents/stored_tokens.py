@@ -69,8 +69,9 @@ def _differences(
             found.append("images read with other --bands or --stretch")
     wanted = {name: getattr(backbone, name) for name in TOKEN_FIELDS}
     for name, value in wanted.items():
-        if config.get(name, BackboneRef.model_fields[name].default) != value:
-            found.append(f"--{name.replace('_', '-')} {config.get(name)} instead of {value}")
+        made_with = config.get(name, BackboneRef.model_fields[name].default)
+        if made_with != value:
+            found.append(f"--{name.replace('_', '-')} {made_with} instead of {value}")
     if summary["weights_digest"] != backbone.weights_digest:
         found.append(f"other weights ('{config['backbone']}', not those of '{backbone.name}')")
     own = Geometry(**stored_geometry(config))

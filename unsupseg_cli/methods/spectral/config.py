@@ -13,6 +13,9 @@ class PseudolabelOptions(MethodOptions):
     sample: int = setting(
         8000, "Most tokens that are clustered, drawn evenly over the images.", ge=10, le=100_000
     )
+    draws: int = setting(
+        4, "Samples that are clustered; the clusters of greatest modularity are kept.", ge=1, le=100
+    )
     neighbors: int = setting(10, "Nearest tokens of other images that each is joined with.", ge=1, le=1000)
     voters: int = setting(20, "Nearest tokens of the sample that decide the class of the others.", ge=1)
     restarts: int = setting(10, "Starts of k-means on the eigenvectors; the best is kept.", ge=1, le=1000)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsupseg_cli.clustering.spectral import neighbours_of_others, spectral_embedding, vote
+from unsupseg_cli.clustering.spectral import (
+    modularity,
+    neighbours_of_others,
+    spectral_embedding,
+    to_affinity,
+    vote,
+)
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
@@ -23,31 +30,37 @@ class SpectralLabeller(Labeller):
     options: PseudolabelOptions
 
     def fit(self) -> dict[str, Any]:
-        """Cluster the sample; raises UsageError for hardly more tokens than classes."""
+        """Cluster several samples and keep the best; raises UsageError for hardly more tokens than classes."""
+        samples = (self._cluster(draw) for draw in range(self.options.draws))
+        found = max(samples, key=lambda sample: sample[0])
+        value, self.sample, self.labels, same = found
+        return {"tokens": len(self.sample), "modularity": value, "same_image": same}
+
+    def _cluster(self, draw: int) -> tuple[float, Tensor, Tensor, float]:
+        """Return modularity, unit tokens and classes of a sample, and its share of nearest tokens of the same image."""
         options, inputs = self.options, self.inputs
-        draw = seeds.stream(inputs.seed, "spectral", "sample")
-        tokens, views = draw_tokens(inputs.features, options.sample, draw, inputs.reporter)
+        stream = partial(seeds.stream, inputs.seed, "spectral", draw)
+        tokens, views = draw_tokens(inputs.features, options.sample, stream("sample"), inputs.reporter)
         if len(tokens) < inputs.classes + 2:
             raise UsageError(
                 f"Spectral clustering into {inputs.classes} classes needs at least {inputs.classes + 2} tokens, found "
                 f"{len(tokens)}: ask for fewer --classes, a larger --set sample, or extract features of more images."
             )
-        self.sample = F.normalize(tokens, dim=-1)
-        columns, cosines, same = neighbours_of_others(self.sample, views, options.neighbors, inputs.reporter)
-        inputs.reporter.info(f"spectral: {len(tokens):,} tokens, {inputs.classes} eigenvectors")
-        embedding = spectral_embedding(
-            columns, cosines, inputs.classes, seeds.stream(inputs.seed, "eigenvectors")
+        unit = F.normalize(tokens, dim=-1)
+        columns, cosines, same = neighbours_of_others(unit, views, options.neighbors, inputs.reporter)
+        inputs.reporter.info(
+            f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {inputs.classes} eigenvectors"
         )
+        affinity = to_affinity(columns, cosines)
         result = spherical_kmeans(
-            embedding,
+            spectral_embedding(affinity, inputs.classes, stream("eigenvectors")),
             inputs.classes,
             restarts=options.restarts,
             iterations=options.iterations,
-            seed=seeds.stream(inputs.seed, "spectral"),
+            seed=stream("kmeans"),
             reporter=inputs.reporter,
         )
-        self.labels = result.labels.to(self.sample.device)
-        return {"tokens": len(tokens), "inertia": result.inertia, "same_image": same}
+        return modularity(affinity, result.labels), unit, result.labels.to(unit.device), same
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Label every token of some views; a mask is the set of a view's tokens of one class."""

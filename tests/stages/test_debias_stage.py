@@ -1,0 +1,60 @@
+"""`extract --debias`: in the key, in the model's chain, and chosen by the images."""
+
+import json
+
+import numpy as np
+from fixtures.pictures import save
+from PIL import Image
+
+
+def write(folder, placed, count=9):
+    """Write noise, or noise below a bright upper half."""
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 60, (64, 64, 3), np.uint8)
+        pixels[:32] += np.uint8(180) if placed else np.uint8(0)
+        save(folder / f"{number}.png", pixels)
+
+
+def manifest(here, path):
+    return json.loads((here / path / "manifest.json").read_text())
+
+
+def test_directions_are_in_the_key_and_the_model_brings_them(call, tmp_path):
+    here = tmp_path / "here"
+    write(here / "tiles", placed=False)
+    common = ("extract", "--dataset", "tiles/", "--size", 64, "--workers", 0, "--backbone", "tiny")
+    plain, _ = call(*common)
+    assert "debias" not in manifest(here, plain)["config"]  # as before there was the option
+    debiased, _ = call(*common, "--debias", 5)
+    assert manifest(here, debiased)["config"]["debias"] == 5
+    masks, _ = call("pseudolabel", "--features", debiased, "--classes", 2)
+    model, _ = call("train", "--pseudolabels", masks, "--set", "steps=3")
+    assert json.loads((here / model / "model.json").read_text())["backbone"]["debias"] == 5
+    codes, _ = call("extract", "--dataset", "tiles/", "--size", 64, "--workers", 0, "--model", model)
+    assert manifest(here, codes)["config"]["debias"] == 5
+    whole, _ = call("predict", "tiles", "--model", model, "--workers", 0)
+    stored, _ = call("predict", "--model", model, "--features", debiased)
+    maps = [sorted((here / path / "ids").rglob("*.png")) for path in (whole, stored)]
+    assert len(maps[0]) == 9
+    agreed = [
+        (np.asarray(Image.open(a)) == np.asarray(Image.open(b))).mean() for a, b in zip(*maps, strict=True)
+    ]
+    assert np.mean(agreed) > 0.98  # stored tokens are rounded
+    assert "--debias 0 instead of 5" in call("predict", "--model", model, "--features", plain, code=2)[1]
+    assert "outside 0 to 191" in call(*common, "--debias", 200, code=2)[1]
+
+
+def test_auto_takes_directions_out_where_place_does_not_tell_the_colours(call, tmp_path):
+    here = tmp_path / "here"
+    write(here / "above", placed=False)
+    write(here / "street", placed=True)
+    write(here / "few", placed=False, count=3)
+    common = ("--size", 64, "--workers", 0, "--backbone", "tiny", "--debias", "auto")
+    chosen = {}
+    for name in ("above", "street", "few"):
+        path, said = call("extract", "--dataset", f"{name}/", *common)
+        chosen[name] = manifest(here, path)["config"].get("debias", 0)
+        assert "debias: " in said
+    assert chosen == {"above": 20, "street": 0, "few": 0}
+    above, _ = call("extract", "--dataset", "above/", *common[:-1], 20)
+    assert above == call("extract", "--dataset", "above/", *common)[0]  # auto enters the key as what it chose
