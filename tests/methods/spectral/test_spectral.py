@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions, TrainOptions
 from unsupseg_cli.methods.spectral.pseudolabel import SpectralLabeller
@@ -60,6 +61,20 @@ def test_tokens_outside_the_sample_take_the_classes_of_the_nearest(world):
     figures, masks = labelled(source, sample=120)
     assert figures["tokens"] < 140
     assert share_right([mask.group[mask.labels] for mask in masks], truth) > 0.95
+
+
+def test_tokens_that_tell_images_apart_are_warned_of(world):
+    class Heard(Silent):
+        def warn(self, message):
+            said.append(message)
+
+    _, source = world
+    alike = [torch.randn(6, 7, 24, generator=torch.Generator().manual_seed(view)) for view in range(VIEWS)]
+    for tokens, expected in ((source.tokens(range(VIEWS)), 1), (alike, 0)):
+        said = []
+        inputs = Inputs(MemorySource(tokens), classes=3, seed=0, reporter=Heard())
+        SpectralLabeller(PseudolabelOptions(draws=1), inputs).fit()
+        assert len(["own image" in message for message in said]) == expected
 
 
 def test_hardly_more_tokens_than_classes_are_refused(world):

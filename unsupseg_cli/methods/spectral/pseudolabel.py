@@ -23,6 +23,8 @@ from unsupseg_cli.methods.interface import Labeller, Masks
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions
 from unsupseg_cli.training.tokens import draw_tokens
 
+_OWN_IMAGE = 0.4  # share above which k-means was better (README.md)
+
 
 class SpectralLabeller(Labeller):
     """Spectral clusters of a sample of the tokens, which votes on all others."""
@@ -34,6 +36,11 @@ class SpectralLabeller(Labeller):
         samples = (self._cluster(draw) for draw in range(self.options.draws))
         found = max(samples, key=lambda sample: sample[0])
         value, self.sample, self.labels, same = found
+        if same > _OWN_IMAGE:
+            self.inputs.reporter.warn(
+                f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image: these features tell images "
+                "apart rather than what they show; compare with --method kmeans, or take another --backbone or --layer"
+            )
         return {"tokens": len(self.sample), "modularity": value, "same_image": same}
 
     def _cluster(self, draw: int) -> tuple[float, Tensor, Tensor, float]:
