@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions, TrainOptions
+from unsupseg_cli.methods.spectral.deviations import DEVIATIONS
 
 METHOD = Method(
     name="spectral",
@@ -18,4 +19,5 @@ METHOD = Method(
     paper="Ng, Jordan and Weiss, NeurIPS 2001; the graph across images is ours",
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.spectral.pseudolabel:SpectralLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.spectral.train:LinearTrainer"),
+    deviations=DEVIATIONS,
 )

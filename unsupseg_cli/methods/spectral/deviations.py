@@ -1,0 +1,29 @@
+"""What spectral clustering does otherwise than published."""
+
+from __future__ import annotations
+
+from unsupseg_cli.methods.declaration import Deviation
+
+DEVIATIONS = (
+    Deviation(
+        "graph",
+        "the ten nearest tokens of other images, by cosine",
+        "all pairs of points, by a Gaussian of their distance",
+        "clusters of tokens that carry their image are images otherwise (README.md)",
+        "",
+    ),
+    Deviation(
+        "points",
+        "a sample of 8,000 tokens, which votes on the others",
+        "all points",
+        "eigenvectors of all tokens of a collection take too long, and the votes are cheap",
+        "pseudolabel --set sample=100000, at most",
+    ),
+    Deviation(
+        "choice",
+        "of four samples the clusters of greatest modularity",
+        "one clustering",
+        "samples differ more than starts of k-means do",
+        "pseudolabel --set draws=1",
+    ),
+)
