@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The methods beside each other on one data set: k-means, PriMaPs-EM, STEGO, PriMaPs-EM on STEGO's codes, TransFGU,
+# The methods beside each other on one data set: k-means, spectral clustering, PriMaPs-EM, STEGO, PriMaPs-EM on STEGO's codes, TransFGU,
 # MaskDistill and context-aware clustering, with and without the CRF. Fitted on train; --split val for choices, the test
 # split is scored once per table.
 #
@@ -42,6 +42,7 @@ for seed in "${seeds[@]}"; do
     labels=(unsupseg pseudolabel --features "$features" --seed "$seed")
     train=(unsupseg train --seed "$seed")
     score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method kmeans)")"
+    score "$("${train[@]}" --pseudolabels "$("${labels[@]}" --method spectral)")"
     score "$("${train[@]}" --pseudolabels "$proposals")"
     stego=$("${train[@]}" --method stego --features "$features" --graph "$graph" --set steps="${STEGO_STEPS:-1000}")
     score "$stego"
