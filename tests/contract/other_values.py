@@ -7,6 +7,7 @@ def other_values(config, name, value):
     """Return candidates for a field of a configuration class, by its type; not all need fit its bounds."""
     annotation = config.model_fields[name].annotation
     kinds = (annotation, *typing.get_args(annotation))
+    kinds += tuple(typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is typing.Annotated)
     choices = [choice for kind in kinds for choice in _literals(kind)]
     if isinstance(value, bool):
         numbers = [not value]

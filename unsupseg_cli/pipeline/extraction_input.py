@@ -177,8 +177,11 @@ def _settled_debias(call: Call) -> int:
     """Return how many directions of place are taken out of the tokens, and tell what ``auto`` chose."""
     from unsupseg_cli.data.placement import DIRECTIONS, ENOUGH_IMAGES, LEAST_SHARE, share_of_place
 
-    if call.config.debias != "auto":
-        return int(call.config.debias)
+    wanted = call.config.debias
+    if wanted is None:
+        wanted = "auto" if call.config.windows else 0
+    if wanted != "auto":
+        return int(wanted)
     share = share_of_place(images_of(call).items, call.context.reporter)
     if share is None:
         call.context.reporter.info(f"debias: fewer than {ENOUGH_IMAGES} images, tokens stay as they are")

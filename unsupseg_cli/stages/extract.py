@@ -104,10 +104,10 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
         ge=0,
         le=10,
     )
-    debias: Directions = setting(
-        0,
+    debias: Directions | None = setting(
+        None,
         "Directions of the tokens' place that are taken out of them: for collections without up and down, such as "
-        "aerial images. auto: 20 of these where place does not tell the colours.",
+        "aerial images. auto: 20 of these where place does not tell the colours; default: auto with --windows, else 0.",
     )
     keep: tuple[str, ...] | None = setting(
         None, f"What is stored: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
