@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fixtures.pictures import noise
 from typer.testing import CliRunner
 
 from unsupseg_cli.cli.main import app
@@ -29,6 +30,7 @@ FEW = (
     "scenes-context",
     "transfgu-cityscapes-dino_vits8",
 )
+WITH_DATA = [name for name in bundled() if load_recipe(name).data]
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {
     "classes": 3,
@@ -88,7 +90,7 @@ def _percent(value):
     return "-" if value is None else f"{value:.1f}"
 
 
-@pytest.mark.parametrize("name", [name for name in bundled() if name != "segment"] if ALL else FEW)
+@pytest.mark.parametrize("name", WITH_DATA if ALL else FEW)
 def test_a_recipe_runs_from_images_to_scores(name, place):
     arguments = small(name, place)
     planned = json.loads(call(*arguments, "--dry-run", "--json")[0])["stages"]
@@ -125,3 +127,15 @@ def test_a_killed_run_goes_on(tmp_path):
     assert f"features '{made.name}' reused" in done.stderr
     assert (made / "manifest.json").read_text() == before
     assert Path(done.stdout.strip()).parent.name == "evaluation"
+
+
+@pytest.mark.parametrize("name", ["street", "aerial"])
+def test_recipes_without_data_take_any_folder(name, place, tmp_path):
+    noise(tmp_path / "photos", {f"{number}.png": (64, 80) for number in range(4)})
+    arguments = [name, "--dataset", f"{tmp_path}/photos/", "--workspace", place / "w", "--backbone", "tiny"]
+    values = {"extract.size": 64, "pseudolabel.classes": 3, "train.steps": 3, "pseudolabel.restarts": 1}
+    for key, value in values.items():
+        arguments += ["--set", f"{key}={value}"]
+    result = CliRunner().invoke(app, ["run", *map(str, arguments), "--workers", "0", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert len(list(Path(result.stdout.strip()).glob("ids/**/*.png"))) == 4
