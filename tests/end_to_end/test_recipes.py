@@ -19,17 +19,20 @@ from unsupseg_cli.cli.main import app
 from unsupseg_cli.pipeline.recipe import resolve
 from unsupseg_cli.pipeline.recipe_file import bundled, load_recipe
 
-FEW = (
+QUICK = (
     "kmeans-cocostuff27-dino_vits8",
     "primaps-potsdam3-dinov2_vitb14",
     "stego-potsdam3-dino_vits8_300ep",
-    "stego-primaps-cityscapes-dino_vitb8",
     "scenes-stego",
+)
+LONG = (
+    "stego-primaps-cityscapes-dino_vitb8",
     "scenes-transfgu",
     "maskdistill-voc2012-dino_vits16",
     "scenes-context",
     "transfgu-cityscapes-dino_vits8",
 )
+FEW = (*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG))
 WITH_DATA = [name for name in bundled() if load_recipe(name).data]
 ALL = os.environ.get("UNSUPSEG_TEST_RECIPES") == "all"
 SMALL = {
