@@ -1,6 +1,6 @@
 """Bundled recipes, end to end on small pictures in the official layouts, with `tiny` and few steps.
 
-``make test-recipes`` runs all of them; else a few, one of each kind.
+``make test-recipes`` runs all of them; else a few, one of each kind, the longer ones by ``make test-slow``.
 """
 
 import json
