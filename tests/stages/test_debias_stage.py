@@ -41,6 +41,7 @@ def test_directions_are_in_the_key_and_the_model_brings_them(call, tmp_path):
     ]
     assert np.mean(agreed) > 0.98  # stored tokens are rounded
     assert "--debias 0 instead of 5" in call("predict", "--model", model, "--features", plain, code=2)[1]
+    assert "expected a whole number, or 'auto'" in call(*common, "--debias", "often", code=2)[1]
     assert "outside 0 to 191" in call(*common, "--debias", 200, code=2)[1]
 
 

@@ -95,9 +95,14 @@ def _validated(cls: type[ConfigT], layers: Layers, prefix: str) -> ConfigT:
     try:
         return cls(**merged)
     except ValidationError as error:
-        first = error.errors()[0]
+        first, *others = error.errors()
         text = str(first["msg"]).removeprefix("Value error, ")
         reason = _REASONS.get(first["type"], text[:1].lower() + text[1:])
+        if first["type"] != "literal_error":  # of a number that may be a word instead, both fail
+            words = [other for other in others if other["loc"][:1] == first["loc"][:1]]
+            reason += "".join(
+                f", or {word['ctx']['expected']}" for word in words if word["type"] == "literal_error"
+            )
         if not first["loc"]:
             places = " and ".join(place for place, values in layers.items() if values)
             raise UsageError(f"The options ({places}) do not go together: {reason}.") from None
