@@ -28,9 +28,14 @@ from unsupseg_cli.contents.masks import LabelMaps
 from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.crf import CRFConfig
 from unsupseg_cli.crf.meanfield import refine
+from unsupseg_cli.methods.context.config import TrainOptions as ContextTrain
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
+from unsupseg_cli.methods.maskdistill.config import ClustersOptions, FilterOptions
+from unsupseg_cli.methods.maskdistill.config import TrainOptions as MaskdistillTrain
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
+from unsupseg_cli.methods.spectral.config import TrainOptions as SpectralTrain
 from unsupseg_cli.methods.stego.config import TrainOptions as StegoTrain
+from unsupseg_cli.methods.transfgu.config import TrainOptions as TransfguTrain
 
 pytestmark = [
     pytest.mark.gpu,
@@ -105,6 +110,63 @@ def test_training_and_evaluation_agree(spaces, method, options):
         evaluation = evaluate(EvalConfig(dataset="scenes", split="val", device=device), context)
         scores.append((evaluation.manifest.summary["accuracy"], evaluation.manifest.summary["miou"]))
     np.testing.assert_allclose(scores[0], scores[1], atol=SCORE)
+
+
+def chain(method, device, context):
+    """Make a short model of a method as its sample script does."""
+    views = {"dataset": "scenes", "size": 96, "device": device, "precision": "fp32"}
+    labels = {"device": device, "sheet": 0}
+    kept = ("patch", "cls", "attention", "key", "cls_query")
+    features = extract(ExtractConfig(**views, keep=kept), context).id
+
+    def label(options=None, **given):
+        return pseudolabel(PseudolabelConfig(**labels, **given), context, options=options).id
+
+    def fit(options, **given):
+        return train(TrainConfig(method=method, device=device, **given), context, options=options).id
+
+    if method == "spectral":
+        return fit(SpectralTrain(), pseudolabels=label(method=method, features=features))
+    if method == "transfgu":
+        crops = ExtractConfig(**views, regions="anchors", embed="masked", scales=(0.5,), foreground_share=0.0)
+        maps = label(method=method, features=features, regions=extract(crops, context).id)
+        return fit(TransfguTrain(cycles=1, cycle_steps=40), pseudolabels=maps)
+    if method == "context":
+        pyramid = extract(ExtractConfig(**views, regions="pyramid", levels=2, keep=("cls", "patch")), context)
+        guidance = label(method=method, features=features, regions=pyramid.id)
+        return fit(ContextTrain(steps=40), pseudolabels=guidance)
+    proposals = label(method="primaps", features=features)
+    clusters = label(ClustersOptions(), method=method, part="clusters", pseudolabels=proposals)
+    initial = fit(MaskdistillTrain(epochs=2), pseudolabels=clusters)
+    sure = label(FilterOptions(), method=method, part="filter", pseudolabels=clusters, model=initial)
+    return fit(MaskdistillTrain(epochs=2), pseudolabels=sure)
+
+
+@pytest.mark.parametrize("method", ["spectral", "transfgu", "context", "maskdistill"])
+def test_chains_of_several_stages_agree(spaces, method):
+    scores = []
+    for device, context in spaces.items():
+        model = chain(method, device, context)
+        evaluation = evaluate(EvalConfig(model=model, dataset="scenes", split="val", device=device), context)
+        scores.append((evaluation.manifest.summary["accuracy"], evaluation.manifest.summary["miou"]))
+    np.testing.assert_allclose(scores[0], scores[1], atol=SCORE)
+
+
+def test_the_directions_of_place_agree(spaces):
+    sets = [
+        FeatureSet(
+            extract(
+                ExtractConfig(
+                    dataset="scenes", split="val", size=96, debias=5, device=device, precision="fp32"
+                ),
+                context,
+            )
+        )
+        for device, context in spaces.items()
+    ]
+    for view in range(0, len(sets[0]), 7):
+        a, b = (features.tokens([view])[0] for features in sets)
+        assert torch.cosine_similarity(a, b, dim=-1).min() > 0.999
 
 
 def test_predictions_of_one_model_agree(spaces):
