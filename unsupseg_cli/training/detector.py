@@ -105,11 +105,11 @@ def detect(detector: nn.Module, image: Image) -> Found:
     """Return the objects of an image, with their numbers."""
     device = next(detector.parameters()).device
     detector.eval()
-    found = detector([_image(image).to(device)])[0]
-    masks = (found["masks"][:, 0] > 0.5).cpu().numpy()
-    some = masks.any((1, 2))
-    scores, numbers = found["scores"].cpu().numpy(), found["labels"].cpu().numpy()
-    return masks[some], scores[some].astype(np.float64), numbers[some].astype(np.int64)
+    output = detector([_image(image).to(device)])[0]
+    masks = (output["masks"][:, 0] > 0.5).cpu().numpy()
+    filled = masks.any((1, 2))
+    scores, numbers = output["scores"].cpu().numpy(), output["labels"].cpu().numpy()
+    return masks[filled], scores[filled].astype(np.float64), numbers[filled].astype(np.int64)
 
 
 def _image(image: Image) -> Tensor:
