@@ -41,7 +41,7 @@ class ClassesConfig(Config):
     out: Path | None = execution(None, "Also copy the label maps and pictures of these predictions here.")
 
     @model_validator(mode="after")
-    def _one_thing(self) -> ClassesConfig:
+    def _change_or_apply(self) -> ClassesConfig:
         if self.predictions is not None and (self.names or self.colors or self.merge):
             raise ValueError(
                 "name, color or merge the classes of the model first, then apply them to predictions"

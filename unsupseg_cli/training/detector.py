@@ -16,7 +16,7 @@ from unsupseg_cli.data.masks import extent
 from unsupseg_cli.models.deeplab import load_resnet
 from unsupseg_cli.models.operators import require_operators
 
-Found = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
+Detections = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
 """Masks (M, H, W) that are not empty, the score of each in [0, 1], and its number or class."""
 Image = NDArray[np.uint8]
 Learnt = Callable[[int], tuple[Image, NDArray[np.bool_], NDArray[np.int64]]]
@@ -101,7 +101,7 @@ def train_detector(
 
 
 @torch.inference_mode()
-def detect(detector: nn.Module, image: Image) -> Found:
+def detect(detector: nn.Module, image: Image) -> Detections:
     """Return the objects of an image, with their numbers."""
     device = next(detector.parameters()).device
     detector.eval()
