@@ -35,7 +35,7 @@ def full_page():
         steps=[
             step,
             Step(EVIL, EVIL, gone=EVIL),
-            Step(EVIL, EVIL, others=[(EVIL, EVIL)], found=[(EVIL, EVIL)], warnings=[EVIL], curves=course),
+            Step(EVIL, EVIL, others=[(EVIL, EVIL)], summary=[(EVIL, EVIL)], warnings=[EVIL], curves=course),
         ],
         resources=Table(EVIL, (EVIL,), [(EVIL,)]),
     )

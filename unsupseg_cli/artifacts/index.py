@@ -121,8 +121,8 @@ class Index:
 def _manifests(folder: Path) -> Iterator[tuple[Path, list[int]]]:
     """Yield each folder below a folder, no links, that has a manifest, with the manifest's stamp."""
     try:
-        with os.scandir(folder) as found:
-            names = sorted(item.name for item in found if item.is_dir(follow_symlinks=False))
+        with os.scandir(folder) as items:
+            names = sorted(item.name for item in items if item.is_dir(follow_symlinks=False))
     except OSError:
         return
     for name in names:

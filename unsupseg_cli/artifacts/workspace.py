@@ -175,16 +175,16 @@ class Workspace:
         """Return what the index knows of the artifacts that `artifacts` yields, without reading their manifests."""
         if self._index is None:
             self._index = Index(self.root, keep=self.keeps_index)
-        found: list[Listed] = []
+        artifacts: list[Listed] = []
         for name in self.kinds() if kind is None else (kind,):
             of_kind = [
                 Listed(folder, entry)
                 for folder, entry in self._index.entries(name)
                 if not folder.name.startswith(".") or self._is_stranded(folder)
             ]
-            found += sorted(of_kind, key=lambda listed: (listed.entry.started, listed.entry.id))
+            artifacts += sorted(of_kind, key=lambda listed: (listed.entry.started, listed.entry.id))
         self._index.save()
-        return found
+        return artifacts
 
     def kinds(self) -> list[str]:
         """Return the kinds of artifacts that there are, or were begun: a folder each.
@@ -522,7 +522,7 @@ class Workspace:
 
     def verify(self, artifact: Artifact) -> list[str]:
         """Return what `verifying` finds wrong with an artifact."""
-        return [problem for found in self.verifying(artifact) for problem in found]
+        return [problem for problems in self.verifying(artifact) for problem in problems]
 
     def verifying(self, artifact: Artifact) -> Iterator[list[str]]:
         """Yield after each file of an artifact what is wrong: it is missing or changed; at last, its inputs are other.
@@ -531,13 +531,13 @@ class Workspace:
         """
         problems: list[str] = []
         for name, output in artifact.manifest.outputs.items():
-            path, found = artifact.path / name, list[str]()
+            path, of_file = artifact.path / name, list[str]()
             if not path.exists():
-                found = [f"{artifact.id}: the file '{name}' is missing"]
+                of_file = [f"{artifact.id}: the file '{name}' is missing"]
             elif path.stat().st_size != output.bytes or digest_file(path) != output.sha256:
-                found = [f"{artifact.id}: the file '{name}' was changed after it was written"]
-            problems += found
-            yield found
+                of_file = [f"{artifact.id}: the file '{name}' was changed after it was written"]
+            problems += of_file
+            yield of_file
         with suppress(OSError):  # a read-only workspace: --force makes the artifact again
             if (artifact.path / _DAMAGED).is_symlink():
                 (artifact.path / _DAMAGED).unlink()

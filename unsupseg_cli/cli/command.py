@@ -177,12 +177,12 @@ def stage_command(
 
 def one_of(**given: Any) -> Any:
     """Return the value of the one option that was given, None if none was; raises UsageError for two."""
-    found = {name: value for name, value in given.items() if value is not None}
-    if len(found) > 1:
+    options = {name: value for name, value in given.items() if value is not None}
+    if len(options) > 1:
         raise UsageError(
-            f"{' and '.join(map(repr, found.values()))} are named, and one is taken; give one of them."
+            f"{' and '.join(map(repr, options.values()))} are named, and one is taken; give one of them."
         )
-    return next(iter(found.values()), None)
+    return next(iter(options.values()), None)
 
 
 def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = None) -> None:

@@ -67,7 +67,7 @@ def choices(annotation: Any) -> list[str]:
     if typing.get_origin(annotation) is typing.Literal:
         return [str(word) for word in typing.get_args(annotation)]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [word for one in typing.get_args(annotation) for word in choices(one)]
+        return [word for member in typing.get_args(annotation) for word in choices(member)]
     return []
 
 

@@ -62,7 +62,7 @@ class _Log:
 
     def write(self, *objects: Any, markup: bool = True) -> None:
         """Write what a console prints."""
-        if self.file is None or all(isinstance(one, Control) for one in objects):
+        if self.file is None or all(isinstance(part, Control) for part in objects):
             return
         plain = Console(file=self.file, width=_WIDEST, color_system=None, highlight=False, emoji=False)
         with plain.capture() as captured:

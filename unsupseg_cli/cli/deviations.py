@@ -48,7 +48,9 @@ def page(methods: Iterable[Method]) -> str:
 
 def _section(title: str, deviations: Iterable[Deviation]) -> str:
     rows = "".join(
-        f"| {one.what} | {one.here} | {one.published} | {one.why} | {_switch(one)} |\n" for one in deviations
+        f"| {deviation.what} | {deviation.here} | {deviation.published} "
+        f"| {deviation.why} | {_switch(deviation)} |\n"
+        for deviation in deviations
     )
     head = "| | here, by default | published | why, and what it brings | as published by |\n|---|---|---|---|---|\n"
     return f"## {title}\n\n{head}{rows}"

@@ -164,8 +164,8 @@ class _Commands(TyperGroup):
         else:
             command = typer.main.get_command(import_module(module).app)
         command.name = cmd_name
-        for one in (command, *getattr(command, "commands", {}).values()):
-            _tidy(one)
+        for shown in (command, *getattr(command, "commands", {}).values()):
+            _tidy(shown)
         return command
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

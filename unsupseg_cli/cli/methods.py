@@ -60,8 +60,10 @@ def _deviations(method: Method) -> Table:
     title = "otherwise than published"
     table = Table("what", "here, by default", "published", "why", "as published by", title=title, box=None)
     table.title_justify = "left"
-    for one in method.deviations:
-        table.add_row(one.what, one.here, one.published, one.why, one.off or "not offered")
+    for deviation in method.deviations:
+        table.add_row(
+            deviation.what, deviation.here, deviation.published, deviation.why, deviation.off or "not offered"
+        )
     return table
 
 

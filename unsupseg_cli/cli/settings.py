@@ -66,7 +66,10 @@ class Settings:
         stage, values = get_stage(command), self._table(command).get(_SET, {})
         fields = set(stage.part(get_method(method), part or None).options.model_fields)
         elsewhere = {
-            name for other in usable_methods() for one in other.parts for name in one.options.model_fields
+            name
+            for other in usable_methods()
+            for other_part in other.parts
+            for name in other_part.options.model_fields
         }
         return {
             key: value

@@ -25,10 +25,10 @@ def verify(
     def action() -> None:
         space = open_workspace(workspace)
         artifacts = [space.get(reference) for reference in references or ()] or list(space.artifacts())
-        steps = (found for artifact in artifacts for found in space.verifying(artifact))
+        steps = (of_step for artifact in artifacts for of_step in space.verifying(artifact))
         count = sum(len(artifact.manifest.outputs) + 1 for artifact in artifacts)
         tracked = TerminalReporter().track(steps, "verify", total=count)
-        problems = [problem for found in tracked for problem in found]
+        problems = [problem for of_step in tracked for problem in of_step]
         problems += [] if references else space.damaged()
         for problem in problems:
             say(problem)

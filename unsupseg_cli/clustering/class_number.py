@@ -61,10 +61,10 @@ class Scan:
 
 def numbers(low: int, high: int) -> tuple[int, ...]:
     """Return the numbers of clusters that are tried: all up to 12, then steps of about a sixth, and the last."""
-    found = [low]
-    while found[-1] < high:
-        found.append(min(high, found[-1] + max(1, found[-1] // 6)))
-    return tuple(found)
+    tried = [low]
+    while tried[-1] < high:
+        tried.append(min(high, tried[-1] + max(1, tried[-1] // 6)))
+    return tuple(tried)
 
 
 def scan(points: Tensor, low: int, high: int, *, seed: int, reporter: Reporter | None = None) -> Scan:

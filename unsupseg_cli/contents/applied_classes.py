@@ -76,11 +76,11 @@ def _deciding(config: dict[str, object]) -> dict[str, object]:
     return {name: value for name, value in config.items() if name not in _SHOWN}
 
 
-def _same_outputs(one: Artifact, other: Artifact) -> bool:
+def _same_outputs(first: Artifact, second: Artifact) -> bool:
     """Tell whether two models are the same but for the classes that their outputs stand for."""
     classes: dict[str, object] = {"classes": [], "class_of": None}
-    files = [read_model(model)[0].model_copy(update=classes) for model in (one, other)]
-    weights = [model.manifest.outputs["model.safetensors"].sha256 for model in (one, other)]
+    files = [read_model(model)[0].model_copy(update=classes) for model in (first, second)]
+    weights = [model.manifest.outputs["model.safetensors"].sha256 for model in (first, second)]
     return files[0] == files[1] and weights[0] == weights[1]
 
 

@@ -353,8 +353,8 @@ def open_paths(
         elif is_video(path):
             part = frames_of(path, step)
         else:
-            one = Item(as_key(path.name), path, None)
-            part = in_parts(Dataset("images", path.parent, "all", (one,)), pages, windows)
+            single = Item(as_key(path.name), path, None)
+            part = in_parts(Dataset("images", path.parent, "all", (single,)), pages, windows)
         if context is not None:
             _tell(part, context, strict)
         for item in part.items:

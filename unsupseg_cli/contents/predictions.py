@@ -130,8 +130,13 @@ class PredictionWriter:
 def _class_list(model: ModelFile) -> list[dict[str, Any]]:
     """Return what ``classes.json`` says: the value in label maps, name, colour and clusters of each class."""
     return [
-        {"id": one["number"], "name": one["name"], "color": one["color"], "clusters": one["outputs"]}
-        for one in classes_record(model)
+        {
+            "id": record["number"],
+            "name": record["name"],
+            "color": record["color"],
+            "clusters": record["outputs"],
+        }
+        for record in classes_record(model)
     ]
 
 
@@ -148,13 +153,13 @@ def _require_own_names(keys: Sequence[str]) -> None:
 def model_key(predictions: Artifact, context: Context) -> str | None:
     """Return the key of the model whose classes predictions have, before they were refined; None where it is gone."""
     seen: set[str] = set()  # a manifest that was changed by hand may name itself
-    one: Artifact | None = predictions
-    while one is not None and one.manifest.key not in seen:
-        if (used := one.input("model")) is not None:
+    artifact: Artifact | None = predictions
+    while artifact is not None and artifact.manifest.key not in seen:
+        if (used := artifact.input("model")) is not None:
             return used.key
-        seen.add(one.manifest.key)
-        before = one.input("predictions")
-        one = context.workspace.find_key("predictions", before.key) if before else None
+        seen.add(artifact.manifest.key)
+        before = artifact.input("predictions")
+        artifact = context.workspace.find_key("predictions", before.key) if before else None
     return None
 
 

@@ -104,14 +104,14 @@ def evaluation_slides(
             [("image", files["image"]), *views] if "image" in files else [*views]
         )
         pictures += [
-            (name, of_one[key]["prediction"])
-            for name, of_one in zip(names, samples, strict=True)
-            if "prediction" in of_one[key]
+            (name, by_key[key]["prediction"])
+            for name, by_key in zip(names, samples, strict=True)
+            if "prediction" in by_key[key]
         ]
         last = ("errors", "truth") if len(evaluations) == 1 else ("truth",)
         pictures += [(name, files[name]) for name in last if name in files]
         slides.append(_slides(key, pictures, album))
-    return [one for one in slides if one.views]
+    return [of_image for of_image in slides if of_image.views]
 
 
 def prediction_slides(

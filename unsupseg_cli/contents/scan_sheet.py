@@ -51,7 +51,9 @@ def draw_scan(folder: Path, scan: Scan, features: FeatureSet, count: int, contex
     except UnsupsegError as error:
         context.reporter.info(f"no images on the sheet: {error}")
     width = max(picture.width for picture in pictures)
-    page = Image.new("RGB", (width, sum(one.height for one in pictures) + _MARGIN * len(pictures)), "white")
+    page = Image.new(
+        "RGB", (width, sum(picture.height for picture in pictures) + _MARGIN * len(pictures)), "white"
+    )
     top = 0
     for picture in pictures:
         page.paste(picture, (0, top))

@@ -59,27 +59,27 @@ def _differences(
     config, summary, theirs = features.manifest.config, features.manifest.summary, features.manifest.data
     if features.input("model") is not None:
         return ["they are codes of a model, and tokens of its backbone are read"]
-    found = []
+    differences = []
     if theirs is not None and UNKNOWN not in (theirs.fingerprint, data.fingerprint):
         if theirs.fingerprint != data.fingerprint:
-            found.append(
+            differences.append(
                 f"of other images ({theirs.dataset}/{theirs.split}, not {data.dataset}/{data.split})"
             )
         elif reading_of(features) != reading_of(model):
-            found.append("images read with other --bands or --stretch")
+            differences.append("images read with other --bands or --stretch")
     wanted = {name: getattr(backbone, name) for name in TOKEN_FIELDS}
     for name, value in wanted.items():
         made_with = config.get(name, BackboneRef.model_fields[name].default)
         if made_with != value:
-            found.append(f"--{name.replace('_', '-')} {made_with} instead of {value}")
+            differences.append(f"--{name.replace('_', '-')} {made_with} instead of {value}")
     if summary["weights_digest"] != backbone.weights_digest:
-        found.append(f"other weights ('{config['backbone']}', not those of '{backbone.name}')")
+        differences.append(f"other weights ('{config['backbone']}', not those of '{backbone.name}')")
     own = Geometry(**stored_geometry(config))
     if (own.kind, own.size, own.filter) != (geometry.kind, geometry.size, geometry.filter):
-        found.append(f"views {_told(own)} instead of {_told(geometry)}")
+        differences.append(f"views {_told(own)} instead of {_told(geometry)}")
     if flip and not config.get("flip", False):
-        found.append("no mirror images")
-    return found
+        differences.append("no mirror images")
+    return differences
 
 
 def _told(geometry: Geometry) -> str:

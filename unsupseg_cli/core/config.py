@@ -70,12 +70,12 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _named(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_empty(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse an empty text where files or folders are named: it would be the folder one works in."""
         name = str(info.field_name)
         if name in _NAMES_OR_PATHS or "Path" in str(cls.model_fields[name].annotation):
             several = value if isinstance(value, list | tuple) else (value,)
-            if any(isinstance(one, str) and not one.strip() for one in several):
+            if any(isinstance(entry, str) and not entry.strip() for entry in several):
                 raise ValueError("it is empty, perhaps a variable of the shell that is not set")
         return value
 
@@ -85,9 +85,11 @@ class Config(BaseModel):
         """Expand ``~``, and refuse addresses and patterns, in whatever names files or folders."""
         if isinstance(value, Path):
             return Path(_local(value))
-        if isinstance(value, tuple) and any(isinstance(one, Path) for one in value):
+        if isinstance(value, tuple) and any(isinstance(entry, Path) for entry in value):
             patterns = info.field_name == _IMAGES
-            return tuple(Path(_local(one, patterns)) if isinstance(one, Path) else one for one in value)
+            return tuple(
+                Path(_local(entry, patterns)) if isinstance(entry, Path) else entry for entry in value
+            )
         return _local(value) if isinstance(value, str) and info.field_name in _NAMES_OR_PATHS else value
 
     @classmethod

@@ -23,9 +23,9 @@ class UsageError(UnsupsegError):
 def reason_of(error: BaseException) -> str:
     """Return the first line of what an error says, or its name where it says nothing."""
     details = getattr(error, "errors", None)  # of pydantic, whose first line says only how many there are
-    if callable(details) and (found := details()):
-        place = ".".join(map(str, found[0]["loc"]))
-        return f"{place}: {found[0]['msg']}" if place else str(found[0]["msg"])
+    if callable(details) and (problems := details()):
+        place = ".".join(map(str, problems[0]["loc"]))
+        return f"{place}: {problems[0]['msg']}" if place else str(problems[0]["msg"])
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -34,7 +34,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{close[0]}'?" if close else "."
-    holding = [one for one in names if name and name in one]
+    holding = [other for other in names if name and name in other]
     alike = difflib.get_close_matches(name, names, n=_MANY // 2, cutoff=0.4)
     if len(names) > _MANY and (near := list(dict.fromkeys([*holding, *alike]))[: _MANY // 2]):
         return f"{hint} Close to it: {', '.join(near)} (of {len(names)})."

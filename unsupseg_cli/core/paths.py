@@ -30,9 +30,9 @@ def local_path(text: str, patterns: bool = False) -> str:
     path = os.path.expanduser(text)  # noqa: PTH111 - pathlib's raises for unknown users
     if not patterns and _PATTERN.search(path) and not Path(path).exists():
         matches = sum(1 for _ in Path().glob(text)) if not os.path.isabs(path) else 0  # noqa: PTH117 - of text
-        found = f" (it matches {matches:,} files here)" if matches else ""
+        hint = f" (it matches {matches:,} files here)" if matches else ""
         raise ValueError(
-            f"'{text}' is a pattern, which is not expanded here{found}: give the folder itself, or name the images "
+            f"'{text}' is a pattern, which is not expanded here{hint}: give the folder itself, or name the images "
             "without an option, as in `unsupseg extract 'photos/*.jpg'`"
         )
     return path

@@ -92,12 +92,12 @@ def _is_record(line: str) -> bool:
 
 def _of_json(content: Any) -> ClassFile:
     entries = content.get("classes") if isinstance(content, dict) else content
-    if isinstance(entries, list) and entries and all(isinstance(one, dict) for one in entries):
-        if isinstance(content, dict) and all("title" in one for one in entries):
+    if isinstance(entries, list) and entries and all(isinstance(entry, dict) for entry in entries):
+        if isinstance(content, dict) and all("title" in entry for entry in entries):
             return _named_by_color("Supervisely", entries, "title")
-        if all("attributes" in one and "name" in one for one in entries):
+        if all("attributes" in entry and "name" in entry for entry in entries):
             return _named_by_color("CVAT", entries, "name")
-        if any("annotations" in one or "predictions" in one for one in entries):
+        if any("annotations" in entry or "predictions" in entry for entry in entries):
             raise ValueError("it holds annotations (of Label Studio, it seems), no list of classes")
     if isinstance(content, dict) and any(key.startswith("_via_") for key in content):
         raise ValueError("it is a project of the VGG Image Annotator: write its names one a line")
@@ -116,7 +116,7 @@ def _own(content: Entry) -> ClassFile:
         raise ValueError(f"'{unknown[0]}' is not known; known are classes and void")
     if not isinstance(content["classes"], list):
         raise TypeError('"classes" is no list')
-    entries = [{"name": one} if isinstance(one, str) else one for one in content["classes"]]
+    entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
     for entry in entries:
         if unknown := sorted(set(entry) - _KEYS):
             raise ValueError(f"'{unknown[0]}' of a class is not known; known are {', '.join(sorted(_KEYS))}")
@@ -179,8 +179,8 @@ def _of_lines(lines: list[str]) -> ClassFile:
         return _of_columns([cell.lower() for cell in table[0]], table[1:])
     forms: tuple[Callable[[list[str]], ClassFile | None], ...] = (_of_cvat_lines, _color_table, _numbered)
     for form in forms:
-        if found := form(lines):
-            return found
+        if class_file := form(lines):
+            return class_file
     columns = {len(re.split(r"[,;|\t]", line)) for line in lines}
     if len(lines) > 1 and len(columns) == 1 and columns != {1}:
         raise ValueError("it is a table of columns without a known heading; expected one name a line")
@@ -190,10 +190,10 @@ def _of_lines(lines: list[str]) -> ClassFile:
 
 
 def _of_cvat(lines: list[str]) -> ClassFile:
-    found = _of_cvat_lines([line for line in lines if not line.startswith("#")])
-    if found is None:
+    class_file = _of_cvat_lines([line for line in lines if not line.startswith("#")])
+    if class_file is None:
         raise ValueError("a line of CVAT's labelmap.txt is not of the form label:r,g,b:parts:actions")
-    return found
+    return class_file
 
 
 def _of_cvat_lines(lines: list[str]) -> ClassFile | None:
@@ -240,12 +240,12 @@ def _numbered(lines: list[str]) -> ClassFile | None:
     matches = [re.fullmatch(r"(\d+)(?:\s*[:,;=]\s*|\s+)(.*\D.*)", line) for line in lines]
     if not all(matches):
         matches = [re.fullmatch(r"(?P<name>.*\D)\s*[:,;=\t]\s*(?P<id>\d+)", line) for line in lines]
-        found = [(match["id"], match["name"]) for match in matches if match]
+        pairs = [(match["id"], match["name"]) for match in matches if match]
     else:
-        found = [(match[1], match[2]) for match in matches if match]
-    if not lines or len(found) < len(lines):
+        pairs = [(match[1], match[2]) for match in matches if match]
+    if not lines or len(pairs) < len(lines):
         return None
-    entries: list[Entry] = [{"name": name.strip().strip("'\""), "id": int(number)} for number, name in found]
+    entries: list[Entry] = [{"name": name.strip().strip("'\""), "id": int(number)} for number, name in pairs]
     return ClassFile(entries, None, "given", "a numbered list")
 
 

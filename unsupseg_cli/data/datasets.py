@@ -300,10 +300,10 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     left_out, scan.left_out = (*left_out, *more), [*scan.left_out, *more.values()]
     if not paths:
         ending = f" whose name ends in '{files.image_suffix}'" if files.image_suffix else ""
-        found = "; ".join(filter(None, [*(scan.remarks(0) if scan.others else ()), scan.problem()]))
+        reasons = "; ".join(filter(None, [*(scan.remarks(0) if scan.others else ()), scan.problem()]))
         raise UsageError(
             f"No image in '{images}' or below{ending}; expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
-            + (f" ({found}.)" if found else "")
+            + (f" ({reasons}.)" if reasons else "")
         )
     space = LabelSpace.from_file(class_file) if class_file is not None else None
     endings = {"image_suffix": files.image_suffix, "label_suffix": files.label_suffix}
@@ -335,12 +335,12 @@ def _meant(images: Path, paths: list[Path], files: _Files) -> tuple[list[Path], 
     """Return the images without those in folders of labels, and these folders, each with the reason."""
     if files.image_suffix:
         return paths, {}
-    found = folders_of_labels([relative_key(images, path) for path in paths])
+    counts = folders_of_labels([relative_key(images, path) for path in paths])
     folders = {
         images
         / name: f"'{name}' ({count} files called like the images: labels, it seems; to take them as images too, "
         "name the folder by itself)"
-        for name, count in found.items()
+        for name, count in counts.items()
     }
     return [path for path in paths if not folders.keys() & set(path.parents)], folders
 

@@ -291,16 +291,16 @@ def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool =
 
     With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands were asked for.
     """
-    found: dict[str, list[Path]] = {}
+    by_remark: dict[str, list[Path]] = {}
     for path in paths:
         header = _tiff(path)
         remarks = (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
         if (frames := _frames(path)) > 1:
             remarks.append(f"{frames} frames: the first is taken, the others are dropped")
         for remark in remarks:
-            found.setdefault(remark, []).append(path)
+            by_remark.setdefault(remark, []).append(path)
     return [f"{remark} ({len(files)} of {len(paths)} images looked at, such as '{files[0].name}')"
-            for remark, files in found.items()]  # fmt: skip
+            for remark, files in by_remark.items()]  # fmt: skip
 
 
 def _frames(path: Path) -> int:

@@ -31,10 +31,10 @@ def _meant(text: str) -> Iterable[Path]:
     if text.startswith(LIST):
         return _listed(Path(text[1:]))
     if _PATTERN & set(text):
-        found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of absolute patterns too
-        if not found:
+        matches = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 - of absolute patterns too
+        if not matches:
             raise UsageError(f"No file matches '{text}'; give images, folders of images, or another pattern.")
-        return map(Path, found)
+        return map(Path, matches)
     raise UsageError(f"'{path}' does not exist; give images or folders of images.")
 
 
@@ -47,4 +47,4 @@ def _listed(path: Path) -> list[Path]:
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise UsageError(f"The list '{path}' names no images; expected one on each line.")
-    return [found for name in names for found in _meant(anchored(name, path.parent))]
+    return [meant for name in names for meant in _meant(anchored(name, path.parent))]

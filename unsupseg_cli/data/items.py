@@ -71,19 +71,19 @@ def spread(items: Sequence[Item], most: int) -> list[Item]:
 def _distinct(items: Iterable[Item]) -> list[Item]:
     """Return sorted items; raises UsageError where two have one key."""
     listed = list(items)
-    for one, other in pairwise(listed):
-        if one.key == other.key:
+    for item, other in pairwise(listed):
+        if item.key == other.key:
             raise UsageError(
-                f"'{one.image}' and '{other.image}' have the same name '{one.key}' once accents are composed (Unicode "
-                "NFC); rename one of them."
+                f"'{item.image}' and '{other.image}' have the same name '{item.key}' once accents are composed "
+                "(Unicode NFC); rename one of them."
             )
     return listed
 
 
 def _proposal(items: Sequence[Item], labels: Mapping[str, Path]) -> str:
     """Return which options would bring images and labels together, empty where none would."""
-    found = likely_endings([_stem(item.key) for item in items], labels)
-    if not found or found[0] == ("", ""):
+    pairs = likely_endings([_stem(item.key) for item in items], labels)
+    if not pairs or pairs[0] == ("", ""):
         return ""
     ways = [
         " ".join(
@@ -91,7 +91,7 @@ def _proposal(items: Sequence[Item], labels: Mapping[str, Path]) -> str:
             for name, ending in zip(("image-suffix", "label-suffix"), pair, strict=True)
             if ending
         )
-        for pair in found
+        for pair in pairs
     ]
     return f" They agree with {'; or with '.join(ways)}."
 
@@ -132,9 +132,9 @@ class ItemIndex:
         return path if self._suffix else _stem(path)
 
 
-def _is_end(one: str, other: str) -> bool:
+def _is_end(path: str, other: str) -> bool:
     """Tell whether one of two paths ends in the other."""
-    return f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}")
+    return f"/{path}".endswith(f"/{other}") or f"/{other}".endswith(f"/{path}")
 
 
 def relative_key(root: Path, path: Path) -> str:

@@ -37,16 +37,16 @@ def likely_endings(images: Collection[str], labels: Collection[str]) -> list[tup
     Only pairs that bring as many images to a label as the best one, and at least half of the images or labels.
     """
     images, labels = sorted(images)[:_SAMPLE], sorted(labels)[:_SAMPLE]
-    found: list[tuple[int, int, tuple[str, str]]] = []
-    for one in _endings(images):
-        stems = {name.removesuffix(one) for name in images if name.endswith(one)}
+    scored: list[tuple[int, int, tuple[str, str]]] = []
+    for ending in _endings(images):
+        stems = {name.removesuffix(ending) for name in images if name.endswith(ending)}
         for other in _endings(labels):
             count = len(stems & {name.removesuffix(other) for name in labels if name.endswith(other)})
-            found.append((count, -len(one) - len(other), (one, other)))
-    best = max((count for count, *_ in found), default=0)
+            scored.append((count, -len(ending) - len(other), (ending, other)))
+    best = max((count for count, *_ in scored), default=0)
     if 2 * best < min(len(images), len(labels)) and best < 0.5 * len(images):
         return []
-    pairs = [(length, pair) for count, length, pair in found if count == best and best]
+    pairs = [(length, pair) for count, length, pair in scored if count == best and best]
     shortest: dict[str, tuple[int, tuple[str, str]]] = {}
     for length, pair in sorted(pairs, reverse=True):
         shortest.setdefault(pair[1], (length, pair))
@@ -107,4 +107,6 @@ def _endings(names: Sequence[str]) -> list[str]:
 
 def _is_longer(pair: tuple[str, str], other: tuple[str, str]) -> bool:
     """Tell whether both endings of a pair are those of another with a common part in front."""
-    return pair != other and all(one.endswith(two) for one, two in zip(pair, other, strict=True))
+    return pair != other and all(
+        ending.endswith(shorter) for ending, shorter in zip(pair, other, strict=True)
+    )

@@ -143,8 +143,8 @@ def _settle_palettes(
         return space, []
     (value, shown), file = list(palettes.items())[differing[0]]
     readings = (
-        f"the number {value} of '{file}' is {_named(space, by_number[differing[0]])}, its palette colour {shown} "
-        f"{_named(space, by_color[differing[0]])}"
+        f"the number {value} of '{file}' is {_name_of(space, by_number[differing[0]])}, its palette colour {shown} "
+        f"{_name_of(space, by_color[differing[0]])}"
     )
     if min(by_color) < VOID:  # not all colours are those of classes: the palette is another's
         return space, [f"{readings}; labels are read by number, since other colours are of no class"]
@@ -192,5 +192,5 @@ def _remark_on_turns(turned: list[Item]) -> list[str]:
     ]
 
 
-def _named(space: LabelSpace, index: int) -> str:
+def _name_of(space: LabelSpace, index: int) -> str:
     return f"'{space.names[index]}'" if index >= 0 else "void" if index == VOID else "no class"

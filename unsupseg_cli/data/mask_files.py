@@ -124,16 +124,16 @@ class MaskSource(ABC):
     def _find(self, index: ItemIndex, name: str, place: str) -> int | None:
         """Return the image that a name means; note a problem where it means none, or several."""
         try:
-            found = index.find(name)
+            item = index.find(name)
         except ValueError as error:
             self._problems.append(f"{place}: {error}")
             return None
-        if found is None and self.skip_unknown:
+        if item is None and self.skip_unknown:
             self.findings.leave_out(f"{self.names} that the data set does not have")
-        elif found is None:
+        elif item is None:
             self._unknown = True
             self._problems.append(f"{place}: the data set has no image '{name}'")
-        return found
+        return item
 
 
 class CocoSource(MaskSource):

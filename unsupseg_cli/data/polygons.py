@@ -54,9 +54,9 @@ def _corners(ring: Ring) -> Ring:
 def _joined(outline: Ring, holes: list[Ring]) -> Ring:
     """Return an outline that walks to each hole, around it and back, where the two are nearest."""
     for hole in holes:
-        found: Any = KDTree(outline).query(hole)
-        start = int(found[0].argmin())
-        at = int(found[1][start])
+        nearest: Any = KDTree(outline).query(hole)
+        start = int(nearest[0].argmin())
+        at = int(nearest[1][start])
         around = np.roll(hole, -start, 0)
         outline = np.concatenate([outline[: at + 1], around, around[:1], outline[at:]])
     return outline

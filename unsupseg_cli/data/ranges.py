@@ -85,15 +85,15 @@ def _require_bands(items: Sequence[Item], reading: Reading) -> None:
 
 def _by_type(items: Sequence[Item], reporter: Reporter) -> Mapping[str, Sequence[Item]]:
     """Return the images whose values have more than 8 bits, by the type of these; a sample of JPEG and the like."""
-    found: dict[str, list[Item]] = {}
+    by_type: dict[str, list[Item]] = {}
     likely = [item for item in items if item.image.suffix.lower() not in _EIGHT_BITS]
     unlikely = spread([item for item in items if item.image.suffix.lower() in _EIGHT_BITS], _IMAGES)
     looked_at = (*likely, *unlikely)
     for item in reporter.track(looked_at, "types of images", total=len(looked_at)):
         name = type_of_values(item.image)
         if name not in ("uint8", "bool"):
-            found.setdefault(name, []).append(item)
-    return dict(sorted(found.items()))
+            by_type.setdefault(name, []).append(item)
+    return dict(sorted(by_type.items()))
 
 
 def _sample(
@@ -112,9 +112,9 @@ def _sample(
             reason = f"'{item.image}': {error}"
             continue
         samples.append(numbers[:: max(1, len(numbers) // _PIXELS)])
-    found = np.concatenate(samples)
-    finite = np.isfinite(found)
-    return found[finite], reason, 1 - float(finite.mean()) if found.size else 0.0
+    sample = np.concatenate(samples)
+    finite = np.isfinite(sample)
+    return sample[finite], reason, 1 - float(finite.mean()) if sample.size else 0.0
 
 
 def _stretched(items: Sequence[Item], reading: Reading, stretch: str) -> Reading:

@@ -67,18 +67,18 @@ class TiffHeader:
 
     def remarks(self, chosen: bool = False) -> list[str]:
         """Return what of the file is not seen; where bands were ``chosen``, only which pages are not."""
-        found = []
+        remarks = []
         colors = self.bands - self.alpha
         if self.pages > 1:
-            found.append(
+            remarks.append(
                 f"{self.pages} pages: the first is taken, the others are dropped (--pages takes all)"
             )
         if not self.plain or chosen:
-            return found
+            return remarks
         if colors not in (1, 3):
             shown = "the first three are taken as red, green and blue" if colors > 3 else "the first is taken"
-            found.append(f"{colors} bands: {shown}, the others are dropped (`extract --bands` chooses)")
-        return found
+            remarks.append(f"{colors} bands: {shown}, the others are dropped (`extract --bands` chooses)")
+        return remarks
 
 
 def read_header(path: Path) -> TiffHeader | None:

@@ -127,10 +127,10 @@ def table_of_regions(
     Raises:
         UnsupsegError: a box is empty or reaches over the border of its image; the message says which.
     """
-    for key, size, found in zip(keys, sizes, regions, strict=True):
-        _check_boxes(key, *size, found.boxes)
-    counts = [len(found.boxes) for found in regions]
-    boxes = _joined([found.boxes for found in regions]).reshape(-1, 4)
+    for key, size, of_image in zip(keys, sizes, regions, strict=True):
+        _check_boxes(key, *size, of_image.boxes)
+    counts = [len(of_image.boxes) for of_image in regions]
+    boxes = _joined([of_image.boxes for of_image in regions]).reshape(-1, 4)
     if side is None:
         sides = [snap(length, patch) for length in (boxes[:, 2:] - boxes[:, :2]).ravel().tolist()]
         width, height = np.array(sides, np.int64).reshape(-1, 2).T
@@ -143,8 +143,8 @@ def table_of_regions(
         height=height,
         width=width,
         flip=np.zeros(len(boxes), bool),
-        parent=_joined([found.parent for found in regions]),
-        tag=_joined([found.tag for found in regions]),
+        parent=_joined([of_image.parent for of_image in regions]),
+        tag=_joined([of_image.tag for of_image in regions]),
     )
 
 

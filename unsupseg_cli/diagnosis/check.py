@@ -34,7 +34,7 @@ def check_dataset(dataset: Dataset, track: Callable[[list[Item]], Iterable[Item]
     report = Check(remarks=list(dataset.remarks[1:]))
     if dataset.problem:
         report.problems.append(dataset.problem)
-    space, found = dataset.space, Counter[int]()
+    space, pixels = dataset.space, Counter[int]()
     if space is not None:
         try:
             space, remarks = settle_labels(dataset.items, space)
@@ -52,9 +52,9 @@ def check_dataset(dataset: Dataset, track: Callable[[list[Item]], Iterable[Item]
                 report.labelled += 1
                 counts = np.bincount(np.where(truth < 0, len(names) - 1, truth).ravel(), minlength=len(names))
                 report.pixels.update({name: int(n) for name, n in zip(names, counts, strict=True)})
-                found.update(dict(zip((*range(len(names) - 1), VOID), counts.tolist(), strict=True)))
+                pixels.update(dict(zip((*range(len(names) - 1), VOID), counts.tolist(), strict=True)))
         except UnsupsegError as error:
             report.problems.append(str(error))
     if space is not None and report.labelled:
-        report.remarks += remark_on_counts(space, found)
+        report.remarks += remark_on_counts(space, pixels)
     return report

@@ -41,7 +41,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     content = {
         "images": entries,
         "annotations": annotations,
-        "categories": [category(one) for one in classes],
+        "categories": [category(entry) for entry in classes],
     }
     out.write_text(json.dumps(content), encoding="utf-8")
     return regions.remarks()
@@ -53,11 +53,11 @@ def image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
     return {"id": number, "file_name": image.key, "height": height, "width": width}
 
 
-def category(one: Class) -> dict[str, Any]:
+def category(entry: Class) -> dict[str, Any]:
     """Return what a COCO file says of a class."""
     return {
-        "id": one.number + FIRST_CATEGORY,
-        "name": one.name,
+        "id": entry.number + FIRST_CATEGORY,
+        "name": entry.name,
         "supercategory": "",
-        "color": list(one.color),
+        "color": list(entry.color),
     }

@@ -43,7 +43,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     content = {
         "images": entries,
         "annotations": annotations,
-        "categories": [{**category(one), "isthing": int(one.number in things)} for one in classes],
+        "categories": [{**category(entry), "isthing": int(entry.number in things)} for entry in classes],
     }
     (out / "annotations" / f"{_NAME}.json").write_text(json.dumps(content), encoding="utf-8")
     return regions.remarks() + files.remarks()

@@ -24,7 +24,7 @@ SUFFIX = ".zip"
 def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: Wishes) -> list[str]:
     """Write masks, the list of their names, and the labels with their colours, by which CVAT tells classes apart."""
     _require_colors(classes)
-    colors = np.array([*(one.color for one in classes), (0, 0, 0)], np.uint8)  # void is -1, the last
+    colors = np.array([*(entry.color for entry in classes), (0, 0, 0)], np.uint8)  # void is -1, the last
     names, listed = Names(), list[str]()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for image in images:
@@ -32,7 +32,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
             picture = io.BytesIO()
             Image.fromarray(colors[image.labels]).save(picture, "PNG")
             archive.writestr(f"SegmentationClass/{listed[-1]}.png", picture.getvalue())
-        text, remarks = label_map([one.name for one in classes], [one.color for one in classes])
+        text, remarks = label_map([entry.name for entry in classes], [entry.color for entry in classes])
         archive.writestr("labelmap.txt", text)
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in listed))
     return remarks
@@ -41,9 +41,9 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
 def _require_colors(classes: Classes) -> None:
     """Raise UsageError where two classes, or a class and the background, have one colour."""
     seen = {(0, 0, 0): "the background"}
-    for one in classes:
-        if (other := seen.setdefault(one.color, one.name)) != one.name:
+    for entry in classes:
+        if (other := seen.setdefault(entry.color, entry.name)) != entry.name:
             raise UsageError(
-                f"'{one.name}' has the colour of '{other}', and CVAT tells classes apart by colour: give it another "
+                f"'{entry.name}' has the colour of '{other}', and CVAT tells classes apart by colour: give it another "
                 "one with `unsupseg classes color`, then `unsupseg classes apply`."
             )

@@ -33,13 +33,13 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     with out.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, region in enumerate(ground):
-            one = classes[region.group]
+            entry = classes[region.group]
             feature = {
                 "type": "Feature",
                 "properties": {
-                    "class": one.number,
-                    "name": one.name,
-                    "fill": f"#{bytes(one.color).hex()}",
+                    "class": entry.number,
+                    "name": entry.name,
+                    "fill": f"#{bytes(entry.color).hex()}",
                     "image": region.image,
                     "area": round(region.area, 3),
                 },

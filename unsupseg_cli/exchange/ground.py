@@ -41,7 +41,7 @@ class Ground:
                 "None of the images tells its place on the ground, so that there are no polygons on a map: predict "
                 "GeoTIFFs, or take coco-instances, whose polygons are in pixels."
             )
-        self._wishes, self._known = wishes, {one.number for one in classes}
+        self._wishes, self._known = wishes, {entry.number for entry in classes}
         self.left_out = 0
 
     def systems(self) -> dict[str, Any]:

@@ -19,8 +19,8 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     """Write arrays (H, W) of class numbers; the attributes name classes, colours and the value of void."""
     void, kind = (255, np.uint8) if len(classes) <= 255 else (65535, np.uint16)
     with h5py.File(out, "w") as file:
-        file.attrs["class_names"] = [one.name for one in classes]
-        file.attrs["class_colors"] = np.array([one.color for one in classes], np.uint8)
+        file.attrs["class_names"] = [entry.name for entry in classes]
+        file.attrs["class_colors"] = np.array([entry.color for entry in classes], np.uint8)
         file.attrs["void"] = void
         group = file.create_group("labels")
         for image in images:

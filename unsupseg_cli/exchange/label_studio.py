@@ -37,8 +37,8 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     ]
     (out / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
     labels = "".join(
-        f'    <Label value={quoteattr(one.name)} background="#{bytes(one.color).hex()}"/>\n'
-        for one in classes
+        f'    <Label value={quoteattr(entry.name)} background="#{bytes(entry.color).hex()}"/>\n'
+        for entry in classes
     )
     config = (
         '<View>\n  <Image name="image" value="$image" zoom="true"/>\n'

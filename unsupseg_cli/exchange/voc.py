@@ -25,7 +25,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     """Write a palette PNG for each image, the list of images, and the images where they are asked for."""
     require_few(classes, VOID_VALUE - 1, "values of VOC go up to 254")
     table = np.zeros((256, 3), np.uint8)
-    table[1 : len(classes) + 1] = [one.color for one in classes]
+    table[1 : len(classes) + 1] = [entry.color for entry in classes]
     table[VOID_VALUE] = _VOID_COLOR
     files, names, listed = Images(out / "JPEGImages", wishes.images), Names(), list[str]()
     has_void = False
@@ -40,7 +40,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         path = out / "SegmentationClass" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-    texts, remarks = label_map([one.name for one in classes], [one.color for one in classes])
+    texts, remarks = label_map([entry.name for entry in classes], [entry.color for entry in classes])
     void = f"{_IGNORED}:{','.join(map(str, _VOID_COLOR))}::\n" if has_void else ""
     (out / "labelmap.txt").write_text(texts + void, encoding="utf-8")
     listing = out / "ImageSets" / "Segmentation" / "default.txt"

@@ -35,7 +35,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         path = out / "labels" / "train" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="ascii")
-    table = "".join(f"  {one.number}: {json.dumps(one.name)}\n" for one in classes)
+    table = "".join(f"  {entry.number}: {json.dumps(entry.name)}\n" for entry in classes)
     yaml = f"path: .\ntrain: images/train\nval: images/train\nnames:\n{table}"
     (out / "data.yaml").write_text(yaml, encoding="utf-8")
     return regions.remarks() + files.remarks()

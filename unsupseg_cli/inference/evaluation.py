@@ -156,8 +156,8 @@ def score_pairs(
         _keep_spread(shown, pair, count, sheet_size)
     if not count:
         raise UnsupsegError("No labelled image could be read, so there is nothing to score.")
-    found = {VOID: void} | dict(enumerate(confusion.matrix.sum(0).tolist()))
-    warnings += remark_on_counts(space, found)
+    pixels = {VOID: void} | dict(enumerate(confusion.matrix.sum(0).tolist()))
+    warnings += remark_on_counts(space, pixels)
     counts = confusion.matrix
     if assignment is None:
         rule = "hungarian" if protocol.matching == "per-image" else protocol.matching

@@ -191,8 +191,8 @@ def lay_out_views(
 def remark_on_strips(keys: Sequence[str]) -> str:
     """Return what the user is told of images that are enlarged less than others."""
     shown = ", ".join(f"'{key}'" for key in keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-    one = "1 long and narrow image is" if len(keys) == 1 else f"{len(keys)} long and narrow images are"
-    return f"{one} not enlarged to --size, to bound the tokens: {shown}"
+    strips = "1 long and narrow image is" if len(keys) == 1 else f"{len(keys)} long and narrow images are"
+    return f"{strips} not enlarged to --size, to bound the tokens: {shown}"
 
 
 def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:

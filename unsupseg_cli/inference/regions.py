@@ -70,7 +70,7 @@ def lay_out_regions(
     table = table_of_regions(keys, sizes, regions, side, patch)
     if not len(table):
         raise UnsupsegError(f"No image of '{dataset.root}' has a region: {_REMEDIES[str(config.regions)]}.")
-    empty = [key for key, found in zip(keys, regions, strict=True) if not len(found.boxes)]
+    empty = [key for key, of_image in zip(keys, regions, strict=True) if not len(of_image.boxes)]
     layout = Layout(items, table, partial(_render, resize=resize), skipped, regions=True, empty=empty)
     if whole is None:
         return layout
@@ -133,8 +133,8 @@ class _CoveredAnchors:
         kept, tags = covered_anchors(
             attention, cells, self._config.foreground_share, self._config.background_share
         )
-        found = to_pixels(view.boxes_to_original(boxes[kept]), height, width)
-        return Regions(found, np.full(len(found), row), tags[kept])
+        in_pixels = to_pixels(view.boxes_to_original(boxes[kept]), height, width)
+        return Regions(in_pixels, np.full(len(in_pixels), row), tags[kept])
 
 
 class _MaskRegions:
@@ -152,8 +152,8 @@ class _MaskRegions:
             boxes.append(of_masks[there])
             parents += [view] * len(there)
             tags += there.tolist()
-        found = to_pixels(np.concatenate(boxes), height, width)
-        return Regions(found, np.array(parents, np.int64), np.array(tags, np.int64))
+        in_pixels = to_pixels(np.concatenate(boxes), height, width)
+        return Regions(in_pixels, np.array(parents, np.int64), np.array(tags, np.int64))
 
 
 def most_anchors(grids: NDArray[np.int64], scales: Sequence[float]) -> int:

@@ -65,7 +65,7 @@ class ObjectScores:
         self.votes: NDArray[np.int64] = np.zeros((clusters, classes), np.int64)
         self.members: NDArray[np.int64] = np.zeros(clusters, np.int64)
         self._true: list[dict[str, Any]] = []
-        self._found: list[dict[str, Any]] = []
+        self._masks: list[dict[str, Any]] = []
 
     @property
     def images(self) -> int:
@@ -80,29 +80,29 @@ class ObjectScores:
     @property
     def masks(self) -> int:
         """Masks so far."""
-        return len(self._found)
+        return len(self._masks)
 
-    def update(self, found: Sequence[Object], truth: Sequence[Object], size: tuple[int, int]) -> None:
+    def update(self, masks: Sequence[Object], truth: Sequence[Object], size: tuple[int, int]) -> None:
         """Take the objects of an image of a ``size``, height and width.
 
         Each mask with a cluster votes for the class of the true object whose box has the highest IoU with its own
         (MaskDistill, published code: cluster.py); a mask whose box meets none does not vote.
         """
         self._sizes.append(size)
-        self.beyond += max(0, len(found) - MOST)
-        for one in found:
-            if one.group != VOID:
-                self.members[one.group] += 1
-        self._true += [self._entry(one, len(self._true) + number) for number, one in enumerate(truth)]
-        self._found += [self._entry(one, len(self._found) + number) for number, one in enumerate(found)]
-        single = [one for one in truth if not one.crowd]
-        if not found or not single:
+        self.beyond += max(0, len(masks) - MOST)
+        for mask in masks:
+            if mask.group != VOID:
+                self.members[mask.group] += 1
+        self._true += [self._entry(target, len(self._true) + number) for number, target in enumerate(truth)]
+        self._masks += [self._entry(mask, len(self._masks) + number) for number, mask in enumerate(masks)]
+        single = [target for target in truth if not target.crowd]
+        if not masks or not single:
             return
-        boxes, true_boxes = ([list(map(float, one.box)) for one in some] for some in (found, single))
+        boxes, true_boxes = ([list(map(float, shape.box)) for shape in shapes] for shapes in (masks, single))
         iou = np.asarray(coco.iou(boxes, true_boxes, [0] * len(single)))
-        for one, overlaps in zip(found, iou, strict=True):
-            if one.group != VOID and overlaps.max() > 0:
-                self.votes[one.group, single[int(overlaps.argmax())].group] += 1
+        for mask, overlaps in zip(masks, iou, strict=True):
+            if mask.group != VOID and overlaps.max() > 0:
+                self.votes[mask.group, single[int(overlaps.argmax())].group] += 1
 
     def naming(self) -> NDArray[np.int64]:
         """Return the class of each cluster, (clusters,): one-to-one, the most votes; -1 where no mask votes for it."""
@@ -120,14 +120,14 @@ class ObjectScores:
         if not self.objects:
             return None
         named = None if naming is None else np.append(naming, VOID)  # the last entry is that of no cluster
-        found = [
+        masks = [
             entry | {"category_id": 0 if named is None else int(named[entry["category_id"]])}
-            for entry in self._found
+            for entry in self._masks
         ]
         categories = range(self.classes) if named is not None else range(1)
         truth = [entry | ({} if named is not None else {"category_id": 0}) for entry in self._true]
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints what it does
-            judge = COCOeval(self._coco(truth, categories), self._coco(found, categories), "segm")
+            judge = COCOeval(self._coco(truth, categories), self._coco(masks, categories), "segm")
             judge.params.maxDets = [MOST]
             judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
             judge.evaluate()
@@ -143,16 +143,16 @@ class ObjectScores:
             tuple(single) if named is not None else (),
         )
 
-    def _entry(self, one: Object, number: int) -> dict[str, Any]:
-        segmentation = coco.encode(np.asfortranarray(one.mask, np.uint8))
+    def _entry(self, shape: Object, number: int) -> dict[str, Any]:
+        segmentation = coco.encode(np.asfortranarray(shape.mask, np.uint8))
         return {
             "id": number + 1,  # 0 means none to the library
             "image_id": self.images,
-            "category_id": one.group,
+            "category_id": shape.group,
             "segmentation": segmentation,
-            "area": int(one.mask.sum()),
-            "iscrowd": int(one.crowd),
-            "score": one.score,
+            "area": int(shape.mask.sum()),
+            "iscrowd": int(shape.crowd),
+            "score": shape.score,
         }
 
     def _coco(self, entries: list[dict[str, Any]], categories: range) -> Any:

@@ -75,9 +75,9 @@ def timm_names(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
 
 def _prefix_of_network(tensors: Mapping[str, Tensor], source: str) -> str | None:
     """Return what stands before the names of the network, None where there is no vision transformer."""
-    found = [match[1] for name in tensors if (match := re.fullmatch(rf"((?:.+\.)?){_PATCHES}", name))]
-    teachers = [prefix for prefix in found if "teacher" in prefix.split(".")]
-    chosen = teachers or [prefix for prefix in found if "student" not in prefix.split(".")] or found
+    prefixes = [match[1] for name in tensors if (match := re.fullmatch(rf"((?:.+\.)?){_PATCHES}", name))]
+    teachers = [prefix for prefix in prefixes if "teacher" in prefix.split(".")]
+    chosen = teachers or [prefix for prefix in prefixes if "student" not in prefix.split(".")] or prefixes
     if len(chosen) > 1:
         names = ", ".join(f"'{prefix.removesuffix('.') or 'without a prefix'}'" for prefix in chosen[:4])
         raise UnsupsegError(

@@ -22,10 +22,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UnsupsegError: the file is missing, damaged, holds more than tensors, several networks, or whole numbers.
     """
-    found = dict(_tensors(load_checkpoint(path)))
-    if not found:
+    tensors = dict(_tensors(load_checkpoint(path)))
+    if not tensors:
         raise UnsupsegError(f"The weights file '{path}' holds no tensors; expected a state_dict of a ViT.")
-    named = timm_names(found, f"'{path}'")
+    named = timm_names(tensors, f"'{path}'")
     whole = next((name for name, value in named.items() if not value.is_floating_point()), None)
     if whole is not None:
         raise UnsupsegError(
@@ -41,7 +41,7 @@ def _tensors(state: object, prefix: str = "") -> list[tuple[str, Tensor]]:
         return [(prefix.removesuffix("."), state)]
     if not isinstance(state, Mapping):
         return []
-    return [found for name, value in state.items() for found in _tensors(value, f"{prefix}{name}.")]
+    return [pair for name, value in state.items() for pair in _tensors(value, f"{prefix}{name}.")]
 
 
 def digest_tensors(tensors: Mapping[str, Tensor]) -> str:

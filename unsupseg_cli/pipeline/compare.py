@@ -134,9 +134,9 @@ def _differences(first: Manifest, second: Manifest) -> list[str]:
     parts.append(("labelled images", first.summary["images"], second.summary["images"]))
     parts.append(("classes", len(first.summary["class_names"]), len(second.summary["class_names"])))
     for what, name in (("class file", "space_digest"), ("label files", "labels")):
-        one, other = (str(manifest.config.get(name, ""))[:8] for manifest in (first, second))
-        if one and other:  # older evaluations do not tell
-            parts.append((what, one, other))
+        digest, other = (str(manifest.config.get(name, ""))[:8] for manifest in (first, second))
+        if digest and other:  # older evaluations do not tell
+            parts.append((what, digest, other))
     assignments = [
         next((item.id for item in manifest.inputs if item.role == "assignment"), "none")
         for manifest in (first, second)

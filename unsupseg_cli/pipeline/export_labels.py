@@ -117,7 +117,7 @@ def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
 def _things(config: ExportLabelsConfig, classes: list[Class]) -> frozenset[int] | None:
     if not config.things:
         return None
-    entries = [ClassEntry(name=one.name, color=one.color) for one in classes]
+    entries = [ClassEntry(name=entry.name, color=entry.color) for entry in classes]
     return frozenset(class_index(reference, entries) for reference in config.things)
 
 

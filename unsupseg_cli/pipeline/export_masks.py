@@ -77,19 +77,19 @@ def coco_content(
     for item in context.reporter.track(read.items, "export-masks", total=len(read.items)):
         size = image_size(item.image, item.reading)
         images.append({"id": len(images) + 1, "file_name": item.key, "height": size[0], "width": size[1]})
-        for one in read(item, size):
+        for mask in read(item, size):
             entry = {"id": len(annotations) + 1, "image_id": len(images)}
-            entry |= {} if one.group == VOID else {"category_id": one.group}
-            rows, columns = np.flatnonzero(one.mask.any(1)), np.flatnonzero(one.mask.any(0))
+            entry |= {} if mask.group == VOID else {"category_id": mask.group}
+            rows, columns = np.flatnonzero(mask.mask.any(1)), np.flatnonzero(mask.mask.any(0))
             left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
             annotations.append(
                 {
                     **entry,
-                    "segmentation": encode(one.mask, config.format),
-                    "area": int(one.mask.sum()),
+                    "segmentation": encode(mask.mask, config.format),
+                    "area": int(mask.mask.sum()),
                     "bbox": [int(value) for value in (left, top, right - left, bottom - top)],
                     "iscrowd": 0,
-                    "score": one.score,
+                    "score": mask.score,
                 }
             )
     content: dict[str, Any] = {

@@ -179,10 +179,10 @@ def _add_predicted(page: Page, subject: Subject, album: Album) -> None:
     same = proposals is not None and _of_same_images(proposals, artifact)
     if proposals is not None and same:
         _try(page, lambda: views.append(("proposal", mask_view(proposals, subject.context))))
-    for one in subject.chain:
-        if one.manifest.kind == "predictions" and _of_same_images(one, artifact):
-            name = "refined" if one.manifest.stage == "refine" else "prediction"
-            _try(page, partial(_append_view, views, name, one))
+    for source in subject.chain:
+        if source.manifest.kind == "predictions" and _of_same_images(source, artifact):
+            name = "refined" if source.manifest.stage == "refine" else "prediction"
+            _try(page, partial(_append_view, views, name, source))
     data, slides = artifact.manifest.data, list[Slides]()
     _try(page, lambda: slides.extend(prediction_slides(artifact, views, subject.context, album)))
     if slides:
@@ -207,8 +207,8 @@ def _add_proposals(page: Page, subject: Subject, masks: Artifact, album: Album) 
         page.slides.append((f"Proposals{of}", f"Masks of {masks.id}.", slides))
 
 
-def _of_same_images(one: Artifact, other: Artifact) -> bool:
-    first, second = one.manifest.data, other.manifest.data
+def _of_same_images(artifact: Artifact, other: Artifact) -> bool:
+    first, second = artifact.manifest.data, other.manifest.data
     return first is not None and second is not None and first.fingerprint == second.fingerprint
 
 

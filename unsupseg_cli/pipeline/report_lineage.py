@@ -58,8 +58,8 @@ def subject_of(artifact: Artifact, context: Context) -> Subject:
     gone: dict[str, tuple[Input, str]] = {}
     seen = {artifact.manifest.key}
 
-    def visit(one: Artifact) -> None:
-        for item in one.manifest.inputs:
+    def visit(node: Artifact) -> None:
+        for item in node.manifest.inputs:
             if item.key in seen:
                 continue
             seen.add(item.key)
@@ -74,7 +74,7 @@ def subject_of(artifact: Artifact, context: Context) -> Subject:
                 )
             else:
                 visit(source)
-        chain[one.manifest.key] = one
+        chain[node.manifest.key] = node
 
     visit(artifact)
     return Subject(artifact, home, list(chain.values()), list(gone.values()))
@@ -113,7 +113,7 @@ def _step(artifact: Artifact, album: Album) -> Step:
         inputs=[(f"from {item.role}", item.id) for item in manifest.inputs],
         changed=changed,
         others=others,
-        found=_plain(manifest.summary),
+        summary=_plain(manifest.summary),
         warnings=manifest.warnings,
         used_labels=manifest.used_labels,
         curves=drawn,
@@ -181,7 +181,7 @@ def _curves(artifact: Artifact, album: Album) -> list[Curve]:
     except (OSError, ValueError):
         album.left_out.append(f"course of the training of {artifact.id}: its file is gone or damaged")
         return []
-    return curves([one for one in records if isinstance(one, dict)], _explained(artifact.manifest))
+    return curves([record for record in records if isinstance(record, dict)], _explained(artifact.manifest))
 
 
 def _explained(manifest: Manifest) -> dict[str, str]:
@@ -203,8 +203,8 @@ def _sheets(artifact: Artifact, album: Album, *, without_progress: bool) -> list
     names = [name for name in _SHEETS if not (without_progress and name == "progress.png")]
     if artifact.manifest.kind == "evaluation" and read_samples(artifact):
         names.remove("sheet.png")
-    found = [name for name in names if name in artifact.manifest.outputs or (artifact.path / name).exists()]
-    pictures = [album.add(artifact.path / name, f"{name} of {artifact.id}", _SHEET_SIDE) for name in found]
+    present = [name for name in names if name in artifact.manifest.outputs or (artifact.path / name).exists()]
+    pictures = [album.add(artifact.path / name, f"{name} of {artifact.id}", _SHEET_SIDE) for name in present]
     return [picture for picture in pictures if picture is not None]
 
 

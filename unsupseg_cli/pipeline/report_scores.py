@@ -29,7 +29,7 @@ def add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
             compare(artifacts)
     except UsageError as error:
         page.notes.append(f"These scores are not to be compared: {error}")
-    columns = [_score_column(one) for one in evaluations]
+    columns = [_score_column(subject) for subject in evaluations]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     header = ("", *(f"{number}. {artifact.id}" for number, artifact in enumerate(artifacts, 1)))
     note = (
@@ -37,7 +37,9 @@ def add_scores(page: Page, evaluations: Sequence[Subject]) -> None:
         "over every class, absent ones as zero. Matching gives each cluster of the prediction its class."
     )
     page.scores.append(Table("Scores and how they were made", header, rows, note))
-    if others := [row for number, one in enumerate(artifacts, 1) for row in _other_scores(number, one)]:
+    if others := [
+        row for number, artifact in enumerate(artifacts, 1) for row in _other_scores(number, artifact)
+    ]:
         page.scores.append(
             Table("Other scores of the same predictions", ("evaluation", "what", *_TITLES), others)
         )

@@ -40,7 +40,7 @@ class PatchScores:
 
     def as_record(self) -> dict[str, float]:
         """Return the mean mIoU of k-means and the mIoU of the linear probe, in per cent."""
-        kmeans = float(np.mean([one.miou for one in self.kmeans]))
+        kmeans = float(np.mean([scores.miou for scores in self.kmeans]))
         return {"probe_kmeans": 100 * kmeans, "probe_linear": 100 * self.linear.miou}
 
 
@@ -103,12 +103,12 @@ def probe_patches(
         tokens = _tokens(item, encode, geometry, patch).float()
         target = _truth(item, space)
         unit = F.normalize(tokens, dim=-1)
-        scores = [unit @ one.T for one in centres] + [linear.scores(tokens)]
-        for confusion, one in zip(counts, scores, strict=True):
-            maps = F.interpolate(one.movedim(-1, 0)[None], size=target.shape, mode="bilinear")
+        scores = [unit @ of_seed.T for of_seed in centres] + [linear.scores(tokens)]
+        for confusion, grid in zip(counts, scores, strict=True):
+            maps = F.interpolate(grid.movedim(-1, 0)[None], size=target.shape, mode="bilinear")
             confusion.update(maps[0].argmax(0).numpy(), target)
     own = score(counts[-1].matrix, np.arange(classes))
-    return PatchScores(tuple(one.compute() for one in counts[:-1]), own)
+    return PatchScores(tuple(confusion.compute() for confusion in counts[:-1]), own)
 
 
 def _tokens(item: Item, encode: Encode, geometry: Geometry, patch: int) -> Tensor:
@@ -123,7 +123,7 @@ def _truth(item: Item, space: LabelSpace) -> NDArray[np.int16]:
 
 
 def _centres(tokens: Sequence[Tensor], classes: int, seed: int) -> Tensor:
-    flat = torch.cat([one.flatten(0, 1) for one in tokens])
+    flat = torch.cat([grid.flatten(0, 1) for grid in tokens])
     order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(random.stream(seed, "sample")))
     sample = F.normalize(flat[order[:_SAMPLE]].float(), dim=-1)
     return spherical_kmeans(sample, classes, restarts=3, seed=random.stream(seed, "kmeans")).centroids

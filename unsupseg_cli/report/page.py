@@ -93,7 +93,7 @@ class Step:
     inputs: Sequence[tuple[str, str]] = ()
     changed: Sequence[tuple[str, str, str]] = ()
     others: Sequence[tuple[str, str]] = ()
-    found: Sequence[tuple[str, str]] = ()
+    summary: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
     used_labels: bool = False
     curves: Sequence[Curve] = ()

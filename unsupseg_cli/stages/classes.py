@@ -41,7 +41,7 @@ class ClassesConfig(Config):
     out: Path | None = execution(None, "Also copy the label maps and pictures of these predictions here.")
 
     @model_validator(mode="after")
-    def _one_thing(self) -> ClassesConfig:
+    def _change_or_apply(self) -> ClassesConfig:
         if self.predictions is not None and (self.names or self.colors or self.merge):
             raise ValueError(
                 "name, color or merge the classes of the model first, then apply them to predictions"
@@ -172,12 +172,16 @@ def _warn_of_moved(call: Call, model: Artifact) -> None:
 
     old, new = read_model(call.input("model"))[0], read_model(model)[0]
     before, after = (file.class_of or list(range(file.outputs)) for file in (old, new))
-    moved = sorted({(one, other) for one, other in zip(before, after, strict=True) if one != other})
+    moved = sorted({(was, now) for was, now in zip(before, after, strict=True) if was != now})
     if not moved:
         return
     workspace, key = call.context.workspace, call.input("model").manifest.key
-    older = [one.id for one in workspace.artifacts("predictions") if model_key(one, call.context) == key]
-    numbers = ", ".join(f"{one} is now {other}" for one, other in moved)
+    older = [
+        predictions.id
+        for predictions in workspace.artifacts("predictions")
+        if model_key(predictions, call.context) == key
+    ]
+    numbers = ", ".join(f"{was} is now {now}" for was, now in moved)
     which = f" ({', '.join(older)})" if older else ""
     call.context.reporter.warn(
         f"classes have other numbers in '{model.id}' ({numbers}): label maps made before{which} keep the old ones; "

@@ -113,8 +113,8 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     draft.warnings += _left_out(read.items, judged)
     for item in call.context.reporter.track(judged, "eval-masks", total=len(judged)):
         size = image_size(item.image, item.reading)
-        found = [Object(one.mask, one.group, one.score) for one in read(item, size)]
-        scores.update(found, list(objects_of(items[item.key], size)), size)
+        predicted = [Object(mask.mask, mask.group, mask.score) for mask in read(item, size)]
+        scores.update(predicted, list(objects_of(items[item.key], size)), size)
     draft.warnings += read.remarks()
     if scores.beyond:
         draft.warnings.append(f"{scores.beyond:,} masks beyond the 100 best of an image do not count")
@@ -129,7 +129,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         naming[naming >= len(names)] = VOID
     elif scores.votes.any():
         naming = scores.naming()
-        write_naming(draft.folder, _named(call, scores, naming, names))
+        write_naming(draft.folder, _cluster_names(call, scores, naming, names))
     summary = _summary(scores, naming, names)
     write_json(draft.folder / SCORES, summary)
     return summary
@@ -144,7 +144,7 @@ def _left_out(items: list[Item], judged: list[Item]) -> list[str]:
     )
 
 
-def _named(call: Call, scores: ObjectScores, naming: Any, names: list[str]) -> list[str | None]:
+def _cluster_names(call: Call, scores: ObjectScores, naming: Any, names: list[str]) -> list[str | None]:
     """Return the name of each cluster's class; a first cluster that no mask has is the background."""
     named = [names[group] if group >= 0 else None for group in naming.tolist()]
     if not scores.members[0]:
@@ -245,9 +245,9 @@ def _coco_truth(
     def objects_of(item: Item, size: tuple[int, int]) -> Iterator[Object]:
         from unsupseg_cli.data.masks import to_masks
 
-        found = source.masks(number[item.key])
-        masks = to_masks(found.layers, len(found.group))
-        for mask, group, crowd in zip(masks, found.group.tolist(), found.crowd, strict=True):
+        of_item = source.masks(number[item.key])
+        masks = to_masks(of_item.layers, len(of_item.group))
+        for mask, group, crowd in zip(masks, of_item.group.tolist(), of_item.crowd, strict=True):
             yield Object(mask, group, crowd=crowd)
 
     return list(findings.class_names), {items[index].key: items[index] for index in source.listed}, objects_of

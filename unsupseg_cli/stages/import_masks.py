@@ -117,9 +117,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     names: dict[int, tuple[str, ...]] = {}
 
     def make(views: list[int]) -> list[Masks]:
-        found = [source.masks(view) for view in views]
-        names.update({view: one.source for view, one in zip(views, found, strict=True)})
-        return [Masks(one.layers, one.area, one.score, one.group) for one in found]
+        of_views = [source.masks(view) for view in views]
+        names.update({view: masks.source for view, masks in zip(views, of_views, strict=True)})
+        return [Masks(masks.layers, masks.area, masks.score, masks.group) for masks in of_views]
 
     writer.fill(make, call.context, "import-masks", sources=names.pop)
     summary = writer.close()

@@ -129,10 +129,10 @@ def _take_stored(call: Call, writer: PredictionWriter) -> bool:
 
     if call.context.force or call.config.keep == "scores":
         return False
-    found = find_same_maps(identify(call), call.input("model"), call.context)
-    if found is None:
+    earlier = find_same_maps(identify(call), call.input("model"), call.context)
+    if earlier is None:
         return False
-    stored, read = found
+    stored, read = earlier
     call.context.reporter.info(
         f"no network runs: the label maps of '{stored.id}' are taken under the classes of this model"
     )

@@ -133,9 +133,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     features = FeatureSet(call.input("features"))
     torch.use_deterministic_algorithms(True, warn_only=True)
     sample = sample_tokens(features, config.sample, _SEED, context.reporter).to(device)
-    found = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
-    draw_scan(draft.folder, found, features, config.sheet, context)
-    return {"classes": found.best, "components": found.components, "rows": found.rows()}
+    outcome = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
+    draw_scan(draft.folder, outcome, features, config.sheet, context)
+    return {"classes": outcome.best, "components": outcome.components, "rows": outcome.rows()}
 
 
 _TOKENS_OF_A_CLASS = 10

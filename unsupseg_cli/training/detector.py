@@ -16,7 +16,7 @@ from unsupseg_cli.data.masks import extent
 from unsupseg_cli.models.deeplab import load_resnet
 from unsupseg_cli.models.operators import require_operators
 
-Found = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
+Detections = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
 """Masks (M, H, W) that are not empty, the score of each in [0, 1], and its number or class."""
 Image = NDArray[np.uint8]
 Learnt = Callable[[int], tuple[Image, NDArray[np.bool_], NDArray[np.int64]]]
@@ -101,15 +101,15 @@ def train_detector(
 
 
 @torch.inference_mode()
-def detect(detector: nn.Module, image: Image) -> Found:
+def detect(detector: nn.Module, image: Image) -> Detections:
     """Return the objects of an image, with their numbers."""
     device = next(detector.parameters()).device
     detector.eval()
-    found = detector([_image(image).to(device)])[0]
-    masks = (found["masks"][:, 0] > 0.5).cpu().numpy()
-    some = masks.any((1, 2))
-    scores, numbers = found["scores"].cpu().numpy(), found["labels"].cpu().numpy()
-    return masks[some], scores[some].astype(np.float64), numbers[some].astype(np.int64)
+    output = detector([_image(image).to(device)])[0]
+    masks = (output["masks"][:, 0] > 0.5).cpu().numpy()
+    filled = masks.any((1, 2))
+    scores, numbers = output["scores"].cpu().numpy(), output["labels"].cpu().numpy()
+    return masks[filled], scores[filled].astype(np.float64), numbers[filled].astype(np.int64)
 
 
 def _image(image: Image) -> Tensor:

@@ -139,8 +139,8 @@ class ContextTrainer(Trainer):
         second = self._embed(read, grids, None, changes[1])
         second = [look.of(maps, self.network.fine) for look, maps in zip(looks, second, strict=True)]
         terms, sums, counts = [], [], []
-        for one, other, look, shown in zip(first, second, looks, read, strict=True):
-            pair = torch.stack([one, other])
+        for of_first, of_second, look, shown in zip(first, second, looks, read, strict=True):
+            pair = torch.stack([of_first, of_second])
             scores = self.network.scores(pair)
             with torch.no_grad():
                 classes = self.centroids.assign(scores)
@@ -192,13 +192,13 @@ class ContextTrainer(Trainer):
         """Return the embeddings (C, h, w) of looks, or of the whole images."""
         chosen = looks or [whole(grid) for grid in grids]
         boxes = [look.box(grid) for look, grid in zip(chosen, grids, strict=True)] if looks else None
-        found: list[Tensor] = [torch.empty(0)] * len(read)
+        embeddings: list[Tensor] = [torch.empty(0)] * len(read)
         for members in indices_by((look.rows, look.columns) for look in chosen).values():
             parts = [(read[row], chosen[row], grids[row]) for row in members]
             arrays = self._arrays(parts, change, [boxes[row] for row in members] if boxes else None)
             for row, maps in zip(members, self.network.embed(arrays), strict=True):
-                found[row] = maps
-        return found
+                embeddings[row] = maps
+        return embeddings
 
     def _arrays(
         self,
@@ -210,10 +210,11 @@ class ContextTrainer(Trainer):
         arrays, of_all = {}, [shown.arrays for shown, _, _ in parts]
         if "pixels" in of_all[0]:
             cells = [
-                one["pixels"].shape[1] // grid[0] for one, (_, _, grid) in zip(of_all, parts, strict=True)
+                of_view["pixels"].shape[1] // grid[0]
+                for of_view, (_, _, grid) in zip(of_all, parts, strict=True)
             ]
             looks = zip(of_all, parts, cells, strict=True)
-            shown = torch.stack([look.of(one["pixels"], n) for one, (_, look, _), n in looks])
+            shown = torch.stack([look.of(of_view["pixels"], n) for of_view, (_, look, _), n in looks])
             arrays["pixels"] = change_colours(shown, change)
         if self.inputs.network is None:
             tokens = [look.of(shown.arrays["patch"]) for shown, look, _ in parts]
@@ -221,7 +222,7 @@ class ContextTrainer(Trainer):
         else:
             arrays["patch"] = torch.stack(self.inputs.network.encode(list(arrays["pixels"])))
         if self.options.cae:
-            arrays["cls"] = torch.stack([one["cls"] for one in of_all])
+            arrays["cls"] = torch.stack([of_view["cls"] for of_view in of_all])
             pixels = arrays["pixels"]
             height, width = pixels.shape[2:]
             where = [places(box, height, width, pixels.device) for box in boxes or [WHOLE] * len(parts)]

@@ -14,7 +14,7 @@ from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.masks import resized
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
-from unsupseg_cli.training.detector import Found, Image, build_detector, detect, train_detector
+from unsupseg_cli.training.detector import Detections, Image, build_detector, detect, train_detector
 
 
 class MaskDetector:
@@ -62,7 +62,7 @@ class MaskDetector:
             )
         return {"detector_views": len(views), "detector_loss": loss}
 
-    def __call__(self, image: Image) -> Found:
+    def __call__(self, image: Image) -> Detections:
         """Return the objects of an image, with their classes."""
         masks, score, number = detect(self._network, image)
         return masks, score, np.full(len(masks), VOID) if self._without else number + self._first - 1

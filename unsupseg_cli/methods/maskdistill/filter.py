@@ -105,14 +105,14 @@ class FilterLabeller(Labeller):
         """Return the masks that stay, at the size of the image."""
         images = self.inputs.images(views)
         if self.options.source == "detector":
-            found = [Candidates(*self._detector(image)) for image in images]
-            return [self._kept(one, image.shape[:2]) for one, image in zip(found, images, strict=True)]
+            detected = [Candidates(*self._detector(image)) for image in images]
+            return [self._kept(own, image.shape[:2]) for own, image in zip(detected, images, strict=True)]
         log_probs = self.inputs.segment(views, images)
-        probs = refine_batch(log_probs, images) if self.options.crf else [one.exp() for one in log_probs]
+        probs = refine_batch(log_probs, images) if self.options.crf else [maps.exp() for maps in log_probs]
         candidates = [
-            self._candidates(view, one.cpu().numpy()) for view, one in zip(views, probs, strict=True)
+            self._candidates(view, maps.cpu().numpy()) for view, maps in zip(views, probs, strict=True)
         ]
-        return [self._kept(one, image.shape[:2]) for one, image in zip(candidates, images, strict=True)]
+        return [self._kept(own, image.shape[:2]) for own, image in zip(candidates, images, strict=True)]
 
     def _kept(self, candidates: Candidates, size: tuple[int, ...]) -> Masks:
         kept, overlapping = chosen(candidates, self.options.score)

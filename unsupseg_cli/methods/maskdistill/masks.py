@@ -56,7 +56,7 @@ def find_objects(keys: Sequence[Tensor], queries: Sequence[Tensor], options: Mas
         affinity = _heaviest(affinity, free)
     if options.center == "image":
         packed = (packed - packed.sum(1, keepdim=True) / size[:, None, None]) * free[..., None]
-    found = [Objects([], []) for _ in keys]
+    objects = [Objects([], []) for _ in keys]
     searching = np.ones(len(keys), bool)
     for _ in range(options.objects):
         source, agrees, cosine = _diffuse(packed, affinity, free, options)
@@ -69,13 +69,13 @@ def find_objects(keys: Sequence[Tensor], queries: Sequence[Tensor], options: Mas
             if searching[image]:
                 inside = torch.from_numpy(mask.ravel()).to(free.device)
                 covered[image, cells] = inside
-                found[image].masks.append(mask)
-                found[image].scores.append(float(cosine[image, cells][inside].mean().clamp(0, 1)))
+                objects[image].masks.append(mask)
+                objects[image].scores.append(float(cosine[image, cells][inside].mean().clamp(0, 1)))
         free = free & ~covered
         searching &= free.any(1).cpu().numpy()
         if not searching.any():
             break
-    return found
+    return objects
 
 
 def cls_affinity(keys: Tensor, query: Tensor, options: MasksOptions) -> Tensor:
@@ -141,8 +141,8 @@ class ObjectMasks(Labeller):
                 f"Keys of {keys[0].shape[-1]} channels are no whole number of heads of {self.options.head_size}; set "
                 "head_size to the channels of a head of the backbone."
             )
-        found = find_objects(keys, queries, self.options)
-        return [self._masks(view, objects) for view, objects in zip(keys, found, strict=True)]
+        of_views = find_objects(keys, queries, self.options)
+        return [self._masks(view, objects) for view, objects in zip(keys, of_views, strict=True)]
 
     def _masks(self, keys: Tensor, objects: Objects) -> Masks:
         height, width = keys.shape[:2]

@@ -34,8 +34,8 @@ class SpectralLabeller(Labeller):
     def fit(self) -> dict[str, Any]:
         """Cluster several samples and keep the best; raises UsageError for hardly more tokens than classes."""
         samples = (self._cluster(draw) for draw in range(self.options.draws))
-        found = max(samples, key=lambda sample: sample[0])
-        value, self.sample, self.labels, same = found
+        best = max(samples, key=lambda sample: sample[0])
+        value, self.sample, self.labels, same = best
         if same > _OWN_IMAGE:
             self.inputs.reporter.warn(
                 f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image: these features tell images "

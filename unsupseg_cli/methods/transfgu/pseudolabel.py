@@ -34,7 +34,7 @@ def cluster_concepts(
     reporter: Reporter | None = None,
 ) -> Tensor:
     """Return the centres (count, C) of k-means on CLS tokens (n, C) as they are, with Euclidean distances."""
-    found = euclidean_kmeans(
+    kmeans = euclidean_kmeans(
         tokens,
         count,
         restarts=options.restarts,
@@ -42,7 +42,7 @@ def cluster_concepts(
         seed=seed % 2**32,
         reporter=reporter,
     )
-    return torch.from_numpy(found.cluster_centers_).float()
+    return torch.from_numpy(kmeans.cluster_centers_).float()
 
 
 def maps_of(
@@ -136,14 +136,14 @@ class TransfguLabeller(Labeller):
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return a mask for each class that wins somewhere, on the token grid, with the maps as arrays."""
         grids = self.inputs.features.grids[list(views)].tolist()
-        found: dict[int, Masks] = {}
+        masks: dict[int, Masks] = {}
         for places in indices_by(map(tuple, grids)).values():
 
             def run(part: Sequence[int]) -> list[Masks]:
                 return self._label([views[place] for place in part], grids[part[0]])
 
-            found |= dict(zip(places, with_backoff(run, places, _IMAGES), strict=True))
-        return [found[place] for place in range(len(views))]
+            masks |= dict(zip(places, with_backoff(run, places, _IMAGES), strict=True))
+        return [masks[place] for place in range(len(views))]
 
     def _label(self, views: Sequence[int], grid: Sequence[int]) -> list[Masks]:
         """Return the masks of views of one grid."""
@@ -188,9 +188,9 @@ def with_background(maps: Tensor, level: float) -> Tensor:
 
 def _masks(labels: Tensor, maps: Tensor, arrays: dict[str, NDArray[Any]]) -> Masks:
     """Return a mask for each class that a patch has, scored by its map's mean."""
-    found, numbers = torch.unique(labels, return_inverse=True)
-    shown = found[found >= 0]
-    numbers = numbers - (len(found) - len(shown))
+    classes, numbers = torch.unique(labels, return_inverse=True)
+    shown = classes[classes >= 0]
+    numbers = numbers - (len(classes) - len(shown))
     areas = torch.stack([(labels == value).sum() for value in shown]) if len(shown) else torch.zeros(0)
     means = [float(maps[value][labels == value].mean()) for value in shown]
     return Masks(

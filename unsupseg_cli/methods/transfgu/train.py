@@ -72,11 +72,11 @@ class TransfguTrainer(Trainer):
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; biases and norms do not decay. A step that is skipped finds no gradient, and so changes nothing."""
         parameters = list(self.student.parameters())
-        one = [value for value in parameters if value.ndim <= 1]
-        more = [value for value in parameters if value.ndim > 1]
+        vectors = [value for value in parameters if value.ndim <= 1]
+        matrices = [value for value in parameters if value.ndim > 1]
         groups = [
-            {"params": more, "weight_decay": self.options.weight_decay},
-            {"params": one, "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": self.options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
         ]
         optimizer = torch.optim.Adam(groups, lr=self.options.lr)
 
