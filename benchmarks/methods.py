@@ -3,9 +3,10 @@
     python benchmarks/methods.py DATASET SPLIT [--seeds 0 1 2] [options of extract, e.g. --root DIR --size 192]
 
 k-means, spectral clustering, PriMaPs-EM, STEGO and PriMaPs-EM on its codes, TransFGU, context-aware clustering and
-MaskDistill (its first and its final model), fitted on train. SPLIT val is for choices; the test split is scored once
-per table. Prints the folder of each evaluation as it is made, then a table; on stderr every call of the command and
-how long it took. What is there already is not made again, so processes with other seeds may run beside each other.
+MaskDistill (its first and its final model), and what the recipe best does, fitted on train. SPLIT val is for choices;
+the test split is scored once per table. Prints the folder of each evaluation as it is made, then a table; on stderr
+every call of the command and how long it took. What is there already is not made again, so processes with other seeds
+may run beside each other.
 """
 
 from __future__ import annotations
@@ -117,6 +118,13 @@ def maskdistill(shared: Shared) -> Iterator[str]:
     yield call(training, sure, shared.seed)
 
 
+def best(shared: Shared) -> Iterator[str]:
+    masks = call("pseudolabel --method maskdistill --part masks --features", shared.features)
+    choose = "pseudolabel --method spectral --set clusters=auto --set background=auto --features"
+    labels = call(choose, shared.features, "--pseudolabels", masks, shared.seed)
+    yield call("train --pseudolabels", labels, shared.seed)
+
+
 MODELS = {
     "kmeans": kmeans,
     "spectral": lambda shared: kmeans(shared, "spectral"),
@@ -125,6 +133,7 @@ MODELS = {
     "transfgu": transfgu,
     "context": context,
     "maskdistill": maskdistill,
+    "best": best,
 }
 
 

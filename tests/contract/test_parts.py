@@ -55,6 +55,10 @@ def crops_of(pictures, labels):
     )
 
 
+def masks_of(world, method="kmeans"):
+    return pseudolabel(PseudolabelConfig(method=method, classes=3, sheet=0, workers=0), world).id
+
+
 @pytest.fixture
 def work(part, world, pictures):
     """The stage of a part, its configuration and short options, and what the call reads in place."""
@@ -69,9 +73,7 @@ def work(part, world, pictures):
         config = TrainConfig(**fields)
     given = {}
     if "pseudolabels" in roles:
-        method_of_masks = roles["pseudolabels"].method or "kmeans"
-        labels = PseudolabelConfig(method=method_of_masks, classes=3, sheet=0, workers=0)
-        given["pseudolabels"] = pseudolabel(labels, world).id
+        given["pseudolabels"] = masks_of(world, roles["pseudolabels"].method or "kmeans")
     if {"pseudolabels", "regions"} <= roles.keys() and not roles["pseudolabels"].method:
         anchors = world.workspace.current("regions")
         given["regions"] = extract(crops_of(pictures, given["pseudolabels"]), world).id
@@ -86,7 +88,10 @@ def work(part, world, pictures):
 def key(work, world, options=None, **changes):
     """Return the key of a call with other options; inputs that it then does not read are left out."""
     options = options or work.options
-    unread = work.stage.roles.keys() - {port.role for port in options.needs().reads}
+    read = {port.role for port in options.needs().reads}
+    unread = work.stage.roles.keys() - read
+    if "pseudolabels" in read - {port.role for port in work.needs.reads}:  # by this option only
+        changes["pseudolabels"] = masks_of(world)
     config = work.config.model_copy(update={**dict.fromkeys(unread), **changes})
     call = settle(work.stage, config, world, options)
     return work.stage.identify(call).key

@@ -127,22 +127,24 @@ def sample_tokens(source: TokenSource, limit: int, seed: int, reporter: Reporter
 
 
 def draw_tokens(
-    source: TokenSource, limit: int, seed: int, reporter: Reporter | None = None
+    source: TokenSource, limit: int, seed: int, reporter: Reporter | None = None, within: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return up to ``limit`` tokens (n, C) drawn evenly over all views without replacement, and their views (n,).
 
     Every view gives the same share of its cells, so that large images count by their area. A reporter is told the
-    progress.
+    progress. ``within`` tells of the cells of all views, in their order, which may be drawn.
     """
     cells = torch.from_numpy(source.grids.prod(1))
     views = torch.arange(len(cells)).repeat_interleave(cells)
-    share = min(1.0, limit / len(views))
+    within = torch.ones(len(views), dtype=torch.bool) if within is None else within
+    share = min(1.0, limit / max(1, int(within.sum())))
     generator = torch.Generator().manual_seed(seed)
     parts, numbers, start = [], [], 0
     for batch in flat_batches(source, reporter=reporter):
-        keep = max(1, round(share * len(batch)))
-        chosen = torch.randperm(len(batch), generator=generator)[:keep].sort().values
-        parts.append(batch if share == 1.0 else batch[chosen])
+        allowed = within[start : start + len(batch)].nonzero().flatten()
+        keep = max(1, round(share * len(allowed)))
+        chosen = allowed[torch.randperm(len(allowed), generator=generator)[:keep].sort().values]
+        parts.append(batch[chosen])
         numbers.append(views[start + chosen])
         start += len(batch)
     return torch.cat(parts), torch.cat(numbers).to(parts[0].device)

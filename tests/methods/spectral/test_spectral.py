@@ -84,6 +84,81 @@ def test_hardly_more_tokens_than_classes_are_refused(world):
         labeller.fit()
 
 
+def rectangles(truth, top, left, bottom, right):
+    """Return masks of one object each, at five pixels a cell."""
+    maps = []
+    for classes in truth:
+        labels = np.full(classes.shape, -1, np.int16)
+        labels[top : len(labels) + bottom, left : labels.shape[1] + right] = 0
+        maps.append(np.kron(labels, np.ones((5, 5), np.int16)))
+    return MaskSet(maps, [np.full(1, -1)] * len(maps), {})
+
+
+@pytest.fixture
+def objects(world):
+    """Images of two things in the middle, before a background of many things."""
+    truth, source = world
+    generator = torch.Generator().manual_seed(1)
+    views = [torch.randn(*tokens.shape, generator=generator) for tokens in source.tokens(range(VIEWS))]
+    for tokens, view in zip(source.tokens(range(VIEWS)), views, strict=True):
+        view[1:-1, 1:-1] = tokens[1:-1, 1:-1]
+    return [classes[1:-1, 1:-1] for classes in truth], MemorySource(views), rectangles(truth, 1, 1, -1, -1)
+
+
+def with_masks(source, masks, classes=4, **options):
+    inputs = Inputs(source, classes=classes, seed=0, masks=masks)
+    labeller = SpectralLabeller(PseudolabelOptions(**options), inputs)
+    figures = labeller.fit()
+    return figures, [mask.group[mask.labels] for mask in labeller.label(list(range(VIEWS)))]
+
+
+@pytest.mark.parametrize("clusters", ["graph", "tokens"])
+@pytest.mark.parametrize("background", ["outside", "auto"])
+def test_what_objects_leave_out_is_class_0_and_takes_no_cluster(objects, background, clusters):
+    truth, source, masks = objects
+    figures, maps = with_masks(source, masks, background=background, clusters=clusters)
+    assert figures["background"]
+    assert figures["share_at_border"] == 0
+    for labels in maps:
+        inner = labels[1:-1, 1:-1]
+        assert set(np.unique(inner)) <= {1, 2, 3}
+        assert (labels > 0).sum() == inner.size
+    if clusters == "graph":
+        assert share_right([labels[1:-1, 1:-1] - 1 for labels in maps], truth) > 0.95
+
+
+def test_masks_that_reach_the_border_are_no_objects(world):
+    truth, source = world
+    masks = rectangles(truth, 0, 0, 0, -3)  # the left side of every image
+    figures, maps = with_masks(source, masks, 3, background="auto")
+    assert figures["share_at_border"] > 0.5
+    assert not figures["background"]
+    assert share_right(maps, truth) > 0.98
+    figures, maps = with_masks(source, masks, 4, background="outside")
+    assert figures["background"]
+    assert all((labels[:, -3:] == 0).all() for labels in maps)
+
+
+def test_a_background_beside_nothing_is_refused(world, objects):
+    truth, source = world
+    nothing = MaskSet([np.full(classes.shape, -1, np.int16) for classes in truth], [np.empty(0)] * VIEWS, {})
+    with pytest.raises(UsageError, match="cover nothing"):
+        with_masks(source, nothing, background="outside")
+    assert not with_masks(source, nothing, background="auto")[0]["background"]
+    _, before, masks = objects
+    with pytest.raises(UsageError, match="at least --classes 2"):
+        with_masks(before, masks, 1, background="outside")
+
+
+def test_the_graph_or_k_means_is_chosen_by_the_neighbours_in_other_images(world):
+    _, source = world
+    alike = [torch.randn(6, 7, 24, generator=torch.Generator().manual_seed(view)) for view in range(VIEWS)]
+    for tokens, clusters in ((source.tokens(range(VIEWS)), "tokens"), (alike, "graph")):
+        figures, _ = labelled(MemorySource(tokens), clusters="auto")
+        assert figures["clusters"] == clusters
+        assert (figures["same_image"] > 0.4) == (clusters == "tokens")
+
+
 def trained(source, labels, groups, classes=3):
     masks = MaskSet(labels, groups, {})
     inputs = Inputs(source, classes=classes, seed=0, masks=masks)

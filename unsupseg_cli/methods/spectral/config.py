@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from unsupseg_cli.core.config import setting
+from dataclasses import replace
+from typing import Literal
+
+from unsupseg_cli.core.config import Config, setting
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
 
@@ -10,6 +13,14 @@ from unsupseg_cli.methods.declaration import MethodOptions, Needs
 class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method spectral``."""
 
+    clusters: Literal["graph", "tokens", "auto"] = setting(
+        "graph",
+        "graph: of tokens across images; tokens: k-means; auto: the graph, unless tokens tell images apart.",
+    )
+    background: Literal["none", "outside", "auto"] = setting(
+        "none",
+        "outside: class 0 is what the masks given leave out; auto: if they are objects, which leave the border free.",
+    )
     sample: int = setting(
         8000, "Most tokens that are clustered, drawn evenly over the images.", ge=10, le=100_000
     )
@@ -20,6 +31,17 @@ class PseudolabelOptions(MethodOptions):
     voters: int = setting(20, "Nearest tokens of the sample that decide the class of the others.", ge=1)
     restarts: int = setting(10, "Starts of k-means on the eigenvectors; the best is kept.", ge=1, le=1000)
     iterations: int = setting(50, "Most iterations of k-means.", ge=1, le=10_000)
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of the graph where there is none, with the reason."""
+        if self.clusters != "tokens":
+            return {}
+        return dict.fromkeys(("sample", "draws", "neighbors", "voters"), "clusters=tokens takes no graph")
+
+    def needs(self) -> Needs:
+        """Return what clustering reads: tokens, and masks of objects where there may be a background."""
+        masks = tuple(replace(port, views=True) for port in ANY_MASKS)
+        return Needs(reads=(FEATURES, *(masks if self.background != "none" else ())))
 
 
 class TrainOptions(MethodOptions):

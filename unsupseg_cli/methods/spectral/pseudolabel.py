@@ -1,11 +1,12 @@
-"""Features -> one class per token: spectral clusters of a sample, and votes of it."""
+"""Features -> one class per token: spectral clusters of a sample and votes of it, or centres of k-means."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,62 +20,152 @@ from unsupseg_cli.clustering.spectral import (
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.methods.interface import Labeller, Masks
+from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions
+from unsupseg_cli.methods.spectral.foreground import foreground_cells, share_at_border
 from unsupseg_cli.training.tokens import draw_tokens
 
-_OWN_IMAGE = 0.4  # share above which k-means was better (README.md)
+_OWN_IMAGE = 0.4  # share of nearest tokens above which k-means was better (README.md)
+_AT_BORDER = 0.5  # share of the border below which masks were objects (README.md)
+_KMEANS_SAMPLE = 200_000  # tokens: as `--method kmeans`
+
+
+class _Sample(NamedTuple):
+    """Unit tokens (n, C) of the sample and their clusters (n,), how good these are, and the share of own neighbours."""
+
+    tokens: Tensor
+    labels: Tensor
+    modularity: float
+    same_image: float
 
 
 class SpectralLabeller(Labeller):
-    """Spectral clusters of a sample of the tokens, which votes on all others."""
+    """Clusters of a sample of the tokens, which votes on all others; class 0 where there is a background."""
 
     options: PseudolabelOptions
 
+    def __init__(self, options: PseudolabelOptions, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self._foreground: list[Tensor] | None = None
+        self._centroids: Tensor | None = None
+
+    @property
+    def _clusters(self) -> int:
+        """Number of classes without the background."""
+        return self.inputs.classes - (self._foreground is not None)
+
     def fit(self) -> dict[str, Any]:
         """Cluster several samples and keep the best; raises UsageError for hardly more tokens than classes."""
-        samples = (self._cluster(draw) for draw in range(self.options.draws))
-        best = max(samples, key=lambda sample: sample[0])
-        value, self.sample, self.labels, same = best
-        if same > _OWN_IMAGE:
+        figures = self._find_background()
+        if self.options.clusters == "tokens":
+            return figures | self._cluster_tokens()
+        best = self._cluster_graph(0)
+        figures["same_image"] = best.same_image
+        if best.same_image > _OWN_IMAGE:
+            told = f"{100 * best.same_image:.0f} % of the tokens' nearest ones lie in their own image"
+            if self.options.clusters == "auto":
+                self.inputs.reporter.info(f"{told}: clusters are k-means' instead of the graph's")
+                return figures | self._cluster_tokens()
             self.inputs.reporter.warn(
-                f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image: these features tell images "
-                "apart rather than what they show; compare with --method kmeans, or take another --backbone or --layer"
+                f"{told}: these features tell images apart rather than what they show; compare with "
+                "--set clusters=tokens, or take another --backbone or --layer"
             )
-        return {"tokens": len(self.sample), "modularity": value, "same_image": same}
+        others = (self._cluster_graph(draw) for draw in range(1, self.options.draws))
+        best = max((best, *others), key=lambda sample: sample.modularity)
+        self._sample = best
+        return figures | {"tokens": len(best.tokens), "modularity": best.modularity, "clusters": "graph"}
 
-    def _cluster(self, draw: int) -> tuple[float, Tensor, Tensor, float]:
-        """Return modularity, unit tokens and classes of a sample, and its share of nearest tokens of the same image."""
-        options, inputs = self.options, self.inputs
-        stream = partial(seeds.stream, inputs.seed, "spectral", draw)
-        tokens, views = draw_tokens(inputs.features, options.sample, stream("sample"), inputs.reporter)
-        if len(tokens) < inputs.classes + 2:
+    def _find_background(self) -> dict[str, Any]:
+        """Settle what is background, by the masks given.
+
+        Raises:
+            UsageError: a background is asked for, and there is no class beside it, or no cell beside it.
+        """
+        if self.options.background == "none":
+            return {}
+        assert self.inputs.masks is not None
+        cells = foreground_cells(self.inputs.masks, self.inputs.features.grids)
+        share, anything = share_at_border(cells), any(bool(view.any()) for view in cells)
+        objects = anything and share < _AT_BORDER and self.inputs.classes > 1
+        if self.options.background == "auto":
+            self.inputs.reporter.info(
+                f"the masks cover {share:.2f} times as much of the images' border as of the images: "
+                + ("objects, and class 0 is the background" if objects else "no background")
+            )
+        elif not anything or self.inputs.classes < 2:
             raise UsageError(
-                f"Spectral clustering into {inputs.classes} classes needs at least {inputs.classes + 2} tokens, found "
+                "There is nothing beside the background: "
+                + (
+                    "ask for at least --classes 2."
+                    if anything
+                    else "the masks given cover nothing; give others."
+                )
+            )
+        if objects or self.options.background == "outside":
+            self._foreground = cells
+        return {"share_at_border": share, "background": self._foreground is not None}
+
+    def _draw(self, limit: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return tokens that are no background, and their views."""
+        within = None
+        if self._foreground is not None:
+            within = torch.cat([cells.flatten() for cells in self._foreground])
+        tokens, views = draw_tokens(self.inputs.features, limit, seed, self.inputs.reporter, within)
+        if len(tokens) < self._clusters + 2:
+            raise UsageError(
+                f"Spectral clustering into {self._clusters} classes needs at least {self._clusters + 2} tokens, found "
                 f"{len(tokens)}: ask for fewer --classes, a larger --set sample, or extract features of more images."
             )
-        unit = F.normalize(tokens, dim=-1)
-        columns, cosines, same = neighbours_of_others(unit, views, options.neighbors, inputs.reporter)
+        return F.normalize(tokens, dim=-1), views
+
+    def _cluster_graph(self, draw: int) -> _Sample:
+        """Return the clusters of the graph of a sample."""
+        options, inputs = self.options, self.inputs
+        stream = partial(seeds.stream, inputs.seed, "spectral", draw)
+        tokens, views = self._draw(options.sample, stream("sample"))
+        columns, cosines, same = neighbours_of_others(tokens, views, options.neighbors, inputs.reporter)
         inputs.reporter.info(
-            f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {inputs.classes} eigenvectors"
+            f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} eigenvectors"
         )
         affinity = to_affinity(columns, cosines)
         result = spherical_kmeans(
-            spectral_embedding(affinity, inputs.classes, stream("eigenvectors")),
-            inputs.classes,
+            spectral_embedding(affinity, self._clusters, stream("eigenvectors")),
+            self._clusters,
             restarts=options.restarts,
             iterations=options.iterations,
             seed=stream("kmeans"),
             reporter=inputs.reporter,
         )
-        return modularity(affinity, result.labels), unit, result.labels.to(unit.device), same
+        return _Sample(tokens, result.labels.to(tokens.device), modularity(affinity, result.labels), same)
+
+    def _cluster_tokens(self) -> dict[str, Any]:
+        """Fit centres of k-means on the tokens."""
+        tokens, _ = self._draw(_KMEANS_SAMPLE, seeds.stream(self.inputs.seed, "kmeans", "sample"))
+        result = spherical_kmeans(
+            tokens,
+            self._clusters,
+            restarts=self.options.restarts,
+            iterations=self.options.iterations,
+            seed=seeds.stream(self.inputs.seed, "kmeans"),
+            reporter=self.inputs.reporter,
+        )
+        self._centroids = result.centroids
+        return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Label every token of some views; a mask is the set of a view's tokens of one class."""
-        return [self._label(tokens) for tokens in self.inputs.features.tokens(views)]
+        tokens = self.inputs.features.tokens(views)
+        return [self._label(view, batch) for view, batch in zip(views, tokens, strict=True)]
 
-    def _label(self, tokens: Tensor) -> Masks:
-        points = F.normalize(tokens, dim=-1).flatten(0, 1)
-        shares = vote(points, self.sample, self.labels, self.inputs.classes, self.options.voters)
+    def _label(self, view: int, tokens: Tensor) -> Masks:
+        points = F.normalize(tokens, dim=-1)
+        if self._centroids is not None:
+            shares = points @ self._centroids.T
+        else:
+            sample, voters = self._sample, self.options.voters
+            shares = vote(points.flatten(0, 1), sample.tokens, sample.labels, self._clusters, voters)
         best, classes = shares.view(*tokens.shape[:2], -1).max(-1)
+        if self._foreground is not None:
+            covered = self._foreground[view].to(classes.device)
+            best, classes = best.where(covered, torch.ones_like(best)), (classes + 1) * covered
         return Masks.of_classes(classes, best)

@@ -1,0 +1,44 @@
+"""Which cells lie on objects, and whether the masks of a collection are objects before a background."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unsupseg_cli.methods.interface import MaskSet
+
+
+def foreground_cells(masks: MaskSet, grids: NDArray[np.int64]) -> list[Tensor]:
+    """Return of each view the cells that are covered by masks for more than half, (h, w) bool.
+
+    Args:
+        masks: label maps of any size.
+        grids: rows and columns of each view, (V, 2).
+    """
+    cells = []
+    for labels, (rows, columns) in zip(masks.labels, grids, strict=True):
+        covered = torch.from_numpy(labels >= 0).float()[None, None]
+        cells.append(F.interpolate(covered, (int(rows), int(columns)), mode="area")[0, 0] > 0.5)
+    return cells
+
+
+def share_at_border(foregrounds: Sequence[Tensor]) -> float:
+    """Return how much of the images' border the masks cover, over how much of the images: 1 for masks anywhere.
+
+    Images without a mask do not count; without any in a collection it is 1.
+
+    Args:
+        foregrounds: cells that are covered, (h, w) bool each.
+    """
+    border, area = 0.0, 0.0
+    for cells in foregrounds:
+        inner = torch.zeros_like(cells)
+        inner[1:-1, 1:-1] = True
+        border += float(cells[~inner].float().mean())
+        area += float(cells.float().mean())
+    return border / area if area else 1.0
