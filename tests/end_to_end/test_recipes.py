@@ -132,11 +132,11 @@ def test_a_killed_run_goes_on(tmp_path):
     assert Path(done.stdout.strip()).parent.name == "evaluation"
 
 
-@pytest.mark.parametrize("name", ["street", "aerial"])
+@pytest.mark.parametrize("name", ["best", "segment"])
 def test_recipes_without_data_take_any_folder(name, place, tmp_path):
     noise(tmp_path / "photos", {f"{number}.png": (64, 80) for number in range(4)})
     arguments = [name, "--dataset", f"{tmp_path}/photos/", "--workspace", place / "w", "--backbone", "tiny"]
-    values = {"extract.size": 64, "pseudolabel.classes": 3, "train.steps": 3, "pseudolabel.restarts": 1}
+    values = {"extract.size": 64, "clusters.classes": 3, "train.steps": 3, "clusters.restarts": 1}
     for key, value in values.items():
         arguments += ["--set", f"{key}={value}"]
     result = CliRunner().invoke(app, ["run", *map(str, arguments), "--workers", "0", "--device", "cpu"])

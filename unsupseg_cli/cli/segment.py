@@ -65,7 +65,7 @@ def _steps(invocation: Invocation) -> list[Step]:
     values: dict[str, Any] = {"extract.images": images, "predict.images": images}
     values |= {f"{stage}.strict": True for stage in ("extract", "predict") if config.strict}
     if config.classes != "auto":
-        values["pseudolabel.classes"] = config.classes
+        values["clusters.classes"] = config.classes
     return resolve(
         load_recipe(RECIPE), RunConfig(**everywhere), values, settings.for_command, settings.for_method
     )
