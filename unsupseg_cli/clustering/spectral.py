@@ -10,6 +10,9 @@ rows of its first eigenvectors at length 1, k-means of these). The restriction t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,10 +20,54 @@ from scipy.sparse import csr_matrix, diags, eye
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
+from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.progress import Reporter, Silent
+
+OWN_IMAGE = 0.4
+"""Share of nearest tokens in their own image above which k-means of the tokens was better (docs/results.md)."""
 
 _BLOCK = 2048  # rows that are compared with all points at a time
 _LEAST = 1e-6  # weight of the edge of each point to itself, so that none is without an edge
+
+
+class GraphClusters(NamedTuple):
+    """The cluster of each point (n,), how good they are, and the share of nearest points of a point's own group."""
+
+    labels: Tensor
+    modularity: float
+    same_group: float
+
+
+def cluster_graph(
+    points: Tensor,
+    groups: Tensor,
+    k: int,
+    *,
+    neighbours: int,
+    restarts: int,
+    iterations: int,
+    seed: Callable[[str], int],
+    reporter: Reporter | None = None,
+) -> GraphClusters:
+    """Cluster points by their nearest ones of other groups.
+
+    Args:
+        points: unit points (n, C), more than ``k + 1``.
+        groups: the group of each, (n,).
+        k: number of clusters.
+        neighbours: of each point.
+        restarts: of k-means on the eigenvectors.
+        iterations: at most, of k-means.
+        seed: gives a seed for each purpose.
+        reporter: is told the progress.
+    """
+    columns, cosines, same = neighbours_of_others(points, groups, neighbours, reporter)
+    affinity = to_affinity(columns, cosines)
+    embedding = spectral_embedding(affinity, k, seed("eigenvectors"))
+    result = spherical_kmeans(
+        embedding, k, restarts=restarts, iterations=iterations, seed=seed("kmeans"), reporter=reporter
+    )
+    return GraphClusters(result.labels.to(points.device), modularity(affinity, result.labels), same)
 
 
 def neighbours_of_others(

@@ -159,10 +159,10 @@ def test_the_graph_or_k_means_is_chosen_by_the_neighbours_in_other_images(world)
         assert (figures["same_image"] > 0.4) == (clusters == "tokens")
 
 
-def trained(source, labels, groups, classes=3):
+def trained(source, labels, groups, classes=3, confidence=0.5):
     masks = MaskSet(labels, groups, {})
     inputs = Inputs(source, classes=classes, seed=0, masks=masks)
-    trainer = LinearTrainer(TrainOptions(steps=80, batch=4), inputs)
+    trainer = LinearTrainer(TrainOptions(steps=80, batch=4, confidence=confidence), inputs)
     fit(trainer, Schedule(trainer.steps, trainer.batch, VIEWS, 0), Fabric(accelerator="cpu", devices=1))
     return trainer.finish()
 
@@ -176,9 +176,23 @@ def test_the_head_learns_the_classes_of_masks_of_any_size(world):
     load_part(part, head.tensors, "class_head.")
     scores = [part.scores(tokens) for tokens in source.tokens(range(VIEWS))]
     assert share_right([score.argmax(-1).numpy() for score in scores], truth) > 0.98
-    with torch.no_grad():
-        sure = part.log_probs(scores[1], scores[1].norm(dim=-1)).exp().amax(-1)
-    assert float(sure.mean()) > 0.7
+
+
+def test_scores_are_softened_to_a_confidence_and_keep_their_classes(world):
+    truth, source = world
+    labels = [classes.numpy().astype(np.int16) for classes in truth]
+    winners = []
+    for confidence, wanted in ((0.5, 2 / 3), (0.1, 0.4), (1.0, None)):
+        head = trained(source, labels, [np.arange(3)] * VIEWS, confidence=confidence)
+        part = build_class_head(head.class_head)
+        load_part(part, head.tensors, "class_head.")
+        scores = torch.cat([part.scores(tokens).flatten(0, 1) for tokens in source.tokens(range(VIEWS))])
+        with torch.no_grad():
+            mean = float(part.log_probs(scores, scores.norm(dim=-1)).exp().amax(-1).mean())
+        assert mean == pytest.approx(wanted, abs=0.01) if wanted else mean > 0.7
+        winners.append(scores.argmax(-1))
+    assert torch.equal(winners[0], winners[1])
+    assert torch.equal(winners[0], winners[2])
 
 
 def test_masks_without_classes_or_with_too_many_are_refused(world):

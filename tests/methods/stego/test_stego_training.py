@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from unsupseg_cli.clustering.neighbours import nearest_neighbours
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method, import_heads
 from unsupseg_cli.methods.stego.config import TrainOptions
@@ -205,6 +206,21 @@ def test_shifts_do_not_depend_on_the_call():
     assert first.shifts == second.shifts
     assert first.attracted == pytest.approx({"self": 0.5, "knn": 0.5, "rand": 0.25}, abs=0.01)
     assert make(source, shifts="0.1,0.2,0.3").shifts == {"self": 0.1, "knn": 0.2, "rand": 0.3}
+
+
+def test_tokens_that_tell_images_apart_are_warned_of_before_training():
+    class Heard(Silent):
+        def warn(self, message):
+            said.append(message)
+
+    for nuisance, expected in ((0.0, 0), (6.0, 1)):
+        said = []
+        source, _ = world(0, nuisance)
+        inputs = Inputs(source, classes=CLASSES, seed=0, graph=graph(source), network=None, reporter=Heard())
+        trainer = StegoTrainer(TrainOptions(**SMALL, steps=1), inputs)
+        assert len(said) == expected
+        assert all("below k-means" in message for message in said)
+        assert (trainer.same_image > 0.4) == bool(expected)
 
 
 def test_wrong_inputs_are_refused():

@@ -51,6 +51,14 @@ class TrainOptions(MethodOptions):
     batch: int = setting(16, "Images per step.", ge=1)
     lr: float = setting(3e-3, "AdamW's learning rate at the start; it falls to 0.", gt=0)
     decay: float = setting(1e-2, "AdamW's weight decay.", ge=0)
+    confidence: float = setting(
+        0.5,
+        "Scores are softened to this mean confidence, from chance (0) to as trained (1): a CRF then has more to do, "
+        "and no class changes.",
+        gt=0,
+        le=1,
+        source="docs/results.md",
+    )
 
     def needs(self) -> Needs:
         """Return what training reads: tokens, and masks with classes."""

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unsupseg_cli.clustering.spectral import (
-    modularity,
-    neighbours_of_others,
-    spectral_embedding,
-    to_affinity,
-    vote,
-)
+from unsupseg_cli.clustering.spectral import OWN_IMAGE, GraphClusters, cluster_graph, vote
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.data.foreground import OBJECTS_BELOW, foreground_cells, share_at_border
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions
-from unsupseg_cli.methods.spectral.foreground import foreground_cells, share_at_border
 from unsupseg_cli.training.tokens import draw_tokens
 
-_OWN_IMAGE = 0.4  # share of nearest tokens above which k-means was better (README.md)
-_AT_BORDER = 0.5  # share of the border below which masks were objects (README.md)
 _KMEANS_SAMPLE = 200_000  # tokens: as `--method kmeans`
-
-
-class _Sample(NamedTuple):
-    """Unit tokens (n, C) of the sample and their clusters (n,), how good these are, and the share of own neighbours."""
-
-    tokens: Tensor
-    labels: Tensor
-    modularity: float
-    same_image: float
 
 
 class SpectralLabeller(Labeller):
@@ -59,10 +42,10 @@ class SpectralLabeller(Labeller):
         figures = self._find_background()
         if self.options.clusters == "tokens":
             return figures | self._cluster_tokens()
-        best = self._cluster_graph(0)
-        figures["same_image"] = best.same_image
-        if best.same_image > _OWN_IMAGE:
-            told = f"{100 * best.same_image:.0f} % of the tokens' nearest ones lie in their own image"
+        first = self._cluster_graph(0)
+        same = figures["same_image"] = first[1].same_group
+        if same > OWN_IMAGE:
+            told = f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image"
             if self.options.clusters == "auto":
                 self.inputs.reporter.info(f"{told}: clusters are k-means' instead of the graph's")
                 return figures | self._cluster_tokens()
@@ -71,9 +54,9 @@ class SpectralLabeller(Labeller):
                 "--set clusters=tokens, or take another --backbone or --layer"
             )
         others = (self._cluster_graph(draw) for draw in range(1, self.options.draws))
-        best = max((best, *others), key=lambda sample: sample.modularity)
-        self._sample = best
-        return figures | {"tokens": len(best.tokens), "modularity": best.modularity, "clusters": "graph"}
+        self._sample, best = max((first, *others), key=lambda drawn: drawn[1].modularity)
+        self._labels = best.labels
+        return figures | {"tokens": len(self._sample), "modularity": best.modularity, "clusters": "graph"}
 
     def _find_background(self) -> dict[str, Any]:
         """Settle what is background, by the masks given.
@@ -84,9 +67,9 @@ class SpectralLabeller(Labeller):
         if self.options.background == "none":
             return {}
         assert self.inputs.masks is not None
-        cells = foreground_cells(self.inputs.masks, self.inputs.features.grids)
+        cells = foreground_cells(self.inputs.masks.labels, self.inputs.features.grids)
         share, anything = share_at_border(cells), any(bool(view.any()) for view in cells)
-        objects = anything and share < _AT_BORDER and self.inputs.classes > 1
+        objects = anything and share < OBJECTS_BELOW and self.inputs.classes > 1
         if self.options.background == "auto":
             self.inputs.reporter.info(
                 f"the masks cover {share:.2f} times as much of the images' border as of the images: "
@@ -118,25 +101,25 @@ class SpectralLabeller(Labeller):
             )
         return F.normalize(tokens, dim=-1), views
 
-    def _cluster_graph(self, draw: int) -> _Sample:
-        """Return the clusters of the graph of a sample."""
-        options, inputs = self.options, self.inputs
-        stream = partial(seeds.stream, inputs.seed, "spectral", draw)
+    def _cluster_graph(self, draw: int) -> tuple[Tensor, GraphClusters]:
+        """Return a sample and the clusters of its graph."""
+        options, reporter = self.options, self.inputs.reporter
+        stream = partial(seeds.stream, self.inputs.seed, "spectral", draw)
         tokens, views = self._draw(options.sample, stream("sample"))
-        columns, cosines, same = neighbours_of_others(tokens, views, options.neighbors, inputs.reporter)
-        inputs.reporter.info(
+        reporter.info(
             f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} eigenvectors"
         )
-        affinity = to_affinity(columns, cosines)
-        result = spherical_kmeans(
-            spectral_embedding(affinity, self._clusters, stream("eigenvectors")),
+        clusters = cluster_graph(
+            tokens,
+            views,
             self._clusters,
+            neighbours=options.neighbors,
             restarts=options.restarts,
             iterations=options.iterations,
-            seed=stream("kmeans"),
-            reporter=inputs.reporter,
+            seed=stream,
+            reporter=reporter,
         )
-        return _Sample(tokens, result.labels.to(tokens.device), modularity(affinity, result.labels), same)
+        return tokens, clusters
 
     def _cluster_tokens(self) -> dict[str, Any]:
         """Fit centres of k-means on the tokens."""
@@ -162,8 +145,8 @@ class SpectralLabeller(Labeller):
         if self._centroids is not None:
             shares = points @ self._centroids.T
         else:
-            sample, voters = self._sample, self.options.voters
-            shares = vote(points.flatten(0, 1), sample.tokens, sample.labels, self._clusters, voters)
+            flat, voters = points.flatten(0, 1), self.options.voters
+            shares = vote(flat, self._sample, self._labels, self._clusters, voters)
         best, classes = shares.view(*tokens.shape[:2], -1).max(-1)
         if self._foreground is not None:
             covered = self._foreground[view].to(classes.device)

@@ -14,6 +14,10 @@ from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
 from unsupseg_cli.methods.spectral.config import TrainOptions
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.tokens import draw_tokens
+
+_JUDGED = 20_000  # tokens
+_HALVINGS = 20
 
 
 class LinearTrainer(Trainer):
@@ -81,11 +85,28 @@ class LinearTrainer(Trainer):
 
     @torch.no_grad()
     def finish(self) -> TrainedHead:
-        """Return the head of the last step, for tokens of their own length."""
-        weight = (self._head.weight * self._scale).cpu()
+        """Return the head of the last step, for tokens of their own length, with its scores softened."""
+        factor = self._softening()
+        weight, bias = factor * self._scale * self._head.weight, factor * self._head.bias
         classes, dim = weight.shape
-        tensors = {"class_head.weight": weight, "class_head.bias": self._head.bias.detach().cpu()}
+        tensors = {"class_head.weight": weight.cpu(), "class_head.bias": bias.cpu()}
         return TrainedHead({"type": "linear", "classes": classes, "dim": dim}, tensors)
+
+    def _softening(self) -> float:
+        """Return the factor, at most 1, that brings the mean probability of the winning class to what is asked for."""
+        draw = seeds.stream(self.inputs.seed, "confidence")
+        tokens, _ = draw_tokens(self.inputs.features, _JUDGED, draw, self.inputs.reporter)
+        scores = self.module(tokens * self._scale)
+        chance = 1 / self.inputs.classes
+        wanted = chance + self.options.confidence * (1 - chance)
+        low, high = 0.0, 1.0
+        if float(scores.softmax(-1).amax(-1).mean()) <= wanted:
+            return high
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            sharp = float((middle * scores).softmax(-1).amax(-1).mean()) > wanted
+            low, high = (low, middle) if sharp else (middle, high)
+        return high
 
     @property
     def _head(self) -> nn.Linear:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unsupseg_cli.clustering.prototypes import Prototypes
+from unsupseg_cli.clustering.spectral import OWN_IMAGE, neighbours_of_others
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -26,8 +27,9 @@ from unsupseg_cli.methods.stego.pairs import KINDS, Pairs
 from unsupseg_cli.methods.stego.shifts import attracted, automatic_shifts
 from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.grids import CodeSource, apply_to_share
-from unsupseg_cli.training.tokens import TokenSource, flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import TokenSource, draw_tokens, flat_batches, sample_tokens
 
+_COMPARED = 8000  # tokens, as many as spectral clustering compares
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
 _COLLAPSED = 0.95  # mean cosine between the codes of all tokens; opposite codes with 97 % in one reach 0.94
 
@@ -98,6 +100,7 @@ class StegoTrainer(Trainer):
         else:
             self.shifts = dict(zip(KINDS, options.shifts, strict=True))
         self.attracted = attracted(measured, self.shifts)
+        self.same_image = self._own_neighbours()
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam; the head and the probe have their own learning rates."""
@@ -173,6 +176,7 @@ class StegoTrainer(Trainer):
         figures: dict[str, Any] = {
             "shifts": self.shifts,
             "attracted": self.attracted,
+            "same_image": self.same_image,
             "probe_losses": refitted_losses,
             "probe_spread": max(refitted_losses, default=0.0) - min(refitted_losses, default=0.0),
             "probe_losses_trained": losses[len(refitted) :],
@@ -230,6 +234,19 @@ class StegoTrainer(Trainer):
             for kind, cosines in self._centred(pairs.correspondences(tokens, near)):
                 samples[kind].append(cosines)
         return {kind: torch.stack(parts) for kind, parts in samples.items()}
+
+    def _own_neighbours(self) -> float:
+        """Return the share of tokens' nearest ones that lie in their own image, and warn where it is high."""
+        inputs = self.inputs
+        draw = seeds.stream(inputs.seed, "own neighbours")
+        tokens, views = draw_tokens(inputs.features, _COMPARED, draw, inputs.reporter)
+        same = neighbours_of_others(_unit(tokens), views, 10, inputs.reporter)[2]
+        if same > OWN_IMAGE:
+            inputs.reporter.warn(
+                f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image: where it was more than "
+                f"{100 * OWN_IMAGE:.0f} %, STEGO was below k-means on the same features (docs/results.md)"
+            )
+        return same
 
     def _refit(self, codes: CodeSource) -> Tensor:
         """Return the probes (R, K, D) of spherical k-means on a sample of the final codes, R starts."""

@@ -10,19 +10,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli.methods.interface import MaskSet
+from unsupseg_cli.core.labels import VOID
+
+OBJECTS_BELOW = 0.5
+"""Share at the border below which masks were objects before a background (docs/results.md)."""
 
 
-def foreground_cells(masks: MaskSet, grids: NDArray[np.int64]) -> list[Tensor]:
+def foreground_cells(maps: Sequence[NDArray[np.int16]], grids: NDArray[np.int64]) -> list[Tensor]:
     """Return of each view the cells that are covered by masks for more than half, (h, w) bool.
 
     Args:
-        masks: label maps of any size.
+        maps: label maps of the masks, of any size.
         grids: rows and columns of each view, (V, 2).
     """
     cells = []
-    for labels, (rows, columns) in zip(masks.labels, grids, strict=True):
-        covered = torch.from_numpy(labels >= 0).float()[None, None]
+    for labels, (rows, columns) in zip(maps, grids, strict=True):
+        covered = torch.from_numpy(labels != VOID).float()[None, None]
         cells.append(F.interpolate(covered, (int(rows), int(columns)), mode="area")[0, 0] > 0.5)
     return cells
 
