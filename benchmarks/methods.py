@@ -89,8 +89,14 @@ def stego(shared: Shared) -> Iterator[str]:
 def transfgu(shared: Shared) -> Iterator[str]:
     foreground = ["--features", shared.features] if shared.options.objects else ["--foreground-share", "0"]
     anchors = call("extract --regions anchors --embed masked", foreground, shared.train)
-    labels = "pseudolabel --method transfgu --set mass=1.0 --features"
-    maps = call(labels, shared.features, "--regions", anchors, shared.seed)
+    ground = f"--set background={str(shared.options.objects).lower()}"
+    maps = call(
+        f"pseudolabel --method transfgu --set mass=1.0 {ground} --features",
+        shared.features,
+        "--regions",
+        anchors,
+        shared.seed,
+    )
     yield call("train --set cycles=1 --pseudolabels", maps, shared.seed)
 
 
