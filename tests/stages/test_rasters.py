@@ -128,6 +128,26 @@ def test_a_mosaic_becomes_one_geotiff_without_seams_of_void(world, tmp_path):
         assert numbers == [0.5, 0, 0, -0.5, 392000 + (left + 0.5) / 2, 5820000 - (top + 0.5) / 2]
 
 
+@pytest.mark.parametrize("longest", [2048, 150])
+def test_a_picture_shows_the_whole_mosaic_under_its_classes(world, tmp_path, monkeypatch, longest):
+    monkeypatch.setattr("unsupseg_cli.contents.rasters._LARGEST_OVERLAY", longest)
+    context = Context(world.context.workspace, world.context.reporter, force=True)
+    config = PredictConfig(images=(world.mosaic,), model=world.model.id, workers=0, out=tmp_path / "out")
+    world.said.clear()
+    found = predict(config, context)
+    out = tmp_path / "out"
+    assert f"copied to '{out}': look at '{out}/overlay'; '{out}/geo' is for map programs" in world.said
+    with rasterio.open(found.path / "geo" / "ortho.tif") as raster:
+        values = raster.read(1)
+    colors = np.array([entry.color for entry in read_model(world.model)[0].classes])
+    image = read_image(world.mosaic, Reading())
+    expected = np.where(values[..., None] == 255, image, 0.45 * image + 0.55 * colors[np.minimum(values, 3)])
+    with Image.open(out / "overlay" / "ortho.tif.jpg") as picture:
+        assert picture.size == (min(longest, WIDTH), min(longest, WIDTH) * HEIGHT // WIDTH)
+        shown = np.asarray(picture.resize((WIDTH, HEIGHT)), float)
+    assert np.median(np.abs(shown - expected)) < 5  # all but the lines between classes
+
+
 def test_names_and_refinement_keep_the_place(world):
     found = predicted(world, world.mosaic, keep="scores")
     refined = refine(RefineConfig(predictions=found.id, workers=1, iterations=1), world.context)
@@ -151,6 +171,7 @@ def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):
         out = export_labels(
             ExportLabelsConfig(format=name, out=tmp_path / f"a.{name}"), found.id, world.context
         )
+        assert world.said[-1] == f"'{found.id}': polygons of 1 GeoTIFF as {name}"
         about, _, shapes, columns = pyogrio.raw.read(out)
         fields = dict(zip(about["fields"], columns, strict=True))
         assert set(fields["name"]) == {f"class {index}" for index in np.unique(values[values < 255])}
@@ -309,6 +330,30 @@ def test_without_rasterio_the_extra_is_named(world, tmp_path, monkeypatch):
         )
     finally:
         rasters.has_rasterio.cache_clear()
+
+
+def test_segment_cuts_a_mosaic_into_windows_and_says_where_these_are_missing(tmp_path):
+    write_tiff(tmp_path / "ortho" / "city.tif", ground_of(7).repeat(5, 0).repeat(5, 1), **UTM)
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(tmp_path / "work")])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.stderr.split())
+
+    settings = ("--backbone", "untrained", "--workers", 0, "--classes", 3)
+    said = call("segment", tmp_path / "ortho", *settings, "--out", tmp_path / "whole")
+    assert "1 GeoTIFF shown whole at a small share of the resolution ('city.tif': 24 %)" in said
+    assert "--windows 512" in said
+    out = tmp_path / "cut"
+    said = call("segment", tmp_path / "ortho", *settings, "--windows", 512, "--out", out)
+    assert "share of the resolution" not in said
+    assert "windows of 512 pixels: 6" in said
+    assert f"for map programs: '{out}/geo'; polygons, `unsupseg export-labels --format gpkg" in said
+    assert (out / "geo" / "city.tif").exists()
+    call("classes", "name", "0=roof")
+    said = call("classes", "apply", "--out", out)
+    assert f"all of '{out}' tells these classes now" in said
+    assert "roof" in (out / "report.html").read_text()
 
 
 def test_windows_go_with_folders_of_images_alone(world, tmp_path):
