@@ -1,6 +1,7 @@
 """GeoTIFFs in and out: windows, pixels without data, place on the ground, polygons."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from unsupseg_cli.pipeline.export_labels import export_labels
 from unsupseg_cli.pipeline.options import ExportLabelsConfig
 from unsupseg_cli.stages.classes import ClassesConfig
 
+ROOT = Path(__file__).parents[2]
 SIDE, HEIGHT, WIDTH = 96, 200, 300
 UTM = {"crs": "EPSG:32633", "transform": from_origin(392000, 5820000, 0.5, 0.5)}
 
@@ -128,6 +130,27 @@ def test_a_mosaic_becomes_one_geotiff_without_seams_of_void(world, tmp_path):
         assert numbers == [0.5, 0, 0, -0.5, 392000 + (left + 0.5) / 2, 5820000 - (top + 0.5) / 2]
 
 
+@pytest.mark.slow
+def test_the_session_of_the_page_prints_what_it_says(call):
+    Path("samples").symlink_to(ROOT / "samples")
+    page = (
+        (ROOT / "docs" / "aerial.md").read_text(encoding="utf-8").split("## A session")[1].split("\n## ")[0]
+    )
+    said = ""
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL):
+        if language == "python":
+            exec(block, {})
+        elif language == "sh":
+            said = " ".join(call(*shlex.split(line)[1:])[1] for line in block.splitlines())
+        else:
+            for line in block.splitlines():
+                for part in line.split("..."):
+                    assert part.strip() in said
+    with Image.open("ortho-segmented/overlay/town.tif.jpg") as picture:
+        assert picture.size == (1440, 864)
+    assert pyogrio.read_info("classes.gpkg")["features"] > 10
+
+
 @pytest.mark.parametrize("longest", [2048, 150])
 def test_a_picture_shows_the_whole_mosaic_under_its_classes(world, tmp_path, monkeypatch, longest):
     monkeypatch.setattr("unsupseg_cli.contents.rasters._LARGEST_OVERLAY", longest)
@@ -160,6 +183,9 @@ def test_names_and_refinement_keep_the_place(world):
         np.testing.assert_array_equal(before.read(1), after.read(1))
         assert (before.read(1) == 255)[:20, :20].all()  # a CRF fills no pixel that holds no data
         assert after.tags(1)["class_0"] == "roof"
+    for artifact in (refined, applied):
+        with Image.open(artifact.path / "overlay" / "ortho.tif.jpg") as picture:
+            assert picture.size == (WIDTH, HEIGHT)
         assert after.crs == "EPSG:32633"
 
 
@@ -377,7 +403,7 @@ def test_windows_go_with_folders_of_images_alone(world, tmp_path):
 
 
 def test_the_commands_of_the_page_on_aerial_images_run(call):
-    page = (Path(__file__).parents[2] / "docs" / "aerial.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "aerial.md").read_text(encoding="utf-8")
     block = page.split("```sh\n")[1].split("```")[0].replace("--windows 512", f"--windows {SIDE}")
     write_tiff(Path("ortho/east.tif"), corner(ground_of()), nodata=0, **UTM)
     write_tiff(Path("ortho/west.tif"), ground_of(1), **UTM)
