@@ -4,10 +4,13 @@ import json
 import re
 import shlex
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import pytest
 import typer
+from fixtures.layouts import potsdam_tiles
+from fixtures.pictures import save
 from PIL import Image
 
 from unsupseg_cli.cli.main import app
@@ -67,10 +70,13 @@ def test_benchmarks_and_their_options_exist(page):
     text = (ROOT / page).read_text()
     for name in re.findall(r"benchmarks/[\w.]+\w", text):
         assert (ROOT / name).exists(), name
+    extract = typer.main.get_command(app).get_command(None, "extract")
+    passed_on = {option for param in extract.params for option in param.opts}
     for name, call in re.findall(r"(benchmarks/\w+\.py)((?:\s+[^\s`|;,)]+)*)", text.replace("\\\n", " ")):
         source = (ROOT / name).read_text()
+        others = passed_on if "parse_known_args" in source else ()
         for option in re.findall(r"--[\w-]+", call):
-            assert f'"{option}"' in source, f"{name}{call}: {option}"
+            assert f'"{option}"' in source or option in others, f"{name}{call}: {option}"
 
 
 def test_the_messages_of_the_troubleshooting_page_are_ours():
@@ -94,6 +100,9 @@ restarts = 1
 [train.kmeans]
 steps = 20
 restarts = 2
+[train.primaps]
+epochs = 1
+init_epochs = 1
 """
 
 
@@ -113,19 +122,54 @@ def photos():
             Image.fromarray(picture).save(f"{folder}/{number}.png")
 
 
+def lines_of(page):
+    """Return the lines of the shell blocks of a page, without remarks."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    lines = [re.sub(r"(^|\s)#.*", "", line).strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/your-images.md"])
 def test_the_blocks_of_the_first_pages_run(page, call, photos):
-    lines = [
-        shlex.split(re.sub(r"(^|\s)#.*", "", line))
-        for block in re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
-        for line in block.splitlines()
-        if not line.startswith("#")
-    ]
+    lines = [shlex.split(line) for line in lines_of(page)]
     ours = [words[1:] for words in lines if words[0] == "unsupseg"]
     assert {words[0] for words in lines} <= {"unsupseg", "docker", "make", "pip"}
     assert len(ours) > 5
     for words in ours:
         call(*words)
+
+
+@pytest.fixture
+def labelled(photos):
+    """Add what the page on data sets speaks of: labels in two encodings, masks in two forms, tiles of Potsdam."""
+    colors = np.array([(200, 0, 0), (0, 0, 200)], np.uint8)
+    Path("labelmap.txt").write_text("# label:color_rgb:parts:actions\nnear:200,0,0::\nfar:0,0,200::\n")
+    size = {"width": 64, "height": 48}
+    images = [{"id": number, "file_name": f"{number}.png", **size} for number in range(3)]
+    box = {"bbox": [8, 8, 24, 16], "area": 384, "segmentation": [[8, 8, 32, 8, 32, 24, 8, 24]], "iscrowd": 0}
+    masks = [{"id": number, "image_id": number, "category_id": 1, **box} for number in range(3)]
+    coco = {"images": images, "annotations": masks, "categories": [{"id": 1, "name": "box"}]}
+    for name in ("masks.json", "instances.json"):
+        Path(name).write_text(json.dumps(coco))
+    for path in Path("masks").iterdir():
+        labels = np.asarray(Image.open(path))
+        save(Path("photos/labels", path.name), labels)
+        save(Path("annotated", f"{path.stem}_mask.png"), colors[labels])
+        save(Path("label-maps", path.name), np.roll(labels, 8, axis=0))
+    potsdam_tiles(Path("ISPRS_DOWNLOAD"))
+
+
+def test_the_blocks_of_the_page_on_data_sets_run(call, labelled):
+    variables = {}
+    for line in lines_of("docs/datasets.md"):
+        assigned = re.fullmatch(r"([A-Z]+)=\$\((.*)\)", line)
+        command = Template(assigned[2] if assigned else line).substitute(variables)
+        program, *words = shlex.split(command)
+        assert program == "unsupseg"
+        said, _ = call(*words)
+        if assigned:
+            variables[assigned[1]] = said
+    assert {"MODEL", "MASKS", "NAMING"} == variables.keys()
 
 
 @pytest.mark.parametrize("widths", [(64, 64, 64), (64, 96, 64)], ids=["one size", "several sizes"])

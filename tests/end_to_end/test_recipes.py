@@ -5,14 +5,17 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fixtures.pictures import noise
+from fixtures.pictures import noise, save
 from typer.testing import CliRunner
 
 from unsupseg_cli.cli.main import app
@@ -87,6 +90,44 @@ def call(*arguments):
     result = CliRunner().invoke(app, ["run", *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout.strip(), " ".join(result.stderr.split())
+
+
+def blocks_of(page, language):
+    """Return the fenced blocks of a page that are of a language."""
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [pytest.param("recipes.md", marks=pytest.mark.slow), "why-lower.md"])
+def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
+    """As they stand, but for what makes a published row large: data, backbone with its weights, and steps."""
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(blocks_of(page, "sh")).splitlines()
+    made = 0
+    for line in lines:
+        program, *words = shlex.split(line, comments=True)
+        assert program == "unsupseg"
+        if words[0] == "run":
+            flags = {"--dry-run"} & set(words)
+            made += not flags
+            call(*small(words[1], place), *flags)
+        else:
+            assert CliRunner().invoke(app, words).exit_code == 0, line
+    assert made
+
+
+def test_the_recipe_of_the_page_runs_as_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe, variant = blocks_of("recipes.md", "toml")
+    Path("my.toml").write_text(recipe + variant)
+    for split in ("train", "val"):
+        noise(tmp_path / "photos" / split, {f"{number}.png": (64, 80) for number in range(2)})
+        save(tmp_path / "photos/labels" / split / "0.png", np.zeros((64, 80), np.uint8))
+    Path("classes.json").write_text('{"classes": [{"name": "sky", "id": 0}]}')
+    planned = json.loads(call("my.toml:large", "--dry-run", "--json")[0])["stages"]
+    assert [one["stage"] for one in planned] == ["extract", "masks", "train", "eval"]
+    assert {one["images"] for one in planned} == {2}
+    assert planned[0]["bytes"] == pytest.approx(2 * 40 * 50 * 768 * 2, rel=0.01)  # ViT-B, as the variant says
 
 
 def _percent(value):

@@ -1,6 +1,7 @@
 """GeoTIFFs in and out: windows, pixels without data, place on the ground, polygons."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,7 @@ from unsupseg_cli.pipeline.export_labels import export_labels
 from unsupseg_cli.pipeline.options import ExportLabelsConfig
 from unsupseg_cli.stages.classes import ClassesConfig
 
+ROOT = Path(__file__).parents[2]
 SIDE, HEIGHT, WIDTH = 96, 200, 300
 UTM = {"crs": "EPSG:32633", "transform": from_origin(392000, 5820000, 0.5, 0.5)}
 
@@ -128,6 +130,47 @@ def test_a_mosaic_becomes_one_geotiff_without_seams_of_void(world, tmp_path):
         assert numbers == [0.5, 0, 0, -0.5, 392000 + (left + 0.5) / 2, 5820000 - (top + 0.5) / 2]
 
 
+@pytest.mark.slow
+def test_the_session_of_the_page_prints_what_it_says(call):
+    Path("samples").symlink_to(ROOT / "samples")
+    page = (
+        (ROOT / "docs" / "aerial.md").read_text(encoding="utf-8").split("## A session")[1].split("\n## ")[0]
+    )
+    said = ""
+    for language, block in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL):
+        if language == "python":
+            exec(block, {})
+        elif language == "sh":
+            said = " ".join(call(*shlex.split(line)[1:])[1] for line in block.splitlines())
+        else:
+            for line in block.splitlines():
+                for part in line.split("..."):
+                    assert part.strip() in said
+    with Image.open("ortho-segmented/overlay/town.tif.jpg") as picture:
+        assert picture.size == (1440, 864)
+    assert pyogrio.read_info("classes.gpkg")["features"] > 10
+
+
+@pytest.mark.parametrize("longest", [2048, 150])
+def test_a_picture_shows_the_whole_mosaic_under_its_classes(world, tmp_path, monkeypatch, longest):
+    monkeypatch.setattr("unsupseg_cli.contents.rasters._LARGEST_OVERLAY", longest)
+    context = Context(world.context.workspace, world.context.reporter, force=True)
+    config = PredictConfig(images=(world.mosaic,), model=world.model.id, workers=0, out=tmp_path / "out")
+    world.said.clear()
+    found = predict(config, context)
+    out = tmp_path / "out"
+    assert f"copied to '{out}': look at '{out}/overlay'; '{out}/geo' is for map programs" in world.said
+    with rasterio.open(found.path / "geo" / "ortho.tif") as raster:
+        values = raster.read(1)
+    colors = np.array([entry.color for entry in read_model(world.model)[0].classes])
+    image = read_image(world.mosaic, Reading())
+    expected = np.where(values[..., None] == 255, image, 0.45 * image + 0.55 * colors[np.minimum(values, 3)])
+    with Image.open(out / "overlay" / "ortho.tif.jpg") as picture:
+        assert picture.size == (min(longest, WIDTH), min(longest, WIDTH) * HEIGHT // WIDTH)
+        shown = np.asarray(picture.resize((WIDTH, HEIGHT)), float)
+    assert np.median(np.abs(shown - expected)) < 5  # all but the lines between classes
+
+
 def test_names_and_refinement_keep_the_place(world):
     found = predicted(world, world.mosaic, keep="scores")
     refined = refine(RefineConfig(predictions=found.id, workers=1, iterations=1), world.context)
@@ -140,6 +183,9 @@ def test_names_and_refinement_keep_the_place(world):
         np.testing.assert_array_equal(before.read(1), after.read(1))
         assert (before.read(1) == 255)[:20, :20].all()  # a CRF fills no pixel that holds no data
         assert after.tags(1)["class_0"] == "roof"
+    for artifact in (refined, applied):
+        with Image.open(artifact.path / "overlay" / "ortho.tif.jpg") as picture:
+            assert picture.size == (WIDTH, HEIGHT)
         assert after.crs == "EPSG:32633"
 
 
@@ -151,6 +197,7 @@ def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):
         out = export_labels(
             ExportLabelsConfig(format=name, out=tmp_path / f"a.{name}"), found.id, world.context
         )
+        assert world.said[-1] == f"'{found.id}': polygons of 1 GeoTIFF as {name}"
         about, _, shapes, columns = pyogrio.raw.read(out)
         fields = dict(zip(about["fields"], columns, strict=True))
         assert set(fields["name"]) == {f"class {index}" for index in np.unique(values[values < 255])}
@@ -311,6 +358,30 @@ def test_without_rasterio_the_extra_is_named(world, tmp_path, monkeypatch):
         rasters.has_rasterio.cache_clear()
 
 
+def test_segment_cuts_a_mosaic_into_windows_and_says_where_these_are_missing(tmp_path):
+    write_tiff(tmp_path / "ortho" / "city.tif", ground_of(7).repeat(5, 0).repeat(5, 1), **UTM)
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(tmp_path / "work")])
+        assert done.exit_code == 0, done.output
+        return " ".join(done.stderr.split())
+
+    settings = ("--backbone", "untrained", "--workers", 0, "--classes", 3)
+    said = call("segment", tmp_path / "ortho", *settings, "--out", tmp_path / "whole")
+    assert "1 GeoTIFF shown whole at a small share of the resolution ('city.tif': 24 %)" in said
+    assert "--windows 512" in said
+    out = tmp_path / "cut"
+    said = call("segment", tmp_path / "ortho", *settings, "--windows", 512, "--out", out)
+    assert "share of the resolution" not in said
+    assert "windows of 512 pixels: 6" in said
+    assert f"for map programs: '{out}/geo'; polygons, `unsupseg export-labels --format gpkg" in said
+    assert (out / "geo" / "city.tif").exists()
+    call("classes", "name", "0=roof")
+    said = call("classes", "apply", "--out", out)
+    assert f"all of '{out}' tells these classes now" in said
+    assert "roof" in (out / "report.html").read_text()
+
+
 def test_windows_go_with_folders_of_images_alone(world, tmp_path):
     def refused(*arguments):
         done = CliRunner().invoke(app, [*map(str, arguments), "-w", str(tmp_path / "work")])
@@ -332,7 +403,7 @@ def test_windows_go_with_folders_of_images_alone(world, tmp_path):
 
 
 def test_the_commands_of_the_page_on_aerial_images_run(call):
-    page = (Path(__file__).parents[2] / "docs" / "aerial.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "aerial.md").read_text(encoding="utf-8")
     block = page.split("```sh\n")[1].split("```")[0].replace("--windows 512", f"--windows {SIDE}")
     write_tiff(Path("ortho/east.tif"), corner(ground_of()), nodata=0, **UTM)
     write_tiff(Path("ortho/west.tif"), ground_of(1), **UTM)

@@ -64,6 +64,8 @@ def _steps(invocation: Invocation) -> list[Step]:
     images = [os.fspath(path) for path in config.images]
     values: dict[str, Any] = {"extract.images": images, "predict.images": images}
     values |= {f"{stage}.strict": True for stage in ("extract", "predict") if config.strict}
+    if config.windows is not None:
+        values["extract.windows"] = config.windows  # predict cuts as the model was trained
     if config.classes != "auto":
         values["clusters.classes"] = config.classes
     return resolve(
@@ -85,6 +87,7 @@ def _tell_backbone(steps: list[Step], reporter: Reporter) -> None:
 
 def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     """Say which picture to look at, and how to go on."""
+    from unsupseg_cli.contents.rasters import RASTERS
     from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET, REPORT
 
     reporter.info(
@@ -96,3 +99,7 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
         f"classes merge 3,5`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict MORE/ --out "
         "DIR`; other classes, --classes N"
     )
+    if (out / RASTERS).exists():
+        reporter.info(
+            f"for map programs: '{out / RASTERS}'; polygons, `unsupseg export-labels --format gpkg --out classes.gpkg`"
+        )

@@ -31,7 +31,7 @@ from unsupseg_cli.contents.images import (
 )
 from unsupseg_cli.contents.model import ClassEntry, ModelFile
 from unsupseg_cli.contents.model_classes import classes_record
-from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters
+from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters, write_whole_overlays
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
@@ -116,6 +116,7 @@ class PredictionWriter:
             self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids
         )
         self._draft.warnings.extend(rasters)
+        write_whole_overlays(self._draft.folder, self._dataset.items, self.skipped)
         colors = np.array([entry.color for entry in self._classes], np.uint8)
         legend([entry.name for entry in self._classes], colors).save(self._draft.folder / "legend.png")
         return {
@@ -310,8 +311,16 @@ def picture_writer(
     return write
 
 
+def bring_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
+    """Copy the readable files of predictions into a folder of the user's, and say what to look at there."""
+    copy_pictures(predictions, out, reporter)
+    picture = out / ("overlay" if (predictions.path / "overlay").exists() else "color")
+    rasters = f"; '{out / RASTERS}' is for map programs" if (predictions.path / RASTERS).exists() else ""
+    reporter.info(f"copied to '{out}': look at '{picture}'{rasters}")
+
+
 def copy_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
-    """Copy the readable files of predictions into a folder of the user's; warn where others there change meaning."""
+    """Copy the readable files of predictions into a folder; warn where others there change meaning."""
     out.mkdir(parents=True, exist_ok=True)
     older = _older_maps(predictions, out)
     if older:

@@ -1,4 +1,4 @@
-"""Label maps on the ground: of each georeferenced image a GeoTIFF of classes, put together from its windows."""
+"""What is put together from windows: GeoTIFFs of classes of georeferenced images, and overlays of whole images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.labels import VOID
@@ -27,6 +28,7 @@ from unsupseg_cli.report.palette import PALETTE_VOID, VOID_COLOR, WIDE_VOID
 RASTERS = "geo"
 _BLOCK = 256  # pixels of a side of the blocks that a GeoTIFF is stored in
 _LEAST_OVERVIEW = 256  # pixels of the longer side below which no smaller overview is made
+_LARGEST_OVERLAY = 2048  # pixels of the longer side of the overlay of a whole image
 
 
 def write_rasters(
@@ -99,6 +101,42 @@ def world_files(folder: Path, item: Item) -> list[Path]:
     for path in paths:
         path.write_text("".join(f"{number:.12g}\n" for number in numbers), encoding="ascii")
     return paths
+
+
+def write_whole_overlays(folder: Path, items: Iterable[Item], without: Collection[str]) -> None:
+    """Write ``overlay/NAME.jpg`` for every image that is cut into windows, from theirs; at most 2,048 pixels long.
+
+    Args:
+        folder: holds ``overlay``, or has none where no overlays are wanted.
+        items: the images or windows.
+        without: keys of images that have no label map.
+    """
+    overlays = folder / "overlay"
+    files: dict[tuple[Path, str], dict[Window, Path]] = {}
+    for item in items:
+        if item.key not in without and item.reading and item.reading.window:
+            windows = files.setdefault((item.image, item.key.rpartition("/")[0]), {})
+            windows[item.reading.window] = overlays / f"{file_path(item.key)}.jpg"
+    if overlays.exists():
+        for (image, name), windows in files.items():
+            _whole_overlay(georeference(image), windows).save(overlays / f"{file_path(name)}.jpg", quality=90)
+
+
+def _whole_overlay(place: Georeference, windows: dict[Window, Path]) -> Image.Image:
+    """Return the overlays of windows at their places in the image, one of them in memory at a time."""
+    inner = inner_parts(list(windows))
+    scale = min(1, _LARGEST_OVERLAY / max(place.height, place.width))
+    whole = Image.new("RGB", (max(1, round(place.width * scale)), max(1, round(place.height * scale))))
+    for window, path in windows.items():
+        (top, left, _, _), (row, column, rows, columns) = window, inner[window]
+        corner = round(column * scale), round(row * scale)
+        size = round((column + columns) * scale) - corner[0], round((row + rows) * scale) - corner[1]
+        if min(size) < 1:
+            continue
+        box = column - left, row - top, column - left + columns, row - top + rows
+        with Image.open(path) as overlay:
+            whole.paste(overlay.resize(size, Image.Resampling.BOX, box), corner)
+    return whole
 
 
 def _write_raster(

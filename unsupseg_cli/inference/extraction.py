@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from unsupseg_cli.contents.features import GRID_DTYPES, write_views
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
+from unsupseg_cli.core.options import WHOLE_VIEWS
 from unsupseg_cli.core.progress import Reporter, duration
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import UnreadableImage, image_size
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, Render, load_rows, resolve_workers
+from unsupseg_cli.data.rasters import is_raster
 from unsupseg_cli.data.views import ViewTable, table_of_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import TOKEN_BUDGET, fitting_batch, with_backoff
@@ -40,6 +42,7 @@ MOST_TOKENS = 8 * TOKEN_BUDGET
 _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results independent of free memory
 _GPU_BATCH = 64
 _NAMED = 5  # images of a warning
+_SMALL_SHARE = 0.25  # of its resolution at which a GeoTIFF is warned of
 _TIMED, _TIMED_ON_CPU = 4, 2  # forwards, and images in each
 _RUN_PIXELS = 8_000_000  # that a worker renders at a time: 24 MB
 _DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
@@ -130,7 +133,8 @@ class Layout:
 
     ``regions`` says that the views are regions, of which an image has any number; ``empty`` are the images that have
     none; ``frames`` is a view of each whole image, where it is them that are rendered instead of the regions;
-    ``strips`` are images that are enlarged less than others, see `Geometry.is_strip`.
+    ``strips`` are images that are enlarged less than others, see `Geometry.is_strip`; ``shrunk`` are GeoTIFFs of which
+    little is seen, by the share of their resolution.
     """
 
     items: list[Item]
@@ -141,6 +145,7 @@ class Layout:
     empty: Sequence[str] = ()
     frames: ViewTable | None = None
     strips: Sequence[str] = ()
+    shrunk: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def keys(self) -> list[str]:
@@ -183,9 +188,18 @@ def lay_out_views(
         for index, (height, width) in enumerate(sizes)
         for view in geometry.views(height, width, patch, flip=flip)
     ]
-    pairs = zip(items, sizes, strict=True)
-    strips = [item.key for item, size in pairs if geometry.is_strip(*size)]
-    return Layout(items, table_of_views(views), geometry.render, skipped, strips=strips)
+    strips = [item.key for item, size in zip(items, sizes, strict=True) if geometry.is_strip(*size)]
+    shrunk = _shrunk(items, sizes, geometry)
+    return Layout(items, table_of_views(views), geometry.render, skipped, strips=strips, shrunk=shrunk)
+
+
+def _shrunk(items: Sequence[Item], sizes: Sequence[tuple[int, int]], geometry: Geometry) -> dict[str, float]:
+    """Return the GeoTIFFs that a whole view shows at a small share of their resolution, with this share."""
+    if geometry.kind not in WHOLE_VIEWS or geometry.size is None:
+        return {}
+    shown = min(geometry.size) if isinstance(geometry.size, tuple) else geometry.size
+    shares = [(item, shown / min(size)) for item, size in zip(items, sizes, strict=True)]
+    return {item.key: share for item, share in shares if share < _SMALL_SHARE and is_raster(item.image)}
 
 
 def remark_on_strips(keys: Sequence[str]) -> str:
@@ -215,6 +229,12 @@ def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
     few = int(tokens.min())
     if layout.strips:
         reporter.warn(remark_on_strips(layout.strips))
+    if layout.shrunk:
+        key, share = min(layout.shrunk.items(), key=lambda pair: pair[1])
+        reporter.warn(
+            f"{_counted(len(layout.shrunk), 'GeoTIFF')} shown whole at a small share of the resolution ('{key}': "
+            f"{100 * share:.0f} %), in which houses and roads vanish: --windows 512 cuts such images"
+        )
     range_of = f"{few:,}" if few == largest else f"{few:,} to {largest:,}"
     reporter.info(
         f"{_counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "

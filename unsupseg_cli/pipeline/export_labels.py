@@ -51,7 +51,11 @@ def export_labels(
         ) from None
     for remark in [*images.remarks(), *remarks]:
         context.reporter.warn(remark)
-    context.reporter.info(f"'{artifact.id}': label maps of {len(images):,} images as {config.format}")
+    count, what = len(images), "label maps of {:,} image"
+    if config.format in ("geojson", "gpkg"):
+        count, what = len(wishes.rasters), "polygons of {:,} GeoTIFF"
+    plural = "" if count == 1 else "s"
+    context.reporter.info(f"'{artifact.id}': {what.format(count)}{plural} as {config.format}")
     return config.out
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, field_validator, model_validator
 
+from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import ClassCount, split
 from unsupseg_cli.exchange.table import FormatName
@@ -55,6 +56,12 @@ class SegmentConfig(DemoConfig):
         None, "Weights file of the backbone (.safetensors, or the original .pth)."
     )
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
+    windows: int | None = execution(
+        None,
+        "Cut TIFFs that are larger into windows of this side in pixels: for aerial images (extra geo).",
+        ge=32,
+        le=LONGEST_SIDE,
+    )
 
 
 class ExportConfig(Config):

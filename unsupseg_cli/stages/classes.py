@@ -157,12 +157,25 @@ def _apply(call: Call, draft: Draft) -> dict[str, Any]:
 
 def finish(call: Call, made: Artifact) -> None:
     """Copy applied predictions where they are asked for; of a merge, say what becomes of maps made before."""
-    from unsupseg_cli.contents.predictions import copy_pictures
-
     if call.config.out is not None:
-        copy_pictures(made, call.config.out, call.context.reporter)
+        _bring_results(call, made, call.config.out)
     if call.config.merge:
         _warn_of_moved(call, made)
+
+
+def _bring_results(call: Call, predictions: Artifact, out: Path) -> None:
+    """Copy the label maps and pictures; in a folder that `segment` made, the sheets and the report are made anew."""
+    from unsupseg_cli.contents.predictions import bring_pictures
+    from unsupseg_cli.contents.result_folder import CLASS_SHEET, REPORT, write_results
+    from unsupseg_cli.pipeline.report import write_report
+
+    model, context = call.input("model"), call.context
+    if not (out / CLASS_SHEET).exists():
+        bring_pictures(predictions, out, context.reporter)
+        return
+    write_results(predictions, model, out, context)
+    write_report([predictions], out / REPORT, context, {model.id: out / CLASS_SHEET})
+    context.reporter.info(f"all of '{out}' tells these classes now, '{CLASS_SHEET}' and '{REPORT}' too")
 
 
 def _warn_of_moved(call: Call, model: Artifact) -> None:

@@ -215,10 +215,10 @@ def foresee(call: Call) -> Foreseen:
 
 def finish(call: Call, predictions: Artifact) -> None:
     """Copy the readable files into the folder of the user, where one is named."""
-    from unsupseg_cli.contents.predictions import copy_pictures
+    from unsupseg_cli.contents.predictions import bring_pictures
 
     if call.config.out is not None:
-        copy_pictures(predictions, call.config.out, call.context.reporter)
+        bring_pictures(predictions, call.config.out, call.context.reporter)
 
 
 @once

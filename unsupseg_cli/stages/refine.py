@@ -109,7 +109,7 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
         void_without_data,
         write_ids,
     )
-    from unsupseg_cli.contents.rasters import world_files, write_rasters
+    from unsupseg_cli.contents.rasters import world_files, write_rasters, write_whole_overlays
     from unsupseg_cli.data.images import read_image
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.refinement import chunks, refine_labels
@@ -133,6 +133,7 @@ def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
             draft.finish(image_part(key), files=written)
     entries = read_entries(predictions.path)
     draft.warnings += write_rasters(draft.folder, files.values(), entries, summary["skipped"], read_ids)
+    write_whole_overlays(draft.folder, files.values(), summary["skipped"])
     for name in ("legend.png", CLASSES):
         shutil.copy2(predictions.path / name, draft.folder / name)
     return {
