@@ -13,7 +13,9 @@ from fixtures.layouts import potsdam_tiles
 from fixtures.pictures import save
 from PIL import Image
 
+from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.features import FeatureSet
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -172,15 +174,16 @@ def test_the_blocks_of_the_page_on_data_sets_run(call, labelled):
     assert {"MODEL", "MASKS", "NAMING"} == variables.keys()
 
 
+@pytest.mark.parametrize("store_dtype", ["float16", "int8"])
 @pytest.mark.parametrize("widths", [(64, 64, 64), (64, 96, 64)], ids=["one size", "several sizes"])
-def test_the_files_are_read_as_the_page_of_artifacts_says(widths, call, capsys):
+def test_the_files_are_read_as_the_page_of_artifacts_says(widths, store_dtype, call, capsys):
     Path("unsupseg.toml").write_text(SHORT)
     Path("photos").mkdir()
     for number, width in enumerate(widths):
         noise = np.random.default_rng(number).integers(0, 255, (48, width, 3), np.uint8)
         Image.fromarray(noise).save(f"photos/{number}.png")
     for words in (
-        ("extract", "photos/", "--size", 64),
+        ("extract", "photos/", "--size", 64, "--store-dtype", store_dtype),
         ("pseudolabel", "--classes", 2),
         ("train",),
         ("predict", "photos/"),
@@ -191,6 +194,8 @@ def test_the_files_are_read_as_the_page_of_artifacts_says(widths, call, capsys):
     for block in blocks:
         exec(block, names)
     assert capsys.readouterr().out.startswith("0.png (4, 5, 192) {'class ")
+    (features,) = Workspace(Path("unsupseg-workspace")).artifacts("features")
+    np.testing.assert_allclose(names["tokens"], FeatureSet(features).tokens([0])[0], atol=1e-6)
     assert names["labels"].shape == (48, 64)
     assert names["layers"].shape == (1, 4, 5)
     assert set(np.unique(names["layers"])) <= {-1, 0, 1}

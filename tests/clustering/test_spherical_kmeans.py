@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from unsupseg_cli.clustering import spherical
 from unsupseg_cli.clustering.spherical import kmeans_plus_plus, nearest, spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
@@ -114,7 +115,21 @@ def test_the_gpu_agrees_with_the_cpu():
     assert gpu.centroids.is_cuda
 
 
-def test_progress_counts_every_pass_also_those_that_are_left_out():
+def test_runs_side_by_side_are_those_of_one_after_the_other(monkeypatch):
+    points, _ = blobs(noise=0.5)
+    together = spherical_kmeans(points, 7, restarts=5, seed=3)
+    monkeypatch.setattr(spherical, "_CENTRES_AT_ONCE", 1)
+    alone = spherical_kmeans(points, 7, restarts=5, seed=3)
+    assert len(set(together.inertias)) > 1  # starts differ
+    assert together.inertias == pytest.approx(alone.inertias, rel=1e-5)
+    torch.testing.assert_close(together.centroids, alone.centroids, atol=1e-4, rtol=0)
+    assert torch.equal(together.labels, alone.labels)
+
+
+@pytest.mark.parametrize(("most", "groups"), [(1024, 1), (12, 2), (1, 3)])
+def test_progress_counts_every_pass_also_those_that_are_left_out(monkeypatch, most, groups):
+    monkeypatch.setattr(spherical, "_CENTRES_AT_ONCE", most)
+
     class Counting:
         seen, total = 0, None
 
@@ -127,5 +142,5 @@ def test_progress_counts_every_pass_also_those_that_are_left_out():
     reporter = Counting()
     points, _ = blobs()
     told = spherical_kmeans(points, 6, restarts=3, iterations=40, seed=1, reporter=reporter)
-    assert reporter.seen == reporter.total == 3 * 40
+    assert reporter.seen == reporter.total == groups * 40
     assert told.inertias == spherical_kmeans(points, 6, restarts=3, iterations=40, seed=1).inertias

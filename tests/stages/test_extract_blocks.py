@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.contents.int8_tokens import TokenReader
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.data.geometry import View
 from unsupseg_cli.data.items import Item
@@ -49,7 +51,7 @@ def embed(images):
     return {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
 
 
-def started(folder, items, ragged=False, embed=embed):
+def started(folder, items, ragged=False, embed=embed, store_dtype="float16"):
     sides = [8 + 4 * (number % 3) if ragged else 8 for number in range(COUNT)]
     views = table_of_views([(i, View(0, (0, 0, 8, 8), side, 8)) for i, side in enumerate(sides)])
     backbone = SimpleNamespace(name="made", patch_size=PATCH, dim=5, weights_digest="")
@@ -65,6 +67,7 @@ def started(folder, items, ragged=False, embed=embed):
         network,
         strict=True,
         store="zarr",
+        store_dtype=store_dtype,
         batch_size=3,
         workers=0,
         shard=(1, 1),
@@ -122,6 +125,33 @@ def test_a_block_that_cannot_be_written_ends_the_call_and_the_next_one_goes_on(t
     again.close()
     for number, row in enumerate(GridReader(tmp_path / "draft", "patch").take(range(COUNT))):
         np.testing.assert_array_equal(row, arrays(number, 2, 2)["patch"].astype(np.float16))
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_int8_goes_on_after_a_fault_as_if_there_had_been_none(tmp_path, items, ragged, monkeypatch):
+    write = GridWriter.write
+
+    def full(self, block, rows):
+        if block == 1:
+            raise OSError(28, "No space left on device")
+        write(self, block, rows)
+
+    folders = tmp_path / "broken", tmp_path / "whole"
+    with monkeypatch.context() as patch:
+        patch.setattr(GridWriter, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            started(folders[0], items, ragged, store_dtype="int8").write()
+    contents = []
+    for folder in folders:
+        run = started(folder, items, ragged, store_dtype="int8")
+        assert run.missing() == (2 if folder == folders[0] else 3)
+        run.write()
+        run.close()
+        readers = [TokenReader(folder / "draft", "patch"), RowReader(folder / "draft" / "patch_scale")]
+        contents.append([*readers[0].take(range(COUNT)), readers[1].rows(0, COUNT)])
+    for one, other in zip(*contents, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert contents[0][0].dtype == np.float32
 
 
 def test_a_block_is_computed_while_the_one_before_is_written(tmp_path, items, monkeypatch):

@@ -88,6 +88,18 @@ def test_scores_are_those_of_the_model_itself(scenes, options):
         )
 
 
+def test_scores_by_tokens_of_int8_are_close_and_told(scenes, monkeypatch):
+    rounded = extract(ExtractConfig(**TINY, **scenes.data, split="val", store_dtype="int8"), scenes.context)
+    told = []
+    monkeypatch.setattr(Silent, "info", lambda _, message: told.append(message))
+    plain, coded = (score(scenes, features=features.id) for features in (scenes.features, rounded))
+    for name in ("miou", "accuracy"):
+        assert coded.summary[name] == pytest.approx(plain.summary[name], abs=0.02)
+    assert [message for message in told if "stored as int8" in message] == [
+        f"the tokens of '{rounded.id}' are stored as int8, less exact than the backbone's"
+    ]
+
+
 def test_no_backbone_runs_and_none_is_loaded(scenes, no_backbone, monkeypatch):
     monkeypatch.setattr("unsupseg_cli.contents.model.load_frozen", lambda *args, **kwargs: 1 / 0)
     assert score(scenes, features=scenes.features.id, flip=True).summary["images"] == 3

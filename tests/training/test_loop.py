@@ -11,7 +11,13 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training.checkpoint import DiskCheckpoint
 from unsupseg_cli.training.launch import launch
 from unsupseg_cli.training.loop import Schedule, Task, batch_views, fit
-from unsupseg_cli.training.tokens import DeviceSource, MemorySource, flat_batches, sample_tokens
+from unsupseg_cli.training.tokens import (
+    DeviceSource,
+    MemorySource,
+    draw_tokens,
+    flat_batches,
+    sample_tokens,
+)
 
 
 class Line(Task):
@@ -238,6 +244,23 @@ def test_tokens_are_sampled_evenly_and_all_are_taken_when_they_fit():
     some = sample_tokens(source, 12, 0)
     assert some.shape == (12, 4)
     assert torch.equal(some, sample_tokens(source, 12, 0))
+
+
+@pytest.mark.parametrize("limit", [5, 60, 10_000])
+def test_tokens_are_drawn_of_those_that_may_be_and_with_their_views(limit):
+    """A token holds its number, so that what is drawn tells where it lay."""
+    grids = [(1 + view % 3, 2) for view in range(70)]  # three batches
+    cells = torch.tensor(grids).prod(1)
+    numbers = torch.arange(int(cells.sum()), dtype=torch.float32)
+    parts = zip(numbers.split(cells.tolist()), grids, strict=True)
+    source = MemorySource([part.view(*grid, 1) for part, grid in parts])
+    within = numbers % 3 == 0
+    within[: int(cells[:32].sum())] = False  # none of the first batch
+    drawn, views = draw_tokens(source, limit, 0, within=within)
+    places = drawn[:, 0].long()
+    assert within[places].all()
+    assert len(set(places.tolist())) == len(places) == min(limit, int(within.sum()))
+    assert torch.equal(views, torch.arange(70).repeat_interleave(cells)[places])
 
 
 def test_a_device_source_gives_the_same_tokens_elsewhere():

@@ -116,6 +116,7 @@ class GridReader:
             n, h, w = self._rows.shape[:3]
             self.grids = np.tile(np.array([[h, w]], np.int64), (n, 1))
         self.channels = self._rows.shape[3:] if self.regular else self._rows.shape[1:]
+        self.dtype = self._rows.dtype
 
     def __len__(self) -> int:
         return len(self.grids)

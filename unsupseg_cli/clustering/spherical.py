@@ -1,8 +1,8 @@
 """Spherical k-means: clusters of directions, with the mean of 1 - cosine as inertia.
 
 Features may have any length: those that are not unit float32 already are copied and normalised once. Beyond
-that, memory is one (chunk, K) block. Random numbers come from the CPU and sums are kept in float64 there: a
-seed means the same start on every device.
+that, memory is a few blocks of a chunk of points by the centres of all runs side by side. Random numbers come from
+the CPU and sums are kept in float64 there: a seed means the same start on every device.
 
 Source: Dhillon and Modha, "Concept decompositions for large sparse text data using clustering", Machine
 Learning 42 (2001); k-means++ of Arthur and Vassilvitskii (SODA 2007), whose squared distance between unit
@@ -12,7 +12,7 @@ vectors is 2 (1 - cosine).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Reporter, Silent
 
 CHUNK = 32_768
+_CENTRES_AT_ONCE = 1024  # of all runs side by side: 128 MiB of similarities in a chunk
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +80,23 @@ def spherical_kmeans(
         _check_finite(block)
     features = _unit(features)
     chunks = torch.split(features, chunk)
-    runs: list[tuple[Tensor, float]] = []
+    together = max(1, _CENTRES_AT_ONCE // k)
+    groups = [range(first, min(first + together, restarts)) for first in range(0, restarts, together)]
+    runs: list[_Run] = []
 
     def passes() -> Generator[None, None, None]:
-        for restart in range(restarts):
-            start = kmeans_plus_plus(features, k, seed=seeds.stream(seed, "restart", restart), chunk=chunk)
-            runs.append((yield from _lloyd(chunks, start, iterations, tolerance)))
+        for group in groups:
+            starts = (seeds.stream(seed, "restart", restart) for restart in group)
+            runs.extend(_Run(kmeans_plus_plus(features, k, seed=start, chunk=chunk)) for start in starts)
+            yield from _lloyd(chunks, runs[group.start : group.stop], iterations, tolerance)
 
-    for _ in (reporter or Silent()).track(passes(), f"k-means, {k} centres", total=restarts * iterations):
+    total = len(groups) * iterations
+    for _ in (reporter or Silent()).track(passes(), f"k-means, {k} centres", total=total):
         pass
-    inertias = tuple(inertia for _, inertia in runs)
-    centroids, inertia = min(runs, key=lambda run: run[1])
-    return KMeansResult(centroids, inertia, inertias, nearest(features, centroids, chunk=chunk)[0])
+    inertias = tuple(run.statistics.inertia for run in runs)
+    best = min(runs, key=lambda run: run.statistics.inertia)
+    labels = nearest(features, best.centroids, chunk=chunk)[0]
+    return KMeansResult(best.centroids, best.statistics.inertia, inertias, labels)
 
 
 def nearest(features: Tensor, centroids: Tensor, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
@@ -127,26 +133,50 @@ def kmeans_plus_plus(features: Tensor, k: int, *, seed: int, chunk: int = CHUNK)
     return _directions(features[torch.tensor(chosen, device=features.device)])
 
 
+class _Run:
+    """The centres of one start on their way, and what the last pass over the points learnt about them."""
+
+    def __init__(self, centroids: Tensor) -> None:
+        self.centroids, self.previous, self.done = centroids, math.inf, False
+        self.statistics = _Statistics(centroids)
+
+    def move(self, tolerance: float) -> None:
+        """Move the centres to the means, or be done where the inertia falls no more."""
+        found = self.statistics
+        self.done = found.inertia >= self.previous * (1 - tolerance) and not found.can_reseed
+        if not self.done:
+            self.previous = found.inertia
+            self.centroids = found.reseeded(found.means(self.centroids))
+
+
 def _lloyd(
-    chunks: Iterable[Tensor], centroids: Tensor, iterations: int, tolerance: float
-) -> Generator[None, None, tuple[Tensor, float]]:
-    """Return the centres after Lloyd's iterations and their inertia; yield after each iteration, done or left out."""
-    previous = math.inf
-    for iteration in range(iterations):
-        run = _Statistics(centroids)
-        for block in chunks:
-            run.add(block, centroids)
-        stuck = run.inertia >= previous * (1 - tolerance)
-        if stuck and not run.can_reseed:
-            yield from (None for _ in range(iteration, iterations))
-            return centroids, run.inertia
-        previous = run.inertia
-        centroids = run.reseeded(run.means(centroids))
+    chunks: Iterable[Tensor], runs: Sequence[_Run], iterations: int, tolerance: float
+) -> Generator[None, None, None]:
+    """Move the centres of some runs, side by side, by Lloyd's iterations; yield after each, done or left out."""
+    for _ in range(iterations):
+        _learn(chunks, [run for run in runs if not run.done])
+        for run in runs:
+            if not run.done:
+                run.move(tolerance)
         yield
-    run = _Statistics(centroids)
-    for block in chunks:
-        run.add(block, centroids)
-    return centroids, run.inertia
+    _learn(chunks, [run for run in runs if not run.done])
+
+
+def _learn(chunks: Iterable[Tensor], runs: Sequence[_Run]) -> None:
+    """Pass over unit points (n, C) once for all runs: one product of more columns takes less than one for each run."""
+    if not runs:
+        return
+    for run in runs:
+        run.statistics = _Statistics(run.centroids)
+    centroids = torch.cat([run.centroids for run in runs])
+    for points in chunks:
+        similarity = (points @ centroids.T).view(len(points), len(runs), -1)
+        cosine, labels = similarity.max(2)
+        members = similarity.zero_().scatter_(2, labels[:, :, None], 1)
+        sums = (members.flatten(1).T @ points).view(len(runs), -1, points.shape[1]).cpu().double()
+        counts = members.sum(0).cpu().double()
+        for number, run in enumerate(runs):
+            run.statistics.add(points, cosine[:, number], sums[number], counts[number])
 
 
 class _Statistics:
@@ -157,6 +187,7 @@ class _Statistics:
 
     def __init__(self, centroids: Tensor) -> None:
         k, dim = centroids.shape
+        self.k = k
         self.sums = torch.zeros(k, dim, dtype=torch.float64)
         self.counts = torch.zeros(k, dtype=torch.float64)
         self.distance = 0.0
@@ -172,19 +203,15 @@ class _Statistics:
         """Whether a centre is empty and some point lies away from its own centre."""
         return bool((self.counts == 0).any()) and float(self.far_distance.max()) > 1e-6
 
-    def add(self, points: Tensor, centroids: Tensor) -> None:
-        """Assign unit points (n, C) to unit centres (k, C)."""
-        cosine, labels = (points @ centroids.T).max(1)
-        members = points.new_zeros(len(points), len(centroids)).scatter_(1, labels[:, None], 1)
-        self.sums += (members.T @ points).cpu().double()
-        self.counts += members.sum(0).cpu().double()
+    def add(self, points: Tensor, cosine: Tensor, sums: Tensor, counts: Tensor) -> None:
+        """Add points (n, C), the cosine of each to its centre, and sums (k, C) and counts (k,) by centre."""
+        self.sums += sums
+        self.counts += counts
         distance = (1 - cosine).clamp_min(0)
         self.distance += float(distance.cpu().double().sum())
 
-        top = distance.topk(min(len(centroids), len(points)))
-        merged = torch.cat([self.far_distance, top.values]).topk(
-            min(len(centroids), len(self.far) + len(top.values))
-        )
+        top = distance.topk(min(self.k, len(points)))
+        merged = torch.cat([self.far_distance, top.values]).topk(min(self.k, len(self.far) + len(top.values)))
         self.far = torch.cat([self.far, points[top.indices]])[merged.indices]
         self.far_distance = merged.values
 

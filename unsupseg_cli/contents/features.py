@@ -15,15 +15,26 @@ from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, has_array
 from unsupseg_cli.artifacts.context import Context
-from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.int8_tokens import TokenReader
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.options import INT8_ARRAYS, StoreDtype
 from unsupseg_cli.data.geometry import View
 from unsupseg_cli.data.views import ViewTable
 
 VIEWS = "views.parquet"
 # Tokens keep 11 bits in float16, far finer than what clustering resolves; descriptors are few and stay exact.
-GRID_DTYPES = {"patch": np.float16, "query": np.float16, "key": np.float16, "attention": np.float16}
+GRID_DTYPES: dict[str, type[np.generic]] = {
+    "patch": np.float16,
+    "query": np.float16,
+    "key": np.float16,
+    "attention": np.float16,
+}
+
+
+def grid_dtypes(store_dtype: StoreDtype) -> dict[str, type[np.generic]]:
+    """Return the type of each array of grids where tokens are stored as ``float16`` or as ``int8``."""
+    return GRID_DTYPES | (dict.fromkeys(INT8_ARRAYS, np.int8) if store_dtype == "int8" else {})
 
 
 def stored_geometry(config: dict[str, Any]) -> dict[str, Any]:
@@ -62,16 +73,22 @@ class FeatureSet:
         keys = np.array(self.views["key"])
         return float((keys[neighbours] == keys[:, None]).mean())
 
+    @property
+    def store_dtype(self) -> StoreDtype:
+        """Type that tokens are stored in."""
+        stored: StoreDtype = self.artifact.manifest.config.get("store_dtype", "float16")
+        return stored
+
     def has(self, name: str) -> bool:
         """Tell whether an array was kept."""
         return has_array(self.artifact.path / name)
 
     @property
-    def patch(self) -> GridReader:
+    def patch(self) -> TokenReader:
         """The patch tokens; raises UsageError where they were not kept."""
         self.require("patch")
         if not hasattr(self, "_patch"):
-            self._patch = GridReader(self.artifact.path, "patch")
+            self._patch = TokenReader(self.artifact.path, "patch")
         return self._patch
 
     def rows(self, name: str) -> NDArray[np.float32]:
@@ -123,7 +140,7 @@ class FeatureSet:
         """
         self.require(name)
         if name in GRID_DTYPES:
-            rows = GridReader(self.artifact.path, name).take(views)
+            rows = TokenReader(self.artifact.path, name).take(views)
         else:
             rows = list(RowReader(self.artifact.path / name).take(list(views)))
         return self._finite(name, rows)

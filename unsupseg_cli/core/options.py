@@ -23,6 +23,9 @@ Embedding = Literal["crop", "masked"]
 ClassCount = Annotated[int, Field(ge=1)] | Literal["auto"]
 Directions = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
+StoreDtype = Literal["float16", "int8"]
+INT8_ARRAYS = ("patch", "query", "key")
+"""What ``int8`` is of: attention has few channels, with values of all magnitudes."""
 
 
 def _require_tensorboard(folder: Path | None) -> Path | None:

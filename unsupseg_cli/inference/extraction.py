@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, write_array, write_rows
@@ -20,11 +20,12 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
-from unsupseg_cli.contents.features import GRID_DTYPES, write_views
+from unsupseg_cli.contents.features import grid_dtypes, write_views
+from unsupseg_cli.contents.int8_tokens import SCALE, ZERO, encode
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
-from unsupseg_cli.core.options import WHOLE_VIEWS
+from unsupseg_cli.core.options import WHOLE_VIEWS, StoreDtype
 from unsupseg_cli.core.progress import Reporter, duration
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
@@ -66,11 +67,12 @@ class Network:
 class Embedded:
     """The arrays of a block of views on their way from a device to the host.
 
-    On CUDA they are copied into pinned memory behind the computation, for which only `wait` waits.
+    On CUDA they are copied into pinned memory behind the computation, for which only `wait` waits. Arrays named in
+    ``dtypes`` get that type; of those that become int8, scale and zero go along.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._cuda = device, device.type == "cuda"
+    def __init__(self, device: torch.device, dtypes: Mapping[str, DTypeLike]) -> None:
+        self._device, self._cuda, self._dtypes = device, device.type == "cuda", dtypes
         self._groups: list[tuple[Sequence[int], dict[str, Tensor]]] = []
         self._extremes: list[tuple[str, Tensor]] = []
         self._arrived: torch.cuda.Event | None = None
@@ -88,10 +90,16 @@ class Embedded:
 
     def receive(self, group: dict[str, Tensor], name: str, value: Tensor, first: int, count: int) -> None:
         """Ask for a copy of values to the rows from ``first`` on of the ``count`` that an array has in a group."""
-        dtype = torch.from_numpy(np.empty(0, GRID_DTYPES.get(name, np.float32))).dtype
-        if name not in group:
-            group[name] = self._on_host((count, *value.shape[1:]), dtype)
-        group[name][first : first + len(value)].copy_(value, non_blocking=self._cuda)
+        if self._dtypes.get(name) == np.int8:
+            codes, scale, zero = encode(value)
+            parts = {name: codes, f"{name}{SCALE}": scale, f"{name}{ZERO}": zero}
+        else:
+            parts = {name: value}
+        for part, values in parts.items():
+            if part not in group:
+                dtype = torch.from_numpy(np.empty(0, self._dtypes.get(part, np.float32))).dtype
+                group[part] = self._on_host((count, *values.shape[1:]), dtype)
+            group[part][first : first + len(values)].copy_(values, non_blocking=self._cuda)
         extremes = torch.stack(value.aminmax())  # NaN where one value is: one pass, and two numbers to copy
         copied = self._on_host((2,), value.dtype).copy_(extremes, non_blocking=self._cuda)
         self._extremes.append((name, copied))
@@ -261,6 +269,7 @@ class Extraction:
         *,
         strict: bool,
         store: str,
+        store_dtype: StoreDtype,
         batch_size: int | None,
         workers: int | None,
         shard: tuple[int, int],
@@ -273,6 +282,7 @@ class Extraction:
             network.embed,
             network.keep,
         )
+        self.dtypes = grid_dtypes(store_dtype)
         device = network.device
         self.views = layout.views
         self.grids = self.views.grids(self.backbone.patch_size)
@@ -288,10 +298,13 @@ class Extraction:
     def _lay_out(self) -> None:
         arrays = self._trial_arrays()
         grid_arrays = {
-            name: self._channels(name, value) for name, value in arrays.items() if name in GRID_DTYPES
+            name: self._channels(name, value) for name, value in arrays.items() if name in self.dtypes
         }
-        self.vectors = {name: arrays[name].shape[-1] for name in self.keep if name not in GRID_DTYPES}
-        sizes = [(self.grids, shape, GRID_DTYPES[name]) for name, shape in grid_arrays.items()]
+        self.vectors = {name: arrays[name].shape[-1] for name in self.keep if name not in self.dtypes}
+        for name, (channels,) in grid_arrays.items():
+            if self.dtypes[name] == np.int8:
+                self.vectors |= {f"{name}{SCALE}": channels, f"{name}{ZERO}": channels}
+        sizes = [(self.grids, shape, self.dtypes[name]) for name, shape in grid_arrays.items()]
         self.needed = sum(bytes_needed(*size) for size in sizes)
         packed = sum(array_bytes(*size) for size in sizes) if self.store == "hdf5" else 0
         rows = sum(self.vectors.values()) * len(self.views) * np.dtype(np.float32).itemsize
@@ -302,7 +315,7 @@ class Extraction:
         )
         block = self._views_per_block(max(grid_arrays.values(), default=(1,)))
         self.writers = {
-            name: GridWriter(self.draft.folder, name, self.grids, shape, GRID_DTYPES[name], block)
+            name: GridWriter(self.draft.folder, name, self.grids, shape, self.dtypes[name], block)
             for name, shape in grid_arrays.items()
         }
         self.blocks = self._cut(block)
@@ -404,7 +417,7 @@ class Extraction:
                         failed.add(item, image.message)
                     image = np.zeros((self.shown.height[row], self.shown.width[row], 3), np.uint8)
                 images.append(image)
-            embedded, done = Embedded(self.network.device), 0
+            embedded, done = Embedded(self.network.device, self.dtypes), 0
             for _ in self._embed_images(embedded, images, rows):
                 done += 1
                 if done < len(shown):
@@ -514,16 +527,16 @@ class Extraction:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
         folder = self.draft.folder
         self.draft.finish(_DROPPING)
-        for name in self.keep:
+        for name in (*self.writers, *self.vectors):
             old = folder / f"{name}.all"
             for suffix in ("", "_offset", "_grid"):
                 if (folder / f"{name}{suffix}").exists():
                     (folder / f"{name}{suffix}").rename(folder / f"{name}.all{suffix}")
-            if name in GRID_DTYPES:
+            if name in self.writers:
                 reader = GridReader(folder, old.name)
                 grids = self.grids[good]
-                size = views_per_block(grids, reader.channels, GRID_DTYPES[name])
-                writer = GridWriter(folder, name, grids, reader.channels, GRID_DTYPES[name], size)
+                size = views_per_block(grids, reader.channels, reader.dtype)
+                writer = GridWriter(folder, name, grids, reader.channels, reader.dtype, size)
                 for block, start in enumerate(range(0, len(good), size)):
                     writer.write(block, reader.take(good[start : start + size].tolist()))
                 writer.close()

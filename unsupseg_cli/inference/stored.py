@@ -46,6 +46,10 @@ def segment_stored(
         description: of the progress.
     """
     rows = _rows(features, mirror=False)
+    if features.store_dtype == "int8":
+        reporter.info(
+            f"the tokens of '{features.artifact.id}' are stored as int8, less exact than the backbone's"
+        )
     looks = _Looks(segmenter, features, geometry)
     mirrors = _rows(features, mirror=True) if flip else {}
 

@@ -14,6 +14,7 @@ from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import (
     CROPS,
+    INT8_ARRAYS,
     WHOLE_VIEWS,
     BatchConfig,
     Directions,
@@ -23,6 +24,7 @@ from unsupseg_cli.core.options import (
     Precision,
     RegionConfig,
     ResizeFilter,
+    StoreDtype,
     split,
 )
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, Port
@@ -113,6 +115,10 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
         None, f"What is stored: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
     )
     precision: Precision = setting("auto", "Arithmetic of the backbone; auto: bf16 where the device has it.")
+    store_dtype: StoreDtype = setting(
+        "float16",
+        "Type of the stored tokens; int8: half the room, with a scale and a zero for each channel of a view.",
+    )
     devices: int = execution(1, "GPUs (or CPU processes) that share the work.", ge=1)
     shard: str | None = execution(
         None,
@@ -196,7 +202,15 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
             unread |= dict.fromkeys(options, "the model brings its backbone and how its tokens are made")
         elif self.regions is not None and self.embed == "masked":
             unread["keep"] = "of masked regions the CLS token is stored"
+        if not self._stores_tokens():
+            unread["store_dtype"] = f"it is of {', '.join(INT8_ARRAYS)}, of which none is stored"
         return unread
+
+    def _stores_tokens(self) -> bool:
+        """Return whether an array is stored that may be int8."""
+        if self.regions is None:
+            return self.model is not None or bool({*INT8_ARRAYS} & {*(self.keep or INT8_ARRAYS)})
+        return self.embed == "crop" and self.model is None and bool({*INT8_ARRAYS} & {*(self.keep or ())})
 
 
 def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
@@ -256,7 +270,9 @@ def _read_options(config: ExtractConfig) -> dict[str, Any]:
     options = config.result()
     unread = config.unread() if config.regions is not None else RegionConfig.model_fields
     left_out = {*unread, *PixelConfig.model_fields, "debias"}  # these enter as they were settled
-    left_out |= set() if config.flip else {"flip"}  # features of before it have the same keys
+    # Features of before these options have the same keys.
+    left_out |= set() if config.flip else {"flip"}
+    left_out |= {"store_dtype"} if config.store_dtype == "float16" else set()
     return {name: value for name, value in options.items() if name not in left_out}
 
 
@@ -286,18 +302,19 @@ def foresee(call: Call) -> Foreseen:
     import numpy as np
 
     from unsupseg_cli.artifacts.grids import array_bytes
-    from unsupseg_cli.contents.features import GRID_DTYPES
+    from unsupseg_cli.contents.features import grid_dtypes
 
     info = backbone_of(call)
     grids = _foreseen_grids(call, info)
     placed = info.dim + 2 if call.config.position and "model" not in call.inputs else info.dim
-    size = 0
+    size, dtypes, row = 0, grid_dtypes(call.config.store_dtype), np.dtype(np.float32).itemsize
     for array in kept_arrays(call):
-        if array in GRID_DTYPES:
+        if array in dtypes:
             channels = {"attention": info.dim // _HEAD_DIM, "patch": placed}.get(array, info.dim)
-            size += array_bytes(grids, (channels,), GRID_DTYPES[array])
+            size += array_bytes(grids, (channels,), dtypes[array])
+            size += 2 * len(grids) * channels * row if dtypes[array] == np.int8 else 0  # scale and zero
         else:
-            size += len(grids) * info.dim * np.dtype(np.float32).itemsize
+            size += len(grids) * info.dim * row
     summary = {
         "views": len(grids),
         "dim": placed,
@@ -450,6 +467,7 @@ def _open_extraction(call: Call, draft: Draft) -> Extraction:
         network_of(call),
         strict=config.strict,
         store=config.store,
+        store_dtype=config.store_dtype,
         batch_size=config.batch_size,
         workers=config.workers,
         shard=parse_shard(config.shard) if config.shard else (1, 1),

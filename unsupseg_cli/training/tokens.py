@@ -13,6 +13,8 @@ from torch import Tensor
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.progress import Reporter, Silent
 
+_VIEWS_AT_ONCE = 32  # that are read together
+
 
 class TokenSource(Protocol):
     """Patch tokens by view: from a store, or live from images through the frozen backbone."""
@@ -109,7 +111,7 @@ class DeviceSource:
 
 def flat_batches(
     source: TokenSource,
-    views_per_batch: int = 32,
+    views_per_batch: int = _VIEWS_AT_ONCE,
     reporter: Reporter | None = None,
     description: str = "read tokens",
 ) -> Iterator[Tensor]:
@@ -135,19 +137,25 @@ def draw_tokens(
     progress. ``within`` tells of the cells of all views, in their order, which may be drawn.
     """
     cells = torch.from_numpy(source.grids.prod(1))
-    views = torch.arange(len(cells)).repeat_interleave(cells)
-    within = torch.ones(len(views), dtype=torch.bool) if within is None else within
-    share = min(1.0, limit / max(1, int(within.sum())))
+    groups = torch.split(torch.arange(len(cells)), _VIEWS_AT_ONCE)
+    lengths = [int(cells[group].sum()) for group in groups]
+    allowed = lengths if within is None else [int(part.sum()) for part in torch.split(within, lengths)]
+    share = min(1.0, limit / max(1, sum(allowed)))
+    keeps = [min(count, max(1, round(share * count))) for count in allowed]
     generator = torch.Generator().manual_seed(seed)
-    parts, numbers, start = [], [], 0
-    for batch in flat_batches(source, reporter=reporter):
-        allowed = within[start : start + len(batch)].nonzero().flatten()
-        keep = max(1, round(share * len(allowed)))
-        chosen = allowed[torch.randperm(len(allowed), generator=generator)[:keep].sort().values]
-        parts.append(batch[chosen])
-        numbers.append(views[start + chosen])
-        start += len(batch)
-    return torch.cat(parts), torch.cat(numbers).to(parts[0].device)
+    # Filled in place: memory holds the sample once and a batch, however many tokens there are.
+    sample, numbers, start, filled = torch.empty(0), torch.empty(sum(keeps), dtype=torch.int64), 0, 0
+    for group, batch, keep in zip(groups, flat_batches(source, reporter=reporter), keeps, strict=True):
+        places = torch.arange(len(batch))
+        if within is not None:
+            places = places[within[start : start + len(batch)]]
+        chosen = places[torch.randperm(len(places), generator=generator)[:keep].sort().values]
+        if not filled:
+            sample = batch.new_empty(sum(keeps), source.dim)
+        sample[filled : filled + keep] = batch[chosen]
+        numbers[filled : filled + keep] = group.repeat_interleave(cells[group])[chosen]
+        start, filled = start + len(batch), filled + keep
+    return sample, numbers.to(sample.device)
 
 
 def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:

@@ -28,8 +28,9 @@ class KMeansLabeller(Labeller):
         inputs.reporter.info(
             f"k-means: {len(sample):,} tokens, {inputs.classes} centres, {options.restarts} runs"
         )
+        F.normalize(sample, dim=-1, out=sample)  # large, and of no other use
         result = spherical_kmeans(
-            F.normalize(sample, dim=-1),
+            sample,
             inputs.classes,
             restarts=options.restarts,
             iterations=options.iterations,
