@@ -91,3 +91,9 @@ def principal_directions(batches: Iterable[Tensor], count: int) -> Tensor:
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     oriented: Tensor = directions * torch.where(largest < 0, -1.0, 1.0)
     return oriented.float()
+
+
+def whitened(tokens: Tensor) -> Tensor:
+    """Return tokens (n, C) with each channel over its standard deviation."""
+    spread = tokens.std(0, correction=0)
+    return tokens / torch.where(spread > 0, spread, 1)

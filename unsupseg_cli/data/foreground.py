@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,29 @@ def foreground_cells(maps: Sequence[NDArray[np.int16]], grids: NDArray[np.int64]
         covered = torch.from_numpy(labels != VOID).float()[None, None]
         cells.append(F.interpolate(covered, (int(rows), int(columns)), mode="area")[0, 0] > 0.5)
     return cells
+
+
+class Foreground(NamedTuple):
+    """The cells (h, w) of each view that masks cover, and how much of the border these are (`share_at_border`)."""
+
+    cells: list[Tensor]
+    share: float
+
+    @property
+    def anything(self) -> bool:
+        """Whether masks cover a cell."""
+        return any(bool(view.any()) for view in self.cells)
+
+    @property
+    def objects(self) -> bool:
+        """Whether the masks are objects before a background."""
+        return self.anything and self.share < OBJECTS_BELOW
+
+
+def find_foreground(maps: Sequence[NDArray[np.int16]], grids: NDArray[np.int64]) -> Foreground:
+    """Return what masks cover, see `foreground_cells` and `share_at_border`."""
+    cells = foreground_cells(maps, grids)
+    return Foreground(cells, share_at_border(cells))
 
 
 def share_at_border(foregrounds: Sequence[Tensor]) -> float:

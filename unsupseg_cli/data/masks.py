@@ -91,3 +91,15 @@ def resized(masks: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_
     values: Tensor = F.interpolate(torch.from_numpy(masks)[:, None].float(), size=size, mode="nearest-exact")
     large: NDArray[np.bool_] = (values[:, 0] > 0.5).numpy()
     return large
+
+
+def masked_means(tokens: Tensor, masks: NDArray[np.bool_]) -> Tensor:
+    """Return the mean of the tokens (h, w, C) under each of some masks (M, H, W) of any size: (M, C).
+
+    A cell counts as much as a mask covers of it. The mean of an empty mask is zero.
+    """
+    covered = F.interpolate(torch.from_numpy(masks)[None].float(), size=tokens.shape[:2], mode="area")[
+        0
+    ].flatten(1)
+    covered = covered.to(tokens.device)
+    return (covered @ tokens.flatten(0, 1).float()) / covered.sum(1, keepdim=True).clamp_min(1e-12)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from unsupseg_cli.clustering.principal import whitened
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.data.masks import masked_means
 from unsupseg_cli.methods.interface import Inputs, MaskSet, RegionSet
-from unsupseg_cli.methods.maskdistill.clusters import MaskClusters, masked_means, whitened
+from unsupseg_cli.methods.maskdistill.clusters import MaskClusters
 from unsupseg_cli.methods.maskdistill.config import ClustersOptions
 from unsupseg_cli.training.tokens import MemorySource
 

@@ -13,34 +13,17 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from unsupseg_cli.clustering.euclidean import euclidean_kmeans
+from unsupseg_cli.clustering.principal import whitened
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
-from unsupseg_cli.data.masks import to_layers
+from unsupseg_cli.data.masks import masked_means, to_layers
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, RegionSet
 from unsupseg_cli.methods.maskdistill.config import ClustersOptions
 
 _BATCH = 1000  # published code, cluster.py
 _EXEMPLARS = 8
 _VIEWS = 64  # at a time
-
-
-def whitened(tokens: Tensor) -> Tensor:
-    """Return tokens (n, C) with each channel over its standard deviation."""
-    spread = tokens.std(0, correction=0)
-    return tokens / torch.where(spread > 0, spread, 1)
-
-
-def masked_means(tokens: Tensor, masks: NDArray[np.bool_]) -> Tensor:
-    """Return the mean of the tokens (h, w, C) under each of some masks (M, H, W) of any size: (M, C).
-
-    A cell counts as much as a mask covers of it. The mean of an empty mask is zero.
-    """
-    covered = F.interpolate(torch.from_numpy(masks)[None].float(), size=tokens.shape[:2], mode="area")[
-        0
-    ].flatten(1)
-    covered = covered.to(tokens.device)
-    return (covered @ tokens.flatten(0, 1).float()) / covered.sum(1, keepdim=True).clamp_min(1e-12)
 
 
 class MaskClusters(Labeller):

@@ -14,7 +14,7 @@ from unsupseg_cli.clustering.spectral import OWN_IMAGE, GraphClusters, cluster_g
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.data.foreground import OBJECTS_BELOW, foreground_cells, share_at_border
+from unsupseg_cli.data.foreground import find_foreground
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions
 from unsupseg_cli.training.tokens import draw_tokens
@@ -67,26 +67,25 @@ class SpectralLabeller(Labeller):
         if self.options.background == "none":
             return {}
         assert self.inputs.masks is not None
-        cells = foreground_cells(self.inputs.masks.labels, self.inputs.features.grids)
-        share, anything = share_at_border(cells), any(bool(view.any()) for view in cells)
-        objects = anything and share < OBJECTS_BELOW and self.inputs.classes > 1
+        foreground = find_foreground(self.inputs.masks.labels, self.inputs.features.grids)
+        objects = foreground.objects and self.inputs.classes > 1
         if self.options.background == "auto":
             self.inputs.reporter.info(
-                f"the masks cover {share:.2f} times as much of the images' border as of the images: "
+                f"the masks cover {foreground.share:.2f} times as much of the images' border as of the images: "
                 + ("objects, and class 0 is the background" if objects else "no background")
             )
-        elif not anything or self.inputs.classes < 2:
+        elif not foreground.anything or self.inputs.classes < 2:
             raise UsageError(
                 "There is nothing beside the background: "
                 + (
                     "ask for at least --classes 2."
-                    if anything
-                    else "the masks given cover nothing; give others."
+                    if foreground.anything
+                    else "the masks cover nothing; give others."
                 )
             )
         if objects or self.options.background == "outside":
-            self._foreground = cells
-        return {"share_at_border": share, "background": self._foreground is not None}
+            self._foreground = foreground.cells
+        return {"share_at_border": foreground.share, "background": self._foreground is not None}
 
     def _draw(self, limit: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return tokens that are no background, and their views."""

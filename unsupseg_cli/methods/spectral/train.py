@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unsupseg_cli.clustering.prototypes import temperature
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.methods.interface import Inputs, TrainedHead, Trainer
@@ -17,7 +18,6 @@ from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.tokens import draw_tokens
 
 _JUDGED = 20_000  # tokens
-_HALVINGS = 20
 
 
 class LinearTrainer(Trainer):
@@ -98,15 +98,7 @@ class LinearTrainer(Trainer):
         tokens, _ = draw_tokens(self.inputs.features, _JUDGED, draw, self.inputs.reporter)
         scores = self.module(tokens * self._scale)
         chance = 1 / self.inputs.classes
-        wanted = chance + self.options.confidence * (1 - chance)
-        low, high = 0.0, 1.0
-        if float(scores.softmax(-1).amax(-1).mean()) <= wanted:
-            return high
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            sharp = float((middle * scores).softmax(-1).amax(-1).mean()) > wanted
-            low, high = (low, middle) if sharp else (middle, high)
-        return high
+        return 1 / max(1.0, temperature(scores, chance + self.options.confidence * (1 - chance)))
 
     @property
     def _head(self) -> nn.Linear:
