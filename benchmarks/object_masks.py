@@ -25,10 +25,11 @@ from torch import Tensor
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
+from unsupseg_cli.data.masks import component
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.maskdistill.config import MasksOptions
-from unsupseg_cli.methods.maskdistill.masks import component, find_objects
+from unsupseg_cli.methods.maskdistill.masks import find_objects
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller
 from unsupseg_cli.models.backbone import load_backbone

@@ -43,7 +43,7 @@ def cluster_graph(
     groups: Tensor,
     k: int,
     *,
-    neighbours: int,
+    neighbors: int,
     restarts: int,
     iterations: int,
     seed: Callable[[str], int],
@@ -55,13 +55,13 @@ def cluster_graph(
         points: unit points (n, C), more than ``k + 1``.
         groups: the group of each, (n,).
         k: number of clusters.
-        neighbours: of each point.
+        neighbors: of each point.
         restarts: of k-means on the eigenvectors.
         iterations: at most, of k-means.
         seed: gives a seed for each purpose.
         reporter: is told the progress.
     """
-    columns, cosines, same = neighbours_of_others(points, groups, neighbours, reporter)
+    columns, cosines, same = neighbours_of_others(points, groups, neighbors, reporter)
     affinity = to_affinity(columns, cosines)
     embedding = spectral_embedding(affinity, k, seed("eigenvectors"))
     result = spherical_kmeans(

@@ -103,3 +103,11 @@ def masked_means(tokens: Tensor, masks: NDArray[np.bool_]) -> Tensor:
     ].flatten(1)
     covered = covered.to(tokens.device)
     return (covered @ tokens.flatten(0, 1).float()) / covered.sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def component(agrees: NDArray[np.bool_], source: int) -> NDArray[np.bool_]:
+    """Return the 4-connected component (h, w) of a flat index; empty where that cell itself does not agree."""
+    parts, _ = ndimage.label(agrees)
+    number = parts.flat[source]
+    mask: NDArray[np.bool_] = (parts == number) & (number > 0)
+    return mask

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.data.masks import to_layers
+from unsupseg_cli.data.masks import component, to_layers
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.maskdistill.config import MasksOptions
 
@@ -83,14 +82,6 @@ def cls_affinity(keys: Tensor, query: Tensor, options: MasksOptions) -> Tensor:
     channels = min(options.heads * options.head_size, keys.shape[-1])
     scores: Tensor = torch.einsum("bnc,bc->bn", keys[..., :channels], query[:, :channels])
     return scores * (options.head_size / channels)
-
-
-def component(agrees: NDArray[np.bool_], source: int) -> NDArray[np.bool_]:
-    """Return the 4-connected component (h, w) of a flat index; empty where that cell itself does not agree."""
-    parts, _ = ndimage.label(agrees)
-    number = parts.flat[source]
-    mask: NDArray[np.bool_] = (parts == number) & (number > 0)
-    return mask
 
 
 def _heaviest(affinity: Tensor, valid: Tensor) -> Tensor:

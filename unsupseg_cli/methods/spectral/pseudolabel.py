@@ -108,29 +108,16 @@ class SpectralLabeller(Labeller):
         reporter.info(
             f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} eigenvectors"
         )
-        clusters = cluster_graph(
-            tokens,
-            views,
-            self._clusters,
-            neighbours=options.neighbors,
-            restarts=options.restarts,
-            iterations=options.iterations,
-            seed=stream,
-            reporter=reporter,
-        )
+        counts = {name: getattr(options, name) for name in ("neighbors", "restarts", "iterations")}
+        clusters = cluster_graph(tokens, views, self._clusters, **counts, seed=stream, reporter=reporter)
         return tokens, clusters
 
     def _cluster_tokens(self) -> dict[str, Any]:
         """Fit centres of k-means on the tokens."""
         tokens, _ = self._draw(_KMEANS_SAMPLE, seeds.stream(self.inputs.seed, "kmeans", "sample"))
-        result = spherical_kmeans(
-            tokens,
-            self._clusters,
-            restarts=self.options.restarts,
-            iterations=self.options.iterations,
-            seed=seeds.stream(self.inputs.seed, "kmeans"),
-            reporter=self.inputs.reporter,
-        )
+        counts = {name: getattr(self.options, name) for name in ("restarts", "iterations")}
+        seed, reporter = seeds.stream(self.inputs.seed, "kmeans"), self.inputs.reporter
+        result = spherical_kmeans(tokens, self._clusters, **counts, seed=seed, reporter=reporter)
         self._centroids = result.centroids
         return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
 
