@@ -142,11 +142,11 @@ class _Run:
 
     def move(self, tolerance: float) -> None:
         """Move the centres to the means, or be done where the inertia falls no more."""
-        found = self.statistics
-        self.done = found.inertia >= self.previous * (1 - tolerance) and not found.can_reseed
+        statistics = self.statistics
+        self.done = statistics.inertia >= self.previous * (1 - tolerance) and not statistics.can_reseed
         if not self.done:
-            self.previous = found.inertia
-            self.centroids = found.reseeded(found.means(self.centroids))
+            self.previous = statistics.inertia
+            self.centroids = statistics.reseeded(statistics.means(self.centroids))
 
 
 def _lloyd(
