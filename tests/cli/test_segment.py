@@ -72,8 +72,9 @@ def test_it_says_the_backbone_the_pictures_and_what_to_do_next(segmented):
     assert f"look at '{out / 'classes.png'}'" in said
     assert "unsupseg classes name 0=sky" in said
     first = said.index("/pseudolabels/")  # the first picture is announced before the training
-    assert first < said.index("stage 3 of 4: train")
+    assert first < said.index("stage 4 of 5: train")
     assert "look at" in said[:first]
+    assert "times as much of the images' border" in said
 
 
 def test_the_number_of_classes_is_that_of_the_scan(segmented):
@@ -81,7 +82,7 @@ def test_the_number_of_classes_is_that_of_the_scan(segmented):
     (scan,) = (place / "w" / "scan").iterdir()
     summary = json.loads((scan / "manifest.json").read_text())["summary"]
     assert summary["classes"] == len(json.loads((out / "classes.json").read_text()))
-    (labels,) = (place / "w" / "pseudolabels").iterdir()
+    (labels,) = (place / "w" / "pseudolabels").glob("*-spectral*")
     assert json.loads((labels / "manifest.json").read_text())["config"]["classes"] == summary["classes"]
 
 
@@ -105,7 +106,7 @@ def test_the_workspace_goes_on_with_what_was_made(segmented):
     predictions, _ = call("predict", place / "photos" / "a.png", "-w", place / "w", "--workers", 0)
     entries = json.loads((Path(predictions.strip()) / "classes.json").read_text())
     assert entries[0]["name"] == "sky"
-    assert "kmeans" in call("list", "-w", place / "w")[0]
+    assert "spectral" in call("list", "-w", place / "w")[0]
 
 
 def test_photos_of_several_places_are_one_collection(tmp_path):

@@ -98,7 +98,8 @@ def blocks_of(page, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [pytest.param("recipes.md", marks=pytest.mark.slow), "why-lower.md"])
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["recipes.md", "why-lower.md"])
 def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
     """As they stand, but for what makes a published row large: data, backbone with its weights, and steps."""
     monkeypatch.chdir(tmp_path)
