@@ -57,7 +57,7 @@ class TrainOptions(MethodOptions):
         "and no class changes.",
         gt=0,
         le=1,
-        source="docs/results.md",
+        source="ours (docs/results.md)",
     )
 
     def needs(self) -> Needs:
