@@ -20,6 +20,7 @@ from unsupseg_cli.methods.spectral.config import PseudolabelOptions
 from unsupseg_cli.training.tokens import draw_tokens
 
 _KMEANS_SAMPLE = 200_000  # tokens: as `--method kmeans`
+_NO_MASK = "the masks cover nothing; give others by --pseudolabels or --masks, or --set background=none."
 
 
 class SpectralLabeller(Labeller):
@@ -77,11 +78,7 @@ class SpectralLabeller(Labeller):
         elif not foreground.anything or self.inputs.classes < 2:
             raise UsageError(
                 "There is nothing beside the background: "
-                + (
-                    "ask for at least --classes 2."
-                    if foreground.anything
-                    else "the masks cover nothing; give others."
-                )
+                + ("ask for at least --classes 2." if foreground.anything else _NO_MASK)
             )
         if objects or self.options.background == "outside":
             self._foreground = foreground.cells
