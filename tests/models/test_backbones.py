@@ -55,6 +55,23 @@ def test_tokens_are_those_of_timm(images):
     torch.testing.assert_close(out["patch"].flatten(1, 2), expected[:, 1:])
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_tokens_of_several_layers_stand_side_by_side_at_one_length(images, norm):
+    both = small(layer=(-1, -3), norm=norm)
+    last, third = small(norm=norm), small(layer=-3, norm=norm)
+    arrays = ("patch", "cls", "pooled", "key", "attention")
+    out, of_last = both(images, keep=arrays), last(images, keep=arrays)
+    assert both.dim == out["patch"].shape[-1] == out["pooled"].shape[-1] == 2 * 48
+    first, second = out["patch"].split(48, -1)
+    torch.testing.assert_close(first, of_last["patch"])
+    torch.testing.assert_close(first.norm(dim=-1), second.norm(dim=-1))
+    torch.testing.assert_close(F.normalize(second, dim=-1), F.normalize(third(images)["patch"], dim=-1))
+    for name in ("cls", "key", "attention"):  # are the deepest one's
+        torch.testing.assert_close(out[name], of_last[name])
+    with pytest.raises(UsageError, match="--layer -4 is outside -3 to -1"):
+        small(layer=(-1, -4))
+
+
 def test_an_earlier_layer_is_what_an_earlier_block_gives(images):
     backbone = small(layer=-2, norm=False)
     expected = backbone.model.get_intermediate_layers(images, n=[1], norm=False)[0]

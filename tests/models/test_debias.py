@@ -19,7 +19,7 @@ def differing_by_place(tokens: torch.Tensor) -> float:
     return float((unit - unit.mean((0, 1))).square().sum(-1).mean())
 
 
-@pytest.mark.parametrize("layer", [-1, -3])
+@pytest.mark.parametrize("layer", [-1, -3, (-1, -3)])
 def test_a_picture_of_nothing_has_the_same_tokens_everywhere(layer):
     plain, debiased = load_backbone("tiny", layer=layer), load_backbone("tiny", layer=layer, debias=20)
     for value, sides in ((0, (256, 256)), (0, (160, 320)), (90, (256, 256))):

@@ -198,8 +198,8 @@ def test_an_onnx_file_says_what_predict_says(blocks, tmp_path, backbone, monkeyp
     monkeypatch.setitem(ALIASES, DINO, replace(ALIASES[DINO], timm="vit_tiny_patch16_224", tag="*", dim=192))
     context = space(tmp_path, "here")
     weights = None if backbone == "tiny" else timm_weights(tmp_path)
-    position = 0.5 if backbone == "tiny" else 0.0
-    features = features_of(blocks, context, backbone=backbone, weights=weights, position=position)
+    tokens = {"tiny": {"position": 0.5}, TIMM: {"layer": (-1, -4)}}.get(backbone, {})
+    features = features_of(blocks, context, backbone=backbone, weights=weights, **tokens)
     model = classes(ClassesConfig(model=trained(features, context).id, merge=(("2", "0"),)), context)
     expected = label_maps(blocks, context, model.id)
     file = export(ExportConfig(out=tmp_path / "new" / "model.onnx", frame=(72, 96)), model.id, context)

@@ -182,6 +182,7 @@ def test_a_network_is_given_what_it_would_read_itself(scenes, all_arrays, flip):
         ({"size": 32}, "views native 32 bilinear instead of native 64 bilinear"),
         ({"filter": "nearest"}, "views native 64 nearest instead of native 64 bilinear"),
         ({"layer": -2}, "--layer -2 instead of -1"),
+        ({"layer": "-1,-2"}, "--layer -1,-2 instead of -1"),
         ({"norm": False}, "--norm False instead of True"),
         ({"debias": 5}, "--debias 5 instead of 0"),
         ({"backbone": "untrained"}, "other weights"),

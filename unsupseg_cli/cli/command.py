@@ -361,6 +361,8 @@ def _metavar(annotation: Any) -> str:
         return "|".join(map(str, typing.get_args(first)))
     if first == tuple[Path, ...]:
         return "<path>"
+    if len(options) > 1 and typing.get_origin(options[1]) is tuple:
+        return "A,B,..."
     if typing.get_origin(first) is tuple:
         items = typing.get_args(first)
         return "A,B,..." if Ellipsis in items else "HEIGHTxWIDTH"  # the only pairs are sizes of images

@@ -29,6 +29,7 @@ from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import features_behind, stored_geometry
 from unsupseg_cli.core.bounds import require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.options import Layer
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead, TrainedNetwork
 from unsupseg_cli.methods.registry import import_heads, method_of, not_installed
@@ -61,7 +62,7 @@ class BackboneRef(BaseModel):
 
     name: str
     weights_digest: str
-    layer: int = Field(-1, ge=-256, le=-1)
+    layer: Layer = -1
     norm: bool = True
     pos_embed: Literal["original", "timm"] = "original"
     position: float = Field(0.0, ge=0, le=10)

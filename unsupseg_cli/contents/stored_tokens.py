@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.manifest import DataSource
@@ -67,11 +68,10 @@ def _differences(
             )
         elif reading_of(features) != reading_of(model):
             differences.append("images read with other --bands or --stretch")
-    wanted = {name: getattr(backbone, name) for name in TOKEN_FIELDS}
-    for name, value in wanted.items():
+    for name, value in _token_options(backbone).items():
         made_with = config.get(name, BackboneRef.model_fields[name].default)
         if made_with != value:
-            differences.append(f"--{name.replace('_', '-')} {made_with} instead of {value}")
+            differences.append(f"--{name.replace('_', '-')} {_word(made_with)} instead of {_word(value)}")
     if summary["weights_digest"] != backbone.weights_digest:
         differences.append(f"other weights ('{config['backbone']}', not those of '{backbone.name}')")
     own = Geometry(**stored_geometry(config))
@@ -80,6 +80,16 @@ def _differences(
     if flip and not config.get("flip", False):
         differences.append("no mirror images")
     return differences
+
+
+def _token_options(backbone: BackboneRef) -> dict[str, Any]:
+    """Return the options of `extract` that decide a backbone's tokens, as they are stored."""
+    return backbone.model_dump(mode="json", include={*TOKEN_FIELDS})
+
+
+def _word(value: Any) -> str:
+    """Return the value of an option as it is given on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _told(geometry: Geometry) -> str:
@@ -96,10 +106,9 @@ def _command(model: Artifact, backbone: BackboneRef, data: DataSource, geometry:
     words += [f"--split {data.split}"] if data.split != "all" else []
     words += [f"--backbone {backbone.name} --geometry {geometry.kind} --size {geometry.size or 0}"]
     words += [f"--filter {geometry.filter}"]
-    for name in TOKEN_FIELDS:
-        value = getattr(backbone, name)
+    for name, value in _token_options(backbone).items():
         if value != BackboneRef.model_fields[name].default:
-            words.append("--no-norm" if name == "norm" else f"--{name.replace('_', '-')} {value}")
+            words.append("--no-norm" if name == "norm" else f"--{name.replace('_', '-')} {_word(value)}")
     reading = reading_of(model)
     if reading != Reading():
         words.append("(with the --bands and --stretch of the model's features)")

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
@@ -22,6 +22,24 @@ RegionKind = Literal["anchors", "pyramid", "masks"]
 Embedding = Literal["crop", "masked"]
 ClassCount = Annotated[int, Field(ge=1)] | Literal["auto"]
 Directions = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
+
+
+def deepest_first(value: object) -> object:
+    """Return the blocks in a number, a text such as ``-5,-3`` or a list: of several a tuple, the deepest first."""
+    several = split(str(value) if isinstance(value, int) else value)
+    try:
+        blocks = sorted({int(block) for block in several}, reverse=True)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        blocks = []
+    if not blocks or not -_MOST_BLOCKS <= blocks[-1] <= blocks[0] <= -1:
+        raise ValueError("expected the number of a block, -1 for the last, or several such as -1,-3")
+    return blocks[0] if len(blocks) == 1 else tuple(blocks)
+
+
+_MOST_BLOCKS = 256
+Layer = Annotated[int | tuple[int, ...], BeforeValidator(deepest_first)]
+"""The block whose tokens are taken, -1 is the last; or several blocks, the deepest first."""
+
 ResizeFilter = Literal["nearest", "bilinear", "bicubic", "tensor"]
 StoreDtype = Literal["float16", "int8"]
 INT8_ARRAYS = ("patch", "query", "key")

@@ -6,7 +6,7 @@ import json
 import math
 import textwrap
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class Backbone(nn.Module):
         name: what it is called in artifacts.
         patch_size: pixels of a token's side.
         weights_digest: SHA-256 of the weights as loaded.
-        layer: -1 takes the last block's tokens, -2 the one before, ...
+        layer: -1 takes the last block's tokens, -2 the one before, ...; of several blocks, the deepest first, patch
+            tokens stand side by side, each as long as the deepest one's, and all else is of the deepest.
         norm: apply the final norm to the patch tokens.
         position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
         debias: number of directions of the tokens' place that are taken out of them, see `place_directions`.
@@ -72,7 +73,7 @@ class Backbone(nn.Module):
         *,
         mean: tuple[float, ...] = MEAN,
         std: tuple[float, ...] = STD,
-        layer: int = -1,
+        layer: int | Sequence[int] = -1,
         norm: bool = True,
         position: float = 0.0,
         debias: int = 0,
@@ -82,21 +83,25 @@ class Backbone(nn.Module):
         self.model = model.eval().requires_grad_(False)
         self.meta = meta
         self.name, self.patch_size, self.weights_digest = name, patch_size, weights_digest
-        self.layer, self.norm, self.position, self.debias = layer, norm, position, debias
+        self.layers = (layer,) if isinstance(layer, int) else tuple(layer)
+        self.layer = self.layers[0]
+        self.norm, self.position, self.debias = norm, position, debias
         self.precision = "fp32"
         self.depth = len(self.vit.blocks)
-        self.dim = int(self.vit.embed_dim) + (2 if position else 0)
+        self.channels = int(self.vit.embed_dim) * len(self.layers)
+        self.dim = self.channels + (2 if position else 0)
         self.prefix_tokens = int(self.vit.num_prefix_tokens)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255, persistent=False)
-        if not -self.depth <= layer <= -1:
-            raise UsageError(f"--layer {layer} is outside -{self.depth} to -1, the blocks of '{name}'.")
-        if not 0 <= debias < int(self.vit.embed_dim):
+        for number in self.layers:
+            if not -self.depth <= number <= -1:
+                raise UsageError(f"--layer {number} is outside -{self.depth} to -1, the blocks of '{name}'.")
+        if not 0 <= debias < self.channels:
             raise UsageError(
-                f"--debias {debias} is outside 0 to {int(self.vit.embed_dim) - 1}: tokens of '{name}' have "
-                f"{int(self.vit.embed_dim)} channels."
+                f"--debias {debias} is outside 0 to {self.channels - 1}: tokens of '{name}' have "
+                f"{self.channels} channels."
             )
         self.directions: Tensor
         self.register_buffer("directions", self.place_directions(debias), persistent=False)
@@ -123,10 +128,10 @@ class Backbone(nn.Module):
 
         ``box`` says which part of an image they show; it matters where tokens carry their place (``position``).
 
-        patch (B, h, w, C), or (B, h, w, C + 2) with the place; cls (B, C); pooled (B, C), the L2-normalised mean of
-        the patch tokens; attention (B, heads, h, w), softmaxed CLS attention of the chosen block over all tokens,
-        patches only; query and key (B, h, w, C) of the chosen block, heads side by side; cls_query (B, C), the query of
-        the CLS token. Register tokens are skipped.
+        patch (B, h, w, C), of L blocks L times as many channels, with the place two more; cls (B, C); pooled, the
+        L2-normalised mean of the patch tokens; attention (B, heads, h, w), softmaxed CLS attention of the chosen block
+        over all tokens, patches only; query and key (B, h, w, C) of the chosen block, heads side by side; cls_query
+        (B, C), the query of the CLS token. Register tokens are skipped.
 
         Raises:
             UsageError: attention, query, key or cls_query of an architecture that has no plain qkv, or the CLS token,
@@ -137,17 +142,15 @@ class Backbone(nn.Module):
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         dtype = DTYPES[self.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            before, tokens = self._run_block(images)
-        tokens = tokens.float()
-        normed = F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self.has_norm else tokens
-        patch = (normed if self.norm else tokens)[:, self.prefix_tokens :]
+            before, after = self._run_blocks(images)
+        patch = self._patch_tokens(after)
         if self.debias:
             patch = patch - (patch @ self.directions.T) @ self.directions
         out = {}
         if "patch" in keep:
             out["patch"] = self._with_place(patch.reshape(len(patch), height, width, -1), box)
         if "cls" in keep:
-            out["cls"] = normed[:, 0]
+            out["cls"] = self._normed(after[0].float())[:, 0]
         if "pooled" in keep:
             out["pooled"] = F.normalize(patch.mean(1), dim=-1)
         if {"attention", "query", "key", "cls_query"} & set(keep):
@@ -162,18 +165,28 @@ class Backbone(nn.Module):
         (positional debiasing of INSID3, where they are taken out of all tokens).
         """
         if not count:
-            return torch.empty(0, int(self.vit.embed_dim))
+            return torch.empty(0, self.channels)
         side = _PLACES * self.patch_size
-        tokens = self._run_block(self.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8)))[1]
-        if self.norm and self.has_norm:
-            tokens = F.layer_norm(tokens, *_norm_arguments(self.vit.norm))
-        unit = F.normalize(tokens[0, self.prefix_tokens :].double(), dim=-1)
+        after = self._run_blocks(self.normalise(torch.zeros(1, side, side, 3, dtype=torch.uint8)))[1]
+        unit = F.normalize(self._patch_tokens(after)[0].double(), dim=-1)
         directions: Tensor = torch.linalg.svd(unit - unit.mean(0), full_matrices=False).Vh[:count]
         if len(directions) < count:
             raise UsageError(
                 f"--debias {count} is more than the {len(directions)} places that are looked at."
             )
         return directions.float().clone()
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        """Apply the final norm, where there is one."""
+        return F.layer_norm(tokens, *_norm_arguments(self.vit.norm)) if self.has_norm else tokens
+
+    def _patch_tokens(self, after: Sequence[Tensor]) -> Tensor:
+        """Return the patch tokens (B, N, C) of the chosen blocks side by side, each as long as the first one's."""
+        tokens = [block.float()[:, self.prefix_tokens :] for block in after]
+        if self.norm:
+            tokens = [self._normed(patch) for patch in tokens]
+        length = tokens[0].norm(dim=-1, keepdim=True)
+        return torch.cat([tokens[0], *(F.normalize(patch, dim=-1) * length for patch in tokens[1:])], -1)
 
     def _with_place(self, patch: Tensor, box: Box) -> Tensor:
         """Append the place (x, y) of each token in the image, from -1 to 1, ``position`` times its length."""
@@ -189,7 +202,7 @@ class Backbone(nn.Module):
 
     def tokens_before(self, images: Tensor) -> Tensor:
         """Return the tokens (B, N, C) that enter the chosen block, CLS and registers first."""
-        return self._run_block(images)[0]
+        return self._run_blocks(images)[0]
 
     def require_plain_attention(self) -> Any:
         """Return the attention of the chosen block; raises UsageError where it is of another kind."""
@@ -201,20 +214,28 @@ class Backbone(nn.Module):
             )
         return attention
 
-    def _run_block(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the input and the output of the chosen block."""
-        caught: dict[str, Tensor] = {}
-        block = self.vit.blocks[self.layer]
+    def _run_blocks(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the input of the deepest of the chosen blocks, and the output of each."""
+        before: list[Tensor] = []
+        after: dict[int, Tensor] = {}
 
-        def catch(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            caught["before"], caught["after"] = inputs[0], output
+        def catch(number: int, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            after[number] = output
+            if number == self.layer:
+                before.append(inputs[0])
 
-        handle = block.register_forward_hook(catch)
+        handles = [
+            self.vit.blocks[number].register_forward_hook(
+                lambda _, inputs, output, number=number: catch(number, inputs, output)
+            )
+            for number in self.layers
+        ]
         try:
             self.vit.forward_features(images)
         finally:
-            handle.remove()
-        return caught["before"], caught["after"]
+            for handle in handles:
+                handle.remove()
+        return before[0], [after[number] for number in self.layers]
 
     def _attention(self, before: Tensor, keep: Collection[str], height: int, width: int) -> dict[str, Tensor]:
         """Recompute queries, keys and CLS attention of one block, so that the fused path stays elsewhere."""
@@ -245,7 +266,7 @@ def load_backbone(
     weights: Path | None = None,
     *,
     pos_embed: str = "original",
-    layer: int = -1,
+    layer: int | Sequence[int] = -1,
     norm: bool = True,
     position: float = 0.0,
     debias: int = 0,
@@ -256,7 +277,7 @@ def load_backbone(
         name: see ``unsupseg backbones list``.
         weights: file to take instead of the hub, or the folder of a `backbone` artifact.
         pos_embed: ``original`` interpolates position embeddings as the checkpoint's own code, ``timm`` as timm.
-        layer: block whose tokens are given, -1 the last.
+        layer: block whose tokens are given, -1 the last; or several, see `Backbone`.
         norm: apply the final norm to the patch tokens.
         position: append each token's place in the image, this many times as long as the token; 0 leaves it out.
         debias: number of directions of their place that are taken out of the patch tokens.
@@ -469,7 +490,13 @@ def save_backbone(folder: Path, model: nn.Module, meta: Mapping[str, Any], stem:
 
 
 def _load_folder(
-    folder: Path, name: str, layer: int, norm: bool, position: float, debias: int, stem: str = "backbone"
+    folder: Path,
+    name: str,
+    layer: int | Sequence[int],
+    norm: bool,
+    position: float,
+    debias: int,
+    stem: str = "backbone",
 ) -> Backbone:
     """Load what `save_backbone` wrote; the digest in the JSON guards against altered weights."""
     path = folder / f"{stem}.safetensors"

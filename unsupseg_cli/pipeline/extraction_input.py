@@ -160,13 +160,14 @@ def token_fields(call: Call) -> dict[str, Any]:
     from unsupseg_cli.contents.backbone import TOKEN_FIELDS
     from unsupseg_cli.contents.model import features_of
 
-    options = {name: getattr(call.config, name) for name in TOKEN_FIELDS}
+    given = call.config.result()
+    options = {name: given[name] for name in TOKEN_FIELDS}
     if "model" not in call.inputs:
         return {**options, "debias": _settled_debias(call)}
     if not call.context.read_only:
         ref = _model(call).file.backbone
         assert ref is not None
-        return {name: getattr(ref, name) for name in TOKEN_FIELDS}
+        return ref.model_dump(mode="json", include={*TOKEN_FIELDS})
     config = features_of(call.input("model"), call.context).manifest.config
     return {name: config.get(name, value) for name, value in options.items()} | {
         "debias": config.get("debias", 0)

@@ -19,6 +19,7 @@ from unsupseg_cli.core.options import (
     BatchConfig,
     Directions,
     GeometryName,
+    Layer,
     NamedImagesConfig,
     PixelConfig,
     Precision,
@@ -96,7 +97,10 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
     flip: bool = setting(
         False, "Also embed the mirror image of each view, which `eval --features` and `predict` average with."
     )
-    layer: int = setting(-1, "Block whose tokens are kept; -1 is the last.", le=-1)
+    layer: Layer = setting(
+        -1,
+        "Block whose tokens are kept, -1 is the last; several, such as -1,-3, side by side. All else is the deepest's.",
+    )
     norm: bool = setting(True, "Apply the backbone's final norm to the tokens.")
     pos_embed: Literal["original", "timm"] = setting("original", "How position embeddings are interpolated.")
     position: float = setting(
@@ -306,7 +310,9 @@ def foresee(call: Call) -> Foreseen:
 
     info = backbone_of(call)
     grids = _foreseen_grids(call, info)
-    placed = info.dim + 2 if call.config.position and "model" not in call.inputs else info.dim
+    of_model = "model" in call.inputs
+    pooled = info.dim if of_model or isinstance(call.config.layer, int) else info.dim * len(call.config.layer)
+    placed = pooled + 2 if call.config.position and not of_model else pooled
     size, dtypes, row = 0, grid_dtypes(call.config.store_dtype), np.dtype(np.float32).itemsize
     for array in kept_arrays(call):
         if array in dtypes:
@@ -314,7 +320,7 @@ def foresee(call: Call) -> Foreseen:
             size += array_bytes(grids, (channels,), dtypes[array])
             size += 2 * len(grids) * channels * row if dtypes[array] == np.int8 else 0  # scale and zero
         else:
-            size += len(grids) * info.dim * row
+            size += len(grids) * (pooled if array == "pooled" else info.dim) * row
     summary = {
         "views": len(grids),
         "dim": placed,
