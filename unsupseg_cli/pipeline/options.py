@@ -30,6 +30,15 @@ class RunConfig(Config):
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1, also=("--batch",))
 
 
+class TuneConfig(RunConfig):
+    """Choose among settings of recipes without labels."""
+
+    budget: int = execution(
+        24, "Most candidates that are tried; of more, the first and others drawn by chance.", ge=2, le=1000
+    )
+    judged: int = setting(60, "Images that the candidates' segmentations are compared on.", ge=1)
+
+
 class DemoConfig(Config):
     """The whole chain on the bundled scenes."""
 

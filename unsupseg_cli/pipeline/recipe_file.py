@@ -39,6 +39,7 @@ class _File(Config):
     data: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, Any] = Field(default_factory=dict)
     stage: list[dict[str, Any]] = Field(min_length=1)
+    tune: dict[str, list[Any]] = Field(default_factory=dict)
     variant: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("variant", mode="before")
@@ -66,7 +67,8 @@ class StageTable:
 class RecipeFile:
     """A recipe as it is written, with the values of its variant.
 
-    ``tables`` is what its file would hold if it were written without variants.
+    ``tune`` holds the values that `tune` tries of each ``STAGE.key``; ``tables`` is what its file would hold if it were
+    written without variants.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class RecipeFile:
     published: Published
     stages: tuple[StageTable, ...]
     variant: str = ""
+    tune: dict[str, list[Any]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -129,7 +132,8 @@ def load_recipe(reference: str | Path) -> RecipeFile:
             + did_you_mean(published.evaluation, evaluations)
         )
     data = _anchored(path, file.data)
-    return RecipeFile(path, file.name, file.description, file.paper, data, published, stages, variant, tables)
+    about = (path, file.name, file.description, file.paper, data, published, stages, variant)
+    return RecipeFile(*about, file.tune, tables)
 
 
 def _full_name(name: str, variant: str) -> str:

@@ -206,6 +206,39 @@ def criterion_figure(
     return figure
 
 
+def agreement_figure(
+    names: Sequence[str], values: Sequence[float], shared: NDArray[np.float64], title: str = ""
+) -> Figure:
+    """Return what segmentations tell about each other: a bar for each, best first, beside the figures of each two.
+
+    Args:
+        names: of the segmentations.
+        values: the mean that each shares with those that look at images in another way, in nats.
+        shared: information of each two, (n, n) in nats; what each shares with itself is left white.
+        title: printed on top.
+    """
+    count = len(names)
+    figure = Figure(figsize=(11, max(2.4, 0.9 + 0.3 * count)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    bars, pairs = figure.subplots(1, 2, width_ratios=(3, 2))
+    places = np.arange(count)
+    bars.barh(places, values, color=[BLUE, *[GRAY] * (count - 1)])
+    bars.set_yticks(places, [textwrap.shorten(name, 70, placeholder=" ...") for name in names], fontsize=7)
+    bars.invert_yaxis()
+    bars.set_xlabel("information shared with other looks, beyond the place (nats)", fontsize=8)
+    bars.tick_params(labelsize=7)
+    _hide_frame(bars)
+    own = np.where(np.eye(count, dtype=bool), np.nan, shared)
+    drawn = pairs.imshow(own, cmap="Blues", vmin=0)
+    pairs.set_xticks(places, places + 1, fontsize=6)
+    pairs.set_yticks(places, places + 1, fontsize=6)
+    pairs.set_title("of each two", fontsize=8, color=INK, loc="left")
+    pairs.spines[:].set_visible(False)
+    figure.colorbar(drawn, ax=pairs, shrink=0.8).ax.tick_params(labelsize=6)
+    _title(bars, title)
+    return figure
+
+
 def as_image(figure: Figure) -> Image.Image:
     """Return a figure as a picture."""
     buffer = io.BytesIO()

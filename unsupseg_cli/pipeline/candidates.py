@@ -1,0 +1,129 @@
+"""The candidates of `tune`: recipes with each combination of some values. This module imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+from typing import Any
+
+from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.pipeline.options import RunConfig
+from unsupseg_cli.pipeline.recipe import Defaults, MethodDefaults, Step, resolve
+from unsupseg_cli.pipeline.recipe_file import RecipeFile
+
+Vary = Mapping[str, Sequence[Any]]
+"""The values that are tried of each ``STAGE.key``."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of a recipe: the values of what varies, and the steps that its model needs."""
+
+    recipe: RecipeFile
+    values: Mapping[str, Any]
+    steps: tuple[Step, ...]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What ``--set`` of `run` takes to make this candidate, one text for each value."""
+        return tuple(f"{name}={_text(value)}" for name, value in self.values.items())
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables and pictures."""
+        return " ".join((self.recipe.name, *self.settings))
+
+    @property
+    def model(self) -> Step:
+        """The step that makes its model."""
+        return self.steps[-1]
+
+
+def candidates(
+    recipes: Sequence[RecipeFile],
+    vary: Vary,
+    budget: int,
+    *,
+    overrides: RunConfig | None = None,
+    assignments: Mapping[str, Any] | None = None,
+    defaults: Defaults | None = None,
+    method_defaults: MethodDefaults | None = None,
+) -> tuple[list[Candidate], int]:
+    """Return the candidates that are tried, and how many there are in all.
+
+    Each recipe is tried with each combination of the values, of its own table ``[tune]`` where none are given. Of more
+    than ``budget`` the first and others drawn by chance are taken, in the order of the whole.
+
+    Args:
+        recipes: what is tuned.
+        vary: values by ``STAGE.key``; a recipe without that stage is tried without it.
+        budget: most candidates.
+        overrides: values for every stage, as of `recipe.resolve`; and so on.
+        assignments: values by ``STAGE.key`` for all candidates.
+        defaults: of the commands, from an ``unsupseg.toml``.
+        method_defaults: of the methods.
+
+    Raises:
+        UsageError: there are fewer than two candidates, a stage is in no recipe, a recipe makes no model, or one of the
+            values does not fit.
+    """
+    combinations = [
+        (recipe, values) for recipe in recipes for values in _combinations(recipe, vary or recipe.tune)
+    ]
+    _require_known(recipes, vary)
+    if len(combinations) < 2:
+        raise UsageError(
+            "There is nothing to choose among: name several recipes, or values to try, such as --vary extract.layer=-1 "
+            "--vary extract.layer=-3."
+        )
+    chosen = set(range(len(combinations)))
+    if len(combinations) > budget:
+        chosen = {0, *Random(0).sample(range(1, len(combinations)), budget - 1)}
+    tried = []
+    for number, (recipe, values) in enumerate(combinations):
+        steps = resolve(recipe, overrides, {**(assignments or {}), **values}, defaults, method_defaults)
+        if number in chosen:  # the others too are checked
+            tried.append(Candidate(recipe, values, _to_model(recipe, steps)))
+    return tried, len(combinations)
+
+
+def _combinations(recipe: RecipeFile, vary: Vary) -> Iterator[dict[str, Any]]:
+    """Yield each combination of the values of stages that a recipe has."""
+    own = {name: values for name, values in vary.items() if _knows(recipe, name)}
+    for values in product(*own.values()):
+        yield dict(zip(own, values, strict=True))
+
+
+def _knows(recipe: RecipeFile, name: str) -> bool:
+    """Tell whether a recipe has the stage of ``STAGE.key``."""
+    return any(name.partition(".")[0] in (stage.id, stage.command) for stage in recipe.stages)
+
+
+def _require_known(recipes: Sequence[RecipeFile], vary: Vary) -> None:
+    for name in vary:
+        if not any(_knows(recipe, name) for recipe in recipes):
+            stages = sorted({stage.id for recipe in recipes for stage in recipe.stages})
+            raise UsageError(
+                f"--vary {name}: no recipe here has a stage '{name.partition('.')[0]}'; give STAGE.key=value with one "
+                f"of {', '.join(stages)}."
+            )
+
+
+def _to_model(recipe: RecipeFile, steps: Sequence[Step]) -> tuple[Step, ...]:
+    """Return the last step that makes a model behind those that it needs, in order."""
+    models = [step for step in steps if step.makes == "model"]
+    if not models:
+        raise UsageError(f"The recipe '{recipe.name}' makes no model: there is nothing to compare.")
+    needed = {models[-1].id}
+    for step in reversed(steps):
+        if step.id in needed:
+            needed |= set(step.inputs.values())
+    return tuple(step for step in steps if step.id in needed)
+
+
+def _text(value: Any) -> str:
+    """Return a value as ``--set`` reads it."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

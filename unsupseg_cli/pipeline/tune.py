@@ -1,0 +1,165 @@
+"""tune: the candidate whose segmentation tells most about those that look at the images in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.draft import Draft
+from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.images import images_behind
+from unsupseg_cli.contents.tuning import Tried, write_tuning
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.data.items import Item
+from unsupseg_cli.inference.small_maps import small_maps
+from unsupseg_cli.metrics.agreement import agreement, shared_information
+from unsupseg_cli.models.device import resolve_device
+from unsupseg_cli.pipeline.candidates import Candidate
+from unsupseg_cli.pipeline.run import run
+
+VERSION = 1
+"""Of what a tuning holds: another one makes it again."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A candidate with its model, and what its model looks at images by: the key of its features."""
+
+    candidate: Candidate
+    model: Artifact
+    look: str
+
+
+def tune(candidates: Sequence[Candidate], judged: int, context: Context, device: str = "auto") -> Artifact:
+    """Make the model of every candidate, compare what they segment, and return the `tuning` artifact.
+
+    What is there is reused, so that a stopped call goes on. A candidate that fails is told and left out. The model of
+    the best one is then the one that commands take.
+
+    Args:
+        candidates: at least two.
+        judged: images that are segmented, evenly chosen.
+        context: of the call.
+        device: of the segmenting.
+
+    Raises:
+        UsageError: they are of different images.
+        UnsupsegError: fewer than two candidates could be made.
+    """
+    made = _make(candidates, context)
+    _require_one_collection(made)
+    artifact, reused = context.workspace.produce(
+        _identity(made, judged),
+        lambda draft: _compare(draft, made, judged, replace(context, force=False), device),
+        force=context.force,
+        tell=context.reporter.info,
+    )
+    context.say(artifact, reused)
+    best = made[artifact.manifest.summary["best"]]
+    run(best.candidate.steps, replace(context, reporter=Silent(), force=False))
+    return artifact
+
+
+def _make(candidates: Sequence[Candidate], context: Context) -> list[Made]:
+    """Make the models; two settings that mean the same are told, and one of them is kept."""
+    made: dict[str, Made] = {}
+    for number, candidate in enumerate(candidates, 1):
+        context.reporter.info(f"candidate {number} of {len(candidates)}: {candidate.name}")
+        try:
+            artifacts = run(candidate.steps, context)
+        except UnsupsegError as error:
+            context.reporter.warn(f"left out: {candidate.name}: {error}")
+            continue
+        model = artifacts[candidate.model.id]
+        if model.manifest.key in made:
+            same = made[model.manifest.key].candidate.name
+            context.reporter.info(f"left out: {candidate.name}: it is the model of '{same}'")
+            continue
+        features = model.input("features")
+        made[model.manifest.key] = Made(candidate, model, features.key if features else model.manifest.key)
+    if len(made) < 2:
+        raise UnsupsegError(
+            f"{len(made)} of {len(candidates)} candidates came out, and a choice needs two that differ: see what "
+            "is told of the others above, or try other values."
+        )
+    return list(made.values())
+
+
+def _require_one_collection(made: Sequence[Made]) -> None:
+    first = made[0].model.manifest.data
+    for other in made[1:]:
+        data = other.model.manifest.data
+        if first is None or data is None or data.fingerprint != first.fingerprint:
+            raise UsageError(
+                f"'{made[0].candidate.name}' and '{other.candidate.name}' were made from different images, and only "
+                "segmentations of the same ones can be compared: leave what names images out of --vary."
+            )
+
+
+def _identity(made: Sequence[Made], judged: int) -> Identity:
+    data = made[0].model.manifest.data
+    return Identity(
+        kind="tuning",
+        stage="tune",
+        stage_version=VERSION,
+        slug=f"{data.dataset if data else 'images'}-tuning{len(made)}",
+        config={"judged": judged, "candidates": [one.candidate.name for one in made]},
+        inputs=[one.model.as_input(f"candidate {number}") for number, one in enumerate(made, 1)],
+        data=data,
+        used_labels=any(one.model.manifest.used_labels for one in made),
+    )
+
+
+def _compare(
+    draft: Draft, made: Sequence[Made], judged: int, context: Context, device: str
+) -> dict[str, Any]:
+    """Segment the images with every model, compare, and write tables and pictures; return the summary."""
+    items = _evenly(images_behind(made[0].model.manifest, context).items, judged)
+    maps = [_maps(draft, one, items, context, device) for one in made]
+    keys = [item.key for item in items if all(item.key in each for each in maps)]
+    if len(keys) < len(items):
+        draft.warnings.append(f"unreadable images left out of the comparison: {len(items) - len(keys)}")
+    if not keys:
+        raise UnsupsegError("None of the images could be read, so there is nothing to compare.")
+    stacked = np.stack([np.stack([each[key] for key in keys]) for each in maps])
+    shared = shared_information(stacked)
+    scores = agreement(shared, [one.look for one in made])
+    numbers = {int(one.model.manifest.summary["classes"]) for one in made}
+    if len(numbers) > 1:
+        draft.warnings.append(
+            f"the candidates have {min(numbers)} to {max(numbers)} classes: more classes can share more, so compare "
+            "those of one number"
+        )
+    tried = [
+        Tried(one.candidate.name, one.candidate.settings, one.model, float(score))
+        for one, score in zip(made, scores, strict=True)
+    ]
+    shown = {item.key: item for item in items}
+    return write_tuning(draft.folder, tried, shared, stacked, [shown[key] for key in keys])
+
+
+def _evenly(items: Sequence[Item], count: int) -> list[Item]:
+    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
+def _maps(
+    draft: Draft, one: Made, items: Sequence[Item], context: Context, device: str
+) -> Mapping[str, NDArray[np.int16]]:
+    """Return the maps of a model; those of a call that was stopped are read again."""
+    path = draft.folder / f".maps-{one.model.manifest.key[:16]}.npz"
+    part = path.stem.removeprefix(".")
+    if draft.is_done(part):
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(zip(map(str, stored["keys"]), stored["maps"], strict=True))
+    maps = small_maps(one.model, items, context, resolve_device(device))
+    np.savez_compressed(path, keys=np.array(list(maps)), maps=np.stack(list(maps.values())))
+    draft.finish(part, files=[path])
+    return maps
