@@ -68,7 +68,11 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     ]
     assert summary["images"] == 5
     best = rows[summary["best"]]
-    assert best["agreement"] == max(row["agreement"] for row in rows) > 0.1
+    assert best["criterion"] == max(row["criterion"] for row in rows)
+    for row in rows:
+        assert row["contrast"] > 1.5  # two colours, and classes of them
+        assert row["agreement"] > 0.1
+        assert row["criterion"] == pytest.approx(row["contrast"] ** 2 * row["agreement"], rel=1e-4)
     assert best["rank"] == 1
     current = json.loads((here / "unsupseg-workspace" / "current.json").read_text())
     assert current["model"]["*last*"] == best["model"]
@@ -81,7 +85,7 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert [int(row["rank"]) for row in table] == [1, 2, 3, 4]
     assert {row["model"] for row in table} == {row["model"] for row in rows}
     assert (here / path / "sheet.png").exists()
-    assert (here / path / "agreement.png").exists()
+    assert (here / path / "candidates.png").exists()
     assert call("tune", "small.toml", "--judged", 5, "--workers", 0)[0] == path  # reused
     command = ["run", "small.toml", *settings.split()]
     assert "reused" in call(*command, "--workers", 0)[1]

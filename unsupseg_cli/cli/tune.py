@@ -51,8 +51,9 @@ _DRY = Annotated[bool, typer.Option("--dry-run", help="Only list the candidates.
 def tune(invocation: Invocation) -> None:
     """Which setting suits the images, chosen without labels among recipes and values.
 
-    Every candidate's model is made as `run` makes it; the best one tells most about what candidates see that look at
-    the images in another way (other blocks, backbones, conditionings), beyond what the place in the image tells.
+    Every candidate's model is made as `run` makes it. Borders of a good segmentation lie where colours change, and
+    candidates that look at the images in another way (other blocks, backbones, conditionings) agree with it beyond what
+    the place in the image tells.
     """
     config, extra, settings = invocation.config, invocation.extra, invocation.settings
     tried, total = candidates(
@@ -92,10 +93,11 @@ def _parse_vary(pairs: Sequence[str]) -> Vary:
 
 def _table(artifact: Artifact) -> Table:
     """Return the candidates, best first."""
-    table = Table("rank", "candidate", "agreement", "classes", "model", box=None)
+    table = Table("rank", "candidate", "criterion", "contrast", "agreement", "classes", "model", box=None)
     for row in sorted(artifact.manifest.summary["candidates"], key=lambda row: row["rank"]):
         classes = f"{row['classes_seen']} of {row['classes']}"
-        table.add_row(str(row["rank"]), row["name"], f"{row['agreement']:.3f}", classes, row["model"])
+        figures = [f"{row[name]:.3f}" for name in ("criterion", "contrast", "agreement")]
+        table.add_row(str(row["rank"]), row["name"], *figures, classes, row["model"])
     return table
 
 

@@ -16,23 +16,24 @@ from unsupseg_cli.core.names import cell
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.metrics.confusion import Confusion
+from unsupseg_cli.metrics.label_free import criterion
 from unsupseg_cli.metrics.matching import match
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
-from unsupseg_cli.report.plots import agreement_figure, save
+from unsupseg_cli.report.plots import candidates_figure, save
 from unsupseg_cli.report.sheet import Picture, grid
 
-TABLE, PLOT, SHEET = "candidates.csv", "agreement.png", "sheet.png"
+TABLE, PLOT, SHEET = "candidates.csv", "candidates.png", "sheet.png"
 _SHOWN_IMAGES, _SHOWN_CANDIDATES = 6, 6  # on the sheet
 _CELL = 220  # pixels of a picture's side there
 
 
 class Tried(NamedTuple):
-    """A candidate: name, settings, model, and the information in nats that it shares with other looks."""
+    """A candidate: its name and model, the contrast at its borders, and its agreement with other looks."""
 
     name: str
-    settings: tuple[str, ...]
     model: Artifact
+    contrast: float
     agreement: float
 
 
@@ -48,12 +49,16 @@ def write_tuning(
     Args:
         folder: of the tuning.
         tried: the candidates.
-        shared: information of each two, (n, n) in nats.
+        shared: what each two tell about each other, (n, n) in [0, 1].
         maps: what they segment, (n, images, S, S).
         items: the images.
     """
-    order = sorted(range(len(tried)), key=lambda number: -tried[number].agreement)
-    rows = [_row(rank, number, tried[number], maps[number]) for rank, number in enumerate(order, 1)]
+    values = criterion(np.array([one.contrast for one in tried]), np.array([one.agreement for one in tried]))
+    order = np.argsort(-values, kind="stable").tolist()
+    rows = [
+        _row(rank, number, tried[number], float(values[number]), maps[number])
+        for rank, number in enumerate(order, 1)
+    ]
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -62,8 +67,7 @@ def write_tuning(
                 {name: cell(text) if isinstance(text, str) else text for name, text in row.items()}
             )
     names = [tried[number].name for number in order]
-    values = [tried[number].agreement for number in order]
-    save(agreement_figure(names, values, shared[np.ix_(order, order)]), folder / PLOT)
+    save(candidates_figure(names, values[order], shared[np.ix_(order, order)]), folder / PLOT)
     best = [(tried[number].name, maps[number]) for number in order[:_SHOWN_CANDIDATES]]
     _sheet(best, items).save(folder / SHEET)
     return {
@@ -73,11 +77,13 @@ def write_tuning(
     }
 
 
-def _row(rank: int, number: int, tried: Tried, maps: NDArray[np.int16]) -> dict[str, Any]:
+def _row(rank: int, number: int, tried: Tried, value: float, maps: NDArray[np.int16]) -> dict[str, Any]:
     return {
         "candidate": number + 1,
         "rank": rank,
         "name": tried.name,
+        "criterion": round(value, 6),
+        "contrast": round(tried.contrast, 6),
         "agreement": round(tried.agreement, 6),
         "classes": int(tried.model.manifest.summary["classes"]),
         "classes_seen": len(np.unique(maps)),

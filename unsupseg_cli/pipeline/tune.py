@@ -1,4 +1,4 @@
-"""tune: the candidate whose segmentation tells most about those that look at the images in another way."""
+"""tune: the candidate whose borders lie where colours change, and that others who look in another way agree with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
@@ -17,9 +18,10 @@ from unsupseg_cli.contents.images import images_behind
 from unsupseg_cli.contents.tuning import Tried, write_tuning
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item
-from unsupseg_cli.inference.small_maps import small_maps
-from unsupseg_cli.metrics.agreement import agreement, shared_information
+from unsupseg_cli.inference.small_maps import SIDE, small_maps
+from unsupseg_cli.metrics.label_free import agreement, border_contrast, shared_information
 from unsupseg_cli.models.device import resolve_device
 from unsupseg_cli.pipeline.candidates import Candidate
 from unsupseg_cli.pipeline.run import run
@@ -30,7 +32,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Made:
-    """A candidate with its model, and what its model looks at images by: the key of its features."""
+    """A candidate with its model, and what its model looks at images by: the digest of its features."""
 
     candidate: Candidate
     model: Artifact
@@ -83,7 +85,9 @@ def _make(candidates: Sequence[Candidate], context: Context) -> list[Made]:
             context.reporter.info(f"left out: {candidate.name}: it is the model of '{same}'")
             continue
         features = model.input("features")
-        made[model.manifest.key] = Made(candidate, model, features.key if features else model.manifest.key)
+        made[model.manifest.key] = Made(
+            candidate, model, features.digest if features else model.manifest.digest
+        )
     if len(made) < 2:
         raise UnsupsegError(
             f"{len(made)} of {len(candidates)} candidates came out, and a choice needs two that differ: see what "
@@ -129,25 +133,32 @@ def _compare(
     if not keys:
         raise UnsupsegError("None of the images could be read, so there is nothing to compare.")
     stacked = np.stack([np.stack([each[key] for key in keys]) for each in maps])
+    shown = {item.key: item for item in items}
+    images = np.stack([_small(shown[key]) for key in keys])
     shared = shared_information(stacked)
-    scores = agreement(shared, [one.look for one in made])
+    agreed = agreement(shared, [one.look for one in made])
     numbers = {int(one.model.manifest.summary["classes"]) for one in made}
     if len(numbers) > 1:
         draft.warnings.append(
-            f"the candidates have {min(numbers)} to {max(numbers)} classes: more classes can share more, so compare "
-            "those of one number"
+            f"the candidates have {min(numbers)} to {max(numbers)} classes, and the criterion was only looked at among "
+            "those of one number (--classes auto chooses it)"
         )
     tried = [
-        Tried(one.candidate.name, one.candidate.settings, one.model, float(score))
-        for one, score in zip(made, scores, strict=True)
+        Tried(one.candidate.name, one.model, border_contrast(segmented, images), float(share))
+        for one, segmented, share in zip(made, stacked, agreed, strict=True)
     ]
-    shown = {item.key: item for item in items}
     return write_tuning(draft.folder, tried, shared, stacked, [shown[key] for key in keys])
 
 
 def _evenly(items: Sequence[Item], count: int) -> list[Item]:
     places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
     return [items[place] for place in places]
+
+
+def _small(item: Item) -> NDArray[np.uint8]:
+    """Return an image at the size of the maps, (SIDE, SIDE, 3)."""
+    image = Image.fromarray(read_image(item.image, item.reading))
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def _maps(

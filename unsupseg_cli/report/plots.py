@@ -206,15 +206,15 @@ def criterion_figure(
     return figure
 
 
-def agreement_figure(
-    names: Sequence[str], values: Sequence[float], shared: NDArray[np.float64], title: str = ""
+def candidates_figure(
+    names: Sequence[str], values: ArrayLike, shared: NDArray[np.float64], title: str = ""
 ) -> Figure:
-    """Return what segmentations tell about each other: a bar for each, best first, beside the figures of each two.
+    """Return a label-free criterion of segmentations, a bar for each, beside what each two tell about each other.
 
     Args:
-        names: of the segmentations.
-        values: the mean that each shares with those that look at images in another way, in nats.
-        shared: information of each two, (n, n) in nats; what each shares with itself is left white.
+        names: of the segmentations, best first.
+        values: the criterion of each.
+        shared: of each two, (n, n) in [0, 1]; the diagonal is left white.
         title: printed on top.
     """
     count = len(names)
@@ -225,14 +225,14 @@ def agreement_figure(
     bars.barh(places, values, color=[BLUE, *[GRAY] * (count - 1)])
     bars.set_yticks(places, [textwrap.shorten(name, 70, placeholder=" ...") for name in names], fontsize=7)
     bars.invert_yaxis()
-    bars.set_xlabel("information shared with other looks, beyond the place (nats)", fontsize=8)
+    bars.set_xlabel("contrast at borders, squared, times agreement with other looks", fontsize=8)
     bars.tick_params(labelsize=7)
     _hide_frame(bars)
     own = np.where(np.eye(count, dtype=bool), np.nan, shared)
     drawn = pairs.imshow(own, cmap="Blues", vmin=0)
     pairs.set_xticks(places, places + 1, fontsize=6)
     pairs.set_yticks(places, places + 1, fontsize=6)
-    pairs.set_title("of each two", fontsize=8, color=INK, loc="left")
+    pairs.set_title("what each two share beyond the place", fontsize=8, color=INK, loc="left")
     pairs.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=pairs, shrink=0.8).ax.tick_params(labelsize=6)
     _title(bars, title)

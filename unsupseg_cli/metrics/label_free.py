@@ -1,0 +1,106 @@
+"""Which of several segmentations of the same images is better, without labels.
+
+Nobody knows which one is right. But borders of classes that lie where colours change are rarely by chance. And what two
+segmentations find that look at the images in different ways (other blocks, backbones, conditionings) is more likely in
+the images than in the features. Two that divide every image into the same quarters agree as well, and say nothing: so
+only what they share when the place is known counts.
+
+Source: choosing among models by their agreement is Duan et al., "Unsupervised model selection for variational
+disentangled representation learning", ICLR 2020; conditional mutual information: Cover and Thomas, "Elements of
+information theory" (2006), section 2.5. Conditioning on the place, and the product with the contrast, are ours:
+`benchmarks/label_free.py` compares them with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+PLACES = 8
+"""Cells of an image's side that a place is told by."""
+_ENOUGH = 200_000  # cells of maps that are compared: more change the third digit
+
+
+def criterion(contrast: NDArray[np.float64], agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how good segmentations are, (n,): by the contrast at their borders, squared, and their agreement."""
+    values: NDArray[np.float64] = contrast**2 * agreement
+    return values
+
+
+def agreement(shared: NDArray[np.float64], looks: Sequence[str]) -> NDArray[np.float64]:
+    """Return the mean share of information (n,), in [0, 1], of each with those that look at images in another way.
+
+    Args:
+        shared: of each two, (n, n), see `shared_information`.
+        looks: what each looks at images by. Where a segmentation has no other look beside it, all others count.
+    """
+    count = len(shared)
+    differ = np.array([[one != other for other in looks] for one in looks])
+    others = np.where(differ.any(1, keepdims=True), differ, ~np.eye(count, dtype=bool))
+    means: NDArray[np.float64] = (shared * others).sum(1) / np.maximum(others.sum(1), 1)
+    return means
+
+
+def shared_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.float64]:
+    """Return how much each two segmentations tell about each other when the place is known, (n, n) in [0, 1].
+
+    It is the conditional mutual information over the geometric mean of the conditional entropies; 0 on the diagonal.
+
+    Args:
+        maps: classes from 0, (n, images, S, S) with S a multiple of `PLACES`, all of the same images.
+        seed: of the cells that are compared, where there are many.
+    """
+    count, side = len(maps), maps.shape[-1]
+    rows, columns = np.mgrid[0:side, 0:side] * PLACES // side
+    places = np.broadcast_to(rows * PLACES + columns, maps.shape[1:]).ravel()
+    flat = maps.reshape(count, -1).astype(np.int64)
+    if len(places) > _ENOUGH:
+        chosen = np.random.default_rng(seed).choice(len(places), _ENOUGH, replace=False)
+        places, flat = places[chosen], flat[:, chosen]
+    shared = np.zeros((count, count))
+    for one in range(count):
+        for other in range(one):
+            shared[one, other] = shared[other, one] = _shared(flat[one], flat[other], places)
+    return shared
+
+
+def _shared(one: NDArray[np.int64], other: NDArray[np.int64], places: NDArray[np.int64]) -> float:
+    """Return the share of information of two labellings (n,) given a third."""
+    shape = (PLACES**2, int(one.max()) + 1, int(other.max()) + 1)
+    cells = np.ravel_multi_index((places, one, other), shape)
+    joint = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape) / len(cells)
+    place = _entropy(joint.sum((1, 2)))
+    of_one, of_other = _entropy(joint.sum(2)) - place, _entropy(joint.sum(1)) - place
+    information = of_one + of_other - (_entropy(joint) - place)
+    most = np.sqrt(of_one * of_other) if min(of_one, of_other) > 0 else 0.0
+    return float(np.clip(information / most, 0, 1)) if most > 1e-9 else 0.0
+
+
+def _entropy(shares: NDArray[np.float64]) -> float:
+    """Return the entropy of shares of any shape that sum to 1, in nats."""
+    there = shares[shares > 0]
+    return float(-(there * np.log(there)).sum())
+
+
+def border_contrast(maps: NDArray[np.int16], images: NDArray[np.uint8]) -> float:
+    """Return how much more colours change from cell to cell at borders of classes than within classes.
+
+    1 is what borders drawn by chance have, and what a segmentation without a border gets.
+
+    Args:
+        maps: classes of one segmentation, (images, S, S).
+        images: the images at that size, (images, S, S, 3).
+    """
+    sums, counts = np.zeros(2), np.zeros(2)
+    colors = images.astype(np.float32)
+    for axis in (1, 2):
+        change = np.linalg.norm(np.diff(colors, axis=axis), axis=-1).ravel()
+        border = (np.diff(maps, axis=axis) != 0).ravel()
+        sums += np.bincount(border, change, 2)
+        counts += np.bincount(border, minlength=2)
+    if not counts.all() or not sums[0]:
+        return 1.0
+    within, across = sums / counts
+    return float(across / within)
