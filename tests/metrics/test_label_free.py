@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
-from unsupseg_cli.metrics.label_free import agreement, border_contrast, criterion, shared_information
+from unsupseg_cli.metrics.label_free import (
+    agreement,
+    border_contrast,
+    criterion,
+    shared_information,
+    told_by_place,
+)
 
 SIDE, IMAGES = 16, 30
 
@@ -80,7 +86,13 @@ def test_borders_where_colours_change_have_more_contrast_than_others():
     assert border_contrast(objects, np.zeros_like(images)) == 1
 
 
-def test_the_criterion_asks_for_both():
-    values = criterion(np.array([2.0, 1.0, 2.0]), np.array([0.5, 0.9, 0.1]))
-    assert values.argmax() == 0
-    assert values.tolist() == [2.0, 0.9, 0.4]
+def test_place_tells_all_of_quarters_and_nothing_of_what_lies_anywhere():
+    assert told_by_place(quarters()) == pytest.approx(1)
+    assert told_by_place(noise(0)) < 0.2  # of few cells at each place
+    assert told_by_place(np.zeros_like(noise(0))) == 0
+
+
+def test_the_criterion_asks_for_all_and_forgives_place_where_images_have_one():
+    figures = np.array([[2.0, 0.5, 0.9], [1.0, 0.9, 0.0], [2.0, 0.1, 0.0]]).T
+    assert criterion(*figures, has_place=True).tolist() == [2.0, 0.9, 0.4]
+    np.testing.assert_allclose(criterion(*figures, has_place=False), [0.02, 0.9, 0.4])

@@ -37,6 +37,7 @@ _SET = Annotated[
     list[str] | None,
     typer.Option("--set", help="STAGE.key=value, the same for all candidates; repeat it."),
 ]
+_FIGURES = ("criterion", "contrast", "agreement", "told_by_place")
 _DRY = Annotated[bool, typer.Option("--dry-run", help="Only list the candidates.")]
 
 
@@ -93,10 +94,12 @@ def _parse_vary(pairs: Sequence[str]) -> Vary:
 
 def _table(artifact: Artifact) -> Table:
     """Return the candidates, best first."""
-    table = Table("rank", "candidate", "criterion", "contrast", "agreement", "classes", "model", box=None)
+    table = Table(
+        "rank", "candidate", "criterion", "contrast", "agreement", "place", "classes", "model", box=None
+    )
     for row in sorted(artifact.manifest.summary["candidates"], key=lambda row: row["rank"]):
         classes = f"{row['classes_seen']} of {row['classes']}"
-        figures = [f"{row[name]:.3f}" for name in ("criterion", "contrast", "agreement")]
+        figures = [f"{row[name]:.3f}" for name in _FIGURES]
         table.add_row(str(row["rank"]), row["name"], *figures, classes, row["model"])
     return table
 

@@ -29,12 +29,13 @@ _CELL = 220  # pixels of a picture's side there
 
 
 class Tried(NamedTuple):
-    """A candidate: its name and model, the contrast at its borders, and its agreement with other looks."""
+    """A candidate: its name and model, and the figures of `metrics.label_free` of what it segments."""
 
     name: str
     model: Artifact
     contrast: float
     agreement: float
+    placed: float
 
 
 def write_tuning(
@@ -43,6 +44,7 @@ def write_tuning(
     shared: NDArray[np.float64],
     maps: NDArray[np.int16],
     items: Sequence[Item],
+    has_place: bool,
 ) -> dict[str, Any]:
     """Write table and pictures, and return the summary: the candidates in their order, and which is the best.
 
@@ -52,8 +54,10 @@ def write_tuning(
         shared: what each two tell about each other, (n, n) in [0, 1].
         maps: what they segment, (n, images, S, S).
         items: the images.
+        has_place: whether place matters in the images.
     """
-    values = criterion(np.array([one.contrast for one in tried]), np.array([one.agreement for one in tried]))
+    figures = np.array([(one.contrast, one.agreement, one.placed) for one in tried])
+    values = criterion(figures[:, 0], figures[:, 1], figures[:, 2], has_place)
     order = np.argsort(-values, kind="stable").tolist()
     rows = [
         _row(rank, number, tried[number], float(values[number]), maps[number])
@@ -73,6 +77,7 @@ def write_tuning(
     return {
         "best": order[0],
         "images": len(items),
+        "has_place": has_place,
         "candidates": sorted(rows, key=lambda row: row["candidate"]),
     }
 
@@ -85,6 +90,7 @@ def _row(rank: int, number: int, tried: Tried, value: float, maps: NDArray[np.in
         "criterion": round(value, 6),
         "contrast": round(tried.contrast, 6),
         "agreement": round(tried.agreement, 6),
+        "told_by_place": round(tried.placed, 6),
         "classes": int(tried.model.manifest.summary["classes"]),
         "classes_seen": len(np.unique(maps)),
         "model": tried.model.id,

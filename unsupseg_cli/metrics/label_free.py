@@ -3,12 +3,13 @@
 Nobody knows which one is right. But borders of classes that lie where colours change are rarely by chance. And what two
 segmentations find that look at the images in different ways (other blocks, backbones, conditionings) is more likely in
 the images than in the features. Two that divide every image into the same quarters agree as well, and say nothing: so
-only what they share when the place is known counts.
+only what they share when the place is known counts. And where the place tells nothing of the images' colours, as in
+aerial images, what it tells of the classes counts against them.
 
 Source: choosing among models by their agreement is Duan et al., "Unsupervised model selection for variational
 disentangled representation learning", ICLR 2020; conditional mutual information: Cover and Thomas, "Elements of
-information theory" (2006), section 2.5. Conditioning on the place, and the product with the contrast, are ours:
-`benchmarks/label_free.py` compares them with others.
+information theory" (2006), section 2.5. Conditioning on the place, and the product of the figures, are ours:
+`benchmarks/label_free.py` measures them.
 """
 
 from __future__ import annotations
@@ -23,10 +24,22 @@ PLACES = 8
 _ENOUGH = 200_000  # cells of maps that are compared: more change the third digit
 
 
-def criterion(contrast: NDArray[np.float64], agreement: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how good segmentations are, (n,): by the contrast at their borders, squared, and their agreement."""
+def criterion(
+    contrast: NDArray[np.float64],
+    agreement: NDArray[np.float64],
+    placed: NDArray[np.float64],
+    has_place: bool,
+) -> NDArray[np.float64]:
+    """Return how good segmentations are, (n,): the squared contrast at their borders times their agreement.
+
+    Args:
+        contrast: of each, see `border_contrast`.
+        agreement: of each, see `agreement`.
+        placed: what the place tells of each, see `told_by_place`.
+        has_place: whether place matters in the images; else each value loses its part that the place tells, squared.
+    """
     values: NDArray[np.float64] = contrast**2 * agreement
-    return values
+    return values if has_place else values * (1 - placed) ** 2
 
 
 def agreement(shared: NDArray[np.float64], looks: Sequence[str]) -> NDArray[np.float64]:
@@ -52,9 +65,7 @@ def shared_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.flo
         maps: classes from 0, (n, images, S, S) with S a multiple of `PLACES`, all of the same images.
         seed: of the cells that are compared, where there are many.
     """
-    count, side = len(maps), maps.shape[-1]
-    rows, columns = np.mgrid[0:side, 0:side] * PLACES // side
-    places = np.broadcast_to(rows * PLACES + columns, maps.shape[1:]).ravel()
+    count, places = len(maps), _places(maps[0])
     flat = maps.reshape(count, -1).astype(np.int64)
     if len(places) > _ENOUGH:
         chosen = np.random.default_rng(seed).choice(len(places), _ENOUGH, replace=False)
@@ -64,6 +75,28 @@ def shared_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.flo
         for other in range(one):
             shared[one, other] = shared[other, one] = _shared(flat[one], flat[other], places)
     return shared
+
+
+def told_by_place(maps: NDArray[np.int16]) -> float:
+    """Return the share of a segmentation's information that the place in the image tells, in [0, 1].
+
+    Args:
+        maps: classes from 0, (images, S, S) with S a multiple of `PLACES`.
+    """
+    labels = maps.ravel().astype(np.int64)
+    shape = (PLACES**2, int(labels.max()) + 1)
+    joint = np.bincount(np.ravel_multi_index((_places(maps), labels), shape), minlength=int(np.prod(shape)))
+    shares = joint.reshape(shape) / len(labels)
+    classes = _entropy(shares.sum(0))
+    told = classes + _entropy(shares.sum(1)) - _entropy(shares)
+    return float(np.clip(told / classes, 0, 1)) if classes > 1e-9 else 0.0
+
+
+def _places(maps: NDArray[np.int16]) -> NDArray[np.int64]:
+    """Return the number of the place of each cell of maps (images, S, S), flat."""
+    side = maps.shape[-1]
+    rows, columns = np.mgrid[0:side, 0:side] * PLACES // side
+    return np.broadcast_to(rows * PLACES + columns, maps.shape).ravel()
 
 
 def _shared(one: NDArray[np.int64], other: NDArray[np.int64], places: NDArray[np.int64]) -> float:

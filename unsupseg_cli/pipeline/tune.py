@@ -19,9 +19,10 @@ from unsupseg_cli.contents.tuning import Tried, write_tuning
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.images import read_image
-from unsupseg_cli.data.items import Item
+from unsupseg_cli.data.items import Item, spread
+from unsupseg_cli.data.placement import LEAST_SHARE, share_of_place
 from unsupseg_cli.inference.small_maps import SIDE, small_maps
-from unsupseg_cli.metrics.label_free import agreement, border_contrast, shared_information
+from unsupseg_cli.metrics.label_free import agreement, border_contrast, shared_information, told_by_place
 from unsupseg_cli.models.device import resolve_device
 from unsupseg_cli.pipeline.candidates import Candidate
 from unsupseg_cli.pipeline.run import run
@@ -125,34 +126,46 @@ def _compare(
     draft: Draft, made: Sequence[Made], judged: int, context: Context, device: str
 ) -> dict[str, Any]:
     """Segment the images with every model, compare, and write tables and pictures; return the summary."""
-    items = _evenly(images_behind(made[0].model.manifest, context).items, judged)
-    maps = [_maps(draft, one, items, context, device) for one in made]
-    keys = [item.key for item in items if all(item.key in each for each in maps)]
-    if len(keys) < len(items):
-        draft.warnings.append(f"unreadable images left out of the comparison: {len(items) - len(keys)}")
-    if not keys:
+    collection = images_behind(made[0].model.manifest, context).items
+    items = spread(collection, judged)
+    of_models = [_maps(draft, one, items, context, device) for one in made]
+    shown = [item for item in items if all(item.key in each for each in of_models)]
+    if len(shown) < len(items):
+        draft.warnings.append(f"unreadable images left out of the comparison: {len(items) - len(shown)}")
+    if not shown:
         raise UnsupsegError("None of the images could be read, so there is nothing to compare.")
-    stacked = np.stack([np.stack([each[key] for key in keys]) for each in maps])
-    shown = {item.key: item for item in items}
-    images = np.stack([_small(shown[key]) for key in keys])
-    shared = shared_information(stacked)
-    agreed = agreement(shared, [one.look for one in made])
     numbers = {int(one.model.manifest.summary["classes"]) for one in made}
     if len(numbers) > 1:
         draft.warnings.append(
             f"the candidates have {min(numbers)} to {max(numbers)} classes, and the criterion was only looked at among "
             "those of one number (--classes auto chooses it)"
         )
-    tried = [
-        Tried(one.candidate.name, one.model, border_contrast(segmented, images), float(share))
-        for one, segmented, share in zip(made, stacked, agreed, strict=True)
+    maps = np.stack([np.stack([each[item.key] for item in shown]) for each in of_models])
+    shared = shared_information(maps)
+    tried = _figures(made, maps, shared, np.stack([_small(item) for item in shown]))
+    return write_tuning(draft.folder, tried, shared, maps, shown, _has_place(collection, context))
+
+
+def _figures(
+    made: Sequence[Made], maps: NDArray[np.int16], shared: NDArray[np.float64], images: NDArray[np.uint8]
+) -> list[Tried]:
+    """Return the figures of each candidate's maps (n, images, S, S)."""
+    agreed = agreement(shared, [one.look for one in made]).tolist()
+    return [
+        Tried(one.candidate.name, one.model, border_contrast(own, images), share, told_by_place(own))
+        for one, own, share in zip(made, maps, agreed, strict=True)
     ]
-    return write_tuning(draft.folder, tried, shared, stacked, [shown[key] for key in keys])
 
 
-def _evenly(items: Sequence[Item], count: int) -> list[Item]:
-    places = np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int)
-    return [items[place] for place in places]
+def _has_place(items: Sequence[Item], context: Context) -> bool:
+    """Tell whether place matters in the images, as `extract --debias auto` looks at it."""
+    share = share_of_place(items, context.reporter)
+    if share is None or share >= LEAST_SHARE:
+        return True
+    context.reporter.info(
+        f"place tells {100 * max(share, 0):.0f} % of the colours' variance: classes that it tells are marked down"
+    )
+    return False
 
 
 def _small(item: Item) -> NDArray[np.uint8]:
