@@ -10,13 +10,13 @@ from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.recipe import resolve
 from unsupseg_cli.pipeline.recipe_file import load_recipe
 
-RECIPE = "scenes-kmeans"
+RECIPE = "scenes-best"
 app = typer.Typer()
 
 
 @stage_command(app, DemoConfig, name="demo", settings=False, without=("explain_",))
 def demo(invocation: Invocation) -> None:
-    """The whole chain on the bundled scenes: offline, a few minutes on two cores. It is the recipe scenes-kmeans."""
+    """The whole chain on the bundled scenes: offline, a few minutes on two cores. It is the recipe scenes-best."""
     context = invocation.context()
     from unsupseg_cli.pipeline.run import run
 
