@@ -22,6 +22,7 @@ _ORDER = [
     "segment",
     "demo",
     "run",
+    "tune",
     "extract",
     "import-masks",
     "graph",
