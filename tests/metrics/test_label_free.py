@@ -9,8 +9,8 @@ from sklearn.metrics import mutual_info_score
 from unsupseg_cli.metrics.label_free import (
     agreement,
     border_contrast,
+    confirmed_information,
     criterion,
-    shared_information,
     told_by_place,
 )
 
@@ -27,19 +27,19 @@ def quarters():
 
 
 def test_segmentations_that_divide_all_images_alike_tell_nothing():
-    shared = shared_information(np.stack([quarters(), quarters(), noise(0)]))
-    assert shared[0, 1] == pytest.approx(0, abs=1e-9)
+    confirmed = confirmed_information(np.stack([quarters(), quarters(), noise(0)]))
+    assert confirmed[0, 1] == pytest.approx(0, abs=1e-9)
 
 
-def test_what_is_in_the_images_is_shared_whatever_the_classes_are_called():
+def test_what_is_in_the_images_is_confirmed_whatever_the_classes_are_called():
     objects = noise(0)
     renamed = np.array([2, 0, 1], np.int16)[objects]
-    assert shared_information(np.stack([objects, renamed]))[0, 1] == pytest.approx(1)
-    assert shared_information(np.stack([objects, noise(1)]))[0, 1] < 0.02
+    assert confirmed_information(np.stack([objects, renamed]))[0, 1] == pytest.approx(1)
+    assert confirmed_information(np.stack([objects, noise(1)]))[0, 1] < 0.02
 
 
-def test_it_is_the_information_at_each_place_over_what_there_is_at_most():
-    maps = np.stack([noise(0), np.where(noise(1) > 0, noise(0), noise(2))])
+def test_it_is_the_information_at_each_place_over_what_the_first_tells_there():
+    maps = np.stack([noise(0, 2), np.where(noise(1) > 0, noise(0, 2), noise(2))])
     cells = [
         (slice(None), slice(y, y + 2), slice(x, x + 2)) for y in range(0, SIDE, 2) for x in range(0, SIDE, 2)
     ]
@@ -49,30 +49,32 @@ def test_it_is_the_information_at_each_place_over_what_there_is_at_most():
             [mutual_info_score(maps[one][cell].ravel(), maps[other][cell].ravel()) for cell in cells]
         )
 
-    expected = mean(0, 1) / np.sqrt(mean(0, 0) * mean(1, 1))
-    assert shared_information(maps)[0, 1] == pytest.approx(expected)
+    confirmed = confirmed_information(maps)
+    assert confirmed[0, 1] == pytest.approx(mean(0, 1) / mean(0, 0))
+    assert confirmed[1, 0] == pytest.approx(mean(0, 1) / mean(1, 1))
+    assert confirmed[1, 0] < confirmed[0, 1]  # it tells more that the other does not know
 
 
 @given(st.permutations(range(4)), st.integers(0, 5))
 def test_names_of_classes_and_order_do_not_matter(order, seed):
     first, second = noise(seed, 4), np.where(noise(seed + 1, 2) > 0, noise(seed, 4), 0).astype(np.int16)
-    shared = shared_information(np.stack([first, second]))
-    again = shared_information(np.stack([second, np.array(order, np.int16)[first]]))
-    np.testing.assert_allclose(again, shared, atol=1e-9)
-    assert (shared >= 0).all()
-    assert (shared <= 1).all()
+    confirmed = confirmed_information(np.stack([first, second]))
+    again = confirmed_information(np.stack([second, np.array(order, np.int16)[first]]))
+    np.testing.assert_allclose(again, confirmed.T, atol=1e-9)
+    assert (confirmed >= 0).all()
+    assert (confirmed <= 1).all()
 
 
 def test_those_that_look_in_the_same_way_do_not_count_for_each_other():
-    shared = np.array([[0, 9, 1], [9, 0, 2], [1, 2, 0]], float)
-    np.testing.assert_allclose(agreement(shared, ["a", "a", "b"]), [1, 2, 1.5])
-    np.testing.assert_allclose(agreement(shared, ["a", "a", "a"]), [5, 5.5, 1.5])
+    confirmed = np.array([[0, 9, 1], [9, 0, 2], [1, 2, 0]], float)
+    np.testing.assert_allclose(agreement(confirmed, ["a", "a", "b"]), [1, 2, 1.5])
+    np.testing.assert_allclose(agreement(confirmed, ["a", "a", "a"]), [5, 5.5, 1.5])
     np.testing.assert_allclose(agreement(np.zeros((1, 1)), ["a"]), [0])
 
 
 def test_a_segmentation_of_one_class_tells_nothing():
-    shared = shared_information(np.stack([np.zeros_like(noise(0)), noise(0)]))
-    np.testing.assert_array_equal(shared, 0)
+    confirmed = confirmed_information(np.stack([np.zeros_like(noise(0)), noise(0)]))
+    np.testing.assert_array_equal(confirmed, 0)
 
 
 def test_borders_where_colours_change_have_more_contrast_than_others():

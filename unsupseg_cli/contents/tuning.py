@@ -41,7 +41,7 @@ class Tried(NamedTuple):
 def write_tuning(
     folder: Path,
     tried: Sequence[Tried],
-    shared: NDArray[np.float64],
+    confirmed: NDArray[np.float64],
     maps: NDArray[np.int16],
     items: Sequence[Item],
     has_place: bool,
@@ -51,7 +51,7 @@ def write_tuning(
     Args:
         folder: of the tuning.
         tried: the candidates.
-        shared: what each two tell about each other, (n, n) in [0, 1].
+        confirmed: share of each that each other one confirms, (n, n) in [0, 1].
         maps: what they segment, (n, images, S, S).
         items: the images.
         has_place: whether place matters in the images.
@@ -71,7 +71,7 @@ def write_tuning(
                 {name: cell(text) if isinstance(text, str) else text for name, text in row.items()}
             )
     names = [tried[number].name for number in order]
-    save(candidates_figure(names, values[order], shared[np.ix_(order, order)]), folder / PLOT)
+    save(candidates_figure(names, values[order], confirmed[np.ix_(order, order)]), folder / PLOT)
     best = [(tried[number].name, maps[number]) for number in order[:_SHOWN_CANDIDATES]]
     _sheet(best, items).save(folder / SHEET)
     return {

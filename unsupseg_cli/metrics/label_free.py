@@ -2,9 +2,10 @@
 
 Nobody knows which one is right. But borders of classes that lie where colours change are rarely by chance. And what two
 segmentations find that look at the images in different ways (other blocks, backbones, conditionings) is more likely in
-the images than in the features. Two that divide every image into the same quarters agree as well, and say nothing: so
-only what they share when the place is known counts. And where the place tells nothing of the images' colours, as in
-aerial images, what it tells of the classes counts against them.
+the images than in the features: what counts is the share of what one tells that others confirm. Two that divide every
+image into the same quarters agree as well, and say nothing: so it is taken of what is left when the place is known. And
+where the place tells nothing of the images' colours, as in aerial images, what it tells of the classes counts against
+them.
 
 Source: choosing among models by their agreement is Duan et al., "Unsupervised model selection for variational
 disentangled representation learning", ICLR 2020; conditional mutual information: Cover and Thomas, "Elements of
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 PLACES = 8
 """Cells of an image's side that a place is told by."""
+_NOTHING = 1e-9  # nats
 _ENOUGH = 200_000  # cells of maps that are compared: more change the third digit
 
 
@@ -42,24 +44,25 @@ def criterion(
     return values if has_place else values * (1 - placed) ** 2
 
 
-def agreement(shared: NDArray[np.float64], looks: Sequence[str]) -> NDArray[np.float64]:
-    """Return the mean share of information (n,), in [0, 1], of each with those that look at images in another way.
+def agreement(confirmed: NDArray[np.float64], looks: Sequence[str]) -> NDArray[np.float64]:
+    """Return the share (n,), in [0, 1], of each segmentation that those confirm which look at images in another way.
 
     Args:
-        shared: of each two, (n, n), see `shared_information`.
+        confirmed: of each by each, (n, n), see `confirmed_information`.
         looks: what each looks at images by. Where a segmentation has no other look beside it, all others count.
     """
-    count = len(shared)
+    count = len(confirmed)
     differ = np.array([[one != other for other in looks] for one in looks])
     others = np.where(differ.any(1, keepdims=True), differ, ~np.eye(count, dtype=bool))
-    means: NDArray[np.float64] = (shared * others).sum(1) / np.maximum(others.sum(1), 1)
+    means: NDArray[np.float64] = (confirmed * others).sum(1) / np.maximum(others.sum(1), 1)
     return means
 
 
-def shared_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.float64]:
-    """Return how much each two segmentations tell about each other when the place is known, (n, n) in [0, 1].
+def confirmed_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.float64]:
+    """Return the share of what each segmentation tells that each other one tells too, (n, n) in [0, 1].
 
-    It is the conditional mutual information over the geometric mean of the conditional entropies; 0 on the diagonal.
+    It is the mutual information over the entropy of the first, both when the place is known; 0 on the diagonal, and of
+    one that tells nothing.
 
     Args:
         maps: classes from 0, (n, images, S, S) with S a multiple of `PLACES`, all of the same images.
@@ -70,11 +73,25 @@ def shared_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.flo
     if len(places) > _ENOUGH:
         chosen = np.random.default_rng(seed).choice(len(places), _ENOUGH, replace=False)
         places, flat = places[chosen], flat[:, chosen]
-    shared = np.zeros((count, count))
+    confirmed = np.zeros((count, count))
     for one in range(count):
         for other in range(one):
-            shared[one, other] = shared[other, one] = _shared(flat[one], flat[other], places)
-    return shared
+            information, *entropies = _given_place(flat[one], flat[other], places)
+            for first, second, entropy in ((one, other, entropies[0]), (other, one, entropies[1])):
+                confirmed[first, second] = np.clip(information / entropy, 0, 1) if entropy > _NOTHING else 0.0
+    return confirmed
+
+
+def _given_place(
+    one: NDArray[np.int64], other: NDArray[np.int64], places: NDArray[np.int64]
+) -> tuple[float, float, float]:
+    """Return the mutual information of two labellings (n,) given a third, and the entropy of each, in nats."""
+    shape = (PLACES**2, int(one.max()) + 1, int(other.max()) + 1)
+    cells = np.ravel_multi_index((places, one, other), shape)
+    joint = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape) / len(cells)
+    place = _entropy(joint.sum((1, 2)))
+    of_one, of_other = _entropy(joint.sum(2)) - place, _entropy(joint.sum(1)) - place
+    return of_one + of_other - (_entropy(joint) - place), of_one, of_other
 
 
 def told_by_place(maps: NDArray[np.int16]) -> float:
@@ -89,7 +106,7 @@ def told_by_place(maps: NDArray[np.int16]) -> float:
     shares = joint.reshape(shape) / len(labels)
     classes = _entropy(shares.sum(0))
     told = classes + _entropy(shares.sum(1)) - _entropy(shares)
-    return float(np.clip(told / classes, 0, 1)) if classes > 1e-9 else 0.0
+    return float(np.clip(told / classes, 0, 1)) if classes > _NOTHING else 0.0
 
 
 def _places(maps: NDArray[np.int16]) -> NDArray[np.int64]:
@@ -97,18 +114,6 @@ def _places(maps: NDArray[np.int16]) -> NDArray[np.int64]:
     side = maps.shape[-1]
     rows, columns = np.mgrid[0:side, 0:side] * PLACES // side
     return np.broadcast_to(rows * PLACES + columns, maps.shape).ravel()
-
-
-def _shared(one: NDArray[np.int64], other: NDArray[np.int64], places: NDArray[np.int64]) -> float:
-    """Return the share of information of two labellings (n,) given a third."""
-    shape = (PLACES**2, int(one.max()) + 1, int(other.max()) + 1)
-    cells = np.ravel_multi_index((places, one, other), shape)
-    joint = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape) / len(cells)
-    place = _entropy(joint.sum((1, 2)))
-    of_one, of_other = _entropy(joint.sum(2)) - place, _entropy(joint.sum(1)) - place
-    information = of_one + of_other - (_entropy(joint) - place)
-    most = np.sqrt(of_one * of_other) if min(of_one, of_other) > 0 else 0.0
-    return float(np.clip(information / most, 0, 1)) if most > 1e-9 else 0.0
 
 
 def _entropy(shares: NDArray[np.float64]) -> float:

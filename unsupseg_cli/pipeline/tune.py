@@ -22,7 +22,7 @@ from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item, spread
 from unsupseg_cli.data.placement import LEAST_SHARE, share_of_place
 from unsupseg_cli.inference.small_maps import SIDE, small_maps
-from unsupseg_cli.metrics.label_free import agreement, border_contrast, shared_information, told_by_place
+from unsupseg_cli.metrics.label_free import agreement, border_contrast, confirmed_information, told_by_place
 from unsupseg_cli.models.device import resolve_device
 from unsupseg_cli.pipeline.candidates import Candidate
 from unsupseg_cli.pipeline.run import run
@@ -141,16 +141,16 @@ def _compare(
             "those of one number (--classes auto chooses it)"
         )
     maps = np.stack([np.stack([each[item.key] for item in shown]) for each in of_models])
-    shared = shared_information(maps)
-    tried = _figures(made, maps, shared, np.stack([_small(item) for item in shown]))
-    return write_tuning(draft.folder, tried, shared, maps, shown, _has_place(collection, context))
+    confirmed = confirmed_information(maps)
+    tried = _figures(made, maps, confirmed, np.stack([_small(item) for item in shown]))
+    return write_tuning(draft.folder, tried, confirmed, maps, shown, _has_place(collection, context))
 
 
 def _figures(
-    made: Sequence[Made], maps: NDArray[np.int16], shared: NDArray[np.float64], images: NDArray[np.uint8]
+    made: Sequence[Made], maps: NDArray[np.int16], confirmed: NDArray[np.float64], images: NDArray[np.uint8]
 ) -> list[Tried]:
     """Return the figures of each candidate's maps (n, images, S, S)."""
-    agreed = agreement(shared, [one.look for one in made]).tolist()
+    agreed = agreement(confirmed, [one.look for one in made]).tolist()
     return [
         Tried(one.candidate.name, one.model, border_contrast(own, images), share, told_by_place(own))
         for one, own, share in zip(made, maps, agreed, strict=True)

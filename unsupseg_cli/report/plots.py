@@ -207,14 +207,14 @@ def criterion_figure(
 
 
 def candidates_figure(
-    names: Sequence[str], values: ArrayLike, shared: NDArray[np.float64], title: str = ""
+    names: Sequence[str], values: ArrayLike, confirmed: NDArray[np.float64], title: str = ""
 ) -> Figure:
-    """Return a label-free criterion of segmentations, a bar for each, beside what each two tell about each other.
+    """Return a label-free criterion of segmentations, a bar for each, beside what each one confirms of the others.
 
     Args:
         names: of the segmentations, best first.
         values: the criterion of each.
-        shared: of each two, (n, n) in [0, 1]; the diagonal is left white.
+        confirmed: share of each (row) that each other one (column) confirms, (n, n); the diagonal is left white.
         title: printed on top.
     """
     count = len(names)
@@ -228,11 +228,11 @@ def candidates_figure(
     bars.set_xlabel("contrast at borders, squared, times agreement with other looks", fontsize=8)
     bars.tick_params(labelsize=7)
     _hide_frame(bars)
-    own = np.where(np.eye(count, dtype=bool), np.nan, shared)
+    own = np.where(np.eye(count, dtype=bool), np.nan, confirmed)
     drawn = pairs.imshow(own, cmap="Blues", vmin=0)
     pairs.set_xticks(places, places + 1, fontsize=6)
     pairs.set_yticks(places, places + 1, fontsize=6)
-    pairs.set_title("what each two share beyond the place", fontsize=8, color=INK, loc="left")
+    pairs.set_title("share of each row that the column confirms", fontsize=8, color=INK, loc="left")
     pairs.spines[:].set_visible(False)
     figure.colorbar(drawn, ax=pairs, shrink=0.8).ax.tick_params(labelsize=6)
     _title(bars, title)
