@@ -88,7 +88,7 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert {row["model"] for row in table} == {row["model"] for row in rows}
     assert (here / path / "sheet.png").exists()
     assert (here / path / "candidates.png").exists()
-    assert call("tune", "small.toml", "--judged", 5, "--workers", 0)[0] == path  # reused
+    assert call("tune", "small.toml", "--judged", 5, "--workers", 0, "--quiet") == (path, "")  # reused
     command = ["run", "small.toml", *settings.split()]
     assert "reused" in call(*command, "--workers", 0)[1]
 

@@ -50,7 +50,7 @@ def test_auto_takes_directions_out_where_place_does_not_tell_the_colours(call, t
     write(here / "above", placed=False)
     write(here / "street", placed=True)
     write(here / "few", placed=False, count=3)
-    common = ("--size", 64, "--workers", 0, "--backbone", "tiny", "--debias", "auto")
+    common = ("--size", 64, "--workers", 0, "--backbone", "untrained", "--debias", "auto")
     chosen = {}
     for name in ("above", "street", "few"):
         path, said = call("extract", "--dataset", f"{name}/", *common)
@@ -59,3 +59,12 @@ def test_auto_takes_directions_out_where_place_does_not_tell_the_colours(call, t
     assert chosen == {"above": 20, "street": 0, "few": 0}
     above, _ = call("extract", "--dataset", "above/", *common[:-1], 20)
     assert above == call("extract", "--dataset", "above/", *common)[0]  # auto enters the key as what it chose
+
+
+def test_auto_leaves_tokens_alone_whose_backbone_adds_no_place(call, tmp_path):
+    here = tmp_path / "here"
+    write(here / "above", placed=False)
+    common = ("extract", "--dataset", "above/", "--size", 64, "--workers", 0, "--backbone", "tiny")
+    path, said = call(*common, "--debias", "auto")
+    assert "adds no place to its tokens" in said
+    assert path == call(*common)[0]

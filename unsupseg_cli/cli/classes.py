@@ -123,7 +123,7 @@ def scan(invocation: Invocation) -> None:
         figures = [f"{row[name]:.4f}" for name in ("silhouette", "inertia")]
         style = "bold" if row["classes"] == best else ""
         table.add_row(str(row["classes"]), *figures, f"{100 * row['smallest']:.1f}", style=style)
-    invocation.reporter.console.print(table)
+    invocation.reporter.table(table)
     invocation.reporter.info(f"{best} classes: `unsupseg pseudolabel --classes {best}`, or --classes auto")
     if best == high > low:
         invocation.reporter.info(f"that is the largest tried: --range {low}-{2 * high} looks further")

@@ -121,6 +121,11 @@ class TerminalReporter:
         else:
             self.console.print(text, style="dim", soft_wrap=True)
 
+    def table(self, table: Table) -> None:
+        """Print a table unless quiet."""
+        if not self._quiet:
+            self.console.print(table)
+
     def warn(self, message: str) -> None:
         """Print one line that stands out."""
         self.console.print(f"[yellow]warning:[/yellow] {escape(visible(message))}", soft_wrap=True)

@@ -22,6 +22,5 @@ def demo(invocation: Invocation) -> None:
 
     steps = resolve(load_recipe(RECIPE), RunConfig(**invocation.config.model_dump()))
     artifact = run(steps, context)[steps[-1].id]
-    console = invocation.reporter.console
-    console.print(score_table(artifact.manifest.summary))
+    invocation.reporter.table(score_table(artifact.manifest.summary))
     invocation.done(artifact)

@@ -70,7 +70,6 @@ def run(invocation: Invocation) -> None:
     first: str | None = invocation.extra["from_"]
     if first is not None:
         select(steps, first)
-    console = invocation.reporter.console
     if invocation.explain:
         explain_steps(steps)
     if invocation.extra["probe"] and not invocation.extra["dry_run"]:
@@ -85,10 +84,10 @@ def run(invocation: Invocation) -> None:
     artifacts = run_steps(steps, context, first=first)
     scores = outcomes(steps, artifacts, recipe.published)
     if scores:
-        console.print(_outcome_table(recipe, scores))
+        invocation.reporter.table(_outcome_table(recipe, scores))
         for name in ("source", "retrained"):
             if text := getattr(recipe.published, name):
-                console.print(f"{name}: {text}", style="dim", markup=False, soft_wrap=True)
+                invocation.reporter.info(f"{name}: {text}")
         if scores[0].changed:
             changed = ", ".join(f"{key} = {value}" for key, value in scores[0].changed.items())
             invocation.reporter.warn(f"this is not the setting of the recipe ({changed}): compare with care")

@@ -36,5 +36,5 @@ def run_stage(stage: Stage, invocation: Invocation) -> None:
         return
     kind = artifact.manifest.kind
     if kind in SUMMARIES:
-        invocation.reporter.console.print(SUMMARIES[kind](artifact.manifest.summary))
+        invocation.reporter.table(SUMMARIES[kind](artifact.manifest.summary))
     invocation.done(artifact)

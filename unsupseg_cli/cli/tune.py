@@ -75,7 +75,7 @@ def tune(invocation: Invocation) -> None:
     from unsupseg_cli.pipeline.tune import tune as choose
 
     artifact = choose(tried, config.judged, invocation.context(), config.device or "auto")
-    invocation.reporter.console.print(_table(artifact))
+    invocation.reporter.table(_table(artifact))
     _tell_best(artifact, tried, invocation)
     invocation.done(artifact)
 

@@ -36,9 +36,7 @@ def known_backbone(name: str, weights: Path | None, context: Context) -> Backbon
     Raises:
         UsageError: there is no backbone and no artifact of this name.
     """
-    folder = weights if weights and weights.is_dir() else None
-    if name not in ALIASES and not name.startswith("timm:") and weights is None:
-        folder = context.workspace.get(name, "backbone").path
+    folder = _own_folder(name, weights, context)
     if folder is not None:
         meta = _read_meta(folder / JSON_NAME)
         return BackboneInfo(
@@ -50,6 +48,24 @@ def known_backbone(name: str, weights: Path | None, context: Context) -> Backbon
     else:
         digest = _used_weights(name, weights, context)
     return BackboneInfo(name, digest, row.patch_size, row.dim)
+
+
+def adds_places(name: str, weights: Path | None, context: Context) -> bool:
+    """Tell whether a backbone adds embeddings of their place to the tokens; those of timm do."""
+    folder = _own_folder(name, weights, context)
+    if folder is None and name != "tiny":
+        return True
+    meta = _read_meta(folder / JSON_NAME if folder else TINY.with_suffix(".json"))
+    return bool(meta["arch"].get("pos_embed") != "none")
+
+
+def _own_folder(name: str, weights: Path | None, context: Context) -> Path | None:
+    """Return the folder of a `backbone` artifact, if a name or its weights mean one."""
+    if weights is not None:
+        return weights if weights.is_dir() else None
+    if name in ALIASES or name.startswith("timm:"):
+        return None
+    return context.workspace.get(name, "backbone").path
 
 
 def _used_weights(name: str, file: Path | None, context: Context) -> str:

@@ -176,6 +176,7 @@ def token_fields(call: Call) -> dict[str, Any]:
 
 def _settled_debias(call: Call) -> int:
     """Return how many directions of place are taken out of the tokens, and tell what ``auto`` chose."""
+    from unsupseg_cli.contents.backbone import adds_places
     from unsupseg_cli.data.placement import DIRECTIONS, ENOUGH_IMAGES, LEAST_SHARE, share_of_place
 
     wanted = call.config.debias
@@ -183,6 +184,9 @@ def _settled_debias(call: Call) -> int:
         wanted = "auto" if call.config.windows else 0
     if wanted != "auto":
         return int(wanted)
+    if not adds_places(backbone_name(call), weights_of(call), call.context):
+        call.context.reporter.info("debias: this backbone adds no place to its tokens, they stay as they are")
+        return 0
     share = share_of_place(images_of(call).items, call.context.reporter)
     if share is None:
         call.context.reporter.info(f"debias: fewer than {ENOUGH_IMAGES} images, tokens stay as they are")
