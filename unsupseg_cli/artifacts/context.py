@@ -43,7 +43,7 @@ class Context:
         manifest = artifact.manifest
         outcome = "reused" if reused else f"written in {manifest.seconds:.1f} s"
         self.reporter.info(f"{manifest.kind} '{manifest.id}' {outcome}")
-        if (picture := artifact.picture) is not None:
+        if artifact.is_here and (picture := artifact.picture) is not None:
             self.reporter.info(f"look at '{picture}'")
         if manifest.used_labels:
             self.reporter.warn(f"'{manifest.id}' used labels: it is a diagnosis, not an unsupervised result")

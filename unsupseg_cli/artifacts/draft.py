@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from unsupseg_cli.artifacts.canonical import digest_file
 from unsupseg_cli.artifacts.files import sync_file, write_json
+from unsupseg_cli.artifacts.manifest import Output
 
 SHARED = "shared"
 """The part that says that several processes write a draft."""
@@ -59,6 +60,19 @@ class Draft:
         """Return what `finish` was told about a part."""
         content = self._read(part)
         return None if content is None else content["note"]
+
+    def refresh(self) -> None:
+        """Take notice of what other machines finished."""
+
+    def bring(self, files: Iterable[Path]) -> None:
+        """See to it that files of finished parts are in the folder, whichever machine made them."""
+
+    def take_over(self) -> None:
+        """Bring the files of every part, which may be changed from now on."""
+
+    def elsewhere(self) -> dict[str, Output]:
+        """Return the files to publish that other machines made and that are not in the folder."""
+        return {}
 
     def clear(self) -> None:
         """Remove everything: the work begins again."""

@@ -26,9 +26,14 @@ def _plain_name(text: str) -> str:
     return text
 
 
-def _inside(text: str) -> str:
+def is_inside(text: str) -> bool:
+    """Tell whether a relative path leads nowhere else than into the folder that it is meant from."""
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or text in ("", "."):
+    return not (path.is_absolute() or ".." in path.parts or text in ("", "."))
+
+
+def _inside(text: str) -> str:
+    if not is_inside(text):
         raise ValueError(f"expected a path inside the artifact, found {text!r}")
     return text
 
@@ -149,6 +154,16 @@ def read_manifest(folder: Path) -> Manifest:
             f"The manifest '{path}' cannot be read ({error}); delete the folder '{folder}' and run the "
             "stage again."
         ) from None
+    return parse_manifest(raw, str(path))
+
+
+def parse_manifest(raw: Any, path: str) -> Manifest:
+    """Return a manifest from plain values; ``path`` is where they were read.
+
+    Raises:
+        UnsupsegError: it is damaged, or written by a newer version of the tool.
+        OlderFormatError: it was written by a version too old.
+    """
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UnsupsegError(

@@ -9,9 +9,9 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from copy import deepcopy
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, suppress
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -49,13 +49,16 @@ if TYPE_CHECKING:
 CURRENT = "current.json"
 _PARTIAL = ".partial"
 _RETIRED = f"{_PARTIAL}-retired"
-_LOCKS = ".locks"
+LOCKS = ".locks"
+"""The folder of the lock files."""
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
 _HASHING = 8  # files at a time, at most
 _MUCH = 4 * 2**30  # bytes that take more than a few seconds to read once more
 _SCORED = ("evaluation", "mask-evaluation")
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
+MISSING, CHANGED = "is missing", "was changed after it was written"
+"""What `verify` says of a file."""
 
 
 _PICTURES = ("sheet.png", "classes.png", "overlay", "progress.png")
@@ -66,11 +69,41 @@ _PICTURES = ("sheet.png", "classes.png", "overlay", "progress.png")
 class Artifact:
     """A published artifact: its folder and its manifest.
 
-    In a notebook it shows itself: one line of what it is, and its picture where it has one.
+    ``workspace`` is the one that brings its files where they are not on this machine yet. In a notebook it shows
+    itself: one line of what it is, and its picture where it has one.
     """
 
-    path: Path
+    folder: Path
     manifest: Manifest
+    workspace: Workspace | None = field(default=None, compare=False)
+
+    @property
+    def path(self) -> Path:
+        """Its folder, with all its files: from object storage they are fetched first; raises UnsupsegError then."""
+        if self.workspace is not None:
+            self.workspace.bring(self)
+        return self.folder
+
+    @property
+    def place(self) -> Path | str:
+        """What names it from any folder: its folder, or its address in object storage."""
+        return self.folder if self.workspace is None else self.workspace.place(self)
+
+    @property
+    def home(self) -> Workspace:
+        """The workspace that it lies in."""
+        return self.workspace or Workspace(self.folder.resolve().parents[1])
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is such an artifact: a dry run only promises it."""
+        return self.folder.exists()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its files are on this machine, so that `path` fetches none."""
+        names = self.manifest.outputs if self.workspace is not None else ()
+        return all((self.folder / name).exists() for name in names)
 
     @property
     def id(self) -> str:
@@ -80,7 +113,8 @@ class Artifact:
     @property
     def picture(self) -> Path | None:
         """The picture, or the folder of pictures, that shows best what it holds, if it has one."""
-        return next((path for name in _PICTURES if (path := self.path / name).exists()), None)
+        there = {name.split("/")[0] for name in self.manifest.outputs}
+        return next((self.path / name for name in _PICTURES if name in there), None)
 
     @property
     def scores(self) -> dict[str, Any]:
@@ -145,12 +179,13 @@ class Artifact:
 class Listed:
     """A published artifact as the index knows it."""
 
-    path: Path
+    folder: Path
     entry: Entry
+    workspace: Workspace
 
     def open(self) -> Artifact:
         """Read its manifest; raises UnsupsegError where that is not possible any more."""
-        return Artifact(self.path, read_manifest(self.path))
+        return self.workspace.open(self.folder)
 
 
 class Workspace:
@@ -161,7 +196,37 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.promised: dict[str, Artifact] = {}
         self._index: Index | None = None
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def exists(self) -> bool:
+        """Tell whether something was written here."""
+        return self.root.is_dir()
+
+    def for_dry_run(self) -> Workspace:
+        """Return this workspace as a dry run sees it: with what it ``promised`` by key, and without an index."""
+        other = copy(self)
+        other.keeps_index, other.promised, other._index = False, {}, None
+        return other
+
+    # Where files are -------------------------------------------------------------------------------------
+
+    def open(self, folder: Path) -> Artifact:
+        """Return the artifact in a folder of this workspace; raises UnsupsegError as `read_manifest` does."""
+        return Artifact(folder, read_manifest(folder))
+
+    def bring(self, artifact: Artifact) -> None:
+        """See to it that the files of an artifact are in its folder."""
+
+    def place(self, artifact: Artifact) -> Path | str:
+        """Return what names an artifact from any folder."""
+        return artifact.folder
+
+    def refresh(self) -> None:
+        """See to it that the folders hold the manifest of every artifact there is."""
 
     # Reading ---------------------------------------------------------------------------------------------
 
@@ -173,12 +238,13 @@ class Workspace:
 
     def listed(self, kind: str | None = None) -> list[Listed]:
         """Return what the index knows of the artifacts that `artifacts` yields, without reading their manifests."""
+        self.refresh()
         if self._index is None:
             self._index = Index(self.root, keep=self.keeps_index)
         artifacts: list[Listed] = []
         for name in self.kinds() if kind is None else (kind,):
             of_kind = [
-                Listed(folder, entry)
+                Listed(folder, entry, self)
                 for folder, entry in self._index.entries(name)
                 if not folder.name.startswith(".") or self._is_stranded(folder)
             ]
@@ -192,6 +258,7 @@ class Workspace:
         Raises:
             UnsupsegError: one of them is a symbolic link.
         """
+        self.refresh()
         folders = self.root.iterdir() if self.root.is_dir() else ()
         kinds = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
         for path in kinds:
@@ -210,16 +277,21 @@ class Workspace:
         return problems
 
     def find_key(self, kind: str, key: str) -> Artifact | None:
-        """Return the artifact of a kind with this full key, if it was published.
+        """Return the artifact of a kind with this full key, if it was published, or promised in a dry run.
 
         Raises:
             UnsupsegError: its manifest, or that of another with the same id, cannot be read.
         """
+        return self.find_made(kind, key) or self.promised.get(key)
+
+    def find_made(self, kind: str, key: str) -> Artifact | None:
+        """Return what `find_key` does, without promises."""
+        self.refresh()
         retired = self._retired(kind, key)
         for folder in (*(self.root / kind).glob(f"*-{key[:8]}"), *([retired] if retired.exists() else [])):
             if folder.is_symlink():
                 continue
-            artifact = Artifact(folder, read_manifest(folder))
+            artifact = self.open(folder)
             if artifact.manifest.key == key:
                 return artifact
         return None
@@ -251,7 +323,7 @@ class Workspace:
         if not matches:
             ids = [item.entry.id for item in self.listed(kind)]
             raise UsageError(
-                f"No {kind or 'artifact'} '{reference}' in the workspace '{self.root}'"
+                f"No {kind or 'artifact'} '{reference}' in the workspace '{self}'"
                 + did_you_mean(reference, ids)
             )
         if kind is not None and matches[0].manifest.kind != kind:
@@ -269,7 +341,7 @@ class Workspace:
         artifact = self.find_current(kind, split)
         if artifact is None:
             of = f" of split '{split}'" if split else ""
-            raise UsageError(f"No {kind}{of} in the workspace '{self.root}' yet.")
+            raise UsageError(f"No {kind}{of} in the workspace '{self}' yet.")
         return artifact
 
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
@@ -314,9 +386,9 @@ class Workspace:
             return self._take(artifact, current), True
         self._make_folders(identity.kind)
         subject = f"The artifact '{identity.id}'"
-        with disk_errors(self.root), exclusive(self._lock(identity), subject, wait, tell):
-            for shard in self.root.glob(f"{_LOCKS}/{self._lock(identity).stem}-shard-*.lock"):
-                with exclusive(shard, subject, wait, tell):  # processes that write a part of this artifact
+        with disk_errors(self.root), self._hold(self._lock(identity), subject, wait, tell):
+            for shard in self._shards(self._lock(identity)):
+                with self._hold(shard, subject, wait, tell):  # processes that write a part of this artifact
                     pass
             self._restore(identity)
             if not force and (artifact := self._find_whole(identity)):
@@ -359,20 +431,22 @@ class Workspace:
         lock, subject, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
         share_lock = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
         with disk_errors(self.root), ExitStack() as stack:
-            with exclusive(lock, subject, wait, tell):
+            with self._hold(lock, subject, wait, tell):
                 self._restore(identity)
                 if artifact := self._find_whole(identity):
                     return self._take(artifact), True
-                stack.enter_context(exclusive(share_lock, f"Shard {shard} of '{identity.id}'", wait=0))
-                draft = self._draft(identity)
+                share = f"Shard {shard} of '{identity.id}'"
+                stack.enter_context(self._hold(share_lock, share, 0, tell))
+                draft = self._draft(identity, shared=True)
                 job = None if _is_complete(draft, identity) else start(draft)
                 draft.finish(SHARED)
             if job is not None:
                 job.write()
-        with disk_errors(self.root), exclusive(lock, subject, wait, tell):
+        with disk_errors(self.root), self._hold(lock, subject, wait, tell):
             if artifact := self._find_whole(identity):
                 return self._take(artifact), False
             if job is not None and not _is_complete(draft, identity):
+                draft.refresh()
                 if job.missing():
                     return None, False
                 self._complete(identity, draft, job.close(), clock, tell)
@@ -385,10 +459,26 @@ class Workspace:
             artifact = self.find_key(identity.kind, identity.key)
         except OlderFormatError:
             return None
-        if artifact is None or (artifact.path / _DAMAGED).exists() or artifact.path.name.startswith("."):
+        if artifact is None or artifact.folder.name.startswith("."):
             return None
-        files = ((artifact.path / name, output.bytes) for name, output in artifact.manifest.outputs.items())
-        return artifact if all(_file_size(path) == size for path, size in files) else None
+        return artifact if self._is_whole(artifact) else None
+
+    def _is_whole(self, artifact: Artifact) -> bool:
+        """Tell whether an artifact is not known to be damaged, and its files have their sizes."""
+        if (artifact.folder / _DAMAGED).exists():
+            return False
+        files = ((artifact.folder / name, output.bytes) for name, output in artifact.manifest.outputs.items())
+        return all(_file_size(path) == size for path, size in files)
+
+    def _hold(
+        self, lock: Path, subject: str, wait: float, tell: Callable[[str], None] | None
+    ) -> AbstractContextManager[None]:
+        """Keep all other processes from what a lock file stands for, see `exclusive`."""
+        return exclusive(lock, subject, wait, tell)
+
+    def _shards(self, lock: Path) -> list[Path]:
+        """Return the locks of shares of the artifact that a lock stands for."""
+        return list(self.root.glob(f"{LOCKS}/{lock.stem}-shard-*.lock"))
 
     def _take(self, artifact: Artifact, current: bool = True) -> Artifact:
         if current:
@@ -397,14 +487,18 @@ class Workspace:
         return artifact
 
     def _lock(self, identity: Identity) -> Path:
-        return self.root / _LOCKS / f"{identity.kind}-{identity.key[:16]}.lock"
+        return self.root / LOCKS / f"{identity.kind}-{identity.key[:16]}.lock"
 
     def draft_folder(self, identity: Identity) -> Path:
         """Return where the artifact of an identity lies while it is written."""
         return self.root / identity.kind / f"{_PARTIAL}-{identity.key[:16]}"
 
-    def _draft(self, identity: Identity) -> Draft:
-        """Open the draft of an identity; raises UnsupsegError where a link would lead its files elsewhere."""
+    def _draft(self, identity: Identity, shared: bool = False) -> Draft:
+        """Open the draft of an identity, which several processes write where it is ``shared``.
+
+        Raises:
+            UnsupsegError: a link would lead its files elsewhere.
+        """
         folder = self.draft_folder(identity)
         for path in (folder, *folder.rglob("*")):
             refuse_link(path)
@@ -423,7 +517,9 @@ class Workspace:
         if tell is not None and size > _MUCH:
             tell(f"all is computed; {size / 2**30:.0f} GiB are read once more for their digests")
         (draft.folder / HDF5).unlink(missing_ok=True)  # of a call that was killed here
-        outputs = _outputs(draft.folder)
+        if identity.execution.get("store") == "hdf5":
+            draft.take_over()
+        outputs = {**_outputs(draft.folder), **draft.elsewhere()}
         digest = Manifest.digest_of(outputs)
         if identity.execution.get("store") == "hdf5":
             packed = [path.name for path in pack_hdf5(draft.folder)]
@@ -464,7 +560,7 @@ class Workspace:
         draft.folder.rename(target)
         sync_file(target.parent)
         shutil.rmtree(retired, ignore_errors=True)
-        return Artifact(target, manifest)
+        return self.open(target)
 
     def _retired(self, kind: str, key: str) -> Path:
         """Return where an artifact lies for the moment in which another takes its name."""
@@ -487,36 +583,27 @@ class Workspace:
 
     def _make_folders(self, kind: str) -> None:
         try:
-            for folder in (self.root / kind, self.root / _LOCKS):
+            for folder in (self.root / kind, self.root / LOCKS):
                 refuse_link(folder)
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnsupsegError(
-                f"The workspace '{self.root}' cannot be written ({error.strerror}); give another folder with "
+                f"The workspace '{self}' cannot be written ({error.strerror}); give another folder with "
                 "--workspace or $UNSUPSEG_WORKSPACE."
             ) from None
 
     def _read_current(self) -> dict[str, dict[str, str]]:
-        path = self.root / CURRENT
-        if not path.exists():
-            return {}
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            return {kind: names for kind, names in value.items() if isinstance(names, dict)}
-        except (OSError, ValueError, AttributeError, RecursionError):
-            return {}  # a convenience only: every input can be named
+            return as_current((self.root / CURRENT).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return {}
 
     def _set_current(self, artifact: Artifact) -> None:
         if not os.access(self.root, os.W_OK):
             return  # reusing from a read-only workspace is fine
-        (self.root / _LOCKS).mkdir(exist_ok=True)
-        with exclusive(self.root / _LOCKS / "current.lock", f"'{CURRENT}'", wait=60):
-            current = self._read_current()
-            splits = current.setdefault(artifact.manifest.kind, {})
-            splits["*last*"] = artifact.id
-            if artifact.manifest.data:
-                splits[artifact.manifest.data.split] = artifact.id
-            write_json(self.root / CURRENT, current)
+        (self.root / LOCKS).mkdir(exist_ok=True)
+        with exclusive(self.root / LOCKS / "current.lock", f"'{CURRENT}'", wait=60):
+            write_json(self.root / CURRENT, with_current(self._read_current(), artifact))
 
     # Care ------------------------------------------------------------------------------------------------
 
@@ -529,23 +616,31 @@ class Workspace:
 
         An artifact with files missing or changed is marked, so that the call that made it makes it again.
         """
-        problems: list[str] = []
+        damaged = False
         for name, output in artifact.manifest.outputs.items():
-            path, of_file = artifact.path / name, list[str]()
-            if not path.exists():
-                of_file = [f"{artifact.id}: the file '{name}' is missing"]
-            elif path.stat().st_size != output.bytes or digest_file(path) != output.sha256:
-                of_file = [f"{artifact.id}: the file '{name}' was changed after it was written"]
-            problems += of_file
-            yield of_file
-        with suppress(OSError):  # a read-only workspace: --force makes the artifact again
-            if (artifact.path / _DAMAGED).is_symlink():
-                (artifact.path / _DAMAGED).unlink()
-            if problems:
-                (artifact.path / _DAMAGED).touch()
-            else:
-                (artifact.path / _DAMAGED).unlink(missing_ok=True)
+            problem = self._problem(artifact, name, output)
+            damaged |= bool(problem)
+            yield [f"{artifact.id}: the file '{name}' {problem}"] if problem else []
+        self._mark(artifact, damaged)
         yield self._other_inputs(artifact)
+
+    def _problem(self, artifact: Artifact, name: str, output: Output) -> str:
+        """Return what is wrong with a file of an artifact; nothing where it is as it was written."""
+        path = artifact.folder / name
+        if not path.exists():
+            return MISSING
+        return "" if _is_as_listed(path, output) else CHANGED
+
+    def _mark(self, artifact: Artifact, damaged: bool) -> None:
+        """Note whether an artifact is damaged."""
+        mark = artifact.folder / _DAMAGED
+        with suppress(OSError):  # a read-only workspace: --force makes the artifact again
+            if mark.is_symlink():
+                mark.unlink()
+            if damaged:
+                mark.touch()
+            else:
+                mark.unlink(missing_ok=True)
 
     def _other_inputs(self, artifact: Artifact) -> list[str]:
         """Return which inputs of an artifact cannot be read, or have other content than it was made from."""
@@ -560,37 +655,55 @@ class Workspace:
                 problems.append(f"{artifact.id}: its input '{item.id}' has other content now: run it again")
         return problems
 
-    def leftovers(self, *, shared: bool = False) -> list[Path]:
+    def leftovers(self, *, shared: bool = False) -> list[Path | str]:
         """Return the drafts of interrupted calls, which nobody is writing now.
 
         With ``shared`` also those of several processes, some of which may not have begun yet.
         """
-        drafts = []
+        drafts: list[Path] = []
         for folder in (path for kind in self.kinds() for path in self.root.glob(f"{kind}/{_PARTIAL}-*")):
             if self._is_stranded(folder) or (not shared and Draft.is_shared(folder)):
                 continue
             key = folder.name.removeprefix(f"{_PARTIAL}-").removeprefix("retired-")
-            locks = self.root.glob(f"{_LOCKS}/{folder.parent.name}-{key}*.holder")
+            locks = self.root.glob(f"{LOCKS}/{folder.parent.name}-{key}*.holder")
             if all(_is_free(holder.with_suffix(".lock")) for holder in locks):
                 drafts.append(folder)
-        return sorted(drafts)
+        return [*sorted(drafts)]
 
-    def require_own(self, folder: Path) -> None:
+    def require_own(self, place: Path | str) -> None:
         """Raise UsageError unless a folder is an artifact or a draft of this workspace: nothing else is removed."""
+        folder = Path(place)
         own = folder.parent.parent.resolve() == self.root.resolve() and not folder.parent.is_symlink()
         if not own:
             raise UsageError(
-                f"'{folder}' is no artifact of the workspace '{self.root}', and nothing else is removed: give the "
+                f"'{folder}' is no artifact of the workspace '{self}', and nothing else is removed: give the "
                 "--workspace that it lies in."
             )
 
-    def remove(self, folder: Path) -> None:
-        """Remove an artifact or a draft; raises UsageError for anything else."""
-        self.require_own(folder)
+    def remove(self, place: Path | str) -> None:
+        """Remove an artifact or a draft by its place; raises UsageError for anything else."""
+        self.require_own(place)
+        folder = Path(place)
         if folder.is_symlink():
             folder.unlink()
         else:
             shutil.rmtree(folder)
+
+
+def with_current(current: dict[str, dict[str, str]], artifact: Artifact) -> dict[str, dict[str, str]]:
+    """Return what names the last artifacts once this is the last one of its kind and split."""
+    splits = {**current.get(artifact.manifest.kind, {}), "*last*": artifact.id}
+    if artifact.manifest.data:
+        splits[artifact.manifest.data.split] = artifact.id
+    return {**current, artifact.manifest.kind: splits}
+
+
+def as_current(text: str) -> dict[str, dict[str, str]]:
+    """Return what names the last artifacts; nothing where the text cannot be read, for every input can be named."""
+    try:
+        return {kind: names for kind, names in json.loads(text).items() if isinstance(names, dict)}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
 
 
 class _Clock:

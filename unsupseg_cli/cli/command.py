@@ -72,9 +72,9 @@ class Invocation:
         """Print the one line of stdout: the artifact's path, or with --json its manifest."""
         if self.json:
             value = json.loads(artifact.manifest.model_dump_json())
-            result(json.dumps({"path": str(artifact.path), **value}, indent=1))
+            result(json.dumps({"path": str(artifact.place), **value}, indent=1))
         else:
-            result(str(artifact.path))
+            result(str(artifact.place))
 
 
 _COMMON: dict[str, Any] = {

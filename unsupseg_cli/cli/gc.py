@@ -41,7 +41,7 @@ def collect(
                 raise UsageError(
                     f"'{artifact.id}' is the input of {', '.join(child.id for child in children)}; remove these too."
                 )
-            targets.append(artifact.path)
+            targets.append(artifact.place)
         for path in targets:
             space.require_own(path)
         for path in targets:

@@ -39,8 +39,8 @@ def list_artifacts(
         listed = sorted(space.listed(kind), key=lambda item: item.entry.started)
         if as_json:
             rows = [
-                json.loads(item.open().manifest.model_dump_json()) | {"path": str(item.path)}
-                for item in listed
+                json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.place)}
+                for artifact in (item.open() for item in listed)
             ]
             result(json.dumps(rows, indent=1))
             return

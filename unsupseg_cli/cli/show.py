@@ -77,7 +77,7 @@ def _print_manifest(artifact: Artifact) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{escape(manifest.id)}[/bold] ({manifest.kind}, format {manifest.format_version})\n"
-        f"{escape(visible(str(artifact.path)))}"
+        f"{escape(visible(str(artifact.place)))}"
     )
     table = Table(box=None, show_header=False)
     rows: dict[str, Any] = {

@@ -58,13 +58,13 @@ def find_same_maps(
     """
     assert identity.data is not None
     for listed in reversed(context.workspace.listed("predictions")):
-        manifest = listed.open().manifest
+        stored = listed.open()
+        manifest = stored.manifest
         if manifest.stage != identity.stage or manifest.stage_version != identity.stage_version:
             continue
         if manifest.data is None or manifest.data.fingerprint != identity.data.fingerprint:
             continue
         if _deciding(manifest.config) == _deciding(identity.config):
-            stored = Artifact(listed.path, manifest)
             try:
                 return stored, reader_of(stored, model, context)
             except UsageError:

@@ -74,7 +74,7 @@ def write_results(predictions: Artifact, model: Artifact, out: Path, context: Co
         shutil.rmtree(draft)
     except OSError as error:
         raise UnsupsegError(
-            f"The results cannot be written to '{out}' ({error.strerror or error}); they are in '{predictions.path}'."
+            f"The results cannot be written to '{out}' ({error.strerror or error}); they are in '{predictions.place}'."
         ) from None
 
 

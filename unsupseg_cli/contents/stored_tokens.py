@@ -33,7 +33,7 @@ def require_tokens(
         UsageError: they are of other images, views, weights or options; the message says of which, and how to make
             those that fit.
     """
-    if not model.path.exists() or not features.path.exists():
+    if not model.is_made or not features.is_made:
         return
     backbone = read_model(model)[0].backbone
     if backbone is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unsupseg_cli.artifacts.manifest import Manifest
-from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.pipeline.lineage import ancestors, flat, lineage, settings_of, without
 
@@ -147,7 +147,7 @@ def _differences(first: Manifest, second: Manifest) -> list[str]:
 
 def _finder(evaluation: Artifact) -> Callable[[str, str], Manifest | None]:
     """Return the lookup of inputs in the workspace that an evaluation lies in."""
-    workspace = Workspace(evaluation.path.resolve().parents[1])
+    workspace = evaluation.home
 
     def find(kind: str, key: str) -> Manifest | None:
         try:

@@ -61,7 +61,7 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
     if artifact is None:
         commands = " or ".join(f"`unsupseg {name}`" for name in makers(kind))
         raise UsageError(
-            f"No {kind} in the workspace '{context.workspace.root}' yet; run {commands or 'what makes it'} first, or "
+            f"No {kind} in the workspace '{context.workspace}' yet; run {commands or 'what makes it'} first, or "
             f"name one with --{kind}."
         )
     if not quiet:
@@ -171,7 +171,7 @@ def _same_images(first: Artifact, second: Artifact) -> bool:
 
 def _same_views(first: Artifact, second: Artifact) -> bool:
     """Tell whether two features have the same views, row by row; what a dry run does not know counts as the same."""
-    if not (first.path.exists() and second.path.exists()):
+    if not (first.is_made and second.is_made):
         return True
     return FeatureSet(first).views == FeatureSet(second).views
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
 from unsupseg_cli.artifacts.manifest import Manifest
-from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.data.layouts import LAYOUTS
 from unsupseg_cli.methods.registry import usable_methods
 from unsupseg_cli.pipeline.lineage import flat, lineage
@@ -98,28 +97,11 @@ def outline(steps: Sequence[Step]) -> list[Planned]:
     return list(planned.values())
 
 
-class _PromisedWorkspace(Workspace):
-    """A workspace that also finds the artifacts which a dry run promises."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.keeps_index = False
-        self.promised: dict[str, Artifact] = {}
-
-    def find_key(self, kind: str, key: str) -> Artifact | None:
-        """Return the artifact of a kind with this full key, made or promised."""
-        return super().find_key(kind, key) or self.promised.get(key)
-
-    def find_made(self, kind: str, key: str) -> Artifact | None:
-        """Return the artifact of a kind with this full key, if it was made."""
-        return super().find_key(kind, key)
-
-
 class _Planner:
     """Plans one step after the other, each on the promises of those before it."""
 
     def __init__(self, context: Context, probed: Sequence[Manifest]) -> None:
-        self.workspace, self.probed = _PromisedWorkspace(context.workspace.root), probed
+        self.workspace, self.probed = context.workspace.for_dry_run(), probed
         self.context = replace(context, workspace=self.workspace, by_recipe=True)
         self.past = [artifact.manifest for artifact in self.workspace.artifacts()]
         self.planned: dict[str, Artifact] = {}  # by the id of the step
@@ -175,7 +157,7 @@ class _Planner:
                 if forced
                 else f"'{existing.id}' is there"
             )
-        if (self.workspace.root / identity.kind / f".partial-{identity.key[:16]}").exists():
+        if self.workspace.draft_folder(identity).exists():
             return "was begun and goes on where it stopped"
         older = [
             manifest

@@ -45,7 +45,7 @@ def last_artifact(workspace: Workspace) -> Artifact:
         if (artifact := workspace.find_current(kind)) is not None:
             return artifact
     raise UsageError(
-        f"The workspace '{workspace.root}' has no {', '.join(DEFAULTS[:-1])} or {DEFAULTS[-1]} yet: name an artifact "
+        f"The workspace '{workspace}' has no {', '.join(DEFAULTS[:-1])} or {DEFAULTS[-1]} yet: name an artifact "
         "(`unsupseg list` shows them), or make one, with `unsupseg demo` for instance."
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.manifest import Input, Manifest
-from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import read_samples
 from unsupseg_cli.contents.report_pictures import (
     Album,
@@ -52,7 +52,7 @@ class Subject:
 
 def subject_of(artifact: Artifact, context: Context) -> Subject:
     """Return an artifact with its lineage, found in the workspace that it lies in."""
-    workspace = Workspace(artifact.path.resolve().parents[1])
+    workspace = artifact.home
     home = replace(context, workspace=workspace)
     chain: dict[str, Artifact] = {}
     gone: dict[str, tuple[Input, str]] = {}

@@ -107,7 +107,7 @@ def _identify_applied(call: Call) -> Identity:
         stage_version=STAGE.version,
         slug=_slug(predictions, class_count(model)),
         config=raster_config(predicted_dataset(predictions, call.context).items)
-        if predictions.path.exists()
+        if predictions.is_made
         else {},
         inputs=call.described(),
         data=predictions.manifest.data,

@@ -107,7 +107,7 @@ def identify(call: Call) -> Identity:
     config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
     of_model = scored.manifest.kind == "model"
     _refuse_model_options(config, of_model)
-    if not of_model and scored.path.exists():  # a dry run promises it
+    if not of_model and scored.is_made:  # a dry run promises it
         require_predicted(scored, dataset.items, context)
     space, protocol = _space(call), _protocol(call)
     data = describe_images(dataset, context)
@@ -270,7 +270,7 @@ def _probe_labels(call: Call) -> str:
     from unsupseg_cli.diagnosis.linear_probe import training_data
 
     config = call.config
-    if not _scored(call).path.exists():  # a dry run promises it
+    if not _scored(call).is_made:  # a dry run promises it
         return UNKNOWN
     files = {name: getattr(config, name) for name in _PROBE_FILES}
     _, train = training_data(_scored(call), _dataset(call), files, call.context)

@@ -346,7 +346,7 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     existing = context.workspace.find_key("features", identify(call).key)
     if existing is not None and has_array(existing.path / "patch"):
         return GridReader(existing.path, "patch").grids
-    made = all(artifact.path.exists() for artifact in call.inputs.values())
+    made = all(artifact.is_made for artifact in call.inputs.values())
     if config.regions is not None and not made:
         count = 0
         if config.regions == "anchors":
