@@ -13,8 +13,7 @@ from rich.text import Text
 
 from unsupseg_cli.cli.command import Invocation, one_of, run_guarded, stage_command
 from unsupseg_cli.cli.console import TerminalReporter, print_table, result
-from unsupseg_cli.cli.settings import find_settings, find_workspace
-from unsupseg_cli.cli.workspace import WorkspaceOption
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.stage import perform
@@ -63,13 +62,14 @@ def show(
     ] = None,
     predictions: Annotated[str | None, typer.Option(help="Predictions for the picture instead.")] = None,
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print number, name and color of each class, and which clusters it is made of."""
 
     def action() -> None:
         from unsupseg_cli.artifacts.context import Context
-        from unsupseg_cli.artifacts.workspace import Workspace
         from unsupseg_cli.contents.class_sheet import class_sheet
         from unsupseg_cli.contents.model import read_model
         from unsupseg_cli.contents.model_classes import classes_record
@@ -77,7 +77,7 @@ def show(
 
         if out is not None and out.suffix.lower() not in _PICTURES:
             raise UsageError(f"--out '{out}' is no picture: expected a name that ends in .png or .jpg.")
-        space = Workspace(find_workspace(workspace, find_settings(Path.cwd())))
+        space = open_workspace(workspace, cache, cache_size, new=True)
         context = Context(space, TerminalReporter())
         artifact = take_artifact("model", one_of(model=model, named=named), context)
         file, _ = read_model(artifact)

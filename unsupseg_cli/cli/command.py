@@ -22,6 +22,7 @@ from typer.core import TyperCommand
 from unsupseg_cli.cli.completion import completer
 from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_place
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.layers import build_config, explain
@@ -30,6 +31,7 @@ from unsupseg_cli.core.options import BatchConfig, DataConfig
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
+from unsupseg_cli.storage.address import Address
 
 _err = StderrConsole()
 
@@ -41,7 +43,8 @@ class Invocation:
     command: str
     config: Any
     settings: Settings
-    workspace: Path
+    workspace: Path | Address
+    cache: tuple[Path | None, str | None]
     reporter: TerminalReporter
     force: bool
     json: bool
@@ -52,9 +55,9 @@ class Invocation:
     def context(self) -> Any:
         """Return the stages' context."""
         from unsupseg_cli.artifacts.context import Context
-        from unsupseg_cli.artifacts.workspace import Workspace
 
-        return Context(Workspace(self.workspace), self.reporter, self.force)
+        workspace = open_place(self.workspace, self.cache, self.settings, self.reporter.info)
+        return Context(workspace, self.reporter, self.force)
 
     def method_options(self, method: Method, part: Part) -> MethodOptions:
         """Return the options of a method: from ``--set``, then from ``unsupseg.toml``."""
@@ -78,9 +81,9 @@ class Invocation:
 
 
 _COMMON: dict[str, Any] = {
-    "workspace": Annotated[
-        Path | None, typer.Option("--workspace", "-w", help="Folder of the artifacts.", show_default=False)
-    ],
+    "workspace": WorkspaceOption,
+    "cache": CacheOption,
+    "cache_size": CacheSizeOption,
     "force": Annotated[bool, typer.Option("--force", help="Make the artifact again even if it is there.")],
     "json_": Annotated[bool, typer.Option("--json", help="Print the manifest as JSON instead of the path.")],
     "explain_": Annotated[bool, typer.Option("--explain", help="Print where each value comes from first.")],
@@ -102,6 +105,7 @@ _COMMON: dict[str, Any] = {
     ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],
 }
+_FLAGS = ("force", "json_", "explain_", "quiet", "verbose")
 _SET = Annotated[
     list[str],
     typer.Option(
@@ -161,7 +165,7 @@ def stage_command(
             *_options(config, bool(extra)),
             *([_parameter("set_", _SET, [])] if methods else []),
             *[
-                _parameter(key, kind, None if key in ("workspace", "threads", "log") else False)
+                _parameter(key, kind, False if key in _FLAGS else None)
                 for key, kind in _COMMON.items()
                 if key not in without
             ],
@@ -241,6 +245,7 @@ def _parse(
         config=config,
         settings=settings,
         workspace=find_workspace(values["workspace"], settings),
+        cache=(values["cache"], values["cache_size"]),
         reporter=TerminalReporter(values["quiet"] or not is_first_process()),
         force=values["force"],
         json=values["json_"],

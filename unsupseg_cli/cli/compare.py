@@ -12,7 +12,7 @@ from rich.table import Table
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result
-from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.names import cell
 
@@ -29,6 +29,8 @@ app = typer.Typer()
 def compare(
     evaluations: Annotated[list[str], typer.Argument(help="Ids or paths of evaluations.")],
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one line per setting.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
@@ -40,7 +42,7 @@ def compare(
             raise UsageError("--json, --csv and --markdown exclude each other; give one.")
         from unsupseg_cli.pipeline.compare import compare as run
 
-        space = open_workspace(workspace)
+        space = open_workspace(workspace, cache, cache_size)
         comparison = run([space.get(reference, "evaluation") for reference in evaluations])
         if as_json:
             rows = [row.to_json() for row in comparison.rows]

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.console import print_table, result, say
 from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
-from unsupseg_cli.cli.workspace import WorkspaceOption
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_place
 from unsupseg_cli.core.errors import UnsupsegError
 
 app = typer.Typer()
@@ -23,6 +23,8 @@ app = typer.Typer()
 @app.command("doctor")
 def doctor(
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -32,7 +34,8 @@ def doctor(
         from unsupseg_cli.diagnosis.doctor import examine
 
         settings = find_settings(Path.cwd())
-        findings = examine(find_workspace(workspace, settings), device, _named_weights(settings))
+        space = open_place(find_workspace(workspace, settings), (cache, cache_size), settings, say)
+        findings = examine(space, device, _named_weights(settings))
         if as_json:
             result(json.dumps([finding.to_json() for finding in findings], indent=1))
         else:

@@ -8,7 +8,7 @@ import typer
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import say
-from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 
 app = typer.Typer()
@@ -17,6 +17,8 @@ app = typer.Typer()
 @app.command("gc")
 def collect(
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it only list.")] = False,
     shared: Annotated[
         bool,
@@ -31,7 +33,7 @@ def collect(
     """Remove drafts of interrupted calls, and artifacts named with --remove."""
 
     def action() -> None:
-        space = open_workspace(workspace)
+        space = open_workspace(workspace, cache, cache_size)
         targets = space.leftovers(shared=shared)
         if not targets and not remove:
             say("nothing to remove: no draft was left by an interrupted call")

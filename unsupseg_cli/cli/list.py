@@ -9,7 +9,13 @@ import typer
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_columns, result
-from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import (
+    CacheOption,
+    CacheSizeOption,
+    JsonOption,
+    WorkspaceOption,
+    open_workspace,
+)
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.methods.registry import not_installed
 from unsupseg_cli.pipeline.table import stages
@@ -28,12 +34,14 @@ def _require_kind(kind: str, there: list[str]) -> None:
 def list_artifacts(
     kind: Annotated[str | None, typer.Argument(help="Only this kind, e.g. features or model.")] = None,
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the artifacts of the workspace."""
 
     def action() -> None:
-        space = open_workspace(workspace)
+        space = open_workspace(workspace, cache, cache_size)
         if kind is not None:
             _require_kind(kind, space.kinds())
         listed = sorted(space.listed(kind), key=lambda item: item.entry.started)

@@ -9,7 +9,7 @@ import typer
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, result
-from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 
 app = typer.Typer()
 
@@ -25,6 +25,8 @@ def report(
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
 ) -> None:
     """One HTML page of artifacts, without network and scripts: scores, pictures, classes, lineage, resources.
 
@@ -35,7 +37,7 @@ def report(
         from unsupseg_cli.artifacts.context import Context
         from unsupseg_cli.pipeline.report import last_artifact, write_report
 
-        space = open_workspace(workspace)
+        space = open_workspace(workspace, cache, cache_size)
         artifacts = [space.get(reference) for reference in references or ()] or [last_artifact(space)]
         reporter = TerminalReporter()
         page = write_report(artifacts, out, Context(space, reporter))

@@ -122,7 +122,7 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
         planned = outline(steps)
         invocation.reporter.warn(f"{error} Sizes and times are told once the images are there.")
     known = [entry.bytes for entry in planned if entry.bytes is not None]
-    free, needed = free_bytes(invocation.workspace), sum(known) if known else None
+    free, needed = free_bytes(context.workspace.root), sum(known) if known else None
     if invocation.json:
         stages = [entry.to_json() for entry in planned]
         result(json.dumps({"stages": stages, "bytes": needed, "free_bytes": free}, indent=1))
@@ -143,7 +143,7 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
         spent += " and what is unknown"
     invocation.reporter.info(
         f"disk: {_format_bytes(needed)} of arrays (pictures, tables and models come on top), {_format_bytes(free)} "
-        f"free in '{invocation.workspace}'; time: {spent}"
+        f"free in '{context.workspace.root}'; time: {spent}"
     )
     if 1.05 * needed > free:
         invocation.reporter.warn("the disk is too small: free some space, or give another --workspace")

@@ -15,9 +15,11 @@ from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, get_stage, stages
+from unsupseg_cli.storage.address import Address, is_address, parse_address
 
 SETTINGS = "unsupseg.toml"
 _PATHS = {"root", "labels", "class_file", "weights", "masks_from", "images_file"}
+_PLACES = {"workspace", "cache", "cache_size"}
 _SET = "set"
 
 
@@ -86,7 +88,7 @@ class Settings:
     def _check(self) -> None:
         """Raise UsageError for what no command reads: a typing mistake would else stay without effect."""
         table_of_stages = stages()
-        options = {"workspace"}.union(*(stage.config.model_fields for stage in table_of_stages.values()))
+        options = _PLACES.union(*(stage.config.model_fields for stage in table_of_stages.values()))
         options |= RunConfig.model_fields.keys() | DemoConfig.model_fields.keys()
         for key, value in self.values.items():
             if isinstance(value, dict) and key not in entries():
@@ -137,17 +139,38 @@ def find_settings(start: Path) -> Settings:
     return Settings(None, {})
 
 
-def find_workspace(option: Path | None, settings: Settings) -> Path:
+def find_cache(folder: Path | None, size: str | None, settings: Settings) -> tuple[Path, int]:
+    """Return folder and bytes of the cache: --cache, $UNSUPSEG_CACHE, unsupseg.toml, the user's folder of caches.
+
+    Raises:
+        UsageError: the folder is an address, or the size is none.
+    """
+    from unsupseg_cli.storage.cache import DEFAULT_BYTES, default_folder, parse_bytes
+
+    given = folder or os.environ.get("UNSUPSEG_CACHE") or settings.values.get("cache")
+    most = size or os.environ.get("UNSUPSEG_CACHE_SIZE") or settings.values.get("cache_size")
+    try:
+        place = Path(local_path(str(given))) if given else default_folder()
+        if given and folder is None and not os.environ.get("UNSUPSEG_CACHE") and settings.path is not None:
+            place = settings.path.parent / place
+        return place, parse_bytes(str(most)) if most else DEFAULT_BYTES
+    except ValueError as error:
+        raise UsageError(f"The cache: {error}.") from None
+
+
+def find_workspace(option: Path | None, settings: Settings) -> Path | Address:
     """Return the workspace: --workspace, $UNSUPSEG_WORKSPACE, unsupseg.toml, ./unsupseg-workspace.
 
     Raises:
-        UsageError: it is no local path, or one with control characters: then the path of an artifact were no line of
-            stdout.
+        UsageError: the address is malformed, or the path has control characters: then the path of an artifact were no
+            line of stdout.
     """
     given = str(
         option or os.environ.get("UNSUPSEG_WORKSPACE") or settings.values.get("workspace", DEFAULT_WORKSPACE)
     )
     try:
+        if is_address(given) and not given.startswith("file:"):
+            return parse_address(given)
         workspace = Path(local_path(given))
     except ValueError as error:
         raise UsageError(f"The workspace: {error}.") from None

@@ -15,7 +15,13 @@ from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
-from unsupseg_cli.cli.workspace import JsonOption, WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import (
+    CacheOption,
+    CacheSizeOption,
+    JsonOption,
+    WorkspaceOption,
+    open_workspace,
+)
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.methods.registry import not_installed
@@ -27,13 +33,15 @@ app = typer.Typer()
 def show(
     reference: Annotated[str, typer.Argument(help="Id, beginning of an id, or path.")],
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print an evaluation's scores as CSV.")] = False,
 ) -> None:
     """Show one artifact: what it is, what it was made from, what it found."""
 
     def action() -> None:
-        artifact = open_workspace(workspace).get(reference)
+        artifact = open_workspace(workspace, cache, cache_size).get(reference)
         if as_csv:
             result(_scores_csv(artifact).rstrip("\n"))
         elif as_json:

@@ -8,7 +8,7 @@ import typer
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, say
-from unsupseg_cli.cli.workspace import WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.methods.registry import not_installed
 
@@ -19,11 +19,13 @@ app = typer.Typer()
 def verify(
     references: Annotated[list[str] | None, typer.Argument(help="Ids; default: everything.")] = None,
     workspace: WorkspaceOption = None,
+    cache: CacheOption = None,
+    cache_size: CacheSizeOption = None,
 ) -> None:
     """Check files against their digests, and inputs against what they were."""
 
     def action() -> None:
-        space = open_workspace(workspace)
+        space = open_workspace(workspace, cache, cache_size)
         artifacts = [space.get(reference) for reference in references or ()] or list(space.artifacts())
         steps = (of_step for artifact in artifacts for of_step in space.verifying(artifact))
         count = sum(len(artifact.manifest.outputs) + 1 for artifact in artifacts)

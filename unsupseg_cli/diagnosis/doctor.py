@@ -10,11 +10,14 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.core.threads import usable_cores
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
+
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.workspace import Workspace
 
 _PYTHON = (3, 11)
 _MODULES = (
@@ -52,18 +55,20 @@ class Finding:
         return asdict(self)
 
 
-def examine(workspace: Path, device: str = "auto", files: Mapping[str, Path] | None = None) -> list[Finding]:
+def examine(
+    workspace: Workspace, device: str = "auto", files: Mapping[str, Path] | None = None
+) -> list[Finding]:
     """Look at everything that commands depend on; nothing is written, nothing is fetched.
 
     Args:
-        workspace: folder of the artifacts, which need not exist yet.
+        workspace: which need not exist yet.
         device: as the option of the commands.
         files: weights files that an ``unsupseg.toml`` names, by backbone.
     """
     findings = list(_versions())
     if not any(finding.broken for finding in findings):
         findings += [*_device(device), *_crf(), *_weights(workspace, files or {})]
-    return [*findings, *_memory(), *_disk(workspace)]
+    return [*findings, *_memory(), *_storage(workspace), *_disk(workspace.root)]
 
 
 def _versions() -> Iterator[Finding]:
@@ -160,6 +165,17 @@ def _memory() -> Iterator[Finding]:
         yield Finding("memory", "shared memory", f"{_gib(free)} free", advice)
 
 
+def _storage(workspace: Workspace) -> Iterator[Finding]:
+    """Say of a workspace in object storage whether it answers."""
+    if str(workspace) == str(workspace.root):
+        return
+    try:
+        state = "" if workspace.exists() else " (not there yet)"
+        yield Finding("storage", "address", f"'{workspace}'{state}")
+    except UnsupsegError as error:
+        yield Finding("storage", "address", f"'{workspace}' cannot be used", str(error), broken=True)
+
+
 def _disk(workspace: Path) -> Iterator[Finding]:
     from unsupseg_cli.artifacts.files import existing_folder
 
@@ -191,7 +207,7 @@ def _crf() -> Iterator[Finding]:
     )
 
 
-def _weights(workspace: Path, files: Mapping[str, Path]) -> Iterator[Finding]:
+def _weights(workspace: Workspace, files: Mapping[str, Path]) -> Iterator[Finding]:
     """Say of each backbone where its weights were found."""
     used = _used_weights_files(workspace)
     missing = False
@@ -254,12 +270,10 @@ def _cached(row: BackboneRow) -> Path | None:
     return None
 
 
-def _used_weights_files(workspace: Path) -> dict[str, Path]:
+def _used_weights_files(workspace: Workspace) -> dict[str, Path]:
     """Return the weights files that features of the workspace were made with, by backbone."""
-    from unsupseg_cli.artifacts.workspace import Workspace
-
     used = {}
-    for artifact in Workspace(workspace).artifacts("features") if workspace.is_dir() else ():
+    for artifact in workspace.artifacts("features") if workspace.root.is_dir() else ():
         name = artifact.manifest.execution.get("weights")
         if name and Path(name).exists():
             used[str(artifact.manifest.config["backbone"])] = Path(name)

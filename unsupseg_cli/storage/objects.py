@@ -31,7 +31,7 @@ _REQUEST = timedelta(seconds=120)  # a piece of a file at 0.15 MB/s, the slowest
 _PIECE = 16 << 20  # bytes that are fetched by one request: a lost one costs no more
 _LISTED = 1000  # objects in one answer of a listing
 
-Version = dict[str, str | None]
+Version = dict[str, str]
 """What says which content an object has: its ETag, and its generation where the service has these."""
 
 
@@ -332,7 +332,7 @@ _NO_CREDENTIALS = ("169.254.169.254", "metadata.google.internal", "InstanceCrede
 
 
 def _version(meta: Any) -> Version:
-    return {"e_tag": meta.get("e_tag"), "version": meta.get("version")}
+    return {name: meta[name] for name in ("e_tag", "version") if meta.get(name) is not None}
 
 
 def _code(error: Exception) -> str:
