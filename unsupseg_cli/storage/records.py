@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unsupseg_cli.artifacts.files import write_atomic, write_json
 from unsupseg_cli.artifacts.manifest import MANIFEST, Key, Name, parse_manifest, read_manifest
+from unsupseg_cli.artifacts.sources import stamp
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.storage.cache import drop
 from unsupseg_cli.storage.objects import Listed, Objects, Version
@@ -45,6 +46,14 @@ class Record(BaseModel):
     attempt: Name
     manifest: dict[str, Any]
 
+    @property
+    def folder(self) -> str:
+        """The folder of its files below that of its kind; one that is nowhere where the names lead elsewhere."""
+        try:
+            return f"{_Place(kind='-', key='0', id=self.manifest.get('id', '')).id}/{self.attempt}"
+        except ValueError:
+            return "-/-"
+
     def to_bytes(self) -> bytes:
         """Return the content of the object."""
         return (self.model_dump_json(indent=1) + "\n").encode()
@@ -63,12 +72,18 @@ class Records:
 
     def __init__(self, objects: Objects, root: Path) -> None:
         self._objects, self._root = objects, root
+        self._seen: list[int] = []
+        self._known: dict[str, Known] = {}
 
     def known(self) -> dict[str, Known]:
         """Return what this machine knows of the records, by ``<kind>/<key>``."""
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-            content = json.loads((self._root / _STATE).read_bytes())
-            return {name: Known.model_validate(value) for name, value in content.items()}
+            seen = stamp(self._root / _STATE)
+            if seen != self._seen:
+                content = json.loads((self._root / _STATE).read_bytes())
+                self._known = {name: Known.model_validate(value) for name, value in content.items()}
+                self._seen = seen
+            return self._known
         return {}
 
     def read(self, kind: str, key: str) -> tuple[Record, Version] | None:
@@ -91,14 +106,18 @@ class Records:
         with FileLock(self._root / f"{_STATE}.lock"):
             known = self._mirrored()
             for name in known.keys() - listed.keys():
-                self._forget(name, known.pop(name))
+                self._forget(name)
+                del known[name]
             new = [
                 item for name, item in listed.items() if name not in known or known[name].etag != item.etag
             ]
             with ThreadPoolExecutor(TOGETHER) as threads:
                 for item, learned in zip(new, threads.map(self._learn, new), strict=True):
+                    name = _name(item)
+                    if learned is not None and learned.problem:
+                        self._forget(name)
                     if learned is not None:
-                        known[_name(item)] = learned
+                        known[name] = learned
             state = {name: known[name].model_dump() for name in sorted(known)}
             write_json(self._root / _STATE, state)
 
@@ -138,9 +157,10 @@ class Records:
         write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
         return Known(etag=item.etag, id=manifest.id, attempt=record.attempt)
 
-    def _forget(self, name: str, known: Known) -> None:
-        if known.id:
-            shutil.rmtree(self._root / name.partition("/")[0] / known.id, ignore_errors=True)
+    def _forget(self, name: str) -> None:
+        kind, _, key = name.partition("/")
+        for folder in (self._root / kind).glob(f"*-{key[:8]}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def path_of(kind: str, key: str) -> str:

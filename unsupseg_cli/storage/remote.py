@@ -107,12 +107,14 @@ class RemoteWorkspace(Workspace):
             return True
         stored = self.objects.read(MARK)
         if stored is None:
-            if self.objects.list(limit=1):
-                raise UsageError(
-                    f"'{self.address}' holds objects, and is no workspace: it has no {MARK}; name an empty prefix, or "
-                    "the address of a workspace."
-                )
-            return False
+            if not self.objects.list(limit=1):
+                return False
+            stored = self.objects.read(MARK)  # another process may have begun it in between
+        if stored is None:
+            raise UsageError(
+                f"'{self.address}' holds objects, and is no workspace: it has no {MARK}; name an empty prefix, or the "
+                "address of a workspace."
+            )
         with suppress(ValueError, TypeError, AttributeError):
             self._is_ours = json.loads(stored.data).get("format") == _FORMAT
         if not self._is_ours:
@@ -128,6 +130,11 @@ class RemoteWorkspace(Workspace):
         if self.exists():
             self.records.refresh()
         self._refreshed = time.monotonic()
+
+    def refresh_now(self) -> None:
+        """Bring the manifests up to date even if they were a moment ago."""
+        self._refreshed = 0.0
+        self.refresh()
 
     def open(self, folder: Path) -> Artifact:
         """Return the artifact in a folder of the mirror."""
@@ -155,6 +162,11 @@ class RemoteWorkspace(Workspace):
         self._brought.add((entry, manifest.digest))
 
     def _fetch(self, artifact: Artifact, lacking: dict[str, Output]) -> None:
+        self.refresh_now()
+        if read_manifest(artifact.folder).digest != artifact.manifest.digest:
+            raise UnsupsegError(
+                f"'{artifact.id}' in '{self.address}' was made again since this call began: call again."
+            )
         size = sum(output.bytes for output in lacking.values())
         whole, subject = sum(out.bytes for out in artifact.manifest.outputs.values()), f"'{artifact.id}'"
         self.cache.make_room(artifact.folder, whole, subject)
@@ -177,7 +189,10 @@ class RemoteWorkspace(Workspace):
         _in_parallel(fetch, lacking)
 
     def _prefix(self, manifest: Manifest) -> str:
-        known = self.records.known().get(f"{manifest.kind}/{manifest.key}")
+        name = f"{manifest.kind}/{manifest.key}"
+        if (known := self.records.known().get(name)) is None:
+            self.refresh_now()  # it was published a moment ago
+            known = self.records.known().get(name)
         return f"{manifest.kind}/{manifest.id}/{known.attempt if known else 'unknown'}"
 
     def get(self, reference: str, kind: str | None = None) -> Artifact:
@@ -276,16 +291,17 @@ class RemoteWorkspace(Workspace):
             put = self.objects.create(path, record.to_bytes())
         else:
             put = self.objects.replace(path, record.to_bytes(), version)
-        self._refreshed = 0.0
         if put is None:
+            self._refreshed = 0.0
             return self._take_other(draft, identity, "" if shared else prefix)
         self.objects.write(f"{prefix}/{MANIFEST}", f"{manifest.model_dump_json(indent=1)}\n".encode())
         self.objects.remove([_mark(manifest)])
         self.objects.remove_below(f"{SHARES}/{self._lock(identity).stem}")
         if before is not None and before[0].attempt != record.attempt:
-            self.objects.remove_below(f"{identity.kind}/{before[0].manifest.get('id')}/{before[0].attempt}")
+            self.objects.remove_below(f"{identity.kind}/{before[0].folder}")
         artifact = super()._publish(draft, identity)
         self.cache.count(artifact.folder, sum(output.bytes for output in manifest.outputs.values()))
+        self.refresh_now()
         return artifact
 
     def _put_files(self, draft: Draft, manifest: Manifest, prefix: str, shared: SharedDraft | None) -> None:
@@ -346,6 +362,7 @@ class RemoteWorkspace(Workspace):
 
     def verifying(self, artifact: Artifact) -> Iterator[list[str]]:
         """Yield what is wrong, see `Workspace.verifying`; every object is read."""
+        self.refresh_now()
         self._sizes = {artifact.id: self._listed_sizes(artifact.manifest)}
         yield from super().verifying(artifact)
 
@@ -369,7 +386,7 @@ class RemoteWorkspace(Workspace):
 
         With ``shared`` also what several machines make together, some of which may not have begun yet.
         """
-        self.refresh()
+        self.refresh_now()
         known = self.records.known()
         published = {f"{name.partition('/')[0]}/{one.id}/{one.attempt}" for name, one in known.items()}
         live, paths = self._claims.live_tokens(), [item.path for item in self.objects.list()]
