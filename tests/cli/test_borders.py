@@ -36,7 +36,7 @@ def run(*arguments, **options):
         ("--dataset", "photos/*.png", "is a pattern"),
         ("--class-file", "class?.txt", "is a pattern"),
         ("--weights", "s3://bucket/w.pth", "is an address (s3)"),
-        ("--workspace", "s3://bucket/ws", "is an address (s3)"),
+        ("--workspace", "hdfs://bucket/ws", "has the unknown scheme 'hdfs'"),
     ],
 )
 def test_addresses_and_patterns_are_named(call, option, value, said):

@@ -22,7 +22,7 @@ def empty_caches(tmp_path, monkeypatch):
 
 
 def looked(workspace, **more):
-    return {(one.topic, one.name): one for one in examine(workspace, **more)}
+    return {(one.topic, one.name): one for one in examine(Workspace(workspace), **more)}
 
 
 def test_a_healthy_machine_has_everything_and_nothing_is_written(tmp_path):

@@ -10,31 +10,12 @@ import time
 
 import numpy as np
 import pytest
+from fixtures.artifacts import never, recipe, write_one
 from PIL import Image
 
-from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-
-
-def recipe(kind="features", **changes):
-    fields = {"stage": "extract", "stage_version": 1, "slug": "photos", "config": {"size": 320}, **changes}
-    return Identity(kind=kind, **fields)
-
-
-def write_one(text="hello"):
-    def work(draft):
-        (draft.folder / "part").mkdir()
-        (draft.folder / "part" / "data.bin").write_text(text)
-        (draft.folder / "sheet.png").write_text("a picture")
-        return {"length": len(text)}
-
-    return work
-
-
-def never(draft):
-    raise AssertionError("it is made again")
 
 
 def test_what_one_machine_publishes_another_reuses_and_reads(bucket, machine):

@@ -483,6 +483,11 @@ class Extraction:
     def close(self) -> dict[str, Any]:
         """Join the blocks and return the summary; raises UnsupsegError where no image was readable."""
         folder, blocks = self.draft.folder, range(len(self.blocks))
+        joined = [
+            writer.file(block) for writer in self.writers.values() if not writer.regular for block in blocks
+        ]
+        joined += [self._rows_of_block(name, block) for name in self.vectors for block in blocks]
+        self.draft.bring(joined)
         for writer in self.writers.values():
             writer.close()
         for name in self.vectors:
@@ -526,6 +531,7 @@ class Extraction:
     def _drop_failed(self, good: NDArray[np.int64]) -> None:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
         folder = self.draft.folder
+        self.draft.take_over()
         self.draft.finish(_DROPPING)
         for name in (*self.writers, *self.vectors):
             old = folder / f"{name}.all"

@@ -297,6 +297,8 @@ class RemoteWorkspace(Workspace):
         self.objects.write(f"{prefix}/{MANIFEST}", f"{manifest.model_dump_json(indent=1)}\n".encode())
         self.objects.remove([_mark(manifest)])
         self.objects.remove_below(f"{SHARES}/{self._lock(identity).stem}")
+        if isinstance(draft, SharedDraft) and draft.taken_over:
+            self.objects.remove_below(draft.attempt)
         if before is not None and before[0].attempt != record.attempt:
             self.objects.remove_below(f"{identity.kind}/{before[0].folder}")
         artifact = super()._publish(draft, identity)
