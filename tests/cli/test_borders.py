@@ -29,8 +29,8 @@ def run(*arguments, **options):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--dataset", "s3://bucket/photos", "is an address (s3)"),
-        ("--dataset", "gs://bucket/photos/", "is an address (gs)"),
+        ("--dataset", "https://example.org/photos", "has the unknown scheme 'https'"),
+        ("--dataset", "s3://", "names no bucket"),
         ("--labels", "https://example.org/labels", "is an address (https)"),
         ("--root", "file:///data", "without file://"),
         ("--dataset", "photos/*.png", "is a pattern"),

@@ -27,8 +27,8 @@ def bucket(monkeypatch, tmp_path):
 @pytest.fixture
 def machine(bucket, tmp_path):
     """Return the workspace in the bucket as a machine of a name sees it: each has a cache of its own."""
-    from unsupseg_cli.storage.address import parse_address
-    from unsupseg_cli.storage.cache import Cache
+    from unsupseg_cli.artifacts.cache import Cache
+    from unsupseg_cli.core.address import parse_address
     from unsupseg_cli.storage.remote import RemoteWorkspace
 
     def open_(name="one", most=10**9, lease=0.6, tell=None):

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
+from unsupseg_cli.core.address import parse_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.storage.address import parse_address
 
 obstore = pytest.importorskip("obstore", reason="the extra `cloud` is missing: pip install 'unsupseg[cloud]'")
 
 from obstore.store import MemoryStore  # noqa: E402
 
-from unsupseg_cli.storage.cache import SIZE, Cache, parse_bytes  # noqa: E402
+from unsupseg_cli.artifacts.cache import SIZE, Cache, parse_bytes  # noqa: E402
 from unsupseg_cli.storage.claims import Claims  # noqa: E402
 from unsupseg_cli.storage.objects import Objects  # noqa: E402
 from unsupseg_cli.storage.open import open_workspace  # noqa: E402

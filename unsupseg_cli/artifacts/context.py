@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
@@ -28,6 +29,7 @@ class Context:
     In a call ``by_recipe`` nothing counts that was asked by hand before. ``read_only`` writes nothing
     there, not even what is remembered: the context of a dry run. Of a data set only ``most_images``
     are taken, evenly spread. ``sources`` are the files that the key of the call was made from.
+    Images in object storage are kept in ``cache``.
     """
 
     workspace: Workspace = field(default_factory=lambda: Workspace(Path(DEFAULT_WORKSPACE)))
@@ -37,6 +39,7 @@ class Context:
     most_images: int | None = None
     by_recipe: bool = False
     sources: Sources = field(default_factory=Sources)
+    cache: Cache = field(default_factory=Cache.of_environment)
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""

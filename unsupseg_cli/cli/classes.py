@@ -77,7 +77,7 @@ def show(
 
         if out is not None and out.suffix.lower() not in _PICTURES:
             raise UsageError(f"--out '{out}' is no picture: expected a name that ends in .png or .jpg.")
-        space = open_workspace(workspace, cache, cache_size, new=True)
+        space = open_workspace(workspace, cache, cache_size, new=True, images=True)
         context = Context(space, TerminalReporter())
         artifact = take_artifact("model", one_of(model=model, named=named), context)
         file, _ = read_model(artifact)

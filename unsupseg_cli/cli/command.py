@@ -21,8 +21,9 @@ from typer.core import TyperCommand
 
 from unsupseg_cli.cli.completion import completer
 from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
-from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace, parse_assignments
+from unsupseg_cli.cli.settings import Settings, find_cache, find_settings, find_workspace, parse_assignments
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_place
+from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.layers import build_config, explain
@@ -31,7 +32,6 @@ from unsupseg_cli.core.options import BatchConfig, DataConfig
 from unsupseg_cli.core.processes import is_first_process
 from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Part
-from unsupseg_cli.storage.address import Address
 
 _err = StderrConsole()
 
@@ -56,8 +56,10 @@ class Invocation:
         """Return the stages' context."""
         from unsupseg_cli.artifacts.context import Context
 
-        workspace = open_place(self.workspace, self.cache, self.settings, self.reporter.info)
-        return Context(workspace, self.reporter, self.force)
+        cache = find_cache(*self.cache, self.settings)
+        return Context(
+            open_place(self.workspace, cache, self.reporter.info), self.reporter, self.force, cache=cache
+        )
 
     def method_options(self, method: Method, part: Part) -> MethodOptions:
         """Return the options of a method: from ``--set``, then from ``unsupseg.toml``."""

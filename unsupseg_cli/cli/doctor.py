@@ -13,7 +13,7 @@ from rich.text import Text
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import print_table, result, say
-from unsupseg_cli.cli.settings import Settings, find_settings, find_workspace
+from unsupseg_cli.cli.settings import Settings, find_cache, find_settings, find_workspace
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_place
 from unsupseg_cli.core.errors import UnsupsegError
 
@@ -34,7 +34,7 @@ def doctor(
         from unsupseg_cli.diagnosis.doctor import examine
 
         settings = find_settings(Path.cwd())
-        space = open_place(find_workspace(workspace, settings), (cache, cache_size), settings, say)
+        space = open_place(find_workspace(workspace, settings), find_cache(cache, cache_size, settings), say)
         findings = examine(space, device, _named_weights(settings))
         if as_json:
             result(json.dumps([finding.to_json() for finding in findings], indent=1))

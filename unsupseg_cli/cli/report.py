@@ -37,7 +37,7 @@ def report(
         from unsupseg_cli.artifacts.context import Context
         from unsupseg_cli.pipeline.report import last_artifact, write_report
 
-        space = open_workspace(workspace, cache, cache_size)
+        space = open_workspace(workspace, cache, cache_size, images=True)
         artifacts = [space.get(reference) for reference in references or ()] or [last_artifact(space)]
         reporter = TerminalReporter()
         page = write_report(artifacts, out, Context(space, reporter))

@@ -6,8 +6,9 @@ import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from unsupseg_cli.core.address import Address, is_address, is_file_address, parse_address
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
@@ -15,7 +16,9 @@ from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.methods.registry import get_method, method_names, usable_methods
 from unsupseg_cli.pipeline.options import DemoConfig, RunConfig
 from unsupseg_cli.pipeline.table import entries, get_stage, stages
-from unsupseg_cli.storage.address import Address, is_address, parse_address
+
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.cache import Cache
 
 SETTINGS = "unsupseg.toml"
 _PATHS = {"root", "labels", "class_file", "weights", "masks_from", "images_file"}
@@ -139,13 +142,13 @@ def find_settings(start: Path) -> Settings:
     return Settings(None, {})
 
 
-def find_cache(folder: Path | None, size: str | None, settings: Settings) -> tuple[Path, int]:
-    """Return folder and bytes of the cache: --cache, $UNSUPSEG_CACHE, unsupseg.toml, the user's folder of caches.
+def find_cache(folder: Path | None, size: str | None, settings: Settings) -> Cache:
+    """Return the cache: --cache, $UNSUPSEG_CACHE, unsupseg.toml, the user's folder of caches; likewise its size.
 
     Raises:
         UsageError: the folder is an address, or the size is none.
     """
-    from unsupseg_cli.storage.cache import DEFAULT_BYTES, default_folder, parse_bytes
+    from unsupseg_cli.artifacts.cache import DEFAULT_BYTES, Cache, default_folder, parse_bytes
 
     given = folder or os.environ.get("UNSUPSEG_CACHE") or settings.values.get("cache")
     most = size or os.environ.get("UNSUPSEG_CACHE_SIZE") or settings.values.get("cache_size")
@@ -153,7 +156,7 @@ def find_cache(folder: Path | None, size: str | None, settings: Settings) -> tup
         place = Path(local_path(str(given))) if given else default_folder()
         if given and folder is None and not os.environ.get("UNSUPSEG_CACHE") and settings.path is not None:
             place = settings.path.parent / place
-        return place, parse_bytes(str(most)) if most else DEFAULT_BYTES
+        return Cache(place, parse_bytes(str(most)) if most else DEFAULT_BYTES)
     except ValueError as error:
         raise UsageError(f"The cache: {error}.") from None
 
@@ -169,7 +172,7 @@ def find_workspace(option: Path | None, settings: Settings) -> Path | Address:
         option or os.environ.get("UNSUPSEG_WORKSPACE") or settings.values.get("workspace", DEFAULT_WORKSPACE)
     )
     try:
-        if is_address(given) and not given.startswith("file:"):
+        if is_address(given) and not is_file_address(given):
             return parse_address(given)
         workspace = Path(local_path(given))
     except ValueError as error:

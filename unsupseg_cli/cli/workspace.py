@@ -10,11 +10,12 @@ import typer
 from rich.console import Console
 
 from unsupseg_cli.cli.console import TerminalReporter
-from unsupseg_cli.cli.settings import Settings, find_cache, find_settings, find_workspace
+from unsupseg_cli.cli.settings import find_cache, find_settings, find_workspace
+from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.storage.address import Address
 
 if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.cache import Cache
     from unsupseg_cli.artifacts.workspace import Workspace
 
 WorkspaceOption = Annotated[
@@ -48,34 +49,36 @@ err = Console(stderr=True, highlight=False)
 
 
 def open_workspace(
-    option: Path | None, cache: Path | None = None, cache_size: str | None = None, *, new: bool = False
+    option: Path | None,
+    cache: Path | None = None,
+    cache_size: str | None = None,
+    *,
+    new: bool = False,
+    images: bool = False,
 ) -> Workspace:
-    """Return the workspace of a call; raises UsageError where there is none yet, unless it may be ``new``."""
+    """Return the workspace of a call, which may read ``images``.
+
+    Raises:
+        UsageError: there is none yet, unless it may be ``new``; or options of the cache have no effect.
+    """
     settings = find_settings(Path.cwd())
-    space = open_place(
-        find_workspace(option, settings), (cache, cache_size), settings, TerminalReporter().info
-    )
+    place = find_workspace(option, settings)
+    if isinstance(place, Path) and (cache, cache_size) != (None, None) and not images:
+        raise UsageError(
+            f"--cache and --cache-size have no effect: the workspace '{place}' is a folder on this machine."
+        )
+    space = open_place(place, find_cache(cache, cache_size, settings), TerminalReporter().info)
     if not new and not space.exists():
         raise UsageError(f"There is no workspace '{space}' yet; `unsupseg extract` makes it.")
     return space
 
 
-def open_place(
-    place: Path | Address,
-    cache: tuple[Path | None, str | None],
-    settings: Settings,
-    tell: Callable[[str], None],
-) -> Workspace:
-    """Return the workspace at a place; raises UsageError where options of the ``cache`` have no effect on it."""
+def open_place(place: Path | Address, cache: Cache, tell: Callable[[str], None]) -> Workspace:
+    """Return the workspace at a place."""
     if isinstance(place, Path):
-        if cache != (None, None):
-            raise UsageError(
-                f"--cache and --cache-size have no effect: the workspace '{place}' is a folder on this machine."
-            )
         from unsupseg_cli.artifacts.workspace import Workspace
 
         return Workspace(place)
     from unsupseg_cli.storage import open as storage
-    from unsupseg_cli.storage.cache import Cache
 
-    return storage.open_workspace(place, Cache(*find_cache(*cache, settings)), tell)
+    return storage.open_workspace(place, cache, tell)

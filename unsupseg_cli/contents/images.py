@@ -7,15 +7,18 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.artifacts.context import DIGESTS, ROOTS, WEIGHTS, Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
 from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, stamp
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.core.address import Address, is_address, is_file_address, parse_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.core.paths import anchored
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import Dataset, dataset_names, frames_of, in_parts, open_dataset, space_of
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.inputs import expand
@@ -85,18 +88,58 @@ def open_data(
     options: dict[str, Any] = {"root": root, "left_out": left_out}
     options |= {name: getattr(config, name) for name in fields}
     options["windows"] = windows or (Windows(config.windows) if config.windows else None)
+    name, place = brought(config.dataset, context)
+    options["left_out"] = tuple(_here(folder, place) for folder in options["left_out"])
     try:
-        dataset = open_dataset(config.dataset, split=config.split or default_split, **options)
+        dataset = open_dataset(name, split=config.split or default_split, **options)
     except UsageError:
         if config.split is not None or default_split is None:
             raise
-        dataset = open_dataset(config.dataset, **options)  # a folder need not have the usual split
+        dataset = open_dataset(name, **options)  # a folder need not have the usual split
+    dataset = _from(place, dataset)
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
     if source is not None and not given:
         dataset = read_as(dataset, Reading.from_json(source.reading))
     _tell(dataset, context, config.strict)
     return _at_most(dataset, context)
+
+
+_Fetched = tuple[str, Path] | None  # an address, and the folder that it was fetched into
+
+
+def brought(name: str, context: Context | None) -> tuple[str, _Fetched]:
+    """Return what opens a data set on this machine, and where it was fetched from, of an address."""
+    if not is_address(name) or is_file_address(name):
+        return name, None
+    from unsupseg_cli.storage.images import bring_images
+
+    cache, reporter = (context.cache, context.reporter) if context else (Cache.of_environment(), Silent())
+    folder = bring_images(name, cache, reporter)
+    return f"{folder}/", (str(parse_address(name)), folder)
+
+
+def _from(place: _Fetched, dataset: Dataset) -> Dataset:
+    """Return a data set that knows the address it was fetched from."""
+    if place is None:
+        return dataset
+    return replace(dataset, origin=_there(dataset.root, place))
+
+
+def _there(folder: Path, place: _Fetched) -> str:
+    """Return the address that a folder was fetched from; the folder where it was not."""
+    if place is None or not folder.is_relative_to(place[1]):
+        return str(folder.absolute())
+    inside = folder.relative_to(place[1]).as_posix()
+    return place[0] if inside == "." else f"{place[0]}/{inside}"
+
+
+def _here(folder: Path, place: _Fetched) -> Path:
+    """Return the folder that an address in a manifest was fetched into."""
+    if place is None or not is_address(folder):
+        return folder
+    inside = parse_address(place[0]).within(str(folder))
+    return folder if inside is None else place[1] / inside
 
 
 def _at_most(dataset: Dataset, context: Context) -> Dataset:
@@ -160,7 +203,7 @@ def same_images(data: DataSource) -> dict[str, Any]:
     }
 
 
-def reopen(data: DataSource, **files: Any) -> Dataset:
+def reopen(data: DataSource, context: Context | None = None, **files: Any) -> Dataset:
     """Open the data set of an artifact again, with its labels (options of `open_dataset`).
 
     Raises:
@@ -169,13 +212,15 @@ def reopen(data: DataSource, **files: Any) -> Dataset:
     if data.named and not any(files.values()):
         return read_as(_named_again(data), Reading.from_json(data.reading))
     location = same_images(data)
-    dataset = open_dataset(location.pop("dataset"), split=data.split, **files, **location)
+    name, place = brought(location.pop("dataset"), context)
+    location["left_out"] = tuple(_here(folder, place) for folder in location["left_out"])
+    dataset = _from(place, open_dataset(name, split=data.split, **files, **location))
     return read_as(dataset, Reading.from_json(data.reading))
 
 
 def _only_folder(source: DataSource) -> str:
     """Return the folder that images were named by, which labels can be matched with; raises UsageError for others."""
-    if len(source.named) == 1 and Path(source.named[0]).is_dir():
+    if len(source.named) == 1 and (is_address(source.named[0]) or Path(source.named[0]).is_dir()):
         return source.named[0]
     raise UsageError(
         "The images were named one by one, and labels are matched by names in one folder: name that folder with "
@@ -205,7 +250,7 @@ def images_behind(manifest: Manifest, context: Context) -> Dataset:
     data = manifest.data
     assert data is not None
     try:
-        dataset = reopen(data)
+        dataset = reopen(data, context)
     except UsageError as error:
         raise UnsupsegError(
             f"{error} If the images were moved, run `{manifest.stage}` on them with --force, so that '{manifest.id}' "
@@ -224,7 +269,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
     return DataSource(
         dataset=dataset.name,
         split=dataset.split,
-        root=str(dataset.root.absolute()),  # found again from any folder
+        root=dataset.origin or str(dataset.root.absolute()),  # found again from any folder
         fingerprint=fingerprint(((item.key, item.image) for item in dataset.items), context),
         count=len(dataset.items),
         **_scan_of(dataset),
@@ -233,7 +278,8 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 
 def _scan_of(dataset: Dataset) -> dict[str, Any]:
     """Return what finds the same images again."""
-    left_out = [str(folder.absolute()) for folder in dataset.left_out]
+    place = (dataset.origin, dataset.root) if dataset.origin else None
+    left_out = [_there(folder, place) for folder in dataset.left_out]
     reading = dataset.items[0].reading if dataset.items else None
     return {
         "image_suffix": dataset.image_suffix,
@@ -276,11 +322,10 @@ def identify_images(dataset: Dataset, context: Context) -> DataSource:
     count = len(dataset.items)
     if not context.read_only or any(item.entry.images == count for item in context.workspace.listed()):
         return describe_images(dataset, context)
-    root = str(dataset.root.absolute())
     return DataSource(
         dataset=dataset.name,
         split=dataset.split,
-        root=root,
+        root=dataset.origin or str(dataset.root.absolute()),
         fingerprint=UNKNOWN,
         count=count,
         **_scan_of(dataset),
@@ -344,8 +389,15 @@ def open_paths(
         UsageError: a path does not exist, ``out`` is one of them, or two images would have the same key.
     """
     items: dict[str, Item] = {}
-    named = tuple(anchored(path, Path.cwd()) for path in paths)
-    paths = expand(paths)
+    remote = [is_address(path) for path in paths]
+    named = tuple(
+        str(_address(path)) if far else anchored(path, Path.cwd())
+        for path, far in zip(paths, remote, strict=True)
+    )
+    here = [
+        Path(brought(str(path), context)[0]) if far else path for path, far in zip(paths, remote, strict=True)
+    ]
+    paths = expand(here)
     for path in paths:
         if path.is_dir():
             left_out = [out] if out else ()
@@ -368,8 +420,17 @@ def open_paths(
             items[item.key] = item
     root = paths[0] if paths[0].is_dir() else paths[0].parent
     parts: dict[str, Any] = {"pages": pages, "windows": windows, "named": named, "step": step}
-    dataset = Dataset("images", root, "all", tuple(items.values()), **parts)
+    origin = named[0] if remote[0] else ""
+    dataset = Dataset("images", root, "all", tuple(items.values()), origin=origin, **parts)
     return dataset if context is None else _at_most(dataset, context)
+
+
+def _address(path: Path) -> Address:
+    """Return the address that a path was given as; raises UsageError where it is malformed."""
+    try:
+        return parse_address(path)
+    except ValueError as error:
+        raise UsageError(f"The images: {error}.") from None
 
 
 def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:

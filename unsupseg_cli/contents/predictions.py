@@ -184,7 +184,7 @@ def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
     assert manifest.data is not None
     advice = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
     try:
-        dataset = _predicted_dataset(manifest)
+        dataset = _predicted_dataset(manifest, context)
     except UsageError as error:
         raise UsageError(f"{error} {advice}") from None
     keys = set(manifest.summary["keys"])
@@ -197,7 +197,7 @@ def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
 def images_still_there(predictions: Artifact, context: Context) -> dict[str, Path]:
     """Return the files of the images of predictions by key: those that are there and as they were."""
     try:
-        items = _predicted_dataset(predictions.manifest).items
+        items = _predicted_dataset(predictions.manifest, context).items
         digests = predictions.manifest.summary.get("digests", {})
         now = dict(image_digests((item for item in items if item.key in digests), context))
     except UnsupsegError:
@@ -237,13 +237,13 @@ def named_images(predictions: Manifest) -> dict[str, list[str]]:
     return {NAMED: predictions.execution[NAMED]} if NAMED in predictions.execution else {}
 
 
-def _predicted_dataset(predictions: Manifest) -> Dataset:
+def _predicted_dataset(predictions: Manifest, context: Context) -> Dataset:
     if named := named_images(predictions):
         assert predictions.data is not None
         dataset = open_paths([Path(name) for name in named[NAMED]], pages=predictions.data.pages)
         return read_as(dataset, Reading.from_json(predictions.data.reading))
     assert predictions.data is not None
-    return reopen(predictions.data)
+    return reopen(predictions.data, context)
 
 
 def void_without_data(item: Item, labels: NDArray[np.int16]) -> NDArray[np.int16]:

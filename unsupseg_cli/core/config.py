@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator
 
+from unsupseg_cli.core.address import is_address, is_file_address, parse_address
 from unsupseg_cli.core.paths import local_path
 
 
@@ -60,6 +61,8 @@ def execution(
 _NAMES_OR_PATHS = {"dataset", "model", "backbone", "probe"}
 """Options that take a name, or the path of a file or folder."""
 _IMAGES = "images"
+_MAY_BE_FAR = {"dataset", _IMAGES}
+"""Fields whose images may lie in object storage."""
 """The option that also takes patterns and lists, see `data.inputs`."""
 
 
@@ -82,15 +85,13 @@ class Config(BaseModel):
     @field_validator("*")
     @classmethod
     def _local_paths(cls, value: Any, info: ValidationInfo) -> Any:
-        """Expand ``~``, and refuse addresses and patterns, in whatever names files or folders."""
+        """Expand ``~``, and refuse patterns and addresses, in whatever names files or folders; images may have some."""
+        name = str(info.field_name)
         if isinstance(value, Path):
-            return Path(_local(value))
+            return Path(_local(value, name))
         if isinstance(value, tuple) and any(isinstance(entry, Path) for entry in value):
-            patterns = info.field_name == _IMAGES
-            return tuple(
-                Path(_local(entry, patterns)) if isinstance(entry, Path) else entry for entry in value
-            )
-        return _local(value) if isinstance(value, str) and info.field_name in _NAMES_OR_PATHS else value
+            return tuple(Path(_local(entry, name)) if isinstance(entry, Path) else entry for entry in value)
+        return _local(value, name) if isinstance(value, str) and name in _NAMES_OR_PATHS else value
 
     @classmethod
     def execution_fields(cls) -> set[str]:
@@ -130,6 +131,8 @@ class Config(BaseModel):
         }
 
 
-def _local(value: str | Path, patterns: bool = False) -> str:
-    """Return a path with ``~`` expanded, as `local_path` does."""
-    return local_path(str(value), patterns)
+def _local(value: str | Path, field: str) -> str:
+    """Return what a field names: a path with ``~`` expanded, as `local_path` does, or images in object storage."""
+    if field in _MAY_BE_FAR and is_address(value) and not is_file_address(value):
+        return str(parse_address(value))
+    return local_path(str(value), patterns=field == _IMAGES)

@@ -32,7 +32,7 @@ class Dataset:
     ``pages`` and ``windows`` say that items are parts of files. ``named`` are the files and folders of images that were
     named one by one, ``step`` is the distance of the frames of videos among them. ``remarks`` and ``problem`` say what
     was found beside the images: told by whoever opens the data set. ``image_suffix`` and ``left_out`` are what finds
-    the same images again.
+    the same images again. ``origin`` is the address that ``root`` stands for, of images that were fetched.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Dataset:
     windows: Windows | None = None
     named: tuple[str, ...] = ()
     step: int | None = None
+    origin: str = ""
 
     @property
     def unlabelled(self) -> list[Item]:

@@ -101,7 +101,7 @@ def training_data(
         raise UsageError(
             f"The linear probe is fitted on the split '{data.split}' and cannot be scored on it; give another --split."
         )
-    return FeatureSet(features), reopen(data, **files)
+    return FeatureSet(features), reopen(data, context, **files)
 
 
 def _view_labels(

@@ -189,7 +189,7 @@ def _dataset(call: Call) -> Dataset:
 
     data = _masks(call).manifest.data
     assert data is not None
-    return reopen(data, labels=call.config.labels, class_file=call.config.class_file)
+    return reopen(data, call.context, labels=call.config.labels, class_file=call.config.class_file)
 
 
 def _require_labels(dataset: Dataset) -> None:

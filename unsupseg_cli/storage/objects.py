@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unsupseg_cli.artifacts.files import whole_file
+from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.progress import duration
-from unsupseg_cli.storage.address import Address
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore

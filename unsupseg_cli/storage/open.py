@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.core.address import Address, is_address, parse_address
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.storage.address import Address, is_address, parse_address
-from unsupseg_cli.storage.cache import Cache, default_folder
 
 
 def open_workspace(
@@ -18,7 +18,7 @@ def open_workspace(
 
     Args:
         place: of the workspace.
-        cache: where the artifacts of an address are kept on this machine; default: 50 GB in the user's caches.
+        cache: where the artifacts of an address are kept on this machine; default: that of the environment.
         tell: is told when the endpoint does not answer, and what is fetched.
 
     Raises:
@@ -32,4 +32,4 @@ def open_workspace(
         address = place if isinstance(place, Address) else parse_address(place)
     except ValueError as error:
         raise UsageError(f"The workspace: {error}.") from None
-    return RemoteWorkspace(address, cache or Cache(default_folder()), tell)
+    return RemoteWorkspace(address, cache or Cache.of_environment(), tell)

@@ -12,11 +12,11 @@ from typing import Any
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
+from unsupseg_cli.artifacts.cache import drop
 from unsupseg_cli.artifacts.files import write_atomic, write_json
 from unsupseg_cli.artifacts.manifest import MANIFEST, Key, Name, parse_manifest, read_manifest
 from unsupseg_cli.artifacts.sources import stamp
 from unsupseg_cli.core.errors import UnsupsegError
-from unsupseg_cli.storage.cache import drop
 from unsupseg_cli.storage.objects import Listed, Objects, Version
 
 PUBLISHED = "published"

@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import disk_errors, exclusive, require_space, write_atomic
 from unsupseg_cli.artifacts.identity import Identity
@@ -39,9 +40,8 @@ from unsupseg_cli.artifacts.workspace import (
     as_current,
     with_current,
 )
+from unsupseg_cli.core.address import Address, is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.storage.address import Address, is_address
-from unsupseg_cli.storage.cache import Cache
 from unsupseg_cli.storage.claims import LEASE, Claim, Claims
 from unsupseg_cli.storage.objects import ForbiddenError, Objects, Version, open_store
 from unsupseg_cli.storage.records import TOGETHER, Record, Records, path_of

@@ -45,6 +45,11 @@ def is_address(text: object) -> bool:
     return _ADDRESS.match(str(text)) is not None
 
 
+def is_file_address(text: object) -> bool:
+    """Tell whether a text is an address of a file on this machine, for which a path is to be written."""
+    return str(text).lower().startswith("file:")
+
+
 def parse_address(text: object) -> Address:
     """Return the place that an address names.
 

@@ -57,6 +57,17 @@ class Cache:
         self._used: set[Path] = set()
         self._mine: FileLock | None = None
 
+    @classmethod
+    def of_environment(cls) -> Cache:
+        """Return the cache of $UNSUPSEG_CACHE and $UNSUPSEG_CACHE_SIZE; raises UsageError where the size is none."""
+        folder, size = os.environ.get("UNSUPSEG_CACHE"), os.environ.get("UNSUPSEG_CACHE_SIZE")
+        try:
+            return cls(
+                Path(folder) if folder else default_folder(), parse_bytes(size) if size else DEFAULT_BYTES
+            )
+        except ValueError as error:
+            raise UsageError(f"$UNSUPSEG_CACHE_SIZE: {error}.") from None
+
     def folder(self, name: str) -> Path:
         """Return a folder of the cache, which is there from then on; raises UsageError where it cannot be made."""
         folder = self.root / name
