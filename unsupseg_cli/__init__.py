@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Context", "TqdmReporter", "Workspace"]
+__all__ = ["Context", "TqdmReporter", "Workspace", "open_workspace"]
 
 _NO_COMMAND = {"scan": "ScanConfig"}
 """The stages that are no command of their own, with their configuration class."""
@@ -37,6 +37,10 @@ def __getattr__(name: str) -> Any:
         from unsupseg_cli.artifacts.workspace import Workspace
 
         return Workspace
+    if name == "open_workspace":
+        from unsupseg_cli.storage.open import open_workspace
+
+        return open_workspace
     from unsupseg_cli.pipeline.table import entries, get_stage
 
     for module, config in _NO_COMMAND.items():

@@ -107,7 +107,7 @@ def test_an_endpoint_that_stays_dead_is_given_up_and_the_same_call_goes_on(bucke
             "NoSuchBucket",
             r"There is no bucket 'test-.*' \(s3://\): make it, or mend the address",
         ),
-        ("400 Bad Request", "InvalidRequest", r"refused a request \(400, InvalidRequest"),
+        ("400 Bad Request", "InvalidRequest", r"refused a request \(InvalidRequest: "),
     ],
 )
 def test_what_no_try_mends_is_one_sentence_at_once(bucket, machine, status, code, said):

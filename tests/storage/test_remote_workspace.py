@@ -293,11 +293,49 @@ def test_the_commands_give_the_digests_of_a_local_run(bucket, call, monkeypatch,
             )
         call(*command)
     monkeypatch.setenv("UNSUPSEG_CACHE", str(tmp_path / "other"))
-    again, said = call("predict", "photos/", "--json")
+    model = next(row["path"] for row in json.loads(call("list", "model", "--json")[0]))
+    again, said = call("predict", "photos/", "--model", model, "--json")
     assert "reused" in said
     assert json.loads(again)["path"].startswith(f"{bucket.address()}/predictions/")
     said = call("verify")[1]
     assert "4 artifacts are whole" in said or "4 artifacts are whole" in call("verify")[0]
+
+
+@pytest.mark.slow
+def test_a_recipe_gives_the_digests_of_a_local_run(bucket, call):
+    digests = []
+    for place in ("local", bucket.address()):
+        call("run", "scenes-kmeans", "--workspace", place)
+        rows = json.loads(call("list", "--json", "--workspace", place)[0])
+        digests.append({row["id"]: (row["key"], row["digest"]) for row in rows})
+    assert digests[0] == digests[1]
+    assert len(digests[1]) == 4
+
+
+def test_a_dry_run_writes_nothing_into_the_bucket(bucket, call):
+    place = ("--workspace", bucket.address())
+    words = ("run", "scenes-kmeans", "--dry-run", "--json", *place)
+    assert not any(stage["reused"] for stage in json.loads(call(*words)[0])["stages"])
+    assert bucket.keys() == []
+
+
+def test_several_processes_of_one_machine_share_cache_and_claims(bucket, call, blocks):
+    words = (
+        "extract",
+        f"{blocks}/",
+        "--size",
+        48,
+        "--backbone",
+        "untrained",
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+    )
+    local, _ = call(*words, "--json", "--workspace", "local")
+    made, _ = call(*words, "--json", "--devices", 2, "--workspace", bucket.address())
+    assert json.loads(made)["digest"] == json.loads(local)["digest"]
+    assert len(bucket.keys("published/")) == 1
 
 
 def test_options_of_the_cache_need_an_address(call):

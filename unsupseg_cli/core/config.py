@@ -61,8 +61,8 @@ def execution(
 _NAMES_OR_PATHS = {"dataset", "model", "backbone", "probe"}
 """Options that take a name, or the path of a file or folder."""
 _IMAGES = "images"
-_MAY_BE_FAR = {"dataset", _IMAGES}
-"""Fields whose images may lie in object storage."""
+_MAY_BE_FAR = {"dataset", "model", _IMAGES}
+"""Fields whose images, or artifact, may lie in object storage."""
 """The option that also takes patterns and lists, see `data.inputs`."""
 
 

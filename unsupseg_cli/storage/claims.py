@@ -46,7 +46,7 @@ class Claim:
         if self.lost_to is not None:
             raise UnsupsegError(
                 f"The claim on '{self.name}' passed to {self.lost_to}, since this process did not renew it in time: "
-                "nothing was published; call again to take what the other one makes."
+                "it stopped; call again to take what the other one makes."
             )
 
 
@@ -110,7 +110,6 @@ class Claims:
         except KeyboardInterrupt:
             claim.require()
             raise
-        claim.require()
 
     def names(self, beginning: str) -> list[str]:
         """Return the names of claims that begin so, held or not."""
@@ -207,8 +206,10 @@ class _Renewal(threading.Thread):
         if version is not None:
             self._version = version
             return
+        if self._ended.is_set():
+            return  # the work is done, and it was given up to another one a moment ago
         self._claim.lost_to = self._claims.holder(self._claim)
-        if self._worker is not None and not self._ended.is_set():
+        if self._worker is not None:
             signal.pthread_kill(self._worker, signal.SIGINT)  # it may wait in a system call
 
 

@@ -302,6 +302,8 @@ class Objects:
         Raises:
             UnsupsegError: trying again would not help.
         """
+        from obstore.exceptions import GenericError
+
         text, code = str(error), _code(error)
         if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
             raise UnsupsegError(
@@ -316,9 +318,10 @@ class Objects:
         status = re.search(r"status code: (\d{3})", text)
         if status is not None and status[1] == "416":
             raise FileNotFoundError("the object is shorter than what was asked for")
-        if status is not None and status[1] not in _PASSING:
+        known = isinstance(error, (GenericError, OSError, TimeoutError))
+        if not known or (status is not None and status[1] not in _PASSING):
             raise UnsupsegError(
-                f"'{self.address}' refused a request ({status[1]}{f', {code}' if code else ''}: {_first_line(error)})."
+                f"'{self.address}' refused a request ({code or type(error).__name__}: {_first_line(error)})."
             ) from None
         return f"{status[1]} {code}".strip() if status else _short(text)
 
