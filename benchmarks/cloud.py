@@ -2,8 +2,8 @@
 
     python benchmarks/cloud.py --workspace s3://BUCKET/PREFIX [--recipe scenes-kmeans] [--rounds 3]
 
-Local and remote runs alternate, each in an empty workspace; then the remote one is called again with an empty cache,
-where everything is there already, and with the full one. The digests of both must be equal.
+Local and remote runs alternate, each in an empty workspace; then both are called again where everything is there
+already, the remote one with an empty cache and with a full one. The digests of both must be equal.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+_AGAIN = ("local again", "remote again, empty cache", "remote again, full cache")
 
 
 def unsupseg(words: Sequence[str], cache: Path) -> tuple[float, str]:
@@ -42,7 +44,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="scenes-kmeans")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {"local": [], "remote": [], "empty cache": [], "full cache": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ("local", "remote", *_AGAIN)}
     with tempfile.TemporaryDirectory() as name:
         for number in range(options.rounds):
             folder = Path(name) / str(number)
@@ -50,8 +52,9 @@ def main() -> None:
             call = ["run", options.recipe, "--quiet", "--workspace"]
             seconds["local"].append(unsupseg([*call, local], folder / "unused")[0])
             seconds["remote"].append(unsupseg([*call, remote], folder / "one")[0])
-            seconds["empty cache"].append(unsupseg([*call, remote], folder / "two")[0])
-            seconds["full cache"].append(unsupseg([*call, remote], folder / "one")[0])
+            again = ((local, "unused"), (remote, "two"), (remote, "one"))
+            for what, (place, cache) in zip(_AGAIN, again, strict=True):
+                seconds[what].append(unsupseg([*call, place], folder / cache)[0])
             assert digests(local, folder / "one") == digests(remote, folder / "one")
     for what, measured in seconds.items():
         print(f"{what}: median {statistics.median(measured):.1f} s of {[round(one, 1) for one in measured]}")

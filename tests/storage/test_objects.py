@@ -120,9 +120,7 @@ def test_what_holds_a_claim_and_loses_it_is_interrupted_with_a_sentence(objects)
             time.sleep(20)
 
     begun = time.monotonic()
-    with pytest.raises(
-        UnsupsegError, match=r"passed to process 7 on other.*it stopped; call again"
-    ):
+    with pytest.raises(UnsupsegError, match=r"passed to process 7 on other.*it stopped; call again"):
         lose()
     assert time.monotonic() - begun < 5
     assert b"process 7" in objects.read("claims/a.json").data  # it is not given back for the other one

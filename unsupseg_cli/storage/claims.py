@@ -113,18 +113,16 @@ class Claims:
 
     def names(self, beginning: str) -> list[str]:
         """Return the names of claims that begin so, held or not."""
-        return [
-            name
-            for item in self._objects.list(CLAIMS)
-            if (name := item.path.removeprefix(f"{CLAIMS}/").removesuffix(".json")).startswith(beginning)
-        ]
+        names = (_name(item.path) for item in self._objects.list(CLAIMS))
+        return [name for name in names if name.startswith(beginning)]
 
-    def live_tokens(self) -> set[str]:
-        """Return the tokens of claims that were renewed not long ago, by the clock of the service."""
+    def live(self) -> dict[str, str]:
+        """Return the tokens, by name, of claims that were renewed not long ago by the clock of the service."""
         recently = datetime.now(UTC) - timedelta(seconds=_RECENTLY * self._seconds)
         paths = [item.path for item in self._objects.list(CLAIMS) if item.modified > recently]
-        stored = [self._objects.read(path) for path in paths]
-        return {_Content.of(item.data).token for item in stored if item is not None} - {_FREE}
+        found = [(path, self._objects.read(path)) for path in paths]
+        tokens = {_name(path): _Content.of(stored.data).token for path, stored in found if stored is not None}
+        return {name: token for name, token in tokens.items() if token != _FREE}
 
     def write(self, claim: Claim, version: Version, renewals: int, token: str) -> Version | None:
         """Put a claim that this process holds again; None where another process has it now."""
@@ -211,6 +209,10 @@ class _Renewal(threading.Thread):
         self._claim.lost_to = self._claims.holder(self._claim)
         if self._worker is not None:
             signal.pthread_kill(self._worker, signal.SIGINT)  # it may wait in a system call
+
+
+def _name(path: str) -> str:
+    return path.removeprefix(f"{CLAIMS}/").removesuffix(".json")
 
 
 def _path(name: str) -> str:

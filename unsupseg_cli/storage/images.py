@@ -18,7 +18,7 @@ from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
 from unsupseg_cli.data.video import is_video
 from unsupseg_cli.storage.objects import Listed, Objects, open_store
-from unsupseg_cli.storage.records import TOGETHER
+from unsupseg_cli.storage.transfer import TOGETHER, size_of
 
 _IMAGES = "images"  # the folder of the cache for what is no artifact
 _STATE = ".objects.json"
@@ -69,7 +69,9 @@ def _fetch(folder: Path, wanted: list[Listed], objects: Objects, cache: Cache, r
     """Fetch those objects into a folder that it lacks, and remove the files of others."""
     known = _known(folder)
     lacking = [
-        item for item in wanted if known.get(item.path) != item.etag or _size(folder / item.path) != item.size
+        item
+        for item in wanted
+        if known.get(item.path) != item.etag or size_of(folder / item.path) != item.size
     ]
     paths = {folder / item.path for item in wanted}
     for path in folder.rglob("*"):
@@ -106,10 +108,3 @@ def _known(folder: Path) -> dict[str, Any]:
         value = json.loads((folder / _STATE).read_bytes())
         return value if isinstance(value, dict) else {}
     return {}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

@@ -18,10 +18,9 @@ from unsupseg_cli.artifacts.manifest import MANIFEST, Key, Name, parse_manifest,
 from unsupseg_cli.artifacts.sources import stamp
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.storage.objects import Listed, Objects, Version
+from unsupseg_cli.storage.transfer import TOGETHER
 
 PUBLISHED = "published"
-TOGETHER = 8
-"""Requests that one process makes at a time: more bring little on one line, and are throttled sooner."""
 _STATE = ".records.json"
 _FORMAT = 1
 

@@ -17,8 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,15 +42,15 @@ from unsupseg_cli.artifacts.workspace import (
 from unsupseg_cli.core.address import Address, is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.storage.claims import LEASE, Claim, Claims
+from unsupseg_cli.storage.leftovers import DAMAGED, leftovers
 from unsupseg_cli.storage.objects import ForbiddenError, Objects, Version, open_store
-from unsupseg_cli.storage.records import TOGETHER, Record, Records, path_of
-from unsupseg_cli.storage.shared import SHARES, SharedDraft
+from unsupseg_cli.storage.records import Record, Records, path_of
+from unsupseg_cli.storage.shared import SHARES, SharedDraft, attempt_of, begin_attempt
+from unsupseg_cli.storage.transfer import fetch_files, lacking, put_files
 
 MARK = "workspace.json"
 _FORMAT = 1
-_DAMAGED = "damaged"
 _FRESH = 1.0  # seconds for which a listing of the records counts: one command asks many times
-_TOLD = 100 * 10**6  # bytes from which a transfer takes long enough to be told
 _CONTENDERS = 20  # tries to write current.json while others do
 
 
@@ -84,7 +83,7 @@ class RemoteWorkspace(Workspace):
         self._held: dict[str, Claim] = {}
         self._seen: dict[
             str, Version | None
-        ] = {}  # versions of records when it was settled that they are made
+        ] = {}  # records as they were when it was settled that they are made
         self._brought: set[tuple[Path, str]] = set()
         self._sizes: dict[str, dict[str, int]] = {}
         self._refreshed, self._is_ours = 0.0, False
@@ -154,39 +153,23 @@ class RemoteWorkspace(Workspace):
         if (entry, manifest.digest) in self._brought:
             return
         self.cache.pin(entry)
-        if _lacking(artifact):
+        if lacking(artifact):
             lock = self._locks() / f"fetch-{manifest.kind}-{manifest.key[:16]}.lock"
             with disk_errors(self.root), exclusive(lock, f"'{artifact.id}' in the cache", 3600, self.tell):
-                if lacking := _lacking(artifact):
-                    self._fetch(artifact, lacking)
+                if files := lacking(artifact):
+                    self._fetch(artifact, files)
         self._brought.add((entry, manifest.digest))
 
-    def _fetch(self, artifact: Artifact, lacking: dict[str, Output]) -> None:
+    def _fetch(self, artifact: Artifact, files: dict[str, Output]) -> None:
         self.refresh_now()
         if read_manifest(artifact.folder).digest != artifact.manifest.digest:
             raise UnsupsegError(
                 f"'{artifact.id}' in '{self.address}' was made again since this call began: call again."
             )
-        size = sum(output.bytes for output in lacking.values())
-        whole, subject = sum(out.bytes for out in artifact.manifest.outputs.values()), f"'{artifact.id}'"
-        self.cache.make_room(artifact.folder, whole, subject)
-        require_space(artifact.folder, size, subject)
-        if size > _TOLD:
-            self.tell(
-                f"fetching {subject} from '{self.address}': {len(lacking):,} files, {size / 1e6:,.0f} MB"
-            )
-        prefix = self._prefix(artifact.manifest)
-
-        def fetch(name: str) -> None:
-            output = lacking[name]
-            path = artifact.folder / name
-            if not self.objects.fetch(f"{prefix}/{name}", path, output.bytes, output.sha256):
-                raise UnsupsegError(
-                    f"The file '{name}' of '{artifact.id}' in '{self.address}' is missing or was changed: `unsupseg "
-                    "verify` names what is damaged, and the call that made it makes it again."
-                )
-
-        _in_parallel(fetch, lacking)
+        subject = f"'{artifact.id}'"
+        self.cache.make_room(artifact.folder, _bytes(artifact.manifest), subject)
+        require_space(artifact.folder, sum(output.bytes for output in files.values()), subject)
+        fetch_files(artifact, files, self._prefix(artifact.manifest), self.objects)
 
     def _prefix(self, manifest: Manifest) -> str:
         name = f"{manifest.kind}/{manifest.key}"
@@ -258,21 +241,14 @@ class RemoteWorkspace(Workspace):
 
     def _draft(self, identity: Identity, shared: bool = False) -> Draft:
         draft, scratch = super()._draft(identity), f"{SHARES}/{self._lock(identity).stem}"
-        path = f"{scratch}/attempt.json"
-        stored = self.objects.read(path)
-        if stored is None and not shared:
+        attempt = attempt_of(self.objects, scratch)
+        found = self.records.read(identity.kind, identity.key) if attempt else None
+        if found is not None and found[0].attempt == attempt:  # it was published, and found damaged
+            self.objects.remove_below(scratch)
+            attempt = ""
+        if not attempt and not shared:
             return draft
-        if stored is not None:
-            found = self.records.read(identity.kind, identity.key)
-            if found is not None and found[0].attempt == _attempt(
-                stored.data
-            ):  # it was published, and found damaged
-                self.objects.remove_below(scratch)
-                stored = None
-        if stored is None:
-            self.objects.create(path, json.dumps({"attempt": secrets.token_hex(8)}).encode())
-            stored = self.objects.read(path)
-        attempt = _attempt(stored.data) if stored else "unknown"
+        attempt = attempt or begin_attempt(self.objects, scratch)
         return SharedDraft(draft.folder, self.objects, f"{identity.kind}/{identity.id}/{attempt}", scratch)
 
     def _publish(self, draft: Draft, identity: Identity) -> Artifact:
@@ -281,7 +257,8 @@ class RemoteWorkspace(Workspace):
         shared = draft if isinstance(draft, SharedDraft) and not draft.taken_over else None
         prefix = shared.attempt if shared else f"{identity.kind}/{identity.id}/{claim.token}"
         claim.require()
-        self._put_files(draft, manifest, prefix, shared)
+        names = [name for name in manifest.outputs if shared is None or not shared.is_published(name)]
+        put_files(draft.folder, names, prefix, self.objects, once=shared is not None)
         claim.require()
         before = self.records.read(identity.kind, identity.key)
         record = Record(attempt=prefix.rpartition("/")[2], manifest=json.loads(manifest.model_dump_json()))
@@ -302,28 +279,9 @@ class RemoteWorkspace(Workspace):
         if before is not None and before[0].attempt != record.attempt:
             self.objects.remove_below(f"{identity.kind}/{before[0].folder}")
         artifact = super()._publish(draft, identity)
-        self.cache.count(artifact.folder, sum(output.bytes for output in manifest.outputs.values()))
+        self.cache.count(artifact.folder, _bytes(manifest))
         self.refresh_now()
         return artifact
-
-    def _put_files(self, draft: Draft, manifest: Manifest, prefix: str, shared: SharedDraft | None) -> None:
-        """Put the files that an attempt lacks; those of several machines only where there are none."""
-        names = [name for name in manifest.outputs if not (shared and shared.is_published(name))]
-        size = sum(manifest.outputs[name].bytes for name in names)
-        if size > _TOLD:
-            self.tell(f"putting {len(names):,} files, {size / 1e6:,.0f} MB, into '{self.address}'")
-
-        def put(name: str) -> None:
-            path, file = f"{prefix}/{name}", draft.folder / name
-            if shared is None:
-                self.objects.write(path, file)
-            elif self.objects.create(path, file) is None:
-                raise UnsupsegError(
-                    f"'{path}' in '{self.address}' was made by another machine and is another file there: use the same "
-                    "versions of unsupseg and its packages on all; `unsupseg gc --shared --yes` removes what was begun."
-                )
-
-        _in_parallel(put, names)
 
     def _take_other(self, draft: Draft, identity: Identity, prefix: str) -> Artifact:
         """Return what another process published meanwhile, and remove what this one made."""
@@ -389,24 +347,8 @@ class RemoteWorkspace(Workspace):
         With ``shared`` also what several machines make together, some of which may not have begun yet.
         """
         self.refresh_now()
-        known = self.records.known()
-        published = {f"{name.partition('/')[0]}/{one.id}/{one.attempt}" for name, one in known.items()}
-        live, paths = self._claims.live_tokens(), [item.path for item in self.objects.list()]
-        begun = {"/".join(path.split("/")[:2]) for path in paths if path.startswith(f"{SHARES}/")}
-        held = {}
-        for scratch in begun:
-            stored = self.objects.read(f"{scratch}/attempt.json")
-            held[scratch] = _attempt(stored.data) if stored else ""
-        kept = set() if shared else set(held.values())
-        attempts = {"/".join(path.split("/")[:3]) for path in paths if path.count("/") >= 3}
-        left = [
-            attempt
-            for attempt in sorted(attempts - published)
-            if attempt.partition("/")[0] not in _ROOMS and attempt.rpartition("/")[2] not in live | kept
-        ]
-        done = {attempt.rpartition("/")[2] for attempt in published}
-        left += [scratch for scratch in sorted(begun) if shared or held[scratch] in {*done, ""}]
-        return [*super().leftovers(shared=shared), *(f"{self.address}/{path}" for path in left)]
+        left = leftovers(self.objects, self.records, self._claims, shared=shared)
+        return [*super().leftovers(shared=shared), *(f"{self.address}/{prefix}" for prefix in left)]
 
     def require_own(self, place: Path | str) -> None:
         """Raise UsageError unless a place is an artifact or an attempt of this workspace: nothing else is removed."""
@@ -428,7 +370,7 @@ class RemoteWorkspace(Workspace):
         for name, known in self.records.known().items():
             kind, _, key = name.partition("/")
             if f"{kind}/{known.id}/{known.attempt}" == prefix:
-                self.objects.remove([path_of(kind, key), f"{_DAMAGED}/{kind}-{key[:16]}.json"])
+                self.objects.remove([path_of(kind, key), f"{DAMAGED}/{kind}-{key[:16]}.json"])
         self.objects.remove_below(prefix)
         self._refreshed = 0.0
 
@@ -442,9 +384,6 @@ class RemoteWorkspace(Workspace):
         locks = self.root / LOCKS
         locks.mkdir(exist_ok=True)
         return locks
-
-
-_ROOMS = ("published", "claims", SHARES, _DAMAGED)
 
 
 def _silent(message: str) -> None:
@@ -467,32 +406,9 @@ def _cache_id(root: Path) -> str:
         return path.read_text(encoding="utf-8")
 
 
-def _lacking(artifact: Artifact) -> dict[str, Output]:
-    """Return the files of an artifact that are not in its folder with their size."""
-    outputs = artifact.manifest.outputs.items()
-    return {name: output for name, output in outputs if _size(artifact.folder / name) != output.bytes}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
-
-
 def _mark(manifest: Manifest) -> str:
-    return f"{_DAMAGED}/{manifest.kind}-{manifest.key[:16]}.json"
+    return f"{DAMAGED}/{manifest.kind}-{manifest.key[:16]}.json"
 
 
-def _attempt(data: bytes) -> str:
-    """Return the attempt that several machines write together."""
-    with suppress(ValueError, TypeError, KeyError):
-        return str(json.loads(data)["attempt"])
-    return "unknown"
-
-
-def _in_parallel(work: Callable[[str], None], names: Iterable[str]) -> None:
-    """Call a function for each name, some at a time; the first error is raised."""
-    with ThreadPoolExecutor(TOGETHER) as threads:
-        for _ in threads.map(work, names):
-            pass
+def _bytes(manifest: Manifest) -> int:
+    return sum(output.bytes for output in manifest.outputs.values())

@@ -7,6 +7,7 @@ and a second maker takes it over. So no process, however late, can change what o
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,21 @@ from unsupseg_cli.storage.objects import Objects
 
 SHARES = "shared"
 """Where notes and scratch of such drafts lie in a bucket."""
+_ATTEMPT = "attempt.json"
+
+
+def attempt_of(objects: Objects, scratch: str) -> str:
+    """Return the attempt that several machines make together; empty where none was begun."""
+    stored = objects.read(f"{scratch}/{_ATTEMPT}")
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(stored.data)["attempt"]) if stored is not None else ""
+    return "unknown"
+
+
+def begin_attempt(objects: Objects, scratch: str) -> str:
+    """Begin an attempt that several machines make together, unless another one just did; return it."""
+    objects.create(f"{scratch}/{_ATTEMPT}", json.dumps({"attempt": secrets.token_hex(8)}).encode())
+    return attempt_of(objects, scratch)
 
 
 class SharedDraft(Draft):
