@@ -22,6 +22,7 @@ from unsupseg_cli.storage.objects import Objects
 SHARES = "shared"
 """Where notes and scratch of such drafts lie in a bucket."""
 _ATTEMPT = "attempt.json"
+_TAKEN_OVER = "taken-over"  # the part that says that this machine goes on alone
 
 
 def attempt_of(objects: Objects, scratch: str) -> str:
@@ -51,10 +52,14 @@ class SharedDraft(Draft):
     def __init__(self, folder: Path, objects: Objects, attempt: str, scratch: str) -> None:
         super().__init__(folder)
         self.attempt = attempt
-        self.taken_over = False
         self._objects, self._scratch = objects, scratch
         self._notes: dict[str, dict[str, Any]] = {}  # of the parts in the bucket
         self.refresh()
+
+    @property
+    def taken_over(self) -> bool:
+        """Whether the files are published from here, by this or an earlier call."""
+        return self.is_noted(_TAKEN_OVER)
 
     def refresh(self) -> None:
         """Take notice of what other machines finished, and tell them what this one did in an earlier call."""
@@ -98,7 +103,7 @@ class SharedDraft(Draft):
     def take_over(self) -> None:
         """Fetch the files of every part; they are published from here, as another attempt."""
         self.bring(self.folder / name for name in self._digests())
-        self.taken_over = True
+        super().finish(_TAKEN_OVER)
 
     def elsewhere(self) -> dict[str, Output]:
         """Return the files to publish that other machines made and that are not in the folder."""
