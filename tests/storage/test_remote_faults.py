@@ -1,7 +1,9 @@
 """What a workspace in a bucket does when the service refuses, forgets, dies, or does not know us."""
 
+import socket
 import threading
 import time
+from datetime import timedelta
 
 import pytest
 from fixtures.artifacts import never, recipe, write_one
@@ -86,6 +88,18 @@ def test_an_endpoint_that_stays_dead_is_given_up_and_the_same_call_goes_on(bucke
     artifact, reused = one.produce(recipe(), never)  # the draft is complete: only the publishing is left
     assert not reused
     assert machine("two").verify(artifact) == []
+
+
+def test_an_endpoint_that_takes_requests_and_never_answers_is_given_up(bucket, machine, monkeypatch):
+    monkeypatch.setattr("unsupseg_cli.storage.objects._REQUEST", timedelta(seconds=2))
+    said = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        one = machine(tell=said.append)
+        one.objects.patience = 3.0
+        with pytest.raises(UnsupsegError, match=r"did not answer for 0:00:03 \("):
+            one.exists()
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize(

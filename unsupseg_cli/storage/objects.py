@@ -26,6 +26,7 @@ T = TypeVar("T")
 PATIENCE = 180.0
 """Seconds for which an endpoint that does not answer is tried again: three times an outage of a minute."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 10.0  # seconds between tries, doubled each time
+_AT_ONCE = 2.0  # seconds in which an endpoint that works has refused or answered
 _CONNECT = timedelta(seconds=10)
 _REQUEST = timedelta(seconds=120)  # a piece of a file at 0.15 MB/s, the slowest line that is worth it
 _PIECE = 16 << 20  # bytes that are fetched by one request: a lost one costs no more
@@ -273,7 +274,8 @@ class Objects:
                         f"'{self.address}' did not answer for {duration(self.patience)} ({reason}): look at the "
                         "network and the endpoint; then the same command goes on where it stopped."
                     ) from None
-                if not told and pause > _FIRST_PAUSE:  # the first try again is nothing to speak of
+                at_once = time.monotonic() - begun < _AT_ONCE and pause == _FIRST_PAUSE
+                if not told and not at_once:  # the first try again is nothing to speak of
                     told = True
                     self.tell(
                         f"'{self.address}' does not answer ({reason}): trying again, at most {duration(self.patience)}"
