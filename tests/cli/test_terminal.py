@@ -114,7 +114,7 @@ def test_the_help_says_what_is_done(call, command, words):
             ("export", "--out", "m.onnx", "--frame", "A,B"),
             "--frame 'A,B' (command line) does not fit: expected HEIGHTx",
         ),
-        (("extract", "s3://bucket/"), "error: IMAGES 's3://bucket/' (command line) does not fit"),
+        (("extract", "hdfs://bucket/"), "error: IMAGES 'hdfs://bucket/' (command line) does not fit"),
         (("extract", "--size", "x"), "error: --size 'x' (command line) does not fit"),
     ],
 )
