@@ -1,10 +1,12 @@
 """What the tests of kills, faults and outputs share: every call of every stage and of every part of a method."""
 
 import importlib.util
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
+import command_server
 import pytest
 
 
@@ -37,3 +39,15 @@ def matrix(kill_matrix, tmp_path_factory):
     found = kill_matrix.Matrix(tmp_path_factory.mktemp("matrix"))
     yield found
     found.driver.close()
+
+
+@pytest.fixture(scope="session")
+def command_folder(tmp_path_factory):
+    """A folder with the command ``unsupseg``, whose libraries a process has loaded before."""
+    folder = tmp_path_factory.mktemp("bin")
+    arguments = [sys.executable, str(Path(command_server.__file__)), str(folder / "socket")]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout.readline() == "ready\n"
+        command_server.write_client(folder / "unsupseg", folder / "socket")
+        yield folder
+        server.terminate()

@@ -28,8 +28,6 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 
-import command_server  # isort: skip
-
 COLORS = np.array([[30, 120, 220], [60, 160, 60], [120, 110, 100], [220, 60, 40]], np.uint8)
 SMALL = ["--size", "64", "--workers", "0", "--backbone", "untrained"]
 
@@ -414,18 +412,6 @@ def test_predictions_reject_a_protocol_that_crops(call, photos):
 def test_unknown_references_are_refused(call, photos):
     with pytest.raises(UsageError):
         Workspace(photos).current("model")
-
-
-@pytest.fixture(scope="module")
-def command_folder(tmp_path_factory):
-    """A folder with the command ``unsupseg``, whose libraries a process has loaded before."""
-    folder = tmp_path_factory.mktemp("bin")
-    arguments = [sys.executable, str(Path(command_server.__file__)), str(folder / "socket")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout.readline() == "ready\n"
-        command_server.write_client(folder / "unsupseg", folder / "socket")
-        yield folder
-        server.terminate()
 
 
 SAMPLES = Path(__file__).parents[2] / "samples"
