@@ -78,10 +78,12 @@ def run(invocation: Invocation) -> None:
         _dry_run(invocation, steps, first)
         return
     context = invocation.context()
+    from unsupseg_cli.pipeline.executor import executor
     from unsupseg_cli.pipeline.run import outcomes
     from unsupseg_cli.pipeline.run import run as run_steps
 
-    artifacts = run_steps(steps, context, first=first)
+    with executor(invocation.config.executor, invocation.config.address) as perform:
+        artifacts = run_steps(steps, context, first=first, perform=perform)
     scores = outcomes(steps, artifacts, recipe.published)
     if scores:
         invocation.reporter.table(_outcome_table(recipe, scores))

@@ -56,6 +56,32 @@ def _require_tensorboard(folder: Path | None) -> Path | None:
 EventFolder = Annotated[Path | None, AfterValidator(_require_tensorboard)]
 
 
+def _require_engine(name: str | None) -> str | None:
+    """Return the executor's name; raises ValueError where its package is missing."""
+    if name is not None and find_spec(name) is None:
+        raise ValueError(f"it needs the package {name}: pip install 'unsupseg[{name}]'")
+    return name
+
+
+class ExecutorConfig(Config):
+    """Who does the work, where it is not this machine alone; nothing here enters a key."""
+
+    executor: Annotated[Literal["ray"] | None, AfterValidator(_require_engine)] = execution(
+        None,
+        "Let others work: ray, the actors of a Ray cluster (extra ray), each with a device of its own, which see the "
+        "workspace on a common disk. Default: this machine.",
+    )
+    address: str | None = execution(
+        None,
+        "Where the executor is, HOST:PORT; default: RAY_ADDRESS, the cluster of this machine, or one started for this "
+        "call.",
+    )
+
+    def unread_of_executor(self) -> dict[str, str]:
+        """Return the options of an executor where there is none."""
+        return {} if self.executor else {"address": "it is read with --executor"}
+
+
 class DataConfig(Config):
     """Which images. The images enter the key by their content, not by their place."""
 

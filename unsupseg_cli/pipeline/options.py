@@ -9,11 +9,11 @@ from pydantic import PositiveInt, field_validator, model_validator
 
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
-from unsupseg_cli.core.options import ClassCount, split
+from unsupseg_cli.core.options import ClassCount, ExecutorConfig, split
 from unsupseg_cli.exchange.table import FormatName
 
 
-class RunConfig(Config):
+class RunConfig(ExecutorConfig):
     """Run the stages of a recipe; what is given here is given to every stage that knows it."""
 
     dataset: str | None = execution(None, "Name of a data set, or a folder, instead of the recipe's.")
@@ -28,6 +28,10 @@ class RunConfig(Config):
         None, "Processes that decode images; default: the cores, at most 16.", ge=0
     )
     batch_size: int | None = execution(None, "Images at a time; default: by memory.", ge=1, also=("--batch",))
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of an executor where there is none."""
+        return self.unread_of_executor()
 
 
 class TuneConfig(RunConfig):

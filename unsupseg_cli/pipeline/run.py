@@ -9,13 +9,18 @@ from typing import Any
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.pipeline.executor import Perform
 from unsupseg_cli.pipeline.recipe import Step, select
 from unsupseg_cli.pipeline.recipe_file import Published
 from unsupseg_cli.pipeline.stage import perform
 
 
 def run(
-    steps: Sequence[Step], context: Context | None = None, *, first: str | None = None
+    steps: Sequence[Step],
+    context: Context | None = None,
+    *,
+    first: str | None = None,
+    perform: Perform = perform,
 ) -> dict[str, Artifact]:
     """Run the steps of a recipe and return their artifacts by id; what is there already is reused.
 
@@ -23,6 +28,7 @@ def run(
         steps: what `recipe.resolve` returned.
         context: with ``force`` every artifact is made again.
         first: make this step's artifact and all later ones again.
+        perform: does the work of a call, see `pipeline.executor`; default: in this process.
 
     Raises:
         UsageError: there is no step ``first``.

@@ -75,6 +75,11 @@ class Stage:
         return perform(self, self.config() if config is None else config, context, **given)
 
     @property
+    def divides(self) -> bool:
+        """Whether several processes may make its artifact, each a share of it (--shard)."""
+        return "shard" in self.config.model_fields
+
+    @property
     def roles(self) -> dict[str, str]:
         """Every role that an artifact may have here, with its kind."""
         return (
@@ -171,12 +176,14 @@ def perform(
         the artifact, or None while other processes have a part of it to make.
 
     Raises:
-        UsageError: the call does not fit together, see `settle`.
+        UsageError: the call does not fit together, see `settle`; or its executor cannot be used.
         UnsupsegError: the work fails; a call with the same options goes on with what is finished.
     """
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.sources import Sources
 
+    if getattr(config, "executor", None) is not None:
+        return _perform_elsewhere(stage, config, context or Context(), options, inputs)
     context = replace(context or Context(), sources=Sources())
     call = settle(stage, config, context, options, inputs)
     with blamed_on(call.method):
@@ -188,6 +195,21 @@ def perform(
     if stage.finish:
         stage.finish(call, artifact)
     return call.context.say(artifact, reused)
+
+
+def _perform_elsewhere(
+    stage: Stage,
+    config: Any,
+    context: Context,
+    options: MethodOptions | None,
+    inputs: Mapping[str, Artifact] | None,
+) -> Artifact | None:
+    """Let the executor of a call do what `perform` does."""
+    from unsupseg_cli.pipeline.executor import executor
+
+    require_effect(config)
+    with executor(config.executor, config.address) as perform_there:
+        return perform_there(stage, config, context, options=options, inputs=inputs)
 
 
 def _require_all_read(config: Config, artifact: Artifact) -> None:

@@ -18,6 +18,7 @@ from unsupseg_cli.core.options import (
     WHOLE_VIEWS,
     BatchConfig,
     Directions,
+    ExecutorConfig,
     GeometryName,
     Layer,
     NamedImagesConfig,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key", "cls_query")
 
 
-class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
+class ExtractConfig(NamedImagesConfig, BatchConfig, ExecutorConfig, PixelConfig, RegionConfig):
     """Run a frozen backbone over the images, or over regions of them, and store its features.
 
     ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
@@ -123,7 +124,11 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
         "float16",
         "Type of the stored tokens; int8: half the room, with a scale and a zero for each channel of a view.",
     )
-    devices: int = execution(1, "GPUs (or CPU processes) that share the work.", ge=1)
+    devices: int = execution(
+        1,
+        "GPUs (or CPU processes) that share the work; with --executor those asked for, else all that are there.",
+        ge=1,
+    )
     shard: str | None = execution(
         None,
         "Make the share i of n processes (i/n), which may run at once, on one or on several machines with a common "
@@ -167,6 +172,12 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
         return self
 
     @model_validator(mode="after")
+    def _divided_once(self) -> ExtractConfig:
+        if self.executor is not None and self.shard is not None:
+            raise ValueError("--executor and --shard do not go together: the executor makes all shards")
+        return self
+
+    @model_validator(mode="after")
     def _maskable(self) -> ExtractConfig:
         if self.regions is None or self.embed == "crop":
             return self
@@ -180,7 +191,7 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, PixelConfig, RegionConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of other geometries and regions, and of a backbone where a model is given."""
-        unread = self.unread_of_regions() | self.unread_of_images()
+        unread = self.unread_of_regions() | self.unread_of_images() | self.unread_of_executor()
         if self.geometry not in CROPS:
             unread["ratios"] = f"it is read with --geometry {' or '.join(CROPS)}, not {self.geometry}"
         if self.regions is not None and self.embed == "crop":
