@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -12,8 +13,10 @@ from PIL import Image
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.pipeline.executor import executor
 
 pytest.importorskip("ray", reason="needs the extra ray")
+from unsupseg_cli.pipeline import ray_executor  # isort: skip
 
 IMAGES = 150  # three blocks of 64 views
 
@@ -66,6 +69,7 @@ class Heard:
             self.bars[description][1] += 1
 
 
+@pytest.mark.slow
 def test_two_nodes_make_the_artifact_of_one_process_and_one_bar(folder, whole, tmp_path, address):
     heard = Heard()
     context = Context(Workspace(tmp_path / "w"), heard)
@@ -76,9 +80,6 @@ def test_two_nodes_make_the_artifact_of_one_process_and_one_bar(folder, whole, t
     assert sum(line.startswith("shard") for line in heard.lines) == 1  # the other one published
     assert context.workspace.leftovers() == []
     assert not list((tmp_path / "w").glob(".seen-*"))
-    again = extract(config(folder, executor="ray", address=address), context)
-    assert again.id == made.id
-    assert f"features '{made.id}' reused" in heard.lines
     assert extract(config(folder), context).manifest.started == made.manifest.started
 
 
@@ -93,29 +94,85 @@ def kill_a_worker(workspace, killed):
             return
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_path, address):
     heard, killed = Heard(), []
     thread = threading.Thread(target=kill_a_worker, args=(tmp_path / "w", killed), daemon=True)
     thread.start()
-    made = extract(config(folder, executor="ray", address=address), Context(Workspace(tmp_path / "w"), heard))
-    thread.join(10)
-    assert killed
-    assert any("died: another one goes on with it" in line for line in heard.lines)
-    assert made.manifest.digest == whole.manifest.digest
+    context = Context(Workspace(tmp_path / "w"), heard)
+    with executor("ray", address) as perform:
+        made = perform(extract, config(folder), context)
+        thread.join(10)
+        assert killed
+        assert any("died: another one goes on with it" in line for line in heard.lines)
+        assert made.manifest.digest == whole.manifest.digest
+        assert perform(extract, config(folder), context).manifest.started == made.manifest.started
+        assert f"features '{made.id}' reused" in heard.lines
+        with pytest.raises(UsageError, match="nowhere"):  # what fails on an actor is told as here
+            perform(extract, config(tmp_path / "nowhere"), context)
+        with pytest.raises(UsageError, match="remove the old features"):
+            perform(extract, config(folder), replace(context, force=True))
 
 
-def test_what_fails_on_an_actor_is_told_as_here(tmp_path, address):
-    context = Context(Workspace(tmp_path / "w"))
-    with pytest.raises(UsageError, match="nowhere"):
-        extract(config(tmp_path / "nowhere", executor="ray", address=address), context)
+SMALL = {"extract.size": 32, "pseudolabel.sample": 500, "pseudolabel.restarts": 1, "train.steps": 5}
 
 
-def test_a_cluster_that_is_not_there_is_told_in_bounded_time(folder, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nowhere = f"127.0.0.1:{free.getsockname()[1]}"
-    start = time.monotonic()
-    with pytest.raises(UsageError, match=rf"No Ray cluster can be used at '{nowhere}' .*give --address"):
-        extract(config(folder, executor="ray", address=nowhere), Context(Workspace(tmp_path)))
-    assert time.monotonic() - start < 30
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.slow
+def test_a_recipe_runs_on_actors_as_it_runs_here(call, tmp_path, address):
+    given = ["run", "scenes-kmeans", "--workers", 0]
+    for name, value in SMALL.items():
+        given += ["--set", f"{name}={value}"]
+    call(*given, "--workspace", tmp_path / "here")
+    path, said = call(*given, "--workspace", tmp_path / "there", "--executor", "ray", "--address", address)
+    assert path.startswith(str(tmp_path / "there"))
+    assert "mIoU" in said
+    here, there = (list(Workspace(tmp_path / name).artifacts()) for name in ("here", "there"))
+    assert len(here) == 4
+    assert [(made.id, made.manifest.digest) for made in here] == [
+        (made.id, made.manifest.digest) for made in there
+    ]
+
+
+def node(**changes):
+    found = {
+        "host": "far",
+        "versions": ray_executor.versions_here(),
+        "sees_workspace": True,
+        "sees_folder": True,
+    }
+    return ray_executor.Node(**found | changes)
+
+
+def test_a_node_that_does_not_fit_this_machine_is_refused(tmp_path):
+    ray_executor.require_fitting(node(), tmp_path)
+    for name in ("Python", "torch", "unsupseg"):
+        other = ray_executor.versions_here() | {name: "0.0"}
+        with pytest.raises(
+            UsageError, match=f"'far' has {name} 0.0, and this machine .* Nothing was published"
+        ):
+            ray_executor.require_fitting(node(versions=other), tmp_path)
+    with pytest.raises(UsageError, match=f"'far' does not see the workspace '{tmp_path}'"):
+        ray_executor.require_fitting(node(sees_workspace=False), tmp_path)
+    with pytest.raises(UsageError, match=r"'far' has no folder .* in which this command was called"):
+        ray_executor.require_fitting(node(sees_folder=False), tmp_path)
+
+
+def test_an_actor_looks_for_the_folders_of_the_driver(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_DISK_SECONDS", 0.1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").touch()
+    worker = ray_executor.Worker(1)
+    seen = worker.look(tmp_path, tmp_path / "token")
+    assert (seen.sees_folder, seen.sees_workspace) == (True, True)
+    seen = worker.look(tmp_path / "other", tmp_path / "other" / "token")
+    assert (seen.sees_folder, seen.sees_workspace) == (False, False)
+
+
+def test_calls_that_an_executor_cannot_do_are_refused(call, folder, monkeypatch):
+    photos = f"{folder}/"
+    assert "no effect" in call("extract", photos, "--address", "a:1", code=2)[1]
+    said = call("extract", photos, "--executor", "ray", "--shard", "1/2", code=2)[1]
+    assert "the executor makes all shards" in said
+    assert "ray" in call("extract", photos, "--executor", "dask", code=2)[1]
+    monkeypatch.setattr("unsupseg_cli.core.options.find_spec", lambda name: None)
+    assert "pip install 'unsupseg[ray]'" in call("extract", photos, "--executor", "ray", code=2)[1]

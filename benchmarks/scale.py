@@ -1,0 +1,172 @@
+"""Peak memory and seconds of the stages behind `extract` over growing collections: memory flat, time linear?
+
+    python benchmarks/scale.py [--views 25000,50000,100000,200000] [--stages pseudolabel,train,graph,eval] [--folder DIR]
+
+The features are generated: views of 4 x 4 tokens of 32 channels (float16) that scatter around 8 directions, written as
+`extract` writes them; no image is read. Each stage runs in a process of its own. Memory is what it adds to the peak of
+a process that has imported it; beside it stands that over the views. "eval" counts the stored pseudo-labels against
+generated label maps of 4 x 4, as scoring does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import pkgutil
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIDE, DIM, CLASSES, BLOCK = 4, 32, 8, 64
+
+
+def make_features(folder: Path, views: int) -> None:
+    """Write a features artifact of generated tokens."""
+    from unsupseg_cli.artifacts.arrays import write_array
+    from unsupseg_cli.artifacts.grids import GridWriter, views_per_block
+    from unsupseg_cli.artifacts.identity import Identity
+    from unsupseg_cli.artifacts.workspace import Workspace
+    from unsupseg_cli.contents.features import write_views
+    from unsupseg_cli.data.views import ViewTable
+
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((CLASSES, DIM)).astype(np.float32)
+    side = 14 * SIDE
+
+    def work(draft: Any) -> dict[str, Any]:
+        grids = np.full((views, 2), SIDE, np.int64)
+        block = views_per_block(grids, (DIM,), np.float16)
+        writer = GridWriter(draft.folder, "patch", grids, (DIM,), np.float16, block)
+        pooled = np.empty((views, DIM), np.float32)
+        for number, start in enumerate(range(0, views, block)):
+            count = min(block, views - start)
+            chosen = rng.integers(CLASSES, size=(count, SIDE, SIDE))
+            tokens = centres[chosen] + 0.5 * rng.standard_normal((count, SIDE, SIDE, DIM), np.float32)
+            writer.write(number, tokens.astype(np.float16))
+            pooled[start : start + count] = tokens.mean((1, 2))
+        writer.close()
+        write_array(draft.folder / "pooled", pooled)
+        rows, none, box = np.arange(views), np.zeros(views, int), np.tile([0.0, 0, side, side], (views, 1))
+        whole = np.full(views, side)
+        table = ViewTable(rows, none, box, whole, whole, none > 0, none - 1, none)
+        write_views(draft.folder, [f"{row // 1000:04d}/{row:08d}.jpg" for row in rows.tolist()], table)
+        return {
+            "images": views,
+            "views": views,
+            "backbone": "untrained",
+            "patch_size": 14,
+            "dim": DIM,
+            "weights_digest": "",
+            "skipped": {},
+        }
+
+    geometry = {"geometry": "squash", "size": side, "filter": "bilinear", "flip": False, "ratios": [0.5]}
+    backbone = {
+        "backbone": "untrained",
+        "layer": -1,
+        "norm": True,
+        "pos_embed": "original",
+        "precision": "fp32",
+    }
+    config = {**geometry, **backbone, "views": views, "keep": ["patch", "pooled"]}
+    Workspace(folder).produce(Identity("features", "extract", 2, f"views-{views}", config), work)
+
+
+def pseudolabel(context: Any) -> None:
+    from unsupseg_cli import PseudolabelConfig, pseudolabel
+    from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
+
+    options = PseudolabelOptions(restarts=2, sample=50_000)
+    pseudolabel(PseudolabelConfig(classes=CLASSES, sheet=0, device="cpu"), context, options=options)
+
+
+def train(context: Any) -> None:
+    from unsupseg_cli import TrainConfig, train
+    from unsupseg_cli.methods.kmeans.config import TrainOptions
+
+    train(TrainConfig(device="cpu"), context, options=TrainOptions(steps=100, restarts=2, sample=50_000))
+
+
+def graph(context: Any) -> None:
+    from unsupseg_cli import GraphConfig, graph
+
+    graph(GraphConfig(device="cpu", engine="exact"), context)
+
+
+def evaluate(context: Any) -> None:
+    from unsupseg_cli.contents.masks import MaskTable
+    from unsupseg_cli.metrics.confusion import Confusion
+
+    masks = MaskTable(context.workspace.current("pseudolabels").path)
+    confusion, rng = Confusion(CLASSES, CLASSES), np.random.default_rng(1)
+    for view in range(len(masks)):
+        label_map = masks.rows(view).group[masks.label_map(view)]
+        confusion.update(label_map, rng.integers(CLASSES, size=label_map.shape))
+    confusion.compute()
+
+
+STAGES: dict[str, Callable[[Any], None]] = {
+    "pseudolabel": pseudolabel,
+    "train": train,
+    "graph": graph,
+    "eval": evaluate,
+}
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def measure(stage: str, folder: Path, views: int) -> None:
+    """Run a stage and print its row."""
+
+    from unsupseg_cli.artifacts.context import Context
+    from unsupseg_cli.artifacts.workspace import Workspace
+
+    for room in ("contents", "clustering", "methods.kmeans", "stages", "training", "report"):
+        package = importlib.import_module(f"unsupseg_cli.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    before, start = peak(), time.perf_counter()
+    STAGES[stage](Context(Workspace(folder)))
+    seconds, added = time.perf_counter() - start, peak() - before
+    print(
+        f"| {stage} | {views:,} | {seconds:.1f} | {1e6 * seconds / views:.0f} | {added:.0f} | "
+        f"{added * 2**20 / views:,.0f} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--views", default="25000,50000,100000,200000")
+    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    print("| stage | views | s | µs a view | MiB added to the peak | bytes a view |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        for views in map(int, options.views.split(",")):
+            place = Path(folder) / f"{views}"
+            for target, arguments in [
+                (make_features, (place, views)),
+                *((measure, (stage, place, views)) for stage in options.stages.split(",")),
+            ]:
+                process = context.Process(target=target, args=arguments)
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise SystemExit(f"{target.__name__} {arguments}: exit code {process.exitcode}")
+
+
+if __name__ == "__main__":
+    main()
