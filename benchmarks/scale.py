@@ -1,11 +1,13 @@
 """Peak memory and seconds of the stages behind `extract` over growing collections: memory flat, time linear?
 
-    python benchmarks/scale.py [--views 25000,50000,100000,200000] [--stages pseudolabel,train,graph,eval] [--folder DIR]
+    python benchmarks/scale.py [--views 25000,50000,100000,200000] [--stages pseudolabel,train,graph,eval]
+        [--engine exact] [--folder DIR]
 
 The features are generated: views of 4 x 4 tokens of 32 channels (float16) that scatter around 8 directions, written as
-`extract` writes them; no image is read. Each stage runs in a process of its own. Memory is what it adds to the peak of
-a process that has imported it; beside it stands that over the views. "eval" counts the stored pseudo-labels against
-generated label maps of 4 x 4, as scoring does.
+`extract` writes them; no image is read. Each stage runs in a process of its own that has imported everything. Memory
+is what it adds at its peak (on Linux; looked at every 10 ms): what the process owns, without mapped files, which the
+system takes back at will. Beside it stands what each view adds to that of the row before with the same stage: 0 is
+flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import argparse
 import importlib
 import multiprocessing
 import pkgutil
-import resource
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,7 +80,7 @@ def make_features(folder: Path, views: int) -> None:
     Workspace(folder).produce(Identity("features", "extract", 2, f"views-{views}", config), work)
 
 
-def pseudolabel(context: Any) -> None:
+def pseudolabel(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli import PseudolabelConfig, pseudolabel
     from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
 
@@ -86,20 +88,20 @@ def pseudolabel(context: Any) -> None:
     pseudolabel(PseudolabelConfig(classes=CLASSES, sheet=0, device="cpu"), context, options=options)
 
 
-def train(context: Any) -> None:
+def train(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli import TrainConfig, train
     from unsupseg_cli.methods.kmeans.config import TrainOptions
 
     train(TrainConfig(device="cpu"), context, options=TrainOptions(steps=100, restarts=2, sample=50_000))
 
 
-def graph(context: Any) -> None:
+def graph(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli import GraphConfig, graph
 
-    graph(GraphConfig(device="cpu", engine="exact"), context)
+    graph(GraphConfig(device="cpu", engine=engine), context)
 
 
-def evaluate(context: Any) -> None:
+def evaluate(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli.contents.masks import MaskTable
     from unsupseg_cli.metrics.confusion import Confusion
 
@@ -111,7 +113,7 @@ def evaluate(context: Any) -> None:
     confusion.compute()
 
 
-STAGES: dict[str, Callable[[Any], None]] = {
+STAGES: dict[str, Callable[[Any, Any], None]] = {
     "pseudolabel": pseudolabel,
     "train": train,
     "graph": graph,
@@ -119,13 +121,26 @@ STAGES: dict[str, Callable[[Any], None]] = {
 }
 
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+class Peak(threading.Thread):
+    """Looks at the memory of this process every now and then."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.mib, self.ended = owned(), threading.Event()
+
+    def run(self) -> None:  # noqa: D102 - of threading.Thread
+        while not self.ended.wait(0.01):
+            self.mib = max(self.mib, owned())
 
 
-def measure(stage: str, folder: Path, views: int) -> None:
+def owned() -> float:
+    """Return the MiB of memory that this process owns."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
+
+
+def measure(stage: str, engine: str, folder: Path, views: int) -> None:
     """Run a stage and print its row."""
-
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.workspace import Workspace
 
@@ -133,12 +148,19 @@ def measure(stage: str, folder: Path, views: int) -> None:
         package = importlib.import_module(f"unsupseg_cli.{room}")
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    before, start = peak(), time.perf_counter()
-    STAGES[stage](Context(Workspace(folder)))
-    seconds, added = time.perf_counter() - start, peak() - before
+    before, start, peak = owned(), time.perf_counter(), Peak()
+    peak.start()
+    STAGES[stage](Context(Workspace(folder)), engine)
+    seconds = time.perf_counter() - start
+    peak.ended.set()
+    added = peak.mib - before
+    with (folder.parent / f"{stage}.txt").open("a+") as file:  # the rows of this stage so far
+        file.seek(0)
+        rows = [line.split() for line in file]
+        more = 2**20 * (added - float(rows[-1][1])) / (views - int(rows[-1][0])) if rows else float("nan")
+        file.write(f"{views} {added}\n")
     print(
-        f"| {stage} | {views:,} | {seconds:.1f} | {1e6 * seconds / views:.0f} | {added:.0f} | "
-        f"{added * 2**20 / views:,.0f} |",
+        f"| {stage} | {views:,} | {seconds:.1f} | {1e6 * seconds / views:.0f} | {added:.0f} | {more:,.0f} |",
         flush=True,
     )
 
@@ -149,17 +171,18 @@ def main() -> None:
     )
     parser.add_argument("--views", default="25000,50000,100000,200000")
     parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--engine", default="exact", help="of the graph")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
-    print("| stage | views | s | µs a view | MiB added to the peak | bytes a view |")
+    print("| stage | views | s | µs a view | MiB added | bytes for each further view |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for views in map(int, options.views.split(",")):
             place = Path(folder) / f"{views}"
             for target, arguments in [
                 (make_features, (place, views)),
-                *((measure, (stage, place, views)) for stage in options.stages.split(",")),
+                *((measure, (stage, options.engine, place, views)) for stage in options.stages.split(",")),
             ]:
                 process = context.Process(target=target, args=arguments)
                 process.start()

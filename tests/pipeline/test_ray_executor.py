@@ -1,6 +1,5 @@
 """`--executor ray` on a cluster of two nodes in this machine: the same artifacts as without."""
 
-import socket
 import threading
 import time
 from dataclasses import replace

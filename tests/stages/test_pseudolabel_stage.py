@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,7 +22,7 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks, warn_of_single_masks
+from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, _write_table, read_masks, warn_of_single_masks
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -242,3 +243,15 @@ def test_a_single_mask_that_covers_every_view_is_warned_of(per_view, covered, wa
     draft = Draft(tmp_path / "draft")
     warn_of_single_masks(draft, {"views": 5, "masks_per_view": per_view, "covered": covered})
     assert bool(draft.warnings) == warned
+
+
+@pytest.mark.parametrize("rows", [0, 1000, 2**20, 2**21 + 5])
+def test_a_table_that_is_written_in_parts_has_the_bytes_of_one_that_is_written_whole(tmp_path, rows):
+    rng = np.random.default_rng(0)
+    whole = pa.table(
+        {"view": np.arange(rows) // 7, "score": rng.random(rows), "class": rng.integers(9, size=rows)}
+    )
+    pq.write_table(whole, tmp_path / "whole.parquet")
+    parts = (whole.slice(start, 300_000) for start in range(0, rows, 300_000))
+    _write_table(tmp_path / "parts.parquet", whole.schema, parts)
+    assert (tmp_path / "parts.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,33 @@ def view_of(views: Mapping[str, Sequence[Any]], row: int) -> View:
     return View(box=tuple(views["box"][row]), **fields)
 
 
+class Columns(Mapping[str, list[Any]]):
+    """The columns of a Parquet file, each as a list that is read when it is first asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read = path, dict[str, list[Any]]()
+        self._names = list(pq.read_schema(path).names)
+
+    def __getitem__(self, name: str) -> list[Any]:
+        if name not in self._read:
+            if name not in self._names:
+                raise KeyError(name)
+            self._read[name] = pq.read_table(self._path, columns=[name])[name].to_pylist()
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class FeatureSet:
     """The features of one split; also the `TokenSource` of stored tokens."""
 
     def __init__(self, artifact: Artifact) -> None:
         self.artifact = artifact
-        self.views: dict[str, list[Any]] = pq.read_table(artifact.path / VIEWS).to_pydict()
+        self.views = Columns(artifact.path / VIEWS)
 
     def __len__(self) -> int:
         return len(self.views["key"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.grids import GridReader, views_per_block
 from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind, view_of
+from unsupseg_cli.contents.features import VIEWS, Columns, FeatureSet, features_behind, view_of
 from unsupseg_cli.contents.view_arrays import ViewArrays, ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
@@ -139,41 +138,88 @@ class MaskWriter:
 
     def close(self) -> dict[str, Any]:
         """Finish the files and return the summary."""
-        notes = [self._draft.note(self._part(i)) for i in range(-(-len(self._keys) // self._size))]
-        told = [piece for note in notes for piece in note["labels"]]
-        self._labels.close(told)
+        tally = _Tally()
+        path, schema = self._draft.folder / MASKS, _COLUMNS
+        if self._note(0)["sources"] is not None:
+            schema = schema.append(pa.field("source", pa.string()))
+        _write_table(path, schema, (tally.add(note, schema) for note in self._notes()))
+        self._labels.close(cast("Sequence[Sequence[int]]", tally.labels))
         if self._soft is not None:
-            self._soft.close([piece for note in notes for piece in note["soft"]])
-        self._arrays.close([note["arrays"] for note in notes])
-        rows = [view_rows for note in notes for view_rows in note["masks"]]
-        table = [[view, *row] for view, view_rows in enumerate(rows) for row in view_rows]
-        columns = list(zip(*table, strict=True)) or [()] * len(_COLUMNS)
-        written = pa.table(dict(zip(_COLUMNS.names, columns, strict=True)), _COLUMNS)
-        if notes[0]["sources"] is not None:
-            sources = [name for note in notes for names in note["sources"] for name in names]
-            written = written.append_column("source", pa.array(sources, pa.string()))
-        pq.write_table(written, self._draft.folder / MASKS)
-        covered = sum(area for _, _, area, _, _ in table) / int(self._sizes.prod(1).sum())
-        empty = [self._keys[view] for view, view_rows in enumerate(rows) if not view_rows]
+            self._soft.close([piece for note in self._notes() for piece in note["soft"]])
+        self._arrays.close([note["arrays"] for note in self._notes()])
+        empty = [self._keys[view] for view in tally.empty]
         if empty:
             self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
-        figures: Counter[str] = Counter()
-        for note in notes:
-            figures.update(note["figures"])
         return {
-            **figures,
-            "views": len(rows),
-            "masks": len(table),
-            "masks_per_view": len(table) / len(rows),
-            "covered": covered,
-            "overlapping": sum(count > 1 for _, count, *_ in told),
-            "classes_used": len({group for *_, group in table} - {VOID}),
+            **tally.figures,
+            "views": tally.views,
+            "masks": tally.masks,
+            "masks_per_view": tally.masks / tally.views,
+            "covered": tally.area / int(self._sizes.prod(1).sum()),
+            "overlapping": int((tally.labels[:, 1] > 1).sum()),
+            "classes_used": len(tally.classes - {VOID}),
             "empty": empty,
         }
+
+    def _notes(self) -> Iterator[dict[str, Any]]:
+        """Yield what was noted of each block; all at once would take many times the room of the masks."""
+        return (self._note(block) for block in range(-(-len(self._keys) // self._size)))
+
+    def _note(self, block: int) -> dict[str, Any]:
+        note: dict[str, Any] = self._draft.note(self._part(block))
+        return note
 
     @staticmethod
     def _part(block: int) -> str:
         return f"block-{block:06d}"
+
+
+class _Tally:
+    """What is counted over the blocks of views, one after the other."""
+
+    def __init__(self) -> None:
+        self.views = self.masks = self.area = 0
+        self.classes: set[int] = set()
+        self.empty: list[int] = []
+        self.figures: Counter[str] = Counter()
+        self._labels: list[NDArray[np.int64]] = []
+
+    def add(self, note: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+        """Count a block, and return its rows of the table of masks."""
+        first, rows = self.views, note["masks"]
+        table = [[first + view, *row] for view, of_view in enumerate(rows) for row in of_view]
+        columns = [*zip(*table, strict=True)] or [()] * len(_COLUMNS)
+        if note["sources"] is not None:
+            columns.append(tuple(name for names in note["sources"] for name in names))
+        self.views, self.masks = self.views + len(rows), self.masks + len(table)
+        self.area += sum(columns[_COLUMNS.names.index("area")])
+        self.classes |= {*columns[_COLUMNS.names.index("class")]}
+        self.empty += [first + view for view, of_view in enumerate(rows) if not of_view]
+        self.figures.update(note["figures"])
+        self._labels.append(np.array(note["labels"], np.int64))
+        return pa.table(dict(zip(schema.names, columns, strict=True)), schema)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """What the writer of label maps told of each view."""
+        return np.concatenate(self._labels)
+
+
+_GROUP = 1 << 20  # rows, as `pq.write_table` groups them
+
+
+def _write_table(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+    """Write a table part by part, in the bytes of `pq.write_table`; memory holds a group of rows."""
+    with pq.ParquetWriter(path, schema) as writer:
+        waiting, rows, written = [schema.empty_table()], 0, False
+        for part in parts:
+            waiting, rows = [*waiting, part], rows + len(part)
+            while rows > _GROUP:
+                whole = pa.concat_tables(waiting)
+                writer.write_table(whole.slice(0, _GROUP).combine_chunks(), _GROUP)
+                waiting, rows, written = [whole.slice(_GROUP)], rows - _GROUP, True
+        if rows or not written:
+            writer.write_table(pa.concat_tables(waiting).combine_chunks(), _GROUP)
 
 
 def warn_of_single_masks(draft: Draft, summary: Mapping[str, Any]) -> None:
@@ -298,21 +344,21 @@ class MaskTable:
     def __init__(self, folder: Path) -> None:
         self.layers = Layers(folder)
         table = pq.read_table(folder / MASKS)
-        first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
-        self._rows = [slice(start, stop) for start, stop in pairwise(first.tolist())]
-        self._columns = {name: table[name].to_numpy() for name in _COLUMNS.names}
+        self._first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
+        self._columns = {name: table[name].to_numpy() for name in ("area", "score", "class")}
 
     def __len__(self) -> int:
         return len(self.layers)
 
     def rows(self, view: int) -> MaskRows:
         """Return the rows of the masks of a view, in the order of their ids."""
-        area, score, group = (self._columns[name][self._rows[view]] for name in ("area", "score", "class"))
+        rows = slice(self._first[view], self._first[view + 1])
+        area, score, group = (self._columns[name][rows] for name in ("area", "score", "class"))
         return MaskRows(np.arange(len(area)), area, score, group)
 
     def count(self, view: int) -> int:
         """Return the number of masks M of a view."""
-        return int(self._rows[view].stop - self._rows[view].start)
+        return int(self._first[view + 1] - self._first[view])
 
     def masks(self, view: int) -> NDArray[np.bool_]:
         """Return every mask of a view whole, (M, h, w)."""
@@ -337,7 +383,7 @@ class MaskReader(MaskTable):
     def __init__(self, artifact: Artifact, context: Context) -> None:
         super().__init__(artifact.path)
         if artifact.manifest.kind == "masks":
-            self.views: dict[str, list[Any]] = pq.read_table(artifact.path / VIEWS).to_pydict()
+            self.views: Mapping[str, list[Any]] = Columns(artifact.path / VIEWS)
         else:
             self.views = FeatureSet(features_behind(artifact, context)).views
 
@@ -363,6 +409,21 @@ class LabelMaps(Sequence[Any]):
 
     def __getitem__(self, view: Any) -> Any:
         return self._table.label_map(view)
+
+
+class ByView(Sequence[Any]):
+    """What a function tells of each view, when it is asked for: a list of arrays would take many times their room."""
+
+    def __init__(self, views: int, of_view: Callable[[int], Any]) -> None:
+        self._views, self._of_view = views, of_view
+
+    def __len__(self) -> int:
+        return self._views
+
+    def __getitem__(self, view: Any) -> Any:
+        if not 0 <= view < self._views:
+            raise IndexError(view)
+        return self._of_view(view)
 
 
 class SoftMasks(Sequence[Any]):
@@ -394,8 +455,8 @@ class SoftMasks(Sequence[Any]):
 def read_masks(artifact: Artifact, context: Context) -> MaskSet:
     """Open a `pseudolabels` artifact as methods read it."""
     table = MaskReader(artifact, context)
-    rows = [table.rows(view) for view in range(len(table))]
-    groups, scores = [row.group for row in rows], [row.score.astype(np.float32) for row in rows]
+    groups = ByView(len(table), lambda view: table.rows(view).group)
+    scores = ByView(len(table), lambda view: table.rows(view).score.astype(np.float32))
     state, arrays = load_file(artifact.path / STATE), ViewArrays(artifact.path)
     return MaskSet(LabelMaps(artifact), groups, state, table.masks, arrays, scores, table.boxes)
 
@@ -413,8 +474,7 @@ def read_imported(artifact: Artifact, features: FeatureSet, context: Context) ->
             "of equal scores the smaller"
         )
     masks = _MasksOfViews(MaskReader(artifact, context), features)
-    views = range(len(masks))
-    groups, scores = [masks.group(view) for view in views], [masks.score(view) for view in views]
+    groups, scores = ByView(len(masks), masks.group), ByView(len(masks), masks.score)
     return MaskSet(masks, groups, {}, masks.masks, scores=scores, boxes=masks.boxes)
 
 
