@@ -359,9 +359,9 @@ def test_five_crops_give_five_views(call, photos):
     ("arguments", "heavy"),
     [
         (["--help"], ("torch", "numpy", "pydantic", "zarr")),
-        (["extract", "--help"], ("torch", "numpy", "zarr")),
+        (["extract", "--help"], ("torch", "numpy", "zarr", "ray")),
         (["train", "--method", "stego", "--help"], ("torch", "numpy", "zarr")),
-        (["run", "--help"], ("torch", "numpy", "zarr")),
+        (["run", "--help"], ("torch", "numpy", "zarr", "ray")),
     ],
 )
 def test_help_imports_nothing_heavy(arguments, heavy):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.pipeline.executor import executor
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -94,13 +94,13 @@ def kill_a_worker(workspace, killed):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_path, address):
+def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_path, address, monkeypatch):
     heard, killed = Heard(), []
     thread = threading.Thread(target=kill_a_worker, args=(tmp_path / "w", killed), daemon=True)
     thread.start()
     context = Context(Workspace(tmp_path / "w"), heard)
     with executor("ray", address) as perform:
-        made = perform(extract, config(folder), context)
+        made = perform(extract, config(folder, devices=3), context)  # one more than there are
         thread.join(10)
         assert killed
         assert any("died: another one goes on with it" in line for line in heard.lines)
@@ -111,6 +111,11 @@ def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_pa
             perform(extract, config(tmp_path / "nowhere"), context)
         with pytest.raises(UsageError, match="remove the old features"):
             perform(extract, config(folder), replace(context, force=True))
+        with pytest.raises(UsageError, match="names a device of this machine"):
+            perform(extract, config(folder, device="cuda:1"), context)
+        monkeypatch.setattr(ray_executor, "_PATIENCE_SECONDS", 1)
+        with pytest.raises(UnsupsegError, match="the cluster has no free GPU"):
+            perform(extract, config(folder, device="cuda"), context)
 
 
 SMALL = {"extract.size": 32, "pseudolabel.sample": 500, "pseudolabel.restarts": 1, "train.steps": 5}
@@ -175,3 +180,18 @@ def test_calls_that_an_executor_cannot_do_are_refused(call, folder, monkeypatch)
     assert "ray" in call("extract", photos, "--executor", "dask", code=2)[1]
     monkeypatch.setattr("unsupseg_cli.core.options.find_spec", lambda name: None)
     assert "pip install 'unsupseg[ray]'" in call("extract", photos, "--executor", "ray", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "shares"),
+    [
+        ([{"CPU": 4}, {"CPU": 8}, {"memory": 1}], False, (4, 3)),
+        ([{"CPU": 64, "GPU": 8}, {"CPU": 16, "GPU": 1}, {"CPU": 2}], True, (8, 9)),
+        ([{"CPU": 2}], True, (1, 0)),  # before an autoscaling cluster has started a GPU
+    ],
+)
+def test_a_device_comes_with_its_share_of_the_cores(monkeypatch, nodes, gpus, shares):
+    alive = [{"Alive": True, "Resources": node} for node in nodes]
+    gone = {"Alive": False, "Resources": {"CPU": 1, "GPU": 1}}
+    monkeypatch.setattr(ray_executor.ray, "nodes", lambda: [*alive, gone])
+    assert ray_executor._share(gpus) == shares

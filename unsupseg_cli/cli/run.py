@@ -74,6 +74,8 @@ def run(invocation: Invocation) -> None:
         explain_steps(steps)
     if invocation.extra["probe"] and not invocation.extra["dry_run"]:
         raise UsageError("--measure tells how long a run may take: it goes with --dry-run.")
+    if invocation.extra["probe"] and invocation.config.executor:
+        raise UsageError("--measure times this machine: leave --executor out.")
     if invocation.extra["dry_run"]:
         _dry_run(invocation, steps, first)
         return

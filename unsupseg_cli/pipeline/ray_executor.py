@@ -10,7 +10,9 @@ import logging
 import os
 import platform
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,10 +139,15 @@ def connect(address: str | None) -> Iterator[RayExecutor]:
     opened = not ray.is_initialized()
     if opened:
         _reach(address or os.environ.get("RAY_ADDRESS", ""))
+        stop = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of many classes, which ray does not list
             raise _unreachable(address, reason_of(error)) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, stop)  # ray puts one of its own in the place
+    elif address not in (None, "auto", ray.get_runtime_context().gcs_address):
+        raise UsageError(f"This process is connected to another Ray cluster than that at '{address}'.")
     crew = _Crew()
     try:
         yield RayExecutor(crew)
@@ -208,13 +215,15 @@ class RayExecutor:
         if not stage.divides:
             crew.ask(1, getattr(values, "device", "auto"), context)
             return crew.perform([job], reporter)[0]
-        asked = values.devices if "devices" in config.model_fields_set else None
         if context.force:
             raise UsageError("--executor and --force do not go together: remove the old features first.")
-        shards = crew.ask(asked, values.device, context)
+        crew.ask(1, values.device, context)
         job, there = crew.settle(job, reporter)
         if there:
             return crew.perform([job], reporter)[0]
+        shards = crew.ask(
+            values.devices if "devices" in config.model_fields_set else None, values.device, context
+        )
         numbers = range(1, shards + 1)
         jobs = [
             replace(job, config=job.config.model_copy(update={"shard": f"{number}/{shards}"}))
@@ -283,7 +292,7 @@ class _Crew:
     ) -> Iterator[list[str]]:
         """Hand out the jobs to those that have come; yield now and then which are worked at, until all are done."""
         waiting, tries = deque(range(len(jobs))), [0] * len(jobs)
-        begun, remarked = time.monotonic(), False
+        working, remarked = time.monotonic(), False
         while len(results) < len(jobs):
             while waiting and self._idle:
                 number, worker = waiting.popleft(), self._idle.pop()
@@ -309,12 +318,14 @@ class _Crew:
                         ) from None
                     waiting.appendleft(number)
                     self._send_for(_share(self._kind == "cuda")[0])
-            alone = not (self._busy or self._idle)
-            if alone and time.monotonic() - begun > _PATIENCE_SECONDS:
+            if self._busy or self._idle:
+                working, remarked = time.monotonic(), False
+            alone = time.monotonic() - working
+            if alone > _PATIENCE_SECONDS:
                 raise UnsupsegError(
                     f"No actor came in {_PATIENCE_SECONDS / 60:.0f} minutes: the cluster has no free {self._device}."
                 )
-            if alone and not remarked and time.monotonic() - begun > _REMARK_SECONDS:
+            if alone > _REMARK_SECONDS and not remarked:
                 remarked = True
                 reporter.info(f"the cluster has no free {self._device} yet: waiting for one")
             yield [jobs[number].name for number, _ in self._busy.values()]
