@@ -4,10 +4,11 @@
         [--engine exact] [--folder DIR]
 
 The features are generated: views of 4 x 4 tokens of 32 channels (float16) that scatter around 8 directions, written as
-`extract` writes them; no image is read. Each stage runs in a process of its own that has imported everything. Memory
+`extract` writes them. Each stage runs in a process of its own that has imported everything. Memory
 is what it adds at its peak (on Linux; looked at every 10 ms): what the process owns, without mapped files, which the
 system takes back at will. Beside it stands what each view adds to that of the row before with the same stage: 0 is
-flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does.
+flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does. The further stage "images" is what `extract` knows of all images before it embeds
+the first: it lists generated pictures of 8 x 8 pixels, reads their digests and their sizes.
 """
 
 from __future__ import annotations
@@ -80,6 +81,29 @@ def make_features(folder: Path, views: int) -> None:
     Workspace(folder).produce(Identity("features", "extract", 2, f"views-{views}", config), work)
 
 
+def images(context: Any, engine: str) -> None:
+    from unsupseg_cli import ExtractConfig
+    from unsupseg_cli.pipeline.extraction_input import layout_of
+    from unsupseg_cli.pipeline.stage import settle
+    from unsupseg_cli.stages.extract import STAGE
+
+    folder = f"{context.workspace.root}-images/"
+    config = ExtractConfig(dataset=folder, backbone="untrained", device="cpu", geometry="squash", size=56)
+    call = settle(STAGE, config, context)
+    STAGE.identify(call)
+    layout_of(call)
+
+
+def make_images(folder: Path, views: int) -> None:
+    """Write pictures of one colour, of 8 x 8 pixels."""
+    from PIL import Image
+
+    for number in range(views):
+        path = folder / f"{number // 1000:04d}" / f"{number:08d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number % 256, number // 256 % 256, number // 65536)).save(path)
+
+
 def pseudolabel(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli import PseudolabelConfig, pseudolabel
     from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
@@ -114,6 +138,7 @@ def evaluate(context: Any, engine: Literal["exact", "faiss"]) -> None:
 
 
 STAGES: dict[str, Callable[[Any, Any], None]] = {
+    "images": images,
     "pseudolabel": pseudolabel,
     "train": train,
     "graph": graph,
@@ -170,7 +195,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--views", default="25000,50000,100000,200000")
-    parser.add_argument("--stages", default=",".join(STAGES))
+    parser.add_argument("--stages", default="pseudolabel,train,graph,eval")
     parser.add_argument("--engine", default="exact", help="of the graph")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -180,9 +205,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for views in map(int, options.views.split(",")):
             place = Path(folder) / f"{views}"
+            stages = options.stages.split(",")
             for target, arguments in [
                 (make_features, (place, views)),
-                *((measure, (stage, options.engine, place, views)) for stage in options.stages.split(",")),
+                *([(make_images, (Path(f"{place}-images"), views))] if "images" in stages else []),
+                *((measure, (stage, options.engine, place, views)) for stage in stages),
             ]:
                 process = context.Process(target=target, args=arguments)
                 process.start()

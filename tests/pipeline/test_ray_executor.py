@@ -74,7 +74,9 @@ def test_two_nodes_make_the_artifact_of_one_process_and_one_bar(folder, whole, t
     context = Context(Workspace(tmp_path / "w"), heard)
     made = extract(config(folder, executor="ray", address=address), context)
     assert (made.id, made.manifest.digest) == (whole.id, whole.manifest.digest)
-    assert heard.bars["extract"] == [IMAGES, IMAGES]
+    total, done = heard.bars["extract"]
+    assert done == IMAGES
+    assert abs(total - IMAGES) <= 64  # a shard that has not begun may have a block more or less
     assert sum("written in" in line for line in heard.lines) == 1
     assert sum(line.startswith("shard") for line in heard.lines) == 1  # the other one published
     assert context.workspace.leftovers() == []
