@@ -7,8 +7,9 @@ The features are generated: views of 4 x 4 tokens of 32 channels (float16) that 
 `extract` writes them. Each stage runs in a process of its own that has imported everything. Memory
 is what it adds at its peak (on Linux; looked at every 10 ms): what the process owns, without mapped files, which the
 system takes back at will. Beside it stands what each view adds to that of the row before with the same stage: 0 is
-flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does. The further stage "images" is what `extract` knows of all images before it embeds
-the first: it lists generated pictures of 8 x 8 pixels, reads their digests and their sizes.
+flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does. The further stage
+"images" is what `extract` knows of all images before it embeds the first: it lists generated pictures of 8 x 8 pixels,
+reads their digests and their sizes.
 """
 
 from __future__ import annotations
