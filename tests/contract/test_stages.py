@@ -160,6 +160,7 @@ def test_every_port_has_an_option_of_its_own(any_stage):
 
 
 SPECIAL = {
+    "address": ["head:6379"],
     "backbone": ["tiny"],
     "keep": [("patch",), "scores"],
     "protocol": ["stego"],
