@@ -98,6 +98,11 @@ class Workspace:
         """Return the artifact in a folder of this workspace; raises UnsupsegError as `read_manifest` does."""
         return Artifact(folder, read_manifest(folder))
 
+    @property
+    def shared_folder(self) -> Path | None:
+        """The folder that machines must share to work here together; None where they share a bucket."""
+        return self.root
+
     def bring(self, artifact: Artifact) -> None:
         """See to it that the files of an artifact are in its folder."""
 

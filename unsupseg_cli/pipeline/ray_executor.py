@@ -91,13 +91,13 @@ class Worker:
         self.cores = cores
         prepare_threads()
 
-    def look(self, folder: Path, token: Path) -> Node:
-        """Go to the driver's folder, and tell whether it and the driver's file ``token`` are here."""
+    def look(self, folder: Path, token: Path | None) -> Node:
+        """Go to the driver's folder, and tell whether it and the driver's file ``token``, if there is one, are here."""
         sees_folder = folder.is_dir()
         if sees_folder:
             os.chdir(folder)
         end = time.monotonic() + _DISK_SECONDS
-        while not (sees := token.exists()) and time.monotonic() < end:
+        while not (sees := token is None or token.exists()) and time.monotonic() < end:
             time.sleep(0.1)
         return Node(platform.node(), versions_here(), sees, sees_folder)
 
@@ -245,7 +245,8 @@ class _Crew:
         self._coming: dict[Any, Any] = {}  # by the reference of what they see
         self._idle: list[Any] = []
         self._busy: dict[Any, tuple[int, Any]] = {}
-        self._kind, self._token, self._failed = "", Path(), 0
+        self._kind, self._failed = "", 0
+        self._token: Path | None = None
 
     def ask(self, count: int | None, device: str, context: Context) -> int:
         """Ask for as many actors with a device each, default: all that the cluster has; return how many."""
@@ -282,7 +283,7 @@ class _Crew:
 
     def close(self) -> None:
         """End the actors, whatever they do."""
-        if self._token != Path():
+        if self._token is not None:
             self._token.unlink(missing_ok=True)
         self._dismiss([*self._idle, *self._coming.values(), *(worker for _, worker in self._busy.values())])
         self._queue.shutdown(force=True)
@@ -359,8 +360,10 @@ class _Crew:
 
     def _show(self, context: Context) -> None:
         """Write the file by which the actors see that they have the workspace before them."""
-        root = context.workspace.root.absolute()
-        if self._token.parent == root:
+        if context.workspace.shared_folder is None:
+            return  # a bucket
+        root = context.workspace.shared_folder.absolute()
+        if self._token is not None and self._token.parent == root:
             return
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)

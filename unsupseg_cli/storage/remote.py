@@ -98,6 +98,10 @@ class RemoteWorkspace(Workspace):
     def __str__(self) -> str:
         return str(self.address)
 
+    @property
+    def shared_folder(self) -> None:
+        """None: machines share the bucket."""
+
     # Where files are -------------------------------------------------------------------------------------
 
     def exists(self) -> bool:
