@@ -96,5 +96,5 @@ def test_place_tells_all_of_quarters_and_nothing_of_what_lies_anywhere():
 
 def test_the_criterion_asks_for_all_and_forgives_place_where_images_have_one():
     figures = np.array([[2.0, 0.5, 0.9], [1.0, 0.9, 0.0], [2.0, 0.1, 0.0]]).T
-    assert criterion(*figures, has_place=True).tolist() == [2.0, 0.9, 0.4]
-    np.testing.assert_allclose(criterion(*figures, has_place=False), [0.02, 0.9, 0.4])
+    assert criterion(*figures, has_place=True).tolist() == [1.0, 0.9, 0.2]
+    np.testing.assert_allclose(criterion(*figures, has_place=False), [0.01, 0.9, 0.2])

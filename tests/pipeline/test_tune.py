@@ -73,7 +73,7 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
         assert row["contrast"] > 1.5  # two colours, and classes of them
         assert row["agreement"] > 0.1
         of_place = 1 if summary["has_place"] else (1 - row["told_by_place"]) ** 2
-        expected = row["contrast"] ** 2 * row["agreement"] * of_place
+        expected = row["contrast"] * row["agreement"] * of_place
         assert row["criterion"] == pytest.approx(expected, rel=1e-3)
     assert best["rank"] == 1
     current = json.loads((here / "unsupseg-workspace" / "current.json").read_text())

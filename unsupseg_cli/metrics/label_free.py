@@ -32,7 +32,7 @@ def criterion(
     placed: NDArray[np.float64],
     has_place: bool,
 ) -> NDArray[np.float64]:
-    """Return how good segmentations are, (n,): the squared contrast at their borders times their agreement.
+    """Return how good segmentations are, (n,): the contrast at their borders times their agreement.
 
     Args:
         contrast: of each, see `border_contrast`.
@@ -40,7 +40,7 @@ def criterion(
         placed: what the place tells of each, see `told_by_place`.
         has_place: whether place matters in the images; else each value loses its part that the place tells, squared.
     """
-    values: NDArray[np.float64] = contrast**2 * agreement
+    values: NDArray[np.float64] = contrast * agreement
     return values if has_place else values * (1 - placed) ** 2
 
 

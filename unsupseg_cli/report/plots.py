@@ -225,7 +225,7 @@ def candidates_figure(
     bars.barh(places, values, color=[BLUE, *[GRAY] * (count - 1)])
     bars.set_yticks(places, [textwrap.shorten(name, 70, placeholder=" ...") for name in names], fontsize=7)
     bars.invert_yaxis()
-    bars.set_xlabel("contrast at borders, squared, times agreement with other looks", fontsize=8)
+    bars.set_xlabel("contrast at borders times agreement with other looks", fontsize=8)
     bars.tick_params(labelsize=7)
     _hide_frame(bars)
     own = np.where(np.eye(count, dtype=bool), np.nan, confirmed)
