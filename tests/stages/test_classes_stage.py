@@ -23,7 +23,8 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.arrays import RowReader
-from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.artifacts.manifest import read_manifest
+from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.model import read_model
@@ -305,3 +306,27 @@ def test_the_command_line(model, blocks, context, tmp_path):
     assert "CLASS=VALUE" in call("name", "sky", code=2)[1]
     assert "given twice" in call("name", "0=a", "0=b", code=2)[1]
     assert ".png" in call("show", "--out", "sheet.txt", code=2)[1]
+
+
+def test_the_most_alike_classes_are_merged_until_so_many_are_left(model, blocks, context):
+    def merge(*arguments, code=0):
+        workspace = ("--workspace", str(context.workspace.root), "--model", model.id)
+        result = CliRunner().invoke(app, ["classes", "merge", *arguments, *workspace])
+        assert result.exit_code == code, result.output
+        return result.stdout.strip(), " ".join(result.stderr.split())
+
+    path, said = merge("--to", "3")
+    file = read_model(Artifact(Path(path), read_manifest(Path(path))))[0]
+    assert len(file.classes) == 3
+    groups = [
+        [number for number, of_class in enumerate(file.class_of) if of_class == index] for index in range(3)
+    ]
+    assert sorted(number for group in groups for number in group) == list(range(CLASSES))
+    for group in groups:
+        if len(group) > 1:
+            assert f"{', '.join(f'class {number}' for number in group)}: one class" in said
+    before, after = segment(model, blocks, context), segment(context.workspace.get(path), blocks, context)
+    np.testing.assert_array_equal(np.array(file.class_of)[label_maps(before)], label_maps(after))
+    assert "has 5 classes" in merge("--to", "5", code=2)[1]
+    assert "or --to with the number" in merge(code=2)[1]
+    assert "or --to with the number" in merge("0,1", "--to", "3", code=2)[1]

@@ -41,7 +41,13 @@ _NAMED = Annotated[
 ]
 _OUT = Annotated[Path | None, typer.Option("--out", "-o", help="Also copy the label maps and pictures here.")]
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
-_GROUPS = Annotated[list[str], typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")]
+_GROUPS = Annotated[
+    list[str] | None, typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")
+]
+_TO = Annotated[
+    int | None,
+    typer.Option("--to", help="Merge the most alike ones until so many classes are left, instead.", min=1),
+]
 
 
 @app.command("show")
@@ -142,13 +148,23 @@ def color(invocation: Invocation) -> None:
     _change(invocation, colors=_parse_pairs(invocation.extra["pairs"]))
 
 
-@_command(name="merge", extra={"groups": (_GROUPS, ...)})
+@_command(name="merge", extra={"groups": (_GROUPS, None), "to": (_TO, None)})
 def merge(invocation: Invocation) -> None:
     """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""
-    groups = [
-        tuple(reference.strip() for reference in group.split(",")) for group in invocation.extra["groups"]
-    ]
-    _change(invocation, merge=tuple(groups))
+    given, to = invocation.extra["groups"] or [], invocation.extra["to"]
+    if bool(given) == (to is not None):
+        raise UsageError("Give groups of classes, such as 3,5, or --to with the number of classes to keep.")
+    if to is None:
+        _change(invocation, merge=tuple(tuple(name.strip() for name in group.split(",")) for group in given))
+        return
+    from unsupseg_cli.pipeline.alike import alike
+    from unsupseg_cli.pipeline.inputs import take_artifact
+
+    context = invocation.context()
+    model = take_artifact("model", invocation.config.model, context)
+    groups = alike(model, to, context)
+    config = ClassesConfig(model=model.id, merge=groups)
+    invocation.done(perform(STAGE, config, context))
 
 
 @_command(

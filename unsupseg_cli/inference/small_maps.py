@@ -1,4 +1,4 @@
-"""Small label maps of one size: what segmentations of the same images by several models are compared by."""
+"""Images of its training as a model segments them: as small maps, or with the tokens under each class."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.context import Context
@@ -40,13 +41,51 @@ def small_maps(
     """
     return {
         image.item.key: image.labels(SIDE, SIDE)
-        for image in _segmented(model, items, context, device, workers)
+        for image in segment_trained(model, items, context, device, workers)
     }
 
 
-def _segmented(
-    model: Artifact, items: Sequence[Item], context: Context, device: torch.device, workers: int | None
+def tokens_by_class(
+    model: Artifact, items: Sequence[Item], classes: int, context: Context, device: torch.device
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the sum of the unit tokens under each class (K, C), and their number (K,).
+
+    Args:
+        model: whose classes they are.
+        items: some of the images that it was trained on.
+        classes: number of its classes, K.
+        context: of the call.
+        device: of the computation.
+
+    Raises:
+        UsageError: the model has no features of whole images.
+    """
+    features = FeatureSet(features_behind(model, context))
+    keys = features.views["key"]
+    if len(set(keys)) < len(keys):
+        raise UsageError(
+            f"The features of '{model.id}' have several views of an image, and classes are compared by those of whole "
+            "images: name the groups instead."
+        )
+    rows = {key: row for row, key in enumerate(keys)}
+    sums, counts = np.zeros((classes, features.dim)), np.zeros(classes, np.int64)
+    for image in segment_trained(model, items, context, device):
+        (tokens,) = features.tokens([rows[image.item.key]])
+        labels = image.labels(*tokens.shape[:2]).ravel().astype(np.int64)
+        unit = F.normalize(tokens.flatten(0, 1), dim=-1).double().numpy()
+        np.add.at(sums, labels, unit)
+        counts += np.bincount(labels, minlength=classes)
+    return sums, counts
+
+
+def segment_trained(
+    model: Artifact,
+    items: Sequence[Item],
+    context: Context,
+    device: torch.device,
+    workers: int | None = None,
 ) -> Iterator[Segmented]:
+    """Segment whole images that a model was trained on, by stored tokens where they are of whole images."""
     geometry = whole_images(model_geometry(model, context), None)
     skipped, reporter = Skipped(context), context.reporter
     features = features_behind(model, context) if model.input("features") else None
