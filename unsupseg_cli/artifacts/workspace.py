@@ -48,6 +48,7 @@ LOCKS = ".locks"
 """The folder of the lock files."""
 _DAMAGED = ".damaged"
 _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
+_SHOWN = 5  # ids that a message names
 _HASHING = 8  # files at a time, at most
 _MUCH = 4 * 2**30  # bytes that take more than a few seconds to read once more
 _NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
@@ -187,6 +188,8 @@ class Workspace:
         Raises:
             UsageError: nothing, or more than one artifact, is meant; or it is of another kind.
         """
+        if not reference.strip():
+            raise UsageError("The name of an artifact is empty, perhaps a variable of the shell that is not set.")
         path = Path(reference)
         if path.is_dir() and (path / MANIFEST).exists():
             matches = [Artifact(path, read_manifest(path))]
@@ -200,9 +203,10 @@ class Workspace:
             if kind is not None and any(item.entry.kind == kind for item in named):
                 named = [item for item in named if item.entry.kind == kind]
             if len(named) > 1:
+                shown = ", ".join(item.entry.id for item in named[:_SHOWN])
+                more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
                 raise UsageError(
-                    f"'{reference}' means more than one artifact: {', '.join(item.entry.id for item in named)}; "
-                    "give the whole id."
+                    f"'{reference}' means more than one artifact: {shown}{more}; give the whole id."
                 )
             matches = [item.open() for item in named]
         if not matches:
