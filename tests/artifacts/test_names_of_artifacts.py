@@ -17,7 +17,9 @@ def workspace(tmp_path):
 
 
 def test_a_name_that_fits_many_names_a_few_of_them(workspace):
-    with pytest.raises(UsageError, match=r"'streets' means more than one artifact: .* and 4 more; give the whole"):
+    with pytest.raises(
+        UsageError, match=r"'streets' means more than one artifact: .* and 4 more; give the whole"
+    ):
         workspace.get("streets")
 
 

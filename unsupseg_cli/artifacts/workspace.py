@@ -189,7 +189,9 @@ class Workspace:
             UsageError: nothing, or more than one artifact, is meant; or it is of another kind.
         """
         if not reference.strip():
-            raise UsageError("The name of an artifact is empty, perhaps a variable of the shell that is not set.")
+            raise UsageError(
+                "The name of an artifact is empty, perhaps a variable of the shell that is not set."
+            )
         path = Path(reference)
         if path.is_dir() and (path / MANIFEST).exists():
             matches = [Artifact(path, read_manifest(path))]
