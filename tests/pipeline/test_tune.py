@@ -89,6 +89,10 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert (here / path / "sheet.png").exists()
     assert (here / path / "candidates.png").exists()
     assert call("tune", "small.toml", "--judged", 5, "--workers", 0, "--quiet") == (path, "")  # reused
+    again, said = call("tune", "small.toml", "--judged", 5, "--workers", 0, "--force")
+    assert again == path
+    assert "model 'tiles-kmeans3-seed0-" in said
+    assert said.count("written in") == 1  # the tuning alone
     command = ["run", "small.toml", *settings.split()]
     assert "reused" in call(*command, "--workers", 0)[1]
 

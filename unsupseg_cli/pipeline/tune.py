@@ -49,24 +49,25 @@ def tune(candidates: Sequence[Candidate], judged: int, context: Context, device:
     Args:
         candidates: at least two.
         judged: images that are segmented, evenly chosen.
-        context: of the call.
+        context: of the call; with ``force`` the comparison is made again, and the models are taken as they are.
         device: of the segmenting.
 
     Raises:
         UsageError: they are of different images.
         UnsupsegError: fewer than two candidates could be made.
     """
+    forced, context = context.force, replace(context, force=False)  # candidates share what they are made of
     made = _make(candidates, context)
     _require_one_collection(made)
     artifact, reused = context.workspace.produce(
         _identity(made, judged),
-        lambda draft: _compare(draft, made, judged, replace(context, force=False), device),
-        force=context.force,
+        lambda draft: _compare(draft, made, judged, context, device),
+        force=forced,
         tell=context.reporter.info,
     )
     context.say(artifact, reused)
     best = made[artifact.manifest.summary["best"]]
-    run(best.candidate.steps, replace(context, reporter=Silent(), force=False))
+    run(best.candidate.steps, replace(context, reporter=Silent()))
     return artifact
 
 
