@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -80,8 +81,8 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert current["model"]["*last*"] == best["model"]
     told = " ".join(said.split())
     assert f"best: {best['name']}" in told
-    settings = " ".join(f"--set {word}" for word in best["name"].split()[1:])
-    assert f"`unsupseg run small {settings}`" in told
+    command = told.split("The whole recipe: `")[1].split("`")[0]
+    assert "small.toml" in command
     with (here / path / "candidates.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [int(row["rank"]) for row in table] == [1, 2, 3, 4]
@@ -93,8 +94,8 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert again == path
     assert "model 'tiles-kmeans3-seed0-" in said
     assert said.count("written in") == 1  # the tuning alone
-    command = ["run", "small.toml", *settings.split()]
-    assert "reused" in call(*command, "--workers", 0)[1]
+    said = call(*shlex.split(command)[1:], "--workers", 0)[1]
+    assert f"model '{best['model']}' reused" in said
 
 
 def test_a_candidate_that_fails_is_told_and_left_out(call, here):
@@ -141,6 +142,39 @@ def test_the_candidates_can_be_looked_at_first_and_a_budget_draws_some(call, her
 def test_what_cannot_be_tried_is_said(call, here, arguments, message):
     said = call("tune", "small.toml", *arguments, "--workers", 0, code=2)[1]
     assert message in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('"graph.knn" = [1, 2]', "[tune], graph.knn: no recipe here has a stage 'graph'"),
+        ('"extract.layer" = []', "[tune], extract.layer: there is no value to try"),
+        ('"extract.layer" = -1', "small.toml"),
+        ('"extract.layr" = [-1, -2]', "did you mean 'layer'"),
+    ],
+)
+def test_what_a_recipe_cannot_try_is_said_with_the_place(call, here, table, message):
+    text = RECIPE.replace('"extract.layer" = [-1, [-1, -3]]', table).replace('"clusters.seed" = [0, 1]\n', "")
+    (here / "small.toml").write_text(text)
+    assert message in call("tune", "small.toml", "--workers", 0, code=2)[1]
+
+
+def test_recipes_of_one_name_are_told_apart_by_their_files(call, here):
+    (here / "other.toml").write_text(RECIPE.replace("classes = 3", "classes = 2"))
+    vary = ("--vary", "extract.layer=-1")
+    said = call("tune", "small.toml", "other.toml", *vary, "--dry-run")[1]
+    assert "small.toml extract.layer=-1" in said
+    assert "other.toml extract.layer=-1" in said
+    assert "named twice" in call("tune", "small.toml", "small.toml", *vary, code=2)[1]
+
+
+def test_an_unreadable_image_is_told_and_left_out(call, here):
+    (here / "tiles" / "broken.png").write_bytes(b"no picture")
+    path, said = call(
+        "tune", "small.toml", "--vary", "train.seed=0", "--vary", "train.seed=1", "--workers", 0
+    )
+    assert "unreadable images left out of the comparison: 1" in said
+    assert manifest(here, path)["summary"]["images"] == 6
 
 
 def test_images_of_candidates_must_be_the_same(call, here):

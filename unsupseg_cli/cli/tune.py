@@ -108,8 +108,7 @@ def _tell_best(artifact: Artifact, tried: Sequence[Candidate], invocation: Invoc
     """Say how to run what was chosen."""
     name = artifact.manifest.summary["candidates"][artifact.manifest.summary["best"]]["name"]
     best = next(candidate for candidate in tried if candidate.name == name)
-    words = " ".join(f"--set {setting}" for setting in best.settings)
     invocation.reporter.info(
-        f"best: {name}; its model is the one that commands take now. The whole recipe: `unsupseg run "
-        f"{best.recipe.name}{' ' if words else ''}{words}` with the options of this call"
+        f"best: {name}; its model is the one that commands take now. The whole recipe: `{best.command}` with the other "
+        "options of this call"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -12,7 +14,7 @@ from typing import Any
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.recipe import Defaults, MethodDefaults, Step, resolve
-from unsupseg_cli.pipeline.recipe_file import RecipeFile
+from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled
 
 Vary = Mapping[str, Sequence[Any]]
 """The values that are tried of each ``STAGE.key``."""
@@ -20,9 +22,13 @@ Vary = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting of a recipe: the values of what varies, and the steps that its model needs."""
+    """One setting of a recipe: the values of what varies, and the steps that its model needs.
+
+    ``title`` is the recipe's name, or where it lies if another one is called the same.
+    """
 
     recipe: RecipeFile
+    title: str
     values: Mapping[str, Any]
     steps: tuple[Step, ...]
 
@@ -34,7 +40,15 @@ class Candidate:
     @property
     def name(self) -> str:
         """What it is called in tables and pictures."""
-        return " ".join((self.recipe.name, *self.settings))
+        return " ".join((self.title, *self.settings))
+
+    @property
+    def command(self) -> str:
+        """The call that runs the whole recipe with these values."""
+        name = self.recipe.name if self.recipe.name in bundled() else self.recipe.reference
+        return shlex.join(
+            ["unsupseg", "run", name, *(word for text in self.settings for word in ("--set", text))]
+        )
 
     @property
     def model(self) -> Step:
@@ -70,10 +84,11 @@ def candidates(
         UsageError: there are fewer than two candidates, a stage is in no recipe, a recipe makes no model, or one of the
             values does not fit.
     """
+    _require_known(recipes, vary)
     combinations = [
         (recipe, values) for recipe in recipes for values in _combinations(recipe, vary or recipe.tune)
     ]
-    _require_known(recipes, vary)
+    named = Counter(recipe.name for recipe in recipes)
     if len(combinations) < 2:
         raise UsageError(
             "There is nothing to choose among: name several recipes, or values to try, such as --vary extract.layer=-1 "
@@ -86,7 +101,8 @@ def candidates(
     for number, (recipe, values) in enumerate(combinations):
         steps = resolve(recipe, overrides, {**(assignments or {}), **values}, defaults, method_defaults)
         if number in chosen:  # the others too are checked
-            tried.append(Candidate(recipe, values, _to_model(recipe, steps)))
+            title = recipe.name if named[recipe.name] == 1 else recipe.reference
+            tried.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
     return tried, len(combinations)
 
 
@@ -103,13 +119,27 @@ def _knows(recipe: RecipeFile, name: str) -> bool:
 
 
 def _require_known(recipes: Sequence[RecipeFile], vary: Vary) -> None:
-    for name in vary:
-        if not any(_knows(recipe, name) for recipe in recipes):
-            stages = sorted({stage.id for recipe in recipes for stage in recipe.stages})
+    """Raise UsageError for values of a stage that no recipe has, or without a value; or for a recipe given twice."""
+    given = [(f"--vary {name}", name, recipes) for name in vary]
+    if not vary:
+        given = [
+            (f"'{recipe.reference}', [tune], {name}", name, [recipe])
+            for recipe in recipes
+            for name in recipe.tune
+        ]
+        for recipe in recipes:
+            if empty := [name for name, values in recipe.tune.items() if not values]:
+                raise UsageError(f"'{recipe.reference}', [tune], {empty[0]}: there is no value to try.")
+    for place, name, among in given:
+        if not any(_knows(recipe, name) for recipe in among):
+            stages = sorted({stage.id for recipe in among for stage in recipe.stages})
             raise UsageError(
-                f"--vary {name}: no recipe here has a stage '{name.partition('.')[0]}'; give STAGE.key=value with one "
-                f"of {', '.join(stages)}."
+                f"{place}: no recipe here has a stage '{name.partition('.')[0]}'; give STAGE.key with one of "
+                f"{', '.join(stages)}."
             )
+    references = [recipe.reference for recipe in recipes]
+    if twice := [reference for reference in references if references.count(reference) > 1]:
+        raise UsageError(f"The recipe '{twice[0]}' is named twice; name it once.")
 
 
 def _to_model(recipe: RecipeFile, steps: Sequence[Step]) -> tuple[Step, ...]:
