@@ -119,8 +119,9 @@ def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
 
 def test_the_recipe_of_the_page_runs_as_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe, variant = blocks_of("recipes.md", "toml")
-    Path("my.toml").write_text(recipe + variant)
+    recipe, variant, tried = blocks_of("recipes.md", "toml")
+    Path("my.toml").write_text(recipe + variant + tried)
+    assert load_recipe("my.toml:large").tune == {"extract.layer": [-1, -3], "masks.restarts": [3, 10]}
     for split in ("train", "val"):
         noise(tmp_path / "photos" / split, {f"{number}.png": (64, 80) for number in range(2)})
         save(tmp_path / "photos/labels" / split / "0.png", np.zeros((64, 80), np.uint8))

@@ -166,7 +166,11 @@ class MaskWriter:
         return (self._note(block) for block in range(-(-len(self._keys) // self._size)))
 
     def _note(self, block: int) -> dict[str, Any]:
-        note: dict[str, Any] = self._draft.note(self._part(block))
+        note: dict[str, Any] | None = self._draft.note(self._part(block))
+        if note is None:
+            raise UnsupsegError(
+                f"What was noted of a part of '{self._draft.folder}' is gone; the same call makes it again."
+            )
         return note
 
     @staticmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ def launch(
     fabric = _open(strategy, accelerator, devices, 1, precision)
     try:
         # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
-        fabric.launch(partial(_guarded, run=run, arguments=arguments, patience=patience))
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS}
+        fabric.launch(
+            partial(_guarded, run=run, arguments=arguments, patience=patience, environment=environment)
+        )
     except ProcessRaisedException as error:
         raise _own_error(str(error).strip().splitlines()[-1]) from None
     except ProcessExitedException as error:
@@ -144,9 +148,27 @@ def _open(strategy: DDPStrategy, accelerator: str, devices: int, nodes: int, pre
         raise UsageError(f"--devices {devices} is not possible on '{accelerator}' here ({reason}).") from None
 
 
+_OF_A_PROCESS = {
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "NODE_RANK",
+    "GROUP_RANK",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+}
+"""Variables by which the processes find each other."""
+
+
 def _guarded(
-    fabric: Fabric, run: Callable[..., None], arguments: tuple[Any, ...], patience: timedelta
+    fabric: Fabric,
+    run: Callable[..., None],
+    arguments: tuple[Any, ...],
+    patience: timedelta,
+    environment: dict[str, str],
 ) -> None:
+    os.environ.update(environment)  # the server that started this process may be older than credentials in it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with others_answer(patience):
         run(fabric, *arguments)
@@ -166,4 +188,4 @@ def _own_error(line: str) -> UnsupsegError:
         prefix = f"{kind.__module__}.{kind.__name__}: "
         if line.startswith(prefix):
             return kind(line.removeprefix(prefix))
-    return UnsupsegError(line)
+    return UnsupsegError(re.sub(r"^unsupseg_cli[\w.]*: ", "", line))  # of a kind of error of its own
