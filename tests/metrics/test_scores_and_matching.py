@@ -233,7 +233,8 @@ def test_scores_are_bounded_and_do_not_depend_on_cluster_names(clusters, classes
     assert 0 <= result.accuracy <= 1
     order = rng.permutation(clusters)
     again = score(matrix[order], match(matrix[order], rule))
-    if rule != "iou":  # equal sums of IoU may keep different numbers of pixels
+    # Of equal sums of IoU, or equal matches, others may keep different numbers of pixels, or leave other clusters over.
+    if rule not in ("iou", "primaps-extra"):
         assert again.accuracy == pytest.approx(result.accuracy)
     matched = result.assignment[result.assignment >= 0]
     if rule == "primaps-extra":
