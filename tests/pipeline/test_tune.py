@@ -133,6 +133,7 @@ def test_the_candidates_can_be_looked_at_first_and_a_budget_draws_some(call, her
         (["--vary", "extract.layer=-1"], "nothing to choose among"),
         (["--vary", "extract.layr=-1", "--vary", "extract.layr=-2"], "did you mean 'layer'"),
         (["--vary", "graph.knn=1", "--vary", "graph.knn=2"], "no recipe here has a stage 'graph'"),
+        (["--set", "graph.knn=1"], "--set graph.knn: no recipe here has a stage 'graph'"),
         (["--vary", "layer=1", "--vary", "layer=2"], "no recipe here has a stage 'layer'"),
         (["--vary", "extract.layer=-1", "--vary", "extract.layer=-1"], "given twice"),
         (["--vary", "extract.layer"], "is not of the form"),

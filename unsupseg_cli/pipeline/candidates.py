@@ -76,7 +76,7 @@ def candidates(
         vary: values by ``STAGE.key``; a recipe without that stage is tried without it.
         budget: most candidates.
         overrides: values for every stage, as of `recipe.resolve`; and so on.
-        assignments: values by ``STAGE.key`` for all candidates.
+        assignments: values by ``STAGE.key`` for all candidates whose recipe has that stage.
         defaults: of the commands, from an ``unsupseg.toml``.
         method_defaults: of the methods.
 
@@ -84,7 +84,7 @@ def candidates(
         UsageError: there are fewer than two candidates, a stage is in no recipe, a recipe makes no model, or one of the
             values does not fit.
     """
-    _require_known(recipes, vary)
+    _require_known(recipes, vary, assignments or {})
     combinations = [
         (recipe, values) for recipe in recipes for values in _combinations(recipe, vary or recipe.tune)
     ]
@@ -99,7 +99,8 @@ def candidates(
         chosen = {0, *Random(0).sample(range(1, len(combinations)), budget - 1)}
     tried = []
     for number, (recipe, values) in enumerate(combinations):
-        steps = resolve(recipe, overrides, {**(assignments or {}), **values}, defaults, method_defaults)
+        fixed = {name: value for name, value in (assignments or {}).items() if _knows(recipe, name)}
+        steps = resolve(recipe, overrides, {**fixed, **values}, defaults, method_defaults)
         if number in chosen:  # the others too are checked
             title = recipe.name if named[recipe.name] == 1 else recipe.reference
             tried.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
@@ -118,11 +119,15 @@ def _knows(recipe: RecipeFile, name: str) -> bool:
     return any(name.partition(".")[0] in (stage.id, stage.command) for stage in recipe.stages)
 
 
-def _require_known(recipes: Sequence[RecipeFile], vary: Vary) -> None:
+def _require_known(recipes: Sequence[RecipeFile], vary: Vary, assignments: Mapping[str, Any]) -> None:
     """Raise UsageError for values of a stage that no recipe has, or without a value; or for a recipe given twice."""
-    given = [(f"--vary {name}", name, recipes) for name in vary]
+    given = [
+        (f"--{option} {name}", name, recipes)
+        for option, names in (("vary", vary), ("set", assignments))
+        for name in names
+    ]
     if not vary:
-        given = [
+        given += [
             (f"'{recipe.reference}', [tune], {name}", name, [recipe])
             for recipe in recipes
             for name in recipe.tune
