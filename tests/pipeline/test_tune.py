@@ -127,12 +127,18 @@ def test_the_candidates_can_be_looked_at_first_and_a_budget_draws_some(call, her
     assert not (here / "unsupseg-workspace").exists()
 
 
+def test_what_is_set_is_no_longer_tried(call, here):
+    said = call("tune", "small.toml", "--set", "clusters.seed=7", "--dry-run")[1]
+    assert said == "small extract.layer=-1 small extract.layer=[-1,-3]"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--vary", "extract.layer=-1"], "nothing to choose among"),
         (["--vary", "extract.layr=-1", "--vary", "extract.layr=-2"], "did you mean 'layer'"),
         (["--vary", "graph.knn=1", "--vary", "graph.knn=2"], "no recipe here has a stage 'graph'"),
+        (["--set", "clusters.seed=3", "--vary", "clusters.seed=1"], "exclude each other"),
         (["--set", "graph.knn=1"], "--set graph.knn: no recipe here has a stage 'graph'"),
         (["--vary", "layer=1", "--vary", "layer=2"], "no recipe here has a stage 'layer'"),
         (["--vary", "extract.layer=-1", "--vary", "extract.layer=-1"], "given twice"),

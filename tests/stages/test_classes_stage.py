@@ -35,6 +35,8 @@ from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
 from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsTrain
+from unsupseg_cli.pipeline.export import export
+from unsupseg_cli.pipeline.options import ExportConfig
 from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.refine import RefineConfig
 
@@ -330,3 +332,11 @@ def test_the_most_alike_classes_are_merged_until_so_many_are_left(model, blocks,
     assert "has 5 classes" in merge("--to", "5", code=2)[1]
     assert "or --to with the number" in merge(code=2)[1]
     assert "or --to with the number" in merge("0,1", "--to", "3", code=2)[1]
+
+
+def test_a_model_of_a_file_has_no_images_to_compare_classes_by(model, context, tmp_path):
+    file = export(ExportConfig(out=tmp_path / "model.safetensors"), model.id, context)
+    workspace = ("--workspace", str(context.workspace.root))
+    result = CliRunner().invoke(app, ["classes", "merge", "--to", "2", "--model", str(file), *workspace])
+    assert result.exit_code == 2
+    assert "came from a file, without the features" in " ".join(result.stderr.split())

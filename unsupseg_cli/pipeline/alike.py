@@ -8,7 +8,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.clustering.merging import merge_alike
 from unsupseg_cli.contents.images import images_behind
-from unsupseg_cli.contents.model import read_model
+from unsupseg_cli.contents.model import features_of, read_model
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.items import spread
 from unsupseg_cli.inference.small_maps import tokens_by_class
@@ -28,6 +28,7 @@ def alike(model: Artifact, classes: int, context: Context) -> tuple[tuple[str, .
             f"'{model.id}' has {len(entries)} classes: --to takes a number below that, to merge them until so many are "
             "left."
         )
+    features_of(model, context)  # says so where the model came from a file
     items = spread(images_behind(model.manifest, context).items, _IMAGES)
     sums, counts = tokens_by_class(model, items, len(entries), context, torch.device("cpu"))
     groups = [group for group in merge_alike(sums, counts, classes) if len(group) > 1]

@@ -85,8 +85,12 @@ def candidates(
             values does not fit.
     """
     _require_known(recipes, vary, assignments or {})
+    if both := sorted(vary.keys() & (assignments or {}).keys()):
+        raise UsageError(f"--set {both[0]} and --vary {both[0]} exclude each other: give one of them.")
     combinations = [
-        (recipe, values) for recipe in recipes for values in _combinations(recipe, vary or recipe.tune)
+        (recipe, values)
+        for recipe in recipes
+        for values in _combinations(recipe, vary or _without(recipe.tune, assignments or {}))
     ]
     named = Counter(recipe.name for recipe in recipes)
     if len(combinations) < 2:
@@ -105,6 +109,11 @@ def candidates(
             title = recipe.name if named[recipe.name] == 1 else recipe.reference
             tried.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
     return tried, len(combinations)
+
+
+def _without(tune: Vary, assignments: Mapping[str, Any]) -> Vary:
+    """Return what a recipe tries, without what the command line settles."""
+    return {name: values for name, values in tune.items() if name not in assignments}
 
 
 def _combinations(recipe: RecipeFile, vary: Vary) -> Iterator[dict[str, Any]]:
