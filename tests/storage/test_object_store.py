@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from unsupseg_cli.core.address import parse_address
+from unsupseg_cli.core.address import is_address, parse_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 obstore = pytest.importorskip("obstore", reason="the extra `cloud` is missing: pip install 'unsupseg[cloud]'")
@@ -156,3 +156,10 @@ def test_the_least_recently_used_goes_first_and_nothing_in_use(tmp_path):
     with pytest.raises(UnsupsegError, match=r"'f' has .* holds .* at most: give more with --cache-size"):
         fill(here, "f", 301)
     assert (entries[0] / "data").exists()
+
+
+@pytest.mark.parametrize("text", ["s3:", "GS:"])
+def test_what_pathlib_leaves_of_an_address_without_a_bucket_is_no_folder(text):
+    assert is_address(text)
+    with pytest.raises(ValueError, match="names no bucket"):
+        parse_address(text)

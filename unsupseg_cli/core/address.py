@@ -9,6 +9,7 @@ SCHEMES = {"s3": "S3", "gs": "Google Cloud Storage", "az": "Azure Blob Storage"}
 _ADDRESS = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(.*)", re.DOTALL
 )  # pathlib keeps one slash of the two
+_BARE = {f"{scheme}:" for scheme in SCHEMES}  # what pathlib leaves of an address without a bucket
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _PLAIN = re.compile(r"[^\x00-\x20\\?#*\x7f]+")
 
@@ -42,7 +43,7 @@ class Address:
 
 def is_address(text: object) -> bool:
     """Tell whether a text is written as an address, of whatever scheme."""
-    return _ADDRESS.match(str(text)) is not None
+    return _ADDRESS.match(str(text)) is not None or str(text).lower() in _BARE
 
 
 def is_file_address(text: object) -> bool:
@@ -56,7 +57,7 @@ def parse_address(text: object) -> Address:
     Raises:
         ValueError: the scheme is unknown, or the bucket or the prefix is malformed; the text says what was expected.
     """
-    match = _ADDRESS.fullmatch(str(text))
+    match = _ADDRESS.fullmatch(f"{text}//" if str(text).lower() in _BARE else str(text))
     if match is None:
         raise ValueError(f"'{text}' is no address such as s3://bucket/prefix")
     scheme, (bucket, _, prefix) = match[1].lower(), match[2].partition("/")
