@@ -28,7 +28,8 @@ def deepest_first(value: object) -> object:
     """Return the blocks in a number, a text such as ``-5,-3`` or a list: of several a tuple, the deepest first."""
     several = split(str(value) if isinstance(value, int) else value)
     try:
-        blocks = sorted({int(block) for block in several}, reverse=True)  # type: ignore[attr-defined]
+        numbers = {int(block) for block in several} if isinstance(several, list | tuple) else set[int]()
+        blocks = sorted(numbers, reverse=True)
     except (TypeError, ValueError):
         blocks = []
     if not blocks or not -_MOST_BLOCKS <= blocks[-1] <= blocks[0] <= -1:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -216,7 +217,7 @@ class Objects:
 
         for path in paths:
             try:
-                self._call(path, lambda path=path: obstore.delete(self.store, path))  # type: ignore[misc]
+                self._call(path, partial(obstore.delete, self.store, path))
             except FileNotFoundError:
                 continue
 
@@ -230,12 +231,8 @@ class Objects:
 
         for start in range(0, size, _PIECE):
             stop = min(start + _PIECE, size)
-            yield self._call(
-                path,
-                lambda start=start, stop=stop: bytes(  # type: ignore[misc]
-                    obstore.get_range(self.store, path, start=start, end=stop)
-                ),
-            )
+            piece = partial(obstore.get_range, self.store, path, start=start, end=stop)
+            yield bytes(self._call(path, piece))
 
     def _own(self, path: str, data: bytes | Path) -> Version | None:
         """Return the version of an object whose content is that of a put, None if it is another."""
