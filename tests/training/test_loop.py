@@ -1,4 +1,5 @@
 import copy
+import os
 import threading
 
 import numpy as np
@@ -271,6 +272,26 @@ def test_a_device_source_gives_the_same_tokens_elsewhere():
         ("meta", (1, 2, 4)),
         ("meta", (2, 3, 4)),
     ]
+
+
+class _NeedsCredentials:
+    """Can only be read where the variable is set, as a workspace in a bucket can."""
+
+    def __reduce__(self):
+        return os.getenv, ("UNSUPSEG_TEST_CREDENTIALS",)
+
+
+def _write_down(fabric, credentials, path):
+    if fabric.global_rank == 0:
+        path.write_text(f"{credentials}")
+
+
+def test_processes_read_their_arguments_in_the_environment_of_the_call(tmp_path, monkeypatch):
+    seen = tmp_path / "seen.txt"
+    for value in ("first", "second"):  # the server of the first call starts the processes of both
+        monkeypatch.setenv("UNSUPSEG_TEST_CREDENTIALS", value)
+        launch(_write_down, _NeedsCredentials(), seen, accelerator="cpu", devices=2)
+        assert seen.read_text() == value
 
 
 def test_devices_that_are_not_there_are_named():

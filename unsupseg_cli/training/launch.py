@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -73,9 +74,8 @@ def launch(
     try:
         # Bound, since Fabric looks for modules in the arguments and refuses frozen dataclasses on its way.
         environment = {name: value for name, value in os.environ.items() if name not in _OF_A_PROCESS}
-        fabric.launch(
-            partial(_guarded, run=run, arguments=arguments, patience=patience, environment=environment)
-        )
+        work = pickle.dumps((run, arguments))
+        fabric.launch(partial(_guarded, work=work, patience=patience, environment=environment))
     except ProcessRaisedException as error:
         raise _own_error(str(error).strip().splitlines()[-1]) from None
     except ProcessExitedException as error:
@@ -163,12 +163,13 @@ _OF_A_PROCESS = {
 
 def _guarded(
     fabric: Fabric,
-    run: Callable[..., None],
-    arguments: tuple[Any, ...],
+    work: bytes,
     patience: timedelta,
     environment: dict[str, str],
 ) -> None:
-    os.environ.update(environment)  # the server that started this process may be older than credentials in it
+    # The server that started this process may be older than credentials that even the arguments need to be read.
+    os.environ.update(environment)
+    run, arguments = pickle.loads(work)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with others_answer(patience):
         run(fabric, *arguments)
