@@ -177,7 +177,7 @@ def test_what_is_declared_is_read_and_nothing_else(work, world, tmp_path, monkey
     call = settle(work.stage, work.config, world, options)
     work.stage.identify(call)
     read.clear()
-    work.stage.work(call, Draft(tmp_path / "draft"))
+    work.stage.fill(call, Draft(tmp_path / "draft"))
     unread = work.options.unread(work.config).keys()
     assert type(work.options).model_fields.keys() - read <= unread, "options that are never read"
     assert not read & unread - {"init"}, "options that are read though they are said to have no effect"
@@ -194,7 +194,7 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
         config = work.config.model_copy(update={"devices": devices})
         call = settle(work.stage, config, world, options)
         draft = Draft(tmp_path / f"draft-{devices}")
-        work.stage.work(call, draft)
+        work.stage.fill(call, draft)
         weights.append(load_file(draft.folder / "model.safetensors"))
     figures = set().union(*map(json.loads, (draft.folder / "metrics.jsonl").read_text().splitlines()))
     explained = {"step", *EXPLAINED, *call.part.load().explained}

@@ -61,6 +61,11 @@ class Draft:
         content = self._read(part)
         return None if content is None else content["note"]
 
+    def files(self, part: str) -> list[Path]:
+        """Return the files of a part that was finished, which may lie on another machine, see `bring`."""
+        content = self._read(part)
+        return [self.folder / name for name in content["files"]] if content else []
+
     def refresh(self) -> None:
         """Take notice of what other machines finished."""
 

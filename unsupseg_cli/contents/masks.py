@@ -26,10 +26,11 @@ from unsupseg_cli.contents.features import VIEWS, Columns, FeatureSet, features_
 from unsupseg_cli.contents.view_arrays import ViewArrays, ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.shards import WHOLE, Shard
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.geometry import sample_nearest
 from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
-from unsupseg_cli.methods.interface import Masks, MaskSet
+from unsupseg_cli.methods.interface import Labeller, Masks, MaskSet
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.sheet import grid
@@ -47,10 +48,18 @@ class MaskWriter:
         keys: the image that each view shows a part of.
         sizes: rows and columns of each view's masks, (N, 2).
         soft: also write the soft masks.
+        shard: the blocks that are made here.
     """
 
-    def __init__(self, draft: Draft, keys: Sequence[str], sizes: NDArray[np.int64], soft: bool) -> None:
-        self._draft, self._keys, self._sizes = draft, keys, sizes
+    def __init__(
+        self,
+        draft: Draft,
+        keys: Sequence[str],
+        sizes: NDArray[np.int64],
+        soft: bool,
+        shard: Shard = WHOLE,
+    ) -> None:
+        self._draft, self._keys, self._sizes, self._shard = draft, keys, sizes, shard
         self._size = views_per_block(sizes, (), np.int16)
         self._labels = PackedWriter(draft.folder, LABELS, np.int16)
         self._soft = PackedWriter(draft.folder, SOFT, np.float16) if soft else None
@@ -65,7 +74,7 @@ class MaskWriter:
         figures: Callable[[], Mapping[str, Any]] = dict,
         sources: Callable[[int], Sequence[str]] | None = None,
     ) -> None:
-        """Make and write the masks of all views whose block is not finished yet.
+        """Make and write the masks of all views of the shard whose block is not finished yet.
 
         Args:
             make: gives the masks of some views, of one block.
@@ -77,9 +86,9 @@ class MaskWriter:
         Raises:
             UnsupsegError, UsageError: as `write` does.
         """
-        count = len(self._keys)
-        blocks = [range(start, min(start + self._size, count)) for start in range(0, count, self._size)]
-        todo = [(i, list(views)) for i, views in enumerate(blocks) if not self._draft.is_done(self._part(i))]
+        blocks = self._shard.take(enumerate(self._blocks()))
+        count = sum(len(views) for _, views in blocks)
+        todo = [(i, list(views)) for i, views in blocks if not self._draft.is_done(self._part(i))]
 
         def made() -> Iterator[int]:
             for block, views in todo:
@@ -136,9 +145,20 @@ class MaskWriter:
         files = [writer.file(block) for writer in packed] + self._arrays.files(block, note["arrays"])
         self._draft.finish(self._part(block), note, files)
 
+    def _blocks(self) -> list[range]:
+        """Return the views of each block."""
+        count = len(self._keys)
+        return [range(start, min(start + self._size, count)) for start in range(0, count, self._size)]
+
+    def missing(self) -> int:
+        """Return how many blocks, of all shards, are not finished."""
+        return sum(not self._draft.is_noted(self._part(block)) for block in range(len(self._blocks())))
+
     def close(self) -> dict[str, Any]:
         """Finish the files and return the summary."""
         tally = _Tally()
+        for block in range(len(self._blocks())):
+            self._draft.bring(self._draft.files(self._part(block)))
         path, schema = self._draft.folder / MASKS, _COLUMNS
         if self._note(0)["sources"] is not None:
             schema = schema.append(pa.field("source", pa.string()))
@@ -163,7 +183,7 @@ class MaskWriter:
 
     def _notes(self) -> Iterator[dict[str, Any]]:
         """Yield what was noted of each block; all at once would take many times the room of the masks."""
-        return (self._note(block) for block in range(-(-len(self._keys) // self._size)))
+        return (self._note(block) for block in range(len(self._blocks())))
 
     def _note(self, block: int) -> dict[str, Any]:
         note: dict[str, Any] | None = self._draft.note(self._part(block))
@@ -515,6 +535,27 @@ class _MasksOfViews(Sequence[Any]):
 
     def _shown(self, labels: NDArray[np.int16], view: int) -> NDArray[np.int16]:
         return sample_nearest(labels, self._features.view(view))
+
+
+def fit_once(labeller: Labeller, draft: Draft) -> dict[str, Any]:
+    """Return the figures of a labeller that is fitted; one that has learned in this draft goes on with that.
+
+    So all blocks of an artifact are of one fit, whichever processes make them.
+    """
+    path = draft.folder / _LEARNED
+    if draft.is_done(_FIT):
+        draft.bring([path])
+        labeller.restore(load_file(path))
+        figures: dict[str, Any] = draft.note(_FIT)
+        return figures
+    figures = labeller.fit()
+    if (learned := labeller.learned()) is not None:
+        save_file({name: values.contiguous() for name, values in learned.items()}, path)
+        draft.finish(_FIT, figures, [path])
+    return figures
+
+
+_LEARNED, _FIT = ".learned.safetensors", "fit"
 
 
 def write_state(folder: Path, state: dict[str, Tensor]) -> None:

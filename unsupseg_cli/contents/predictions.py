@@ -37,6 +37,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_name, file_path
 from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.core.shards import WHOLE, Shard
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.images import read_image
@@ -60,6 +61,7 @@ class PredictionWriter:
         only: the one class that the pictures show; None shows all.
         overlay: also write the classes over the image.
         skipped: gets the images that cannot be read.
+        shard: the images that are written here.
     """
 
     def __init__(
@@ -70,25 +72,25 @@ class PredictionWriter:
         only: int | None,
         overlay: bool,
         skipped: Skipped,
+        shard: Shard = WHOLE,
     ) -> None:
         self._draft, self._classes, self._dataset, self._overlay = draft, model.classes, dataset, overlay
-        self.skipped = skipped
+        self.skipped, self._shard = skipped, shard
         _require_own_names([item.key for item in dataset.items])
         write_json(draft.folder / CLASSES, _class_list(model))
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
     def todo(self) -> list[Item]:
-        """Return the images that are not finished yet; those that were unreadable before stay skipped."""
-        for item in self._dataset.items:
-            part = image_part(item.key)
-            if self._draft.is_done(part) and (reason := self._draft.note(part)):
-                self.skipped[item.key] = reason
-        return [item for item in self._dataset.items if not self._draft.is_done(image_part(item.key))]
+        """Return the images of the shard that are not finished yet."""
+        items = self._shard.take_images(self._dataset.items)
+        return [item for item in items if not self._draft.is_done(image_part(item.key))]
 
-    def write(self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None) -> None:
+    def write(
+        self, item: Item, labels: NDArray[np.int16], log_probs: Tensor | None, *, strip: bool = False
+    ) -> None:
         """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w).
 
-        Pixels that hold no data are void.
+        Pixels that hold no data are void. ``strip`` says that the image was enlarged less than others.
         """
         labels = void_without_data(item, labels)
         files = [write_ids(self._draft.folder, item.key, labels)]
@@ -99,10 +101,33 @@ class PredictionWriter:
         image = read_image(item.image, item.reading) if self._overlay else None
         files += self._picture(item.key, image, labels)
         files += world_files(self._draft.folder, item)
-        self._draft.finish(image_part(item.key), files=files)
+        self._draft.finish(image_part(item.key), {"strip": True} if strip else None, files)
+
+    def leave_out(self) -> None:
+        """Say which images of this shard are skipped."""
+        for key, reason in self.skipped.items():
+            if not self._draft.is_noted(image_part(key)):
+                path = self._draft.folder / ".skipped" / f"{file_path(key)}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(reason, encoding="utf-8")  # a part is seen by other machines by its files
+                self._draft.finish(image_part(key), {"skipped": reason}, [path])
+
+    def missing(self) -> int:
+        """Return how many images, of all shards, are not finished."""
+        return sum(not self._draft.is_noted(image_part(item.key)) for item in self._dataset.items)
+
+    def strips(self) -> list[str]:
+        """Return the images that were enlarged less than others."""
+        return list(self._noted("strip"))
+
+    def _noted(self, what: str) -> dict[str, Any]:
+        """Return what was noted under a name, by image."""
+        notes = {item.key: self._draft.note(image_part(item.key)) or {} for item in self._dataset.items}
+        return {key: note[what] for key, note in notes.items() if what in note}
 
     def close(self) -> dict[str, Any]:
         """Write the legend and return the summary; raises UnsupsegError if no image was readable."""
+        self.skipped.update(self._noted("skipped"))
         written = len(self._dataset.items) - len(self.skipped)
         if not written:
             reason = next(iter(self.skipped.values()), "there are none")
@@ -112,6 +137,9 @@ class PredictionWriter:
                 f"unreadable images skipped: {len(self.skipped)} ({', '.join(list(self.skipped)[:5])}); the manifest "
                 "lists them"
             )
+        for item in self._dataset.items:
+            if is_raster(item.image):
+                self._draft.bring(self._draft.files(image_part(item.key)))
         rasters = write_rasters(
             self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
@@ -81,6 +81,27 @@ class ExecutorConfig(Config):
     def unread_of_executor(self) -> dict[str, str]:
         """Return the options of an executor where there is none."""
         return {} if self.executor else {"address": "it is read with --executor"}
+
+
+class DividedConfig(ExecutorConfig):
+    """How many processes make the artifact, each a shard of it; nothing here enters a key."""
+
+    devices: int = execution(
+        1,
+        "GPUs (or CPU processes) that share the work; with --executor those asked for, else all that are there.",
+        ge=1,
+    )
+    shard: str | None = execution(
+        None,
+        "Make the share i of n processes (i/n), which may run at once, on one or on several machines with a common "
+        "disk; the last one publishes and prints the path, the others print nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _divided_once(self) -> Self:
+        if self.executor is not None and self.shard is not None:
+            raise ValueError("--executor and --shard do not go together: the executor makes all shards")
+        return self
 
 
 class DataConfig(Config):

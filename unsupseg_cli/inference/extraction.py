@@ -27,6 +27,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.options import WHOLE_VIEWS, StoreDtype
 from unsupseg_cli.core.progress import Reporter, duration
+from unsupseg_cli.core.shards import Shard
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -257,7 +258,7 @@ def _counted(count: int, what: str) -> str:
 class Extraction:
     """One run of the stage: blocks of views in, blocks of arrays out, each finished block kept.
 
-    Of ``shard`` (i, n) the blocks i - 1, i - 1 + n, ... are made. The files are laid out on construction.
+    Only the blocks of ``shard`` are made. The files are laid out on construction.
     """
 
     def __init__(
@@ -272,7 +273,7 @@ class Extraction:
         store_dtype: StoreDtype,
         batch_size: int | None,
         workers: int | None,
-        shard: tuple[int, int],
+        shard: Shard,
     ) -> None:
         self.draft, self.context, self.layout, self.shard = draft, context, layout, shard
         self.strict, self.store, self.workers = strict, store, workers
@@ -338,8 +339,7 @@ class Extraction:
         Raises:
             UnsupsegError: an array has NaN or infinite values, or an image is unreadable and ``strict`` is set.
         """
-        index, shards = self.shard
-        shard_blocks = list(enumerate(self.blocks))[index - 1 :: shards]
+        shard_blocks = self.shard.take(enumerate(self.blocks))
         todo = [(i, rows) for i, rows in shard_blocks if not self.draft.is_done(_part(i))]
         if len(todo) < len(shard_blocks):
             self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")

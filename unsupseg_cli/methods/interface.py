@@ -244,6 +244,14 @@ class Labeller(ABC):
         """
         return {}
 
+    def learned(self) -> dict[str, Tensor] | None:
+        """Return what `fit` learned, on the CPU, for `restore`; None where every process fits anew."""
+        return None
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take what a `fit` learned, of this or of another process, in its place."""
+        raise NotImplementedError
+
     @abstractmethod
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks of some views: of the images' size where the part needs images, else of the token grid's."""

@@ -15,7 +15,7 @@ from unsupseg_cli.methods.registry import get_method, method_of
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.context import Context
-    from unsupseg_cli.artifacts.draft import Draft
+    from unsupseg_cli.artifacts.draft import Draft, SharedWork
     from unsupseg_cli.artifacts.identity import Identity
     from unsupseg_cli.artifacts.manifest import Input
     from unsupseg_cli.artifacts.workspace import Artifact
@@ -45,6 +45,7 @@ class Stage:
         version: another one says that the outputs changed: it enters the key.
         identify: what decides the artifact. In a dry run the inputs may be promises, of which the manifest is known.
         work: fills the draft's folder and returns the summary for the manifest.
+        parts: instead of ``work``, opens work on the draft whose parts several processes may make (--shard).
         also: other kinds that it makes, by the option that asks for them.
         ports: the artifacts that it may read.
         reads: which of them it reads, by the values of its options that are set; default: all.
@@ -59,7 +60,8 @@ class Stage:
     makes: str
     version: int
     identify: Callable[[Call], Identity]
-    work: Callable[[Call, Draft], dict[str, Any]]
+    work: Callable[[Call, Draft], dict[str, Any]] | None = None
+    parts: Callable[[Call, Draft], SharedWork] | None = None
     also: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[Port, ...] = ()
     reads: Callable[[Mapping[str, Any]], tuple[Port, ...]] | None = None
@@ -74,10 +76,19 @@ class Stage:
         """Do what the command does, see `perform`."""
         return perform(self, self.config() if config is None else config, context, **given)
 
+    def fill(self, call: Call, draft: Draft) -> dict[str, Any]:
+        """Do all the work of a call on a draft; return the summary for the manifest."""
+        if self.parts is None:
+            assert self.work is not None
+            return self.work(call, draft)
+        whole = self.parts(call, draft)
+        whole.write()
+        return whole.close()
+
     @property
     def divides(self) -> bool:
-        """Whether several processes may make its artifact, each a share of it (--shard)."""
-        return "shard" in self.config.model_fields
+        """Whether several processes may make its artifact, each a shard of it (--shard)."""
+        return self.parts is not None
 
     @property
     def roles(self) -> dict[str, str]:
@@ -188,13 +199,22 @@ def perform(
     call = settle(stage, config, context, options, inputs)
     with blamed_on(call.method):
         identity = stage.identify(call)
-        artifact, reused = stage.produce(call, identity) if stage.produce else produce(call, identity)
+        artifact, reused = _producer(stage)(call, identity)
     if artifact is None:
         return None
     _require_all_read(config, artifact)
     if stage.finish:
         stage.finish(call, artifact)
     return call.context.say(artifact, reused)
+
+
+def _producer(stage: Stage) -> Callable[[Call, Identity], tuple[Artifact | None, bool]]:
+    """Return what makes or reuses the artifact of a call."""
+    if stage.divides:
+        from unsupseg_cli.pipeline.shards import produce_divided
+
+        return produce_divided
+    return stage.produce or produce
 
 
 def _perform_elsewhere(
@@ -235,7 +255,7 @@ def _work(call: Call, draft: Draft) -> dict[str, Any]:
     context = call.context
     if context.sources.begin(draft):
         context.reporter.info("files were changed since this was begun: it begins anew")
-    summary = call.stage.work(call, draft)
+    summary = call.stage.fill(call, draft)
     try:
         context.sources.require_unchanged()
     except UnsupsegError:

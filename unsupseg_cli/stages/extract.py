@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ from unsupseg_cli.core.options import (
     WHOLE_VIEWS,
     BatchConfig,
     Directions,
-    ExecutorConfig,
+    DividedConfig,
     GeometryName,
     Layer,
     NamedImagesConfig,
@@ -30,6 +29,7 @@ from unsupseg_cli.core.options import (
     split,
 )
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, Port
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.pipeline.extraction_input import (
     backbone_of,
     device_of,
@@ -42,17 +42,14 @@ from unsupseg_cli.pipeline.extraction_input import (
     token_fields,
     weights_of,
 )
-from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, perform
-from unsupseg_cli.pipeline.stage import produce as make
+from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
-    from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.manifest import DataSource
     from unsupseg_cli.artifacts.workspace import Artifact
@@ -62,7 +59,7 @@ if TYPE_CHECKING:
 _ARRAYS = ("patch", "cls", "pooled", "attention", "query", "key", "cls_query")
 
 
-class ExtractConfig(NamedImagesConfig, BatchConfig, ExecutorConfig, PixelConfig, RegionConfig):
+class ExtractConfig(NamedImagesConfig, BatchConfig, DividedConfig, PixelConfig, RegionConfig):
     """Run a frozen backbone over the images, or over regions of them, and store its features.
 
     ``store`` does not enter the key: it says how the bytes lie on disk, not what they say, so that whatever was
@@ -124,16 +121,6 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, ExecutorConfig, PixelConfig,
         "float16",
         "Type of the stored tokens; int8: half the room, with a scale and a zero for each channel of a view.",
     )
-    devices: int = execution(
-        1,
-        "GPUs (or CPU processes) that share the work; with --executor those asked for, else all that are there.",
-        ge=1,
-    )
-    shard: str | None = execution(
-        None,
-        "Make the share i of n processes (i/n), which may run at once, on one or on several machines with a common "
-        "disk; the last one publishes and prints the path, the others print nothing.",
-    )
     store: Literal["zarr", "hdf5"] = execution(
         "zarr", "Files of the arrays: zarr shards, or one HDF5 file (packed at the end)."
     )
@@ -169,12 +156,6 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, ExecutorConfig, PixelConfig,
             raise ValueError("--flip and --position do not go together: a mirror image shows other places")
         if self.flip and self.geometry == "ten-crop" and self.regions is None:
             raise ValueError("--geometry ten-crop holds mirror images already; leave --flip out")
-        return self
-
-    @model_validator(mode="after")
-    def _divided_once(self) -> ExtractConfig:
-        if self.executor is not None and self.shard is not None:
-            raise ValueError("--executor and --shard do not go together: the executor makes all shards")
         return self
 
     @model_validator(mode="after")
@@ -305,13 +286,6 @@ def _require_same_images(call: Call, data: DataSource) -> None:
         )
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Embed all images, or all regions."""
-    extraction = _open_extraction(call, draft)
-    extraction.write()
-    return extraction.close()
-
-
 def foresee(call: Call) -> Foreseen:
     """Return the summary as far as later stages need it, and the bytes of the arrays."""
     import numpy as np
@@ -388,22 +362,6 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
     return views.grids(info.patch_size)
 
 
-def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
-    """Make the features in this process, in several of this machine, or one share of them."""
-    config, context = call.config, call.context
-    if config.shard is not None:
-        return _produce_shard(call, identity)
-    launched = config.devices > 1 and not context.workspace.has(identity)
-    if launched:
-        from unsupseg_cli.training.launch import launch
-
-        _refuse_force(context, "--devices")
-        arguments = (config, context, call.inputs)
-        launch(_extract_on_device, *arguments, accelerator=device_of(call).type, devices=config.devices)
-    artifact, reused = make(call, identity)
-    return artifact, reused and not launched
-
-
 def finish(call: Call, features: Artifact) -> None:
     """Say so where the features lie in another store than the one asked for."""
     store = call.config.store
@@ -413,65 +371,8 @@ def finish(call: Call, features: Artifact) -> None:
         )
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """Return i and n of a shard "i/n"; raises UsageError unless 1 <= i <= n."""
-    index, _, shards = text.partition("/")
-    if index.isdecimal() and shards.isdecimal() and 1 <= int(index) <= int(shards):
-        return int(index), int(shards)
-    raise UsageError(f"--shard '{text}' is not of the form i/n with i from 1 to n, for example 2/4.")
-
-
-def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
-    """Make one of several processes' share of the features.
-
-    The processes (or machines with a common disk whose file locks work) run independently, each with its own i
-    and otherwise equal options. Whichever finishes last publishes the artifact, which is the same as that of
-    one process. A share that died is made by calling it again, or by a call without shards, which goes on with all
-    that is finished.
-    """
-    config, context = call.config, call.context
-    index, shards = parse_shard(config.shard)
-    _refuse_force(context, "--shard")  # a forced share could not tell the shares of this call from the last's
-    if config.devices > 1:
-        raise UsageError("--shard and --devices do not go together: give each share a device of its own.")
-    opened: list[Extraction] = []
-
-    def open_draft(draft: Draft) -> Extraction:
-        opened.append(_open_extraction(call, draft))
-        return opened[0]
-
-    artifact, reused = context.workspace.produce_shard(
-        identity, f"{index}-of-{shards}", open_draft, tell=context.reporter.info
-    )
-    if artifact is None:
-        context.reporter.info(
-            f"shard {config.shard} is finished; {opened[0].missing()} blocks of other shards are missing: the last of "
-            f"them publishes '{identity.id}'"
-        )
-    return artifact, reused
-
-
-def _extract_on_device(
-    fabric: Fabric, config: ExtractConfig, context: Context, inputs: dict[str, Artifact]
-) -> None:
-    """Make the shard of one of several processes; the first one reports for all."""
-    from unsupseg_cli.core.progress import Silent
-
-    changes = {
-        "device": str(fabric.device),
-        "shard": f"{fabric.global_rank + 1}/{config.devices}",
-        "devices": 1,
-    }
-    reporter = context.reporter if fabric.is_global_zero else Silent()
-    perform(STAGE, config.model_copy(update=changes), replace(context, reporter=reporter), inputs=inputs)
-
-
-def _refuse_force(context: Context, option: str) -> None:
-    if context.force:
-        raise UsageError(f"{option} and --force do not go together: remove the old features first.")
-
-
-def _open_extraction(call: Call, draft: Draft) -> Extraction:
+def parts(call: Call, draft: Draft) -> Extraction:
+    """Open the work on all images, or on all regions."""
     from unsupseg_cli.inference.extraction import Extraction
     from unsupseg_cli.inference.masked import MaskedExtraction
 
@@ -487,7 +388,7 @@ def _open_extraction(call: Call, draft: Draft) -> Extraction:
         store_dtype=config.store_dtype,
         batch_size=config.batch_size,
         workers=config.workers,
-        shard=parse_shard(config.shard) if config.shard else (1, 1),
+        shard=parse_shard(config.shard),
     )
 
 
@@ -499,11 +400,10 @@ STAGE = Stage(
     makes="features",
     version=2,
     identify=identify,
-    work=work,
+    parts=parts,
     also={"regions": "regions"},
     ports=(Port("model", "model", optional=True), FEATURES, *ANY_MASKS),
     reads=_reads,
     foresee=foresee,
-    produce=produce,
     finish=finish,
 )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
-from unsupseg_cli.core.options import BatchConfig, NamedImagesConfig, Precision
+from unsupseg_cli.core.options import BatchConfig, DividedConfig, NamedImagesConfig, Precision
 from unsupseg_cli.core.ports import MODEL, STORED
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from unsupseg_cli.inference.segment import Segmented
 
 
-class PredictConfig(NamedImagesConfig, BatchConfig):
+class PredictConfig(NamedImagesConfig, BatchConfig, DividedConfig):
     """Segment images with a model: whole image, original size, any aspect ratio."""
 
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
@@ -55,7 +56,7 @@ class PredictConfig(NamedImagesConfig, BatchConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of a data set where images are named, and of a backbone where tokens are read."""
-        unread = self.unread_of_images()
+        unread = self.unread_of_images() | self.unread_of_executor()
         if self.images:
             unread["features"] = "they are of a data set, and images or folders are named"
         if self.features is not None:
@@ -100,8 +101,8 @@ def _batch(config: PredictConfig) -> dict[str, int]:
     return {} if config.batch_size is None else {"batch_size": config.batch_size}
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Segment every image whole, at its original size; each finished image survives a kill.
+def parts(call: Call, draft: Draft) -> _Prediction:
+    """Open the work of segmenting every image whole, at its original size; each finished image survives a kill.
 
     The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
     ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; of georeferenced TIFFs
@@ -111,16 +112,36 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.contents.model import read_model
     from unsupseg_cli.contents.predictions import PredictionWriter
     from unsupseg_cli.contents.skipped import Skipped
-    from unsupseg_cli.inference.extraction import remark_on_strips
     from unsupseg_cli.models.device import resolve_device
 
     config, file = call.config, read_model(call.input("model"))[0]
     draft.deterministic = resolve_device(config.device).type == "cpu"
     skipped = Skipped(call.context, config.strict)
-    writer = PredictionWriter(draft, file, _dataset(call), _shown_class(call), config.overlay, skipped)
-    if not _take_stored(call, writer) and (strips := _segment(call, writer)):
-        draft.warnings.append(remark_on_strips(strips))
-    return writer.close()
+    shown, shard = _shown_class(call), parse_shard(config.shard)
+    writer = PredictionWriter(draft, file, _dataset(call), shown, config.overlay, skipped, shard)
+    return _Prediction(call, draft, writer)
+
+
+class _Prediction:
+    """The maps of all images, of which this process writes some."""
+
+    def __init__(self, call: Call, draft: Draft, writer: PredictionWriter) -> None:
+        self._call, self._draft, self._writer = call, draft, writer
+        self.missing = writer.missing
+
+    def write(self) -> None:
+        """Write the maps of the shard's images that have none yet."""
+        if not _take_stored(self._call, self._writer):
+            _segment(self._call, self._writer)
+        self._writer.leave_out()
+
+    def close(self) -> dict[str, Any]:
+        """Say which images are strips, and return the summary."""
+        from unsupseg_cli.inference.extraction import remark_on_strips
+
+        if strips := self._writer.strips():
+            self._draft.warnings.append(remark_on_strips(strips))
+        return self._writer.close()
 
 
 def _take_stored(call: Call, writer: PredictionWriter) -> bool:
@@ -145,18 +166,15 @@ def _take_stored(call: Call, writer: PredictionWriter) -> bool:
     return True
 
 
-def _segment(call: Call, writer: PredictionWriter) -> list[str]:
-    """Write the maps of every image that has none yet; return the names of those that are strips."""
+def _segment(call: Call, writer: PredictionWriter) -> None:
+    """Write the maps of every image of the shard that has none yet."""
     segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
-    strips: list[str] = []
     for image in segmented:
-        if _geometry(call).is_strip(image.height, image.width):
-            strips.append(image.item.key)
         call.context.sources.require_unchanged([image.item.image])
         kept = call.config.keep == "scores"
         scores = image.log_probs(image.view.height, image.view.width) if kept else None
-        writer.write(image.item, image.labels(image.height, image.width), scores)
-    return strips
+        strip = _geometry(call).is_strip(image.height, image.width)
+        writer.write(image.item, image.labels(image.height, image.width), scores, strip=strip)
 
 
 def _of_images(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
@@ -269,7 +287,7 @@ STAGE = Stage(
     makes="predictions",
     version=2,
     identify=identify,
-    work=work,
+    parts=parts,
     ports=(MODEL, STORED),
     foresee=foresee,
     finish=finish,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
-from unsupseg_cli.core.config import execution, setting
+from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.options import ClassCount, DeviceConfig
+from unsupseg_cli.core.options import ClassCount, DeviceConfig, DividedConfig
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once, say_unread
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from unsupseg_cli.artifacts.workspace import Artifact
 
 
-class PseudolabelConfig(DeviceConfig):
+class PseudolabelConfig(DeviceConfig, DividedConfig):
     """Make pseudo-masks from features, by a method."""
 
     features: str | None = execution(None, "Features artifact; default: the last one.")
@@ -35,6 +36,10 @@ class PseudolabelConfig(DeviceConfig):
     )
     sheet: int = execution(12, "Views on the picture sheet.", ge=0)
     seed: int = setting(0, "Seed of every random choice.", ge=0)
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of an executor where there is none."""
+        return self.unread_of_executor()
 
 
 def identify(call: Call) -> Identity:
@@ -89,49 +94,67 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
     return identity_values
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Fit the labeller, then label block by block; finished blocks survive a kill."""
-    from unsupseg_cli.contents.exemplars import draw_exemplars
-    from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.masks import (
-        MaskWriter,
-        draw_masks,
-        warn_of_single_masks,
-        warn_of_unused_classes,
-        write_state,
-    )
-    from unsupseg_cli.contents.method_inputs import open_inputs
-    from unsupseg_cli.contents.views import ViewImages
-    from unsupseg_cli.models.device import resolve_device
+def parts(call: Call, draft: Draft) -> _Labelling:
+    """Fit the labeller, and open the work of labelling block by block; finished blocks survive a kill."""
+    return _Labelling(call, draft)
 
-    config, needs, device = call.config, call.needs, resolve_device(call.config.device)
-    draft.deterministic = device.type == "cpu"
-    features = FeatureSet(call.input("features"))
-    inputs = open_inputs(
-        call.inputs, needs, call.context, device, workers=config.workers, **_classes_and_seed(call)
-    )
-    labeller = call.part.load()(call.options, inputs)
-    figures = labeller.fit()
-    write_state(draft.folder, labeller.state())
-    sizes = labeller.sizes()
-    if sizes is None:
-        sizes = features.sizes if needs.images else features.grids
-    writer = MaskWriter(draft, features.views["key"], sizes, config.keep == "scores")
-    writer.fill(labeller.label, call.context, figures=labeller.figures)
-    summary = writer.close()
-    warn_of_single_masks(draft, summary)
-    classes = _classes_and_seed(call).get("classes", 0)
-    warn_of_unused_classes(draft, summary, figures.get("mask_classes", classes))
 
-    def open_images() -> ViewImages:
-        return ViewImages(features, call.context)
+class _Labelling:
+    """The masks of all views, of which this process makes some blocks by a labeller that was fitted once."""
 
-    draw_masks(draft.folder, open_images, config.sheet, call.context)
-    if config.sheet and (exemplars := labeller.exemplars()):
-        shown = labeller.exemplar_regions()
-        assert shown is not None
-        draw_exemplars(draft.folder, exemplars, shown, features, open_images, call.context)
-    return {**figures, **summary}
+    def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.features import FeatureSet
+        from unsupseg_cli.contents.masks import MaskWriter, fit_once
+        from unsupseg_cli.contents.method_inputs import open_inputs
+        from unsupseg_cli.models.device import resolve_device
+
+        config, needs, device = call.config, call.needs, resolve_device(call.config.device)
+        draft.deterministic = device.type == "cpu"
+        self._call, self._draft = call, draft
+        self._features = features = FeatureSet(call.input("features"))
+        inputs = open_inputs(
+            call.inputs, needs, call.context, device, workers=config.workers, **_classes_and_seed(call)
+        )
+        self._labeller = call.part.load()(call.options, inputs)
+        self._figures = fit_once(self._labeller, draft)
+        sizes = self._labeller.sizes()
+        if sizes is None:
+            sizes = features.sizes if needs.images else features.grids
+        soft, shard = config.keep == "scores", parse_shard(config.shard)
+        self._writer = MaskWriter(draft, features.views["key"], sizes, soft, shard)
+        self.missing = self._writer.missing
+
+    def write(self) -> None:
+        """Label the views of the shard's blocks."""
+        self._writer.fill(self._labeller.label, self._call.context, figures=self._labeller.figures)
+
+    def close(self) -> dict[str, Any]:
+        """Join the blocks, draw sheets, and return the summary."""
+        from unsupseg_cli.contents.exemplars import draw_exemplars
+        from unsupseg_cli.contents.masks import (
+            draw_masks,
+            warn_of_single_masks,
+            warn_of_unused_classes,
+            write_state,
+        )
+        from unsupseg_cli.contents.views import ViewImages
+
+        call, draft, labeller, figures = self._call, self._draft, self._labeller, self._figures
+        write_state(draft.folder, labeller.state())
+        summary = self._writer.close()
+        warn_of_single_masks(draft, summary)
+        classes = _classes_and_seed(call).get("classes", 0)
+        warn_of_unused_classes(draft, summary, figures.get("mask_classes", classes))
+
+        def open_images() -> ViewImages:
+            return ViewImages(self._features, call.context)
+
+        draw_masks(draft.folder, open_images, call.config.sheet, call.context)
+        if call.config.sheet and (exemplars := labeller.exemplars()):
+            shown = labeller.exemplar_regions()
+            assert shown is not None
+            draw_exemplars(draft.folder, exemplars, shown, self._features, open_images, call.context)
+        return {**figures, **summary}
 
 
 def finish(call: Call, labels: Artifact) -> None:
@@ -166,7 +189,7 @@ STAGE = Stage(
     makes="pseudolabels",
     version=5,
     identify=identify,
-    work=work,
+    parts=parts,
     uses="labeller",
     foresee=foresee,
     finish=finish,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -84,6 +84,30 @@ class ContextLabeller(Labeller):
         if options.holistic:
             figures |= self._fit_levels()
         return figures
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return the classes, what each region holds of them, and what each level says about them."""
+        learned = {
+            "centroids": self.centroids,
+            "temperature": torch.tensor(self.temperature, dtype=torch.float64),
+            "shares": self.shares,
+            "content": self.content,
+            **{f"prior-{number}": level.prior for number, level in enumerate(self.levels)},
+        }
+        return {name: values.cpu() for name, values in learned.items()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take what `learned` returned."""
+        here = {name: values.to(self.inputs.device) for name, values in learned.items()}
+        self.centroids, self.shares, self.content = (
+            here[name] for name in ("centroids", "shares", "content")
+        )
+        self.temperature = float(learned["temperature"])
+        self.levels = [
+            Level(np.flatnonzero(self.regions.tag == level), here[f"prior-{level}"])
+            for level in range(self.finest + 1)
+            if self.options.holistic
+        ]
 
     def _fit_levels(self) -> dict[str, Any]:
         """Cluster and align the holistic tokens of each level."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -40,6 +40,14 @@ class KMeansLabeller(Labeller):
         self.centroids = result.centroids  # on the tokens' device
         return {"inertia": result.inertia, "inertias": list(result.inertias), "tokens": len(sample)}
 
+    def learned(self) -> dict[str, Tensor]:
+        """Return the centres (K, C)."""
+        return {"centroids": self.centroids.cpu()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take the centres."""
+        self.centroids = learned["centroids"].to(self.inputs.device)
+
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Label every token of some views; a mask is the set of a view's tokens of one class."""
         return [self._label(tokens) for tokens in self.inputs.features.tokens(views)]
@@ -51,4 +59,4 @@ class KMeansLabeller(Labeller):
 
     def state(self) -> dict[str, Tensor]:
         """Return the centres (K, C)."""
-        return {"centroids": self.centroids.cpu()}
+        return self.learned()

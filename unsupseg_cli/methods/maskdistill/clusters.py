@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,8 @@ class MaskClusters(Labeller):
             UsageError: there are fewer masks than clusters.
             UnsupsegError: a token is NaN or infinite.
         """
-        options, first = self.options, int(self.options.background)
-        count, support = self.inputs.classes - first, None
+        options = self.options
+        count, support = self.inputs.classes - int(options.background), None
         if options.token == "masked":
             self.regions, tokens = self._masked()
         else:
@@ -67,8 +67,7 @@ class MaskClusters(Labeller):
         points = F.normalize(whitened(together) if options.whiten else together, dim=-1).numpy()
         self.inputs.reporter.info(f"k-means: {len(points):,} masks, {count} centres, {options.restarts} runs")
         kmeans = self._kmeans(points, count)
-        self._distances = kmeans.transform(points[: len(tokens)])
-        self._classes = self._distances.argmin(1) + first
+        self._take(kmeans.transform(points[: len(tokens)]))
         if single := int((np.bincount(kmeans.labels_, minlength=count) <= 1).sum()):
             self.inputs.reporter.warn(
                 f"{single} of {count} clusters have at most one mask: try fewer --classes"
@@ -79,6 +78,20 @@ class MaskClusters(Labeller):
             "support": len(together) - len(tokens),
             "single_clusters": single,
         }
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return how far each mask is from each centre, (n, K)."""
+        return {"distances": torch.from_numpy(np.ascontiguousarray(self._distances))}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take the distances; of masked regions the masks are looked up again."""
+        if self.options.token == "masked":
+            self.regions, _ = self._masked()
+        self._take(learned["distances"].numpy())
+
+    def _take(self, distances: NDArray[np.float32]) -> None:
+        self._distances = distances
+        self._classes = distances.argmin(1) + int(self.options.background)
 
     def _kmeans(self, points: NDArray[np.float32], count: int) -> Any:
         """Return fitted k-means; mini-batches choose among their starts by a sample, and take seconds."""

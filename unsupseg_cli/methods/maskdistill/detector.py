@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
@@ -38,18 +40,14 @@ class MaskDetector:
             UsageError: there is no mask to learn from.
         """
         options, inputs = self._options, self._inputs
-        numbers = [self._numbers(group) for group in self._groups]
-        views = [view for view, number in enumerate(numbers) if (number > 0).any()]
+        views, numbers = self._learning()
         if not views:
             raise UsageError("There is no mask that a detector could learn; give other masks.")
         if left := sum(int((group == VOID).sum()) for group in self._groups) * (not self._without):
             inputs.reporter.warn(f"the detector does not learn {left:,} masks, which have no class")
-        side = min(inputs.images(views[:1])[0].shape[:2])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "detector"))
-            self._network = build_detector(
-                int(max(numbers[view].max() for view in views)), options.resnet, side
-            ).to(inputs.device)
+            self._network = self._build(views, numbers)
             loss = train_detector(
                 self._network,
                 views,
@@ -61,6 +59,25 @@ class MaskDetector:
                 reporter=inputs.reporter,
             )
         return {"detector_views": len(views), "detector_loss": loss}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return the weights of the detector."""
+        return {name: values.cpu() for name, values in self._network.state_dict().items()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take the weights of a detector that has learned the same masks."""
+        self._network = self._build(*self._learning())
+        self._network.load_state_dict(dict(learned))
+
+    def _learning(self) -> tuple[list[int], list[NDArray[np.int64]]]:
+        """Return the views that it learns, and what it calls the masks of every view."""
+        numbers = [self._numbers(group) for group in self._groups]
+        return [view for view, number in enumerate(numbers) if (number > 0).any()], numbers
+
+    def _build(self, views: list[int], numbers: list[NDArray[np.int64]]) -> nn.Module:
+        side = min(self._inputs.images(views[:1])[0].shape[:2])
+        classes = int(max(numbers[view].max() for view in views))
+        return build_detector(classes, self._options.resnet, side).to(self._inputs.device)
 
     def __call__(self, image: Image) -> Detections:
         """Return the objects of an image, with their classes."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
@@ -100,6 +101,16 @@ class FilterLabeller(Labeller):
             return {}
         self._detector = MaskDetector(self.options, self.inputs)
         return self._detector.fit()
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return the weights of the detector, where there is one."""
+        return self._detector.learned() if self.options.source == "detector" else {}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take the weights of the detector, where there is one."""
+        if self.options.source == "detector":
+            self._detector = MaskDetector(self.options, self.inputs)
+            self._detector.restore(learned)
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks that stay, at the size of the image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,6 +156,14 @@ class PrimapsLabeller(Labeller):
             f"two random tokens have a cosine of {alike:.2f} on average: center = {self.center}"
         )
         return {"threshold": self.options.threshold, "mean_cosine": alike, "center": self.center}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return whether tokens are centred."""
+        return {"center": torch.tensor(self.center == "image")}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take how tokens are centred."""
+        self.center = "image" if learned["center"] else "none"
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Return the masks of some views: refined, at the size of their images, or on the token grid."""

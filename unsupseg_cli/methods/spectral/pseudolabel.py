@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -117,6 +117,27 @@ class SpectralLabeller(Labeller):
         result = spherical_kmeans(tokens, self._clusters, **counts, seed=seed, reporter=reporter)
         self._centroids = result.centroids
         return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return the centres, or the sample with its clusters; and the cells that are no background."""
+        if self._centroids is not None:
+            learned = {"centroids": self._centroids}
+        else:
+            learned = {"sample": self._sample, "labels": self._labels}
+        if self._foreground is not None:
+            learned["foreground"] = torch.cat([cells.flatten() for cells in self._foreground])
+        return {name: values.cpu() for name, values in learned.items()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take what `learned` returned."""
+        here = {name: values.to(self.inputs.device) for name, values in learned.items()}
+        self._centroids = here.get("centroids")
+        if self._centroids is None:
+            self._sample, self._labels = here["sample"], here["labels"]
+        if "foreground" in learned:
+            grids = self.inputs.features.grids
+            cells = torch.split(learned["foreground"], grids.prod(1).tolist())
+            self._foreground = [cell.view(*grid) for cell, grid in zip(cells, grids.tolist(), strict=True)]
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Label every token of some views; a mask is the set of a view's tokens of one class."""

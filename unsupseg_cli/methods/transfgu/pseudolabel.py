@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,6 +119,15 @@ class TransfguLabeller(Labeller):
             f"{len(self.concepts)} concepts from {len(tokens):,} regions, {foreground:,} of the foreground"
         )
         return {"regions": len(tokens), "foreground_regions": foreground, "concepts": len(self.concepts)}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return the concepts (K, C)."""
+        return {"concepts": self.concepts.cpu()}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """Take the concepts."""
+        self._members = _groups(self.options, self.regions, self.inputs.classes)
+        self.concepts = learned["concepts"].to(self.inputs.device)
 
     def exemplars(self) -> list[list[int]]:
         """Return the regions whose CLS tokens are nearest to each concept; the background has none."""
