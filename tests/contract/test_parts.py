@@ -128,8 +128,9 @@ def test_classes_and_seed_are_in_the_key_where_they_are_declared(work, world):
 
 def test_how_the_work_is_done_is_not_in_the_key(work, world):
     whole = key(work, world)
-    for name in type(work.config).execution_fields() - work.stage.roles.keys() - {"tensorboard"}:
-        value = {"device": "cpu", "workers": 1, "sheet": 3, "devices": 2}[name]
+    elsewhere = {"tensorboard", "executor", "address"}
+    for name in type(work.config).execution_fields() - work.stage.roles.keys() - elsewhere:
+        value = {"device": "cpu", "workers": 1, "sheet": 3, "devices": 2, "shard": "1/2"}[name]
         assert key(work, world, **{name: value}) == whole
 
 

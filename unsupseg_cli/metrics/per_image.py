@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.metrics.confusion import Confusion
 from unsupseg_cli.metrics.matching import MatchingRule
-from unsupseg_cli.metrics.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class PerImage:
 
     def __init__(self, clusters: int, classes: int, rule: MatchingRule = "hungarian") -> None:
         self.clusters, self.classes, self.rule = clusters, classes, rule
-        self.scores: list[Scores] = []
+        self.rates: list[tuple[float, float, float]] = []  # accuracy, miou and miou_gt of each image
         self.skipped = 0
 
     def update(self, prediction: ArrayLike, target: ArrayLike) -> None:
@@ -58,9 +57,15 @@ class PerImage:
         confusion = Confusion(self.clusters, self.classes)
         confusion.update(prediction, target)
         if confusion.matrix.any():
-            self.scores.append(confusion.compute(self.rule))
+            scores = confusion.compute(self.rule)
+            self.rates.append((scores.accuracy, scores.miou, scores.miou_gt))
         else:
             self.skipped += 1
+
+    def add(self, other: PerImage) -> None:
+        """Add the scores of other images."""
+        self.rates += other.rates
+        self.skipped += other.skipped
 
     def compute(self) -> PerImageScores:
         """Return the means over images.
@@ -68,16 +73,17 @@ class PerImage:
         Raises:
             UnsupsegError: no image had a labelled pixel.
         """
-        if not self.scores:
+        if not self.rates:
             raise UnsupsegError(
                 f"None of {self.skipped} images has a labelled pixel, so there is nothing to score: check "
                 "the data set's label mapping and split."
             )
+        accuracy, miou, miou_gt = (float(np.mean(rates)) for rates in zip(*self.rates, strict=True))
         return PerImageScores(
-            accuracy=float(np.mean([scores.accuracy for scores in self.scores])),
-            miou=float(np.mean([scores.miou for scores in self.scores])),
-            miou_gt=float(np.mean([scores.miou_gt for scores in self.scores])),
-            images=len(self.scores),
+            accuracy=accuracy,
+            miou=miou,
+            miou_gt=miou_gt,
+            images=len(self.rates),
             skipped=self.skipped,
             rule=self.rule,
         )

@@ -13,29 +13,35 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import OBJECTS
-from unsupseg_cli.core.options import BatchConfig, DataConfig, Precision
+from unsupseg_cli.core.options import BatchConfig, DataConfig, DividedConfig, Precision
 from unsupseg_cli.core.ports import STORED, Port
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.model import OpenModel
     from unsupseg_cli.contents.skipped import Skipped
     from unsupseg_cli.data.datasets import Dataset
     from unsupseg_cli.data.geometry import Geometry
     from unsupseg_cli.data.items import Item
     from unsupseg_cli.data.labels import LabelSpace
+    from unsupseg_cli.inference.evaluation import Pair
     from unsupseg_cli.inference.segment import Segmented
     from unsupseg_cli.metrics.protocols import Protocol
 
 Matching = Literal["hungarian", "iou", "majority", "stego-extra", "primaps-extra", "per-image"]
 
 
-class EvalConfig(DataConfig, BatchConfig):
+class EvalConfig(DataConfig, BatchConfig, DividedConfig):
     """Score a model or predictions against labels."""
 
     model: str | None = execution(None, "Model artifact, or a file of `export`; default: the last one.")
@@ -71,7 +77,7 @@ class EvalConfig(DataConfig, BatchConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of a probe that is not fitted, and of a model where predictions are scored."""
-        unread: dict[str, str] = {}
+        unread = self.unread_of_executor()
         if not self.linear_probe:
             unread |= dict.fromkeys(("probe_steps", "seed"), "they are read with --linear-probe only")
         for source in ("assignment", "naming"):
@@ -140,71 +146,116 @@ def identify(call: Call) -> Identity:
     )
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Bring predictions and labels together image by image, match, score, and write tables and pictures."""
-    from unsupseg_cli.artifacts.files import write_json
-    from unsupseg_cli.contents.evaluation import SCORES, read_assignment, read_naming
-    from unsupseg_cli.contents.skipped import Skipped
-    from unsupseg_cli.data.loader import resolve_workers
-    from unsupseg_cli.diagnosis.linear_probe import fit_probe
-    from unsupseg_cli.inference.evaluation import model_pairs, prediction_pairs, score_pairs
-    from unsupseg_cli.models.device import resolve_device
+def parts(call: Call, draft: Draft) -> _Evaluation:
+    """Open the work of bringing predictions and labels together, image by image; counted blocks survive a kill."""
+    return _Evaluation(call, draft)
 
-    config, context, scored, dataset = call.config, call.context, _scored(call), _dataset(call)
-    space, protocol = _space(call), _protocol(call)
-    skipped = Skipped(context, config.strict)
-    if scored.manifest.kind == "model":
-        model = opened_model(call)
-        probe = None
-        if config.linear_probe:
-            files = {name: getattr(config, name) for name in _PROBE_FILES}
-            training = {"steps": config.probe_steps, "seed": config.seed}
-            probe = fit_probe(model, dataset, space, context, **files, **training)
-        segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, skipped)
-        pairs = model_pairs(
-            segmented,
-            probe,
-            space,
+
+class _Evaluation:
+    """The scores of all images, of which this process counts some."""
+
+    def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.model import read_model
+        from unsupseg_cli.contents.skipped import Skipped
+        from unsupseg_cli.inference.evaluation import require_all_predicted
+        from unsupseg_cli.inference.tally import Tally, TallyWriter
+
+        self._call, self._draft = call, draft
+        self._scored, self._space = _scored(call), _space(call)
+        if self._scored.manifest.kind == "model":
+            self._clusters = len(read_model(self._scored)[0].classes)
+        else:
+            require_all_predicted(self._scored, _dataset(call))
+            self._clusters = int(self._scored.manifest.summary["classes"])
+        self._skipped = Skipped(call.context, call.config.strict)
+        empty, shard = Tally.empty(self._clusters, len(self._space.names)), parse_shard(call.config.shard)
+        self._writer = TallyWriter(draft, _labelled(call), empty, shard, call.context)
+        self.missing = self._writer.missing
+
+    def write(self) -> None:
+        """Count the images of the shard that are not counted yet."""
+        from unsupseg_cli.data.items import spread
+
+        todo = self._writer.todo()
+        shown = {item.key for item in spread(_labelled(self._call), self._call.config.sheet)}
+        per_image = _protocol(self._call).matching == "per-image"
+        if todo:
+            self._writer.count(self._pairs(todo), self._skipped, per_image, shown)
+
+    def _pairs(self, items: Sequence[Item]) -> Iterator[Pair]:
+        """Yield prediction and truth of some images, but for those that are skipped."""
+        from unsupseg_cli.data.loader import resolve_workers
+        from unsupseg_cli.inference.evaluation import model_pairs, prediction_pairs
+        from unsupseg_cli.models.device import resolve_device
+
+        call, config = self._call, self._call.config
+        if self._scored.manifest.kind != "model":
+            return prediction_pairs(self._scored, items, self._space, call.context.reporter)
+        return model_pairs(
+            (_of_tokens if "features" in call.inputs else _of_images)(call, items, self._skipped),
+            self._probe() if config.linear_probe else None,
+            self._space,
             _geometry(call),
             crf=CRFConfig().resolved() if config.crf else None,
             device=resolve_device(config.device),
             workers=resolve_workers(config.workers),
         )
-        clusters = len(model.file.classes)
-    else:
-        pairs = prediction_pairs(scored, dataset, space, context.reporter)
-        clusters = int(scored.manifest.summary["classes"])
-    evaluation = call.inputs.get("assignment")
-    assignment = read_assignment(evaluation, clusters, len(space.names)) if evaluation else None
-    if "naming" in call.inputs:
-        assignment = read_naming(call.input("naming"), clusters, space.names)
-        if unnamed := int((assignment < 0).sum()):
-            draft.warnings.append(
-                f"{unnamed} of {clusters} clusters have no name: their pixels count as errors"
-            )
-    score_all = (draft.folder, pairs, clusters, space, protocol, assignment, config.sheet, draft.warnings)
-    summary = score_pairs(*score_all)
-    if skipped:
-        examples = ", ".join(list(skipped)[:5])
-        draft.warnings.append(f"unreadable images left out: {len(skipped)} ({examples})")
-    draft.warnings += _settled(call)[1]
-    if dataset.unlabelled:
-        draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
-    summary["crf"] = config.crf
-    summary["skipped"] = dict(skipped)
-    write_json(draft.folder / SCORES, summary)
-    return summary
+
+    def _probe(self) -> OpenModel:
+        """Return the model with a linear probe of the training split's labels."""
+        from unsupseg_cli.diagnosis.linear_probe import fit_probe
+
+        call, config = self._call, self._call.config
+        files = {name: getattr(config, name) for name in _PROBE_FILES}
+        training = {"steps": config.probe_steps, "seed": config.seed}
+        return fit_probe(opened_model(call), _dataset(call), self._space, call.context, **files, **training)
+
+    def close(self) -> dict[str, Any]:
+        """Match and score, and write tables and pictures."""
+        from unsupseg_cli.artifacts.files import write_json
+        from unsupseg_cli.contents.evaluation import SCORES
+        from unsupseg_cli.inference.scoring import score_tally
+
+        call, draft, dataset = self._call, self._draft, _dataset(self._call)
+        tally, skipped = self._writer.close()
+        assignment = self._assignment()
+        summary = score_tally(draft.folder, tally, self._space, _protocol(call), assignment, draft.warnings)
+        if skipped:
+            examples = ", ".join(list(skipped)[:5])
+            draft.warnings.append(f"unreadable images left out: {len(skipped)} ({examples})")
+        draft.warnings += _settled(call)[1]
+        if dataset.unlabelled:
+            draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
+        summary["crf"] = call.config.crf
+        summary["skipped"] = skipped
+        write_json(draft.folder / SCORES, summary)
+        return summary
+
+    def _assignment(self) -> NDArray[np.int64] | None:
+        """Return the class of each cluster, where another evaluation says it."""
+        from unsupseg_cli.contents.evaluation import read_assignment, read_naming
+
+        inputs, names = self._call.inputs, self._space.names
+        if "naming" in inputs:
+            assignment = read_naming(inputs["naming"], self._clusters, names)
+            if unnamed := int((assignment < 0).sum()):
+                self._draft.warnings.append(
+                    f"{unnamed} of {self._clusters} clusters have no name: their pixels count as errors"
+                )
+            return assignment
+        evaluation = inputs.get("assignment")
+        return read_assignment(evaluation, self._clusters, len(names)) if evaluation else None
 
 
-def _of_images(call: Call, skipped: Skipped) -> Iterator[Segmented]:
-    """Yield the labelled images as the model segments them."""
+def _of_images(call: Call, items: Sequence[Item], skipped: Skipped) -> Iterator[Segmented]:
+    """Yield images as the model segments them."""
     from unsupseg_cli.data.loader import resolve_workers
     from unsupseg_cli.inference.segment import segment_items
 
     config = call.config
     return segment_items(
         opened_model(call).segmenter,
-        _labelled(call),
+        items,
         _geometry(call),
         call.context.reporter,
         flip=_protocol(call).flip,
@@ -215,15 +266,15 @@ def _of_images(call: Call, skipped: Skipped) -> Iterator[Segmented]:
     )
 
 
-def _of_tokens(call: Call, skipped: Skipped) -> Iterator[Segmented]:
-    """Yield the labelled images as the model segments their stored tokens."""
+def _of_tokens(call: Call, items: Sequence[Item], skipped: Skipped) -> Iterator[Segmented]:
+    """Yield images as the model segments their stored tokens."""
     from unsupseg_cli.contents.features import FeatureSet
     from unsupseg_cli.inference.stored import segment_stored
 
     return segment_stored(
         opened_model(call).segmenter,
         FeatureSet(call.input("features")),
-        _labelled(call),
+        items,
         _geometry(call),
         call.context.reporter,
         flip=_protocol(call).flip,
@@ -336,7 +387,7 @@ STAGE = Stage(
     makes="evaluation",
     version=5,
     identify=identify,
-    work=work,
+    parts=parts,
     ports=(
         Port("model", "model", choice="scored"),
         Port("predictions", "predictions", choice="scored"),
