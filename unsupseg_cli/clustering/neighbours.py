@@ -7,6 +7,7 @@ Source: STEGO (Hamilton et al., ICLR 2022, section 4.1): the 30 nearest images b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ _STEP = 2.0**-20  # similarities are compared in steps coarser than the rounding
 _LISTS, _PROBES = 2, 64  # faiss: 2 sqrt(N) lists, of which 64 are searched; recall in benchmarks/graph.py
 _POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default is 256
 _FLAT = 20_000  # rows up to which faiss searches everything
-_FAISS_BLOCK = 4096  # rows that faiss searches at a time
+_PART = 4096  # rows of a part, and that faiss searches at a time
 _SORT_BLOCK = 256  # rows that are sorted whole at a time
 
 
@@ -67,10 +68,28 @@ def nearest_neighbours(
     block: int | None = None,
     reporter: Reporter | None = None,
 ) -> Neighbours:
-    """Find the k most similar other rows of every row by cosine.
+    """Find the k most similar other rows of every row by cosine, see `NeighbourSearch`."""
+    reporter = reporter or Silent()
+    search = NeighbourSearch(descriptors, k, engine=engine, device=device, block=block, reporter=reporter)
+    parts = search.parts()
+    return joined([search(rows) for rows in reporter.track(parts, "graph", total=len(parts))])
+
+
+def joined(parts: Sequence[Neighbours]) -> Neighbours:
+    """Return the neighbours of all rows, from those of one part after the other."""
+    return Neighbours(
+        np.concatenate([part.indices for part in parts]),
+        np.concatenate([part.similarity for part in parts]),
+        parts[0].engine,
+    )
+
+
+class NeighbourSearch:
+    """Finds the k most similar other rows of some rows by cosine, among all.
 
     Of fewer than k + 1 rows each has all others as neighbours: k is then N - 1. Among equally similar rows
-    (to within 1e-6) the lower index comes first. A zero row has similarity 0 with everything.
+    (to within 1e-6) the lower index comes first. A zero row has similarity 0 with everything. What is found does not
+    depend on the rows that are asked together.
 
     Args:
         descriptors: (N, C), any floating type; lengths do not matter.
@@ -78,12 +97,80 @@ def nearest_neighbours(
         engine: ``exact``, ``faiss`` (exact up to 20,000 rows, inverted lists beyond) or ``auto``.
         device: where the exact engine works; faiss works on the CPU.
         block: rows at a time; default: 4096 for faiss, for a product as many as take 128 MiB.
-        reporter: is told the progress.
+        reporter: is told of the lists.
 
     Raises:
         UsageError: k below 1, fewer than two rows, or an unknown engine.
         UnsupsegError: a descriptor is NaN or infinite.
     """
+
+    def __init__(
+        self,
+        descriptors: NDArray[Any] | Tensor,
+        k: int,
+        *,
+        engine: str = "auto",
+        device: torch.device | str = "cpu",
+        block: int | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:
+        self._unit, device = _unit_rows(descriptors, k), torch.device(device)
+        self.rows = len(self._unit)
+        self.k, self.engine = min(k, self.rows - 1), resolve_engine(engine, self.rows)
+        self._index: Any = None
+        self._exhaustive = self.engine == "exact" or self.rows <= _FLAT
+        if self.engine == "exact" and device.type != "cpu":
+            self._unit = self._unit.to(device)
+            self._block = block or max(1, _BLOCK_BYTES // (4 * self.rows))
+        else:
+            self._index = _faiss_index(self._unit, self._exhaustive, reporter or Silent())
+            self._block = block or _PART
+
+    def parts(self) -> list[range]:
+        """Return the rows in parts of some thousands, the same whatever the device."""
+        return _cut(range(self.rows), _PART)
+
+    def __call__(self, rows: range) -> Neighbours:
+        """Return the neighbours of some rows that follow each other."""
+        search = self._compare if self._index is None else self._search
+        found = [search(part) for part in _cut(rows, self._block)]
+        indices, similarity = (torch.cat(values).cpu() for values in zip(*found, strict=True))
+        return Neighbours(indices.int().numpy(), similarity.half().numpy(), self.engine)
+
+    def _compare(self, rows: range) -> tuple[Tensor, Tensor]:
+        """Return columns and values (n, k) from products with all rows."""
+        queries = torch.arange(rows.start, rows.stop, device=self._unit.device)
+        return _compare_with_all(self._unit, queries, self.k)
+
+    def _search(self, rows: range) -> tuple[Tensor, Tensor]:
+        """Return columns and values (n, k) that faiss finds.
+
+        Rows that it leaves unsettled are compared with all others by a product: those whose lists held too few
+        and, in an exhaustive search, those where one more would be equally similar: faiss takes any of the equal ones.
+        """
+        k, queries = self.k, torch.arange(rows.start, rows.stop)
+        # Two more than k: the row itself, which goes to the end, and the one after the border.
+        products, numbers = self._index.search(self._unit[queries].numpy(), min(k + 2, self.rows))
+        columns, values = torch.from_numpy(numbers), torch.from_numpy(products)
+        values = values.div(_STEP).round().mul(_STEP)
+        values[columns == queries[:, None]] = -torch.inf
+        columns, values = _ordered(columns, values)
+        chosen, best = columns[:, :k], values[:, :k]
+        unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
+        if self._exhaustive and values.shape[1] > k:
+            unsettled |= values[:, k - 1] == values[:, k]
+        for part in torch.split(unsettled.nonzero()[:, 0], _SORT_BLOCK):
+            chosen[part], best[part] = _compare_with_all(self._unit, queries[part], k)
+        return chosen, best
+
+
+def _cut(rows: range, most: int) -> list[range]:
+    """Return rows in parts of at most so many."""
+    return [rows[start : start + most] for start in range(0, len(rows), most)]
+
+
+def _unit_rows(descriptors: NDArray[Any] | Tensor, k: int) -> Tensor:
+    """Return the rows at length 1, (N, C) float32 on the CPU; raises what `NeighbourSearch` does."""
     rows = torch.as_tensor(descriptors)
     if rows.ndim != 2:
         raise UnsupsegError(
@@ -99,27 +186,26 @@ def nearest_neighbours(
             f"{invalid} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
             "--precision fp32, and check the backbone's weights."
         )
-    unit, k, device = F.normalize(rows.float(), dim=1), min(k, len(rows) - 1), torch.device(device)
-    resolved, reporter = resolve_engine(engine, len(rows)), reporter or Silent()
-    if resolved == "exact" and device.type != "cpu":
-        indices, similarity = _search_by_product(unit.to(device), k, block, reporter)
-    else:
-        exhaustive = resolved == "exact" or len(rows) <= _FLAT
-        indices, similarity = _search_faiss(unit.cpu(), k, exhaustive, block, reporter)
-    return Neighbours(indices.numpy(), similarity.half().numpy(), resolved)
+    return F.normalize(rows.float(), dim=1).cpu()
 
 
-def _search_by_product(unit: Tensor, k: int, block: int | None, reporter: Reporter) -> tuple[Tensor, Tensor]:
-    """Return columns and values (N, k), on the CPU, from products on the device of ``unit`` (N, C)."""
-    count = len(unit)
-    block = block or max(1, _BLOCK_BYTES // (4 * count))
-    indices, similarity = torch.empty(count, k, dtype=torch.int32), torch.empty(count, k)
-    starts = range(0, count, block)
-    for start in reporter.track(starts, "graph", total=len(starts)):
-        queries = torch.arange(start, min(start + block, count), device=unit.device)
-        chosen, values = _compare_with_all(unit, queries, k)
-        indices[start : start + block], similarity[start : start + block] = chosen.int().cpu(), values.cpu()
-    return indices, similarity
+def _faiss_index(unit: Tensor, exhaustive: bool, reporter: Reporter) -> Any:
+    """Return an index of unit rows (N, C) that looks at all of them, or at inverted lists."""
+    import faiss
+
+    rows = np.ascontiguousarray(unit.numpy())
+    count, dim = rows.shape
+    index: Any = faiss.IndexFlatIP(dim)
+    if not exhaustive:
+        lists = int(_LISTS * count**0.5)
+        index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = _POINTS_PER_LIST
+        index.cp.seed = 0
+        index.nprobe = _PROBES
+        reporter.info(f"faiss: {lists} lists over {count:,} rows")
+        index.train(rows)
+    index.add(rows)
+    return index
 
 
 def _compare_with_all(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -151,46 +237,3 @@ def _ordered(columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     columns, values = columns.gather(1, by_column), values.gather(1, by_column)
     values, by_value = values.sort(dim=1, descending=True, stable=True)
     return columns.gather(1, by_value), values
-
-
-def _search_faiss(
-    unit: Tensor, k: int, exhaustive: bool, block: int | None, reporter: Reporter
-) -> tuple[Tensor, Tensor]:
-    """Return columns and values (N, k) of unit rows (N, C), found among all rows or in inverted lists.
-
-    Rows that faiss leaves unsettled are compared with all others by a product: those whose lists held too few
-    and, in an exhaustive search, those where one more would be equally similar: faiss takes any of the equal ones.
-    """
-    import faiss
-
-    rows = np.ascontiguousarray(unit.numpy())
-    count, dim = rows.shape
-    index: Any = faiss.IndexFlatIP(dim)
-    if not exhaustive:
-        lists = int(_LISTS * count**0.5)
-        index = faiss.IndexIVFFlat(index, dim, lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = _POINTS_PER_LIST
-        index.cp.seed = 0
-        index.nprobe = _PROBES
-        reporter.info(f"faiss: {lists} lists over {count:,} rows")
-        index.train(rows)
-    index.add(rows)
-    indices, similarity = torch.empty(count, k, dtype=torch.int32), torch.empty(count, k)
-    block = block or _FAISS_BLOCK
-    starts = range(0, count, block)
-    for start in reporter.track(starts, "graph", total=len(starts)):
-        queries = torch.arange(start, min(start + block, count))
-        # Two more than k: the row itself, which goes to the end, and the one after the border.
-        products, numbers = index.search(rows[start : start + block], min(k + 2, count))
-        columns, values = torch.from_numpy(numbers), torch.from_numpy(products)
-        values = values.div(_STEP).round().mul(_STEP)
-        values[columns == queries[:, None]] = -torch.inf
-        columns, values = _ordered(columns, values)
-        chosen, best = columns[:, :k], values[:, :k]
-        unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
-        if exhaustive and values.shape[1] > k:
-            unsettled |= values[:, k - 1] == values[:, k]
-        for part in torch.split(unsettled.nonzero()[:, 0], _SORT_BLOCK):
-            chosen[part], best[part] = _compare_with_all(unit, queries[part], k)
-        indices[start : start + block], similarity[start : start + block] = chosen.int(), best
-    return indices, similarity

@@ -137,9 +137,7 @@ class PredictionWriter:
                 f"unreadable images skipped: {len(self.skipped)} ({', '.join(list(self.skipped)[:5])}); the manifest "
                 "lists them"
             )
-        for item in self._dataset.items:
-            if is_raster(item.image):
-                self._draft.bring(self._draft.files(image_part(item.key)))
+        bring_rasters(self._draft, self._dataset.items)
         rasters = write_rasters(
             self._draft.folder, self._dataset.items, self._classes, self.skipped, read_ids
         )
@@ -154,6 +152,13 @@ class PredictionWriter:
             "keys": [item.key for item in self._dataset.items],
             "digests": dict(image_digests(self._dataset.items, self.skipped.context)),
         }
+
+
+def bring_rasters(draft: Draft, items: Iterable[Item]) -> None:
+    """See to it that what was made of windows and other parts of rasters is in the folder: it is put together."""
+    for item in items:
+        if is_raster(item.image):
+            draft.bring(draft.files(image_part(item.key)))
 
 
 def _class_list(model: ModelFile) -> list[dict[str, Any]]:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.options import DividedConfig
 from unsupseg_cli.core.ports import FEATURES
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.draft import Draft
 
 
-class GraphConfig(Config):
+class GraphConfig(DividedConfig):
     """Find the nearest neighbours of every view."""
 
     device: str = execution("auto", "auto, cpu, cuda, cuda:1, mps, ...")
@@ -27,6 +29,10 @@ class GraphConfig(Config):
     engine: Literal["auto", "exact", "faiss"] = setting(
         "auto", "exact, or faiss for large collections; auto: faiss beyond 100,000 views."
     )
+
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return the options of an executor where there is none."""
+        return self.unread_of_executor()
 
 
 def identify(call: Call) -> Identity:
@@ -50,36 +56,54 @@ def identify(call: Call) -> Identity:
     )
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Find the neighbours by the cosine of pooled features."""
-    from unsupseg_cli.clustering.neighbours import nearest_neighbours
-    from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.graph import write_graph
-    from unsupseg_cli.models.device import resolve_device
+def parts(call: Call, draft: Draft) -> _Search:
+    """Open the search for the neighbours by the cosine of pooled features; finished parts survive a kill."""
+    return _Search(call, draft)
 
-    device, count = resolve_device(call.config.device), call.config.neighbors
-    draft.deterministic = device.type == "cpu"
-    features = FeatureSet(call.input("features"))
-    graph = nearest_neighbours(
-        features.rows("pooled"),
-        count,
-        engine=call.config.engine,
-        device=device,
-        reporter=call.context.reporter,
-    )
-    views, neighbors = graph.indices.shape
-    if neighbors < count:
-        draft.warnings.append(
-            f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not {count}"
+
+class _Search:
+    """The neighbours of all views, of which this process finds some."""
+
+    def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.clustering.neighbours import NeighbourSearch
+        from unsupseg_cli.contents.features import FeatureSet
+        from unsupseg_cli.contents.graph import GraphWriter
+        from unsupseg_cli.models.device import resolve_device
+
+        config, device = call.config, resolve_device(call.config.device)
+        draft.deterministic = device.type == "cpu"
+        self._call, self._draft = call, draft
+        self._features = FeatureSet(call.input("features"))
+        search = NeighbourSearch(
+            self._features.rows("pooled"),
+            config.neighbors,
+            engine=config.engine,
+            device=device,
+            reporter=call.context.reporter,
         )
-    write_graph(draft.folder, graph)
-    return {
-        "views": views,
-        "neighbors": neighbors,
-        "engine": graph.engine,
-        "nearest_similarity": float(graph.similarity[:, 0].astype("float64").mean()),
-        "same_image": features.share_of_same_image(graph.indices),
-    }
+        self._writer = GraphWriter(draft, search, parse_shard(config.shard))
+        self.missing = self._writer.missing
+
+    def write(self) -> None:
+        """Find the neighbours of the shard's rows."""
+        self._writer.write(self._call.context.reporter)
+
+    def close(self) -> dict[str, Any]:
+        """Join the parts, and return the summary."""
+        graph, count = self._writer.close(), self._call.config.neighbors
+        views, neighbors = graph.indices.shape
+        if neighbors < count:
+            self._draft.warnings.append(
+                f"{views} views have only {neighbors} others: the graph holds {neighbors} neighbours of each, not "
+                f"{count}"
+            )
+        return {
+            "views": views,
+            "neighbors": neighbors,
+            "engine": graph.engine,
+            "nearest_similarity": float(graph.similarity[:, 0].astype("float64").mean()),
+            "same_image": self._features.share_of_same_image(graph.indices),
+        }
 
 
 def foresee(call: Call) -> Foreseen:
@@ -95,7 +119,7 @@ STAGE = Stage(
     makes="graph",
     version=1,
     identify=identify,
-    work=work,
+    parts=parts,
     ports=(FEATURES,),
     foresee=foresee,
 )

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.options import DividedConfig
 from unsupseg_cli.core.ports import Port
+from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage
 
 if TYPE_CHECKING:
-    from unsupseg_cli.artifacts.draft import Draft
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from unsupseg_cli.artifacts.draft import Draft, SharedWork
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.predictions import PictureWriter
     from unsupseg_cli.methods.interface import Masks
 
 
-class RefineConfig(CRFConfig):
+class RefineConfig(CRFConfig, DividedConfig):
     """Refine predictions, or soft pseudo-labels, with a dense CRF."""
 
     predictions: str | None = execution(None, "Predictions with --keep scores; default: the last ones.")
@@ -32,7 +38,8 @@ class RefineConfig(CRFConfig):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of pseudo-labels where predictions are refined."""
-        return {} if self.pseudolabels is not None else {"sheet": "predictions have no sheet"}
+        unread = {} if self.pseudolabels is not None else {"sheet": "predictions have no sheet"}
+        return unread | self.unread_of_executor()
 
     def crf(self) -> CRFConfig:
         """Return the CRF's own options, with the engine settled."""
@@ -77,11 +84,11 @@ def identify(call: Call) -> Identity:
     )
 
 
-def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Refine label maps, or the masks of every view, with the pixels they belong to."""
+def parts(call: Call, draft: Draft) -> SharedWork:
+    """Open the work of refining label maps, or the masks of every view, with the pixels they belong to."""
     if _refined(call).manifest.kind == "predictions":
-        return _refine_predictions(call, draft)
-    return _refine_masks(call, draft)
+        return _RefinedPredictions(call, draft)
+    return _RefinedMasks(call, draft)
 
 
 def foresee(call: Call) -> Foreseen:
@@ -97,76 +104,112 @@ def foresee(call: Call) -> Foreseen:
     )
 
 
-def _refine_predictions(call: Call, draft: Draft) -> dict[str, Any]:
-    from unsupseg_cli.contents.predictions import (
-        CLASSES,
-        ScoreReader,
-        image_part,
-        picture_writer,
-        predicted_images,
-        read_entries,
-        read_ids,
-        void_without_data,
-        write_ids,
-    )
-    from unsupseg_cli.contents.rasters import world_files, write_rasters, write_whole_overlays
-    from unsupseg_cli.data.images import read_image
-    from unsupseg_cli.data.loader import resolve_workers
-    from unsupseg_cli.inference.refinement import chunks, refine_labels
-    from unsupseg_cli.models.device import resolve_device
+class _RefinedPredictions:
+    """The refined maps of all images, of which this process makes some; a finished image survives a kill."""
 
-    config, predictions = call.config, _refined(call)
-    summary, files = predictions.manifest.summary, predicted_images(predictions, call.context)
-    workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
-    scores = ScoreReader(predictions, config.label_confidence)
-    keys = [key for key in summary["keys"] if key not in summary["skipped"]]
-    todo = [key for key in keys if not draft.is_done(image_part(key))]
-    tracked = call.context.reporter.track(todo, "refine", total=len(todo))
-    write = picture_writer(predictions.path, draft.folder)
-    for part in chunks(tracked, workers):
-        images = [read_image(files[key].image, files[key].reading) for key in part]
-        refined = refine_labels([scores(key) for key in part], images, crf, workers, device)
-        for key, image, labels in zip(part, images, refined, strict=True):
-            known = void_without_data(files[key], labels)
-            written = [write_ids(draft.folder, key, known), *write(key, image, known)]
-            written += world_files(draft.folder, files[key])
-            draft.finish(image_part(key), files=written)
-    entries = read_entries(predictions.path)
-    draft.warnings += write_rasters(draft.folder, files.values(), entries, summary["skipped"], read_ids)
-    write_whole_overlays(draft.folder, files.values(), summary["skipped"])
-    for name in ("legend.png", CLASSES):
-        shutil.copy2(predictions.path / name, draft.folder / name)
-    return {
-        name: summary[name] for name in ("images", "classes", "skipped", "keys", "digests") if name in summary
-    }
+    def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.predictions import predicted_images
+
+        self._call, self._draft, self._predictions = call, draft, _refined(call)
+        summary = self._predictions.manifest.summary
+        self._images = predicted_images(self._predictions, call.context)
+        self._keys = [key for key in summary["keys"] if key not in summary["skipped"]]
+
+    def write(self) -> None:
+        """Refine the images of the shard that are not refined yet."""
+        from unsupseg_cli.contents.predictions import ScoreReader, image_part, picture_writer
+        from unsupseg_cli.data.images import read_image
+        from unsupseg_cli.data.loader import resolve_workers
+        from unsupseg_cli.inference.refinement import chunks, refine_labels
+        from unsupseg_cli.models.device import resolve_device
+
+        config, reporter, images = self._call.config, self._call.context.reporter, self._images
+        workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
+        scores = ScoreReader(self._predictions, config.label_confidence)
+        own = parse_shard(config.shard).take_images(self._keys)
+        todo = [key for key in own if not self._draft.is_done(image_part(key))]
+        paint = picture_writer(self._predictions.path, self._draft.folder)
+        for part in chunks(reporter.track(todo, "refine", total=len(todo)), workers):
+            pixels = [read_image(images[key].image, images[key].reading) for key in part]
+            refined = refine_labels([scores(key) for key in part], pixels, crf, workers, device)
+            for key, image, labels in zip(part, pixels, refined, strict=True):
+                self._write(key, image, labels, paint)
+
+    def _write(
+        self, key: str, image: NDArray[np.uint8], labels: NDArray[np.int16], paint: PictureWriter
+    ) -> None:
+        from unsupseg_cli.contents.predictions import image_part, void_without_data, write_ids
+        from unsupseg_cli.contents.rasters import world_files
+
+        known = void_without_data(self._images[key], labels)
+        written = [write_ids(self._draft.folder, key, known), *paint(key, image, known)]
+        written += world_files(self._draft.folder, self._images[key])
+        self._draft.finish(image_part(key), files=written)
+
+    def missing(self) -> int:
+        """Return how many images, of all shards, are not refined."""
+        from unsupseg_cli.contents.predictions import image_part
+
+        return sum(not self._draft.is_noted(image_part(key)) for key in self._keys)
+
+    def close(self) -> dict[str, Any]:
+        """Write what is of all images, and return the summary."""
+        from unsupseg_cli.contents.predictions import CLASSES, bring_rasters, read_entries, read_ids
+        from unsupseg_cli.contents.rasters import write_rasters, write_whole_overlays
+
+        folder, items, path = self._draft.folder, self._images.values(), self._predictions.path
+        summary = self._predictions.manifest.summary
+        bring_rasters(self._draft, items)
+        self._draft.warnings += write_rasters(folder, items, read_entries(path), summary["skipped"], read_ids)
+        write_whole_overlays(folder, items, summary["skipped"])
+        for name in ("legend.png", CLASSES):
+            shutil.copy2(path / name, folder / name)
+        names = ("images", "classes", "skipped", "keys", "digests")
+        return {name: summary[name] for name in names if name in summary}
 
 
-def _refine_masks(call: Call, draft: Draft) -> dict[str, Any]:
-    from unsupseg_cli.contents.features import FeatureSet
-    from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter, draw_masks, warn_of_single_masks
-    from unsupseg_cli.contents.views import ViewImages
-    from unsupseg_cli.data.loader import resolve_workers
-    from unsupseg_cli.inference.refinement import refine_labels
-    from unsupseg_cli.models.device import resolve_device
+class _RefinedMasks:
+    """The refined masks of all views, of which this process makes some blocks."""
 
-    config, labels = call.config, _refined(call)
-    features = FeatureSet(_features(call))
-    images = ViewImages(features, call.context, config.workers)
-    masks = MaskScores(labels, features, config.label_confidence)
-    workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
-    writer = MaskWriter(draft, features.views["key"], images.sizes, soft=False)
-    shutil.copy2(labels.path / STATE, draft.folder / STATE)
+    def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.features import FeatureSet
+        from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter
+        from unsupseg_cli.contents.views import ViewImages
 
-    def make(views: list[int]) -> list[Masks]:
-        scores = [masks.log_probs(view) for view in views]
-        refined = refine_labels(scores, images(views), crf, workers, device)
-        return [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
+        config, labels = call.config, _refined(call)
+        features = FeatureSet(_features(call))
+        self._call, self._draft = call, draft
+        self._images = ViewImages(features, call.context, config.workers)
+        self._masks = MaskScores(labels, features, config.label_confidence)
+        shard = parse_shard(config.shard)
+        self._writer = MaskWriter(draft, features.views["key"], self._images.sizes, soft=False, shard=shard)
+        self.missing = self._writer.missing
+        shutil.copy2(labels.path / STATE, draft.folder / STATE)
 
-    writer.fill(make, call.context, "refine")
-    summary = writer.close()
-    warn_of_single_masks(draft, summary)
-    draw_masks(draft.folder, lambda: images, config.sheet, call.context)
-    return summary
+    def write(self) -> None:
+        """Refine the views of the shard's blocks."""
+        from unsupseg_cli.data.loader import resolve_workers
+        from unsupseg_cli.inference.refinement import refine_labels
+        from unsupseg_cli.models.device import resolve_device
+
+        config, masks = self._call.config, self._masks
+        workers, device, crf = resolve_workers(config.workers), resolve_device(config.device), config.crf()
+
+        def make(views: list[int]) -> list[Masks]:
+            scores = [masks.log_probs(view) for view in views]
+            refined = refine_labels(scores, self._images(views), crf, workers, device)
+            return [masks.remaining(view, label - 1) for view, label in zip(views, refined, strict=True)]
+
+        self._writer.fill(make, self._call.context, "refine")
+
+    def close(self) -> dict[str, Any]:
+        """Join the blocks, draw the sheet, and return the summary."""
+        from unsupseg_cli.contents.masks import draw_masks, warn_of_single_masks
+
+        summary = self._writer.close()
+        warn_of_single_masks(self._draft, summary)
+        draw_masks(self._draft.folder, lambda: self._images, self._call.config.sheet, self._call.context)
+        return summary
 
 
 def _refined(call: Call) -> Artifact:
@@ -203,7 +246,7 @@ STAGE = Stage(
     makes="",
     version=3,
     identify=identify,
-    work=work,
+    parts=parts,
     ports=(
         Port("predictions", "predictions", choice="refined"),
         Port("pseudolabels", "pseudolabels", choice="refined"),
