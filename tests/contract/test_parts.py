@@ -1,6 +1,7 @@
 """Every labeller and every trainer: its key holds what it reads and nothing else, and it reads what it declares."""
 
 import json
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,11 +20,11 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.contents import method_inputs
+from unsupseg_cli.contents import masks, method_inputs
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method
-from unsupseg_cli.pipeline.stage import settle
+from unsupseg_cli.pipeline.stage import perform, settle
 from unsupseg_cli.pipeline.table import get_stage
 from unsupseg_cli.training.loop import EXPLAINED
 
@@ -183,6 +184,30 @@ def test_what_is_declared_is_read_and_nothing_else(work, world, tmp_path, monkey
     assert type(work.options).model_fields.keys() - read <= unread, "options that are never read"
     assert not read & unread - {"init"}, "options that are read though they are said to have no effect"
     assert given.keys() == asked, "declared, and never read"
+
+
+def test_shards_of_a_labeller_are_of_one_fit(work, world, tmp_path, monkeypatch):
+    if work.stage.name != "pseudolabel":
+        pytest.skip("a trainer")
+    monkeypatch.setattr(masks, "views_per_block", lambda *_: 2)
+    contexts = []
+    for name in ("whole", "shards"):
+        shutil.copytree(world.workspace.root, tmp_path / name)
+        contexts.append(Context(Workspace(tmp_path / name)))
+    whole = perform(work.stage, work.config, contexts[0], options=work.options)
+
+    def make(shard):
+        config = work.config.model_copy(update={"shard": shard})
+        return perform(work.stage, config, contexts[1], options=work.options)
+
+    assert make("2/3") is None
+    labeller = settle(work.stage, work.config, contexts[1], work.options).part.load()
+    monkeypatch.setattr(labeller, "fit", lambda self: pytest.fail("fitted again"))
+    assert make("1/3") is None
+    made = make("3/3")
+    assert (made.id, made.manifest.digest) == (whole.id, whole.manifest.digest)
+    assert made.manifest.summary == whole.manifest.summary
+    assert made.manifest.warnings == whole.manifest.warnings
 
 
 def test_two_processes_train_the_weights_of_one(work, world, tmp_path):

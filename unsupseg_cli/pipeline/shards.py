@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.pipeline import stage as stages
-from unsupseg_cli.pipeline.stage import Call, Stage, perform
+from unsupseg_cli.pipeline.stage import Call, perform
+from unsupseg_cli.pipeline.table import get_stage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +44,7 @@ def produce_divided(call: Call, identity: Identity) -> tuple[Artifact | None, bo
         _refuse_force(context, "--devices")
         launch(
             _perform_on_device,
-            *(call.stage, config, context, call.options, dict(call.inputs)),
+            *(call.stage.name, config, context, call.options, dict(call.inputs)),
             accelerator=resolve_device(config.device).type,
             devices=config.devices,
         )
@@ -85,7 +86,7 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
 
 def _perform_on_device(
     fabric: Fabric,
-    stage: Stage,
+    stage: str,
     config: Config,
     context: Context,
     options: MethodOptions | None,
@@ -101,7 +102,7 @@ def _perform_on_device(
     }
     reporter = context.reporter if fabric.is_global_zero else Silent()
     context = replace(context, reporter=reporter)
-    perform(stage, config.model_copy(update=changes), context, options=options, inputs=inputs)
+    perform(get_stage(stage), config.model_copy(update=changes), context, options=options, inputs=inputs)
 
 
 def _refuse_force(context: Context, option: str) -> None:
