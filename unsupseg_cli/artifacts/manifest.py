@@ -32,6 +32,19 @@ def is_inside(text: str) -> bool:
     return not (path.is_absolute() or ".." in path.parts or text in ("", "."))
 
 
+def is_scratch(name: str) -> bool:
+    """Tell whether a file of a draft is not published: a folder of its path, or its name, is hidden."""
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def is_result(name: str) -> bool:
+    """Tell whether a file of an artifact counts in its digest: pictures and logs may differ between equal runs."""
+    return PurePosixPath(name).suffix not in _NO_RESULTS or name.startswith("ids/")
+
+
+_NO_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
+
+
 def _inside(text: str) -> str:
     if not is_inside(text):
         raise ValueError(f"expected a path inside the artifact, found {text!r}")

@@ -36,6 +36,8 @@ from unsupseg_cli.artifacts.manifest import (
     Manifest,
     OlderFormatError,
     Output,
+    is_result,
+    is_scratch,
     read_manifest,
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
@@ -51,7 +53,6 @@ _UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it i
 _SHOWN = 5  # ids that a message names
 _HASHING = 8  # files at a time, at most
 _MUCH = 4 * 2**30  # bytes that take more than a few seconds to read once more
-_NOT_RESULTS = {".log", ".jsonl", ".png", ".jpg", ".html"}
 MISSING, CHANGED = "is missing", "was changed after it was written"
 """What `verify` says of a file."""
 
@@ -628,10 +629,10 @@ def _outputs(folder: Path) -> dict[str, Output]:
     """Describe the files of a draft that are no scratch, nor what a killed call left of a file."""
     paths = {}
     for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        scratch = parts[0] in ("done", "checkpoint") or any(part.startswith(".") for part in parts)
+        name = path.relative_to(folder).as_posix()
+        scratch = name.partition("/")[0] in ("done", "checkpoint") or is_scratch(name)
         if path.is_file() and not scratch and path.suffix not in _UNFINISHED:
-            paths["/".join(parts)] = path
+            paths[name] = path
     with ThreadPoolExecutor(
         min(_HASHING, usable_cores())
     ) as threads:  # hashing leaves the other threads free to run
@@ -642,8 +643,7 @@ def _outputs(folder: Path) -> dict[str, Output]:
 def _output(folder: Path, path: Path) -> Output:
     path.chmod(0o644)  # some writers make files that only their owner may read
     name = path.relative_to(folder).as_posix()
-    result = path.suffix not in _NOT_RESULTS or name.startswith("ids/")
-    return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=result)
+    return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=is_result(name))
 
 
 def _file_size(path: Path) -> int:

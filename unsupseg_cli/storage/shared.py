@@ -15,7 +15,7 @@ from typing import Any
 
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_atomic
-from unsupseg_cli.artifacts.manifest import Output, is_inside
+from unsupseg_cli.artifacts.manifest import Output, is_inside, is_result, is_scratch
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.storage.objects import Objects
 
@@ -110,10 +110,10 @@ class SharedDraft(Draft):
         if self.taken_over:
             return {}
         return {
-            name: Output(bytes=note["bytes"][name], sha256=digest, result=True)
+            name: Output(bytes=note["bytes"][name], sha256=digest, result=is_result(name))
             for note in self._notes.values()
             for name, digest in note["files"].items()
-            if not name.startswith(".") and not (self.folder / name).exists()
+            if not is_scratch(name) and not (self.folder / name).exists()
         }
 
     def is_published(self, name: str) -> bool:
@@ -143,7 +143,7 @@ class SharedDraft(Draft):
 
     def _path(self, file: Path) -> str:
         name = self._name(file)
-        return f"{self._scratch}/{name}" if name.startswith(".") else f"{self.attempt}/{name}"
+        return f"{self._scratch}/{name}" if is_scratch(name) else f"{self.attempt}/{name}"
 
     def _fetch(self, file: Path, digest: str | None) -> None:
         path = self._path(file)
