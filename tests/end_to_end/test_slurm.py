@@ -30,7 +30,7 @@ def cluster(tmp_path, command_folder):
     (programs / "unsupseg").write_text(SHARD.format(command=command_folder / "unsupseg"))
     for program in programs.iterdir():
         program.chmod(0o755)
-    given = {"SHARDS": "3", "CLASSES": "6", "EXTRACT": "--backbone tiny --size 64 --workers 0"}
+    given = {"SHARDS": "2", "CLASSES": "6", "EXTRACT": "--backbone tiny --size 64 --workers 0"}
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, **given, "PATH": path, "STAND_IN_SLURM": str(folder)}
     environment.pop("UNSUPSEG_WORKSPACE", None)

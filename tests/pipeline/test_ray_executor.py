@@ -1,5 +1,6 @@
 """`--executor ray` on a cluster of two nodes in this machine: the same artifacts as without."""
 
+import json
 import threading
 import time
 from dataclasses import replace
@@ -111,7 +112,7 @@ def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_pa
         assert f"features '{made.id}' reused" in heard.lines
         with pytest.raises(UsageError, match="nowhere"):  # what fails on an actor is told as here
             perform(extract, config(tmp_path / "nowhere"), context)
-        with pytest.raises(UsageError, match="remove the old features"):
+        with pytest.raises(UsageError, match="remove the old artifact"):
             perform(extract, config(folder), replace(context, force=True))
         with pytest.raises(UsageError, match="names a device of this machine"):
             perform(extract, config(folder, device="cuda:1"), context)
@@ -137,6 +138,12 @@ def test_a_recipe_runs_on_actors_as_it_runs_here(call, tmp_path, address):
     assert [(made.id, made.manifest.digest) for made in here] == [
         (made.id, made.manifest.digest) for made in there
     ]
+    shared = ("--executor", "ray", "--address", address, "--workspace", tmp_path / "there")
+    views = ("--dataset", "scenes", "--split", "val", "--size", 32, "--backbone", "tiny", "--workers", 0)
+    features, _ = call("extract", *views, *shared)
+    stored, _ = call("eval", "--features", features, "--json", *shared)
+    (scored,) = (made for made in here if made.manifest.kind == "evaluation")
+    assert json.loads(stored)["summary"]["images"] == scored.manifest.summary["images"]
 
 
 def node(**changes):

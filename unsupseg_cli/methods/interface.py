@@ -75,6 +75,13 @@ class MaskSet:
     scores: Sequence[NDArray[np.float32]] = ()
     boxes: Callable[[int], NDArray[np.float64]] | None = None
 
+    def whole(self, view: int) -> NDArray[np.bool_]:
+        """Return every mask of a view, (M, h, w); those of a label map where there are no others."""
+        if self.masks is not None:
+            return self.masks(view)
+        whole: NDArray[np.bool_] = self.labels[view] == np.arange(len(self.groups[view]))[:, None, None]
+        return whole
+
     def classes(self, view: int) -> NDArray[np.int64]:
         """Return the class of each cell or pixel of a view, (h, w), -1 where there is none."""
         of_mask = np.append(self.groups[view], VOID)  # the last entry is that of label -1

@@ -106,8 +106,8 @@ class Worker:
         job = self._here(job, queue)
         call = settle(get_stage(job.stage), job.config, job.context, job.options, job.inputs)
         identity = call.stage.identify(call)
-        settled = {"precision": identity.config["precision"]} if "precision" in identity.config else {}
-        config = job.config.model_copy(update=settled)
+        precision = identity.config.get("precision")  # none where tokens are read
+        config = job.config.model_copy(update={"precision": precision}) if precision else job.config
         there = call.context.workspace.has(identity)
         return replace(job, config=config, options=call.options, inputs=dict(call.inputs)), there
 
@@ -216,7 +216,7 @@ class RayExecutor:
             crew.ask(1, getattr(values, "device", "auto"), context)
             return crew.perform([job], reporter)[0]
         if context.force:
-            raise UsageError("--executor and --force do not go together: remove the old features first.")
+            raise UsageError("--executor and --force do not go together: remove the old artifact first.")
         crew.ask(1, values.device, context)
         job, there = crew.settle(job, reporter)
         if there:

@@ -159,6 +159,65 @@ def test_the_graph_or_k_means_is_chosen_by_the_neighbours_in_other_images(world)
         assert (figures["same_image"] > 0.4) == (clusters == "tokens")
 
 
+@pytest.fixture
+def whole_objects():
+    """Images of one thing each, of many tokens of its own, before a background; and the kind of each thing."""
+    generator = torch.Generator().manual_seed(3)
+    kinds = F.normalize(torch.randn(3, 24, generator=generator), dim=-1)
+    parts = F.normalize(
+        torch.randn(2, 24, generator=generator), dim=-1
+    )  # upper and lower half, of all things
+    truth, views, maps = [], [], []
+    for index in range(VIEWS):
+        kind = index % 3
+        view = torch.randn(6, 7, 24, generator=generator)
+        view[1:-1, 1:-1] = kinds[kind] + 0.05 * torch.randn(4, 5, 24, generator=generator)
+        view[1:3, 1:-1] += 2 * parts[0]
+        view[3:5, 1:-1] += 2 * parts[1]
+        labels = np.full((6, 7), -1, np.int16)
+        labels[1:-1, 1:-1] = 0
+        truth.append(kind)
+        views.append(view)
+        maps.append(labels)
+    return truth, MemorySource(views), MaskSet(maps, [np.full(1, -1)] * VIEWS, {})
+
+
+def test_each_object_is_one_thing_where_masks_are_clustered(whole_objects):
+    truth, source, masks = whole_objects
+    figures, maps = with_masks(source, masks, clusters="objects", background="outside", restarts=20)
+    assert (figures["clusters"], figures["masks"]) == ("objects", VIEWS)
+    of_images = []
+    for labels in maps:
+        assert (labels[0] == 0).all()
+        (group,) = set(np.unique(labels)) - {0}
+        assert (labels[1:-1, 1:-1] == group).all()
+        of_images.append(group)
+    assert len(set(zip(truth, of_images, strict=True))) == 3
+    parts, by_tokens = with_masks(source, masks, clusters="tokens", background="outside")
+    assert parts["clusters"] == "tokens"
+    assert any(len(np.unique(labels)) > 2 for labels in by_tokens)  # of parts of one thing
+
+
+def test_objects_are_chosen_where_tokens_tell_images_apart_before_a_background(objects):
+    _, _, masks = objects
+    generator = torch.Generator().manual_seed(5)
+    light = [torch.randn(24, generator=generator) for _ in range(VIEWS)]
+    views = [
+        mean + 0.3 * torch.randn(*labels.shape, 24) for mean, labels in zip(light, masks.labels, strict=True)
+    ]
+    source = MemorySource([view[::5, ::5] for view in views])
+    assert with_masks(source, masks, clusters="auto", background="auto")[0]["clusters"] == "objects"
+    assert with_masks(source, masks, clusters="auto", background="none")[0]["clusters"] == "tokens"
+
+
+def test_objects_are_asked_for_where_there_are_none_or_too_few(objects, world):
+    _, source, masks = objects
+    with pytest.raises(UsageError, match="8 masks are fewer than 9 classes"):
+        with_masks(source, masks, 10, clusters="objects", background="outside")
+    with pytest.raises(UsageError, match="what the masks leave out as the background, and there is none"):
+        with_masks(source, masks, clusters="objects", background="none")
+
+
 def trained(source, labels, groups, classes=3, confidence=0.5):
     masks = MaskSet(labels, groups, {})
     inputs = Inputs(source, classes=classes, seed=0, masks=masks)

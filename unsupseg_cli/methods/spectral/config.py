@@ -13,9 +13,10 @@ from unsupseg_cli.methods.declaration import MethodOptions, Needs
 class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method spectral``."""
 
-    clusters: Literal["graph", "tokens", "auto"] = setting(
+    clusters: Literal["graph", "tokens", "objects", "auto"] = setting(
         "graph",
-        "graph: of tokens across images; tokens: k-means; auto: the graph, unless tokens tell images apart.",
+        "graph: of tokens across images; tokens: k-means; objects: k-means of the masks given, each one thing. auto: "
+        "the graph, unless tokens tell images apart; then objects before a background, else tokens.",
     )
     background: Literal["none", "outside", "auto"] = setting(
         "none",
@@ -34,14 +35,16 @@ class PseudolabelOptions(MethodOptions):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of the graph where there is none, with the reason."""
-        if self.clusters != "tokens":
+        if self.clusters in ("graph", "auto"):
             return {}
-        return dict.fromkeys(("sample", "draws", "neighbors", "voters"), "clusters=tokens takes no graph")
+        of_graph = ("sample", "draws", "neighbors", "voters")
+        return dict.fromkeys(of_graph, f"clusters={self.clusters} takes no graph")
 
     def needs(self) -> Needs:
         """Return what clustering reads: tokens, and masks of objects where there may be a background."""
         masks = tuple(replace(port, views=True) for port in ANY_MASKS)
-        return Needs(reads=(FEATURES, *(masks if self.background != "none" else ())))
+        reads_masks = self.background != "none" or self.clusters == "objects"
+        return Needs(reads=(FEATURES, *(masks if reads_masks else ())))
 
 
 class TrainOptions(MethodOptions):

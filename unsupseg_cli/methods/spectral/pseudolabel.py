@@ -15,6 +15,7 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.foreground import find_foreground
+from unsupseg_cli.data.masks import masked_means
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.spectral.config import PseudolabelOptions
 from unsupseg_cli.training.tokens import draw_tokens
@@ -32,6 +33,7 @@ class SpectralLabeller(Labeller):
         super().__init__(options, inputs)
         self._foreground: list[Tensor] | None = None
         self._centroids: Tensor | None = None
+        self._objects: list[Tensor] | None = None
 
     @property
     def _clusters(self) -> int:
@@ -43,13 +45,16 @@ class SpectralLabeller(Labeller):
         figures = self._find_background()
         if self.options.clusters == "tokens":
             return figures | self._cluster_tokens()
+        if self.options.clusters == "objects":
+            return figures | self._cluster_objects()
         first = self._cluster_graph(0)
         same = figures["same_image"] = first[1].same_group
         if same > OWN_IMAGE:
             told = f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image"
             if self.options.clusters == "auto":
-                self.inputs.reporter.info(f"{told}: clusters are k-means' instead of the graph's")
-                return figures | self._cluster_tokens()
+                of = "masks" if self._foreground is not None else "tokens"
+                self.inputs.reporter.info(f"{told}: clusters are of k-means of {of} instead of the graph's")
+                return figures | (self._cluster_tokens() if of == "tokens" else self._cluster_objects())
             self.inputs.reporter.warn(
                 f"{told}: these features tell images apart rather than what they show; compare with "
                 "--set clusters=tokens, or take another --backbone or --layer"
@@ -118,8 +123,49 @@ class SpectralLabeller(Labeller):
         self._centroids = result.centroids
         return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
 
+    def _cluster_objects(self) -> dict[str, Any]:
+        """Cluster the masks, by the mean of their tokens, and give each cell on one its class.
+
+        Raises:
+            UsageError: there is no background, or there are fewer masks than classes.
+        """
+        masks, features, device = self.inputs.masks, self.inputs.features, self.inputs.device
+        if masks is None or self._foreground is None:
+            raise UsageError(
+                "clusters=objects takes what the masks leave out as the background, and there is none: give masks of "
+                "objects by --pseudolabels or --masks, and --set background=outside."
+            )
+        means, covered = [], []
+        for view, grid in enumerate(features.grids.tolist()):
+            of_view = masks.whole(view)
+            means.append(masked_means(features.tokens([view])[0], of_view))
+            area = F.interpolate(torch.from_numpy(of_view)[None].float(), grid, mode="area")
+            covered.append(area[0].argmax(0) if len(of_view) else torch.zeros(grid, dtype=torch.long))
+        points, sizes = torch.cat(means), [len(mean) for mean in means]
+        there = points.any(1)
+        count = int(there.sum())
+        if count < self._clusters:
+            raise UsageError(
+                f"{count} masks are fewer than {self._clusters} classes: ask for fewer --classes, or give other masks."
+            )
+        counts = {name: getattr(self.options, name) for name in ("restarts", "iterations")}
+        seed, reporter = seeds.stream(self.inputs.seed, "kmeans"), self.inputs.reporter
+        units = F.normalize(points[there], dim=-1)
+        result = spherical_kmeans(units, self._clusters, **counts, seed=seed, reporter=reporter)
+        classes = torch.zeros(len(points), dtype=torch.long, device=device)
+        classes[there] = result.labels + 1
+        self._objects = [
+            of_masks[number] * cells if len(of_masks) else number
+            for of_masks, number, cells in zip(
+                torch.split(classes.cpu(), sizes), covered, self._foreground, strict=True
+            )
+        ]
+        return {"masks": count, "inertia": result.inertia, "clusters": "objects"}
+
     def learned(self) -> dict[str, Tensor]:
-        """Return the centres, or the sample with its clusters; and the cells that are no background."""
+        """Return the centres, or the sample with its clusters, or the class of each cell; and the foreground."""
+        if self._objects is not None:
+            return {"classes": torch.cat([classes.flatten() for classes in self._objects])}
         if self._centroids is not None:
             learned = {"centroids": self._centroids}
         else:
@@ -130,17 +176,28 @@ class SpectralLabeller(Labeller):
 
     def restore(self, learned: Mapping[str, Tensor]) -> None:
         """Take what `learned` returned."""
+        if "classes" in learned:
+            self._objects = self._by_view(learned["classes"])
+            return
         here = {name: values.to(self.inputs.device) for name, values in learned.items()}
         self._centroids = here.get("centroids")
         if self._centroids is None:
             self._sample, self._labels = here["sample"], here["labels"]
         if "foreground" in learned:
-            grids = self.inputs.features.grids
-            cells = torch.split(learned["foreground"], grids.prod(1).tolist())
-            self._foreground = [cell.view(*grid) for cell, grid in zip(cells, grids.tolist(), strict=True)]
+            self._foreground = self._by_view(learned["foreground"])
+
+    def _by_view(self, cells: Tensor) -> list[Tensor]:
+        """Return what is told of all cells, view by view, each (h, w)."""
+        grids = self.inputs.features.grids
+        parts = torch.split(cells, grids.prod(1).tolist())
+        return [part.view(*grid) for part, grid in zip(parts, grids.tolist(), strict=True)]
 
     def label(self, views: Sequence[int]) -> list[Masks]:
         """Label every token of some views; a mask is the set of a view's tokens of one class."""
+        if self._objects is not None:
+            return [
+                Masks.of_classes(self._objects[view], torch.ones(self._objects[view].shape)) for view in views
+            ]
         tokens = self.inputs.features.tokens(views)
         return [self._label(view, batch) for view, batch in zip(views, tokens, strict=True)]
 
