@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unsupseg_cli.clustering.principal import whitened
 from unsupseg_cli.clustering.spectral import OWN_IMAGE, GraphClusters, cluster_graph, vote
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
@@ -124,7 +125,7 @@ class SpectralLabeller(Labeller):
         return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
 
     def _cluster_objects(self) -> dict[str, Any]:
-        """Cluster the masks, by the mean of their tokens, and give each cell on one its class.
+        """Cluster the masks, by the whitened mean of their tokens, and give each cell on one its class.
 
         Raises:
             UsageError: there is no background, or there are fewer masks than classes.
@@ -150,7 +151,7 @@ class SpectralLabeller(Labeller):
             )
         counts = {name: getattr(self.options, name) for name in ("restarts", "iterations")}
         seed, reporter = seeds.stream(self.inputs.seed, "kmeans"), self.inputs.reporter
-        units = F.normalize(points[there], dim=-1)
+        units = F.normalize(whitened(points[there]), dim=-1)
         result = spherical_kmeans(units, self._clusters, **counts, seed=seed, reporter=reporter)
         classes = torch.zeros(len(points), dtype=torch.long, device=device)
         classes[there] = result.labels + 1
