@@ -1,7 +1,7 @@
 """Boxes per second of `extract --regions` beside a bare timm loop on the same crops, and its peak memory: one run.
 
     python benchmarks/regions.py IMAGES [--count 8] [--size 224] [--whole 448] [--backbone tiny] [--weights FILE]
-        [--device cpu]
+        [--device cpu] [--precision auto]
     python benchmarks/regions.py IMAGES --memory 100,1000 --size 32 --backbone untrained
 
 The regions are all anchors of every image. The bare loop embeds the same crops, rendered before and held in the memory
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ import torch
 from unsupseg_cli import Context, ExtractConfig, extract
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.core.options import Embedding
+from unsupseg_cli.core.options import Embedding, Precision
 from unsupseg_cli.data.geometry import render_part
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.models.backbone import load_backbone, resolve_precision
@@ -45,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int)
@@ -70,6 +72,7 @@ def config(options: argparse.Namespace, folder: Path, embed: Embedding = "crop")
         backbone=options.backbone,
         weights=options.weights,
         device=options.device,
+        precision=options.precision,
         batch_size=options.batch,
         workers=options.workers,
     )
@@ -77,7 +80,7 @@ def config(options: argparse.Namespace, folder: Path, embed: Embedding = "crop")
 
 def compare(options: argparse.Namespace, root: Path) -> None:
     device = torch.device(options.device)
-    precision = resolve_precision("auto", device)
+    precision = resolve_precision(options.precision, device)
     backbone = load_backbone(options.backbone, options.weights).prepare(precision, device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     gather(options, root / "images")

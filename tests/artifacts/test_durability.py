@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +117,23 @@ def test_after_a_power_loss_the_same_call_ends_as_an_undisturbed_one(
         name: item.manifest.digest for name, item in whole.items()
     }
     assert not context.workspace.verify(again[kind])
+
+
+def test_what_is_published_lies_on_the_disk_and_scratch_is_not_flushed_again(photos, tmp_path, monkeypatch):
+    flushed, sync = [], os.fsync
+
+    def naming(handle):
+        sync(handle)
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink())
+
+    monkeypatch.setattr(os, "fsync", naming)
+    config = ExtractConfig(dataset=f"{photos}/", size=48, workers=0, device="cpu", backbone="untrained")
+    made = extract(config, Context(Workspace(tmp_path / "work")))
+    draft = tmp_path / "work" / "features" / f".partial-{made.manifest.key[:16]}"
+    within = [path.relative_to(draft).as_posix() for path in flushed if path.is_relative_to(draft)]
+    assert {*made.manifest.outputs, "patch", "patch/c", "."} <= {*within}
+    notes = [name for name in within if name.startswith("done/")]
+    assert len(notes) == 5  # one for each block and for the sources, when it was written
 
 
 def test_data_lie_on_the_disk_before_the_note_that_vouches_for_them(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,9 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush the files of a folder and its entries to the disk, so that a rename publishes whole files."""
-    for path in [*folder.rglob("*"), folder]:
+def sync_files(paths: Iterable[Path]) -> None:
+    """Flush files, and the entries of folders, to the disk; symbolic links are left out."""
+    for path in paths:
         if not path.is_symlink():
             sync_file(path)
 

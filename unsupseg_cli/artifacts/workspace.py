@@ -25,7 +25,7 @@ from unsupseg_cli.artifacts.files import (
     exclusive,
     refuse_link,
     sync_file,
-    sync_folder,
+    sync_files,
     write_atomic,
     write_json,
 )
@@ -417,7 +417,8 @@ class Workspace:
             packed = [path.name for path in pack_hdf5(draft.folder)]
             outputs = {name: output for name, output in outputs.items() if name.split("/")[0] not in packed}
             outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
-        sync_folder(draft.folder)
+        # Scratch is left out: it is gone a moment later, and there are some files of it for every block.
+        sync_files([*_lasting(draft.folder), draft.folder])
         manifest = identity.manifest(
             environment=describe_environment(),
             started=clock.started.isoformat(timespec="seconds"),
@@ -625,14 +626,20 @@ def _is_as_listed(path: Path, output: Output) -> bool:
     return _file_size(path) == output.bytes and digest_file(path) == output.sha256
 
 
-def _outputs(folder: Path) -> dict[str, Output]:
-    """Describe the files of a draft that are no scratch, nor what a killed call left of a file."""
-    paths = {}
+def _lasting(folder: Path) -> list[Path]:
+    """Return the files and folders of a draft that are no scratch, nor what a killed call left of a file."""
+    paths = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         scratch = name.partition("/")[0] in ("done", "checkpoint") or is_scratch(name)
-        if path.is_file() and not scratch and path.suffix not in _UNFINISHED:
-            paths[name] = path
+        if not scratch and path.suffix not in _UNFINISHED:
+            paths.append(path)
+    return paths
+
+
+def _outputs(folder: Path) -> dict[str, Output]:
+    """Describe the files of a draft that are published."""
+    paths = {path.relative_to(folder).as_posix(): path for path in _lasting(folder) if path.is_file()}
     with ThreadPoolExecutor(
         min(_HASHING, usable_cores())
     ) as threads:  # hashing leaves the other threads free to run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.layers import require_effect
+from unsupseg_cli.core.memory import keep_freed_memory
 from unsupseg_cli.core.ports import ROLES, Port
 from unsupseg_cli.methods.declaration import Method, MethodOptions, Needs, Part, blamed_on
 from unsupseg_cli.methods.registry import get_method, method_of
@@ -195,6 +196,7 @@ def perform(
 
     if getattr(config, "executor", None) is not None:
         return _perform_elsewhere(stage, config, context or Context(), options, inputs)
+    keep_freed_memory()
     context = replace(context or Context(), sources=Sources())
     call = settle(stage, config, context, options, inputs)
     with blamed_on(call.method):
