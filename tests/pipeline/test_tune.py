@@ -1,12 +1,15 @@
 """`tune`: the candidates, what fails among them, and what is chosen."""
 
 import csv
+import errno
 import json
 import shlex
 
 import numpy as np
 import pytest
 from fixtures.pictures import save
+
+from unsupseg_cli.core.errors import UnsupsegError
 
 RECIPE = """
 name = "small"
@@ -57,7 +60,15 @@ def manifest(here, path):
     return json.loads((here / path / "manifest.json").read_text())
 
 
-def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are_left(call, here):
+def current(here):
+    file = here / "unsupseg-workspace" / "current.json"
+    return file.read_text() if file.exists() else ""
+
+
+def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are_left(
+    call, here, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
     path, said = call("tune", "small.toml", "--judged", 5, "--workers", 0)
     summary = manifest(here, path)["summary"]
     rows = summary["candidates"]
@@ -77,8 +88,13 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
         expected = row["contrast"] * row["agreement"] * of_place
         assert row["criterion"] == pytest.approx(expected, rel=1e-3)
     assert best["rank"] == 1
-    current = json.loads((here / "unsupseg-workspace" / "current.json").read_text())
-    assert current["model"]["*last*"] == best["model"]
+    last = {kind: names["*last*"] for kind, names in json.loads(current(here)).items()}
+    model = json.loads((here / "unsupseg-workspace" / "model" / best["model"] / "manifest.json").read_text())
+    assert (last["model"], last["tuning"]) == (best["model"], path.split("/")[-1])
+    assert last["features"] == next(made["id"] for made in model["inputs"] if made["role"] == "features")
+    table = said.split("rank candidate")[1].split("best: ")[0].split()
+    words = [word for row in rows for word in row["name"].removeprefix("small ").split()]
+    assert sorted(word for word in table if "=" in word) == sorted(words)  # what tells them apart, whole
     told = " ".join(said.split())
     assert f"best: {best['name']}" in told
     command = told.split("The whole recipe: `")[1].split("`")[0]
@@ -89,7 +105,10 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert {row["model"] for row in table} == {row["model"] for row in rows}
     assert (here / path / "sheet.png").exists()
     assert (here / path / "candidates.png").exists()
-    assert call("tune", "small.toml", "--judged", 5, "--workers", 0, "--quiet") == (path, "")  # reused
+    again, said = call("tune", "small.toml", "--judged", 5, "--workers", 0, "--quiet")  # reused
+    assert again == path
+    assert said.startswith("warning: 'small extract.layer=-1 clusters.seed=0', ")
+    assert said.endswith("divide the images alike: they count as one in the agreement")
     again, said = call("tune", "small.toml", "--judged", 5, "--workers", 0, "--force")
     assert again == path
     assert "model 'tiles-kmeans3-seed0-" in said
@@ -98,38 +117,163 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert f"model '{best['model']}' reused" in said
 
 
+_SAMPLES = ["--vary", "train.sample=500", "--vary", "train.sample=2"]
+
+
 def test_a_candidate_that_fails_is_told_and_left_out(call, here):
-    vary = [word for k in (2, 3, 5000) for word in ("--vary", f"clusters.classes={k}")]
-    path, said = call("tune", "small.toml", *vary, "--workers", 0)
-    told = " ".join(said.split())
-    assert "warning: left out: small clusters.classes=5000: " in told
-    assert "the candidates have 2 to 3 classes" in told
+    vary = ["--vary", "clusters.classes=2", "--vary", "clusters.classes=3"]
+    path, said = call("tune", "small.toml", *vary, *_SAMPLES, "--workers", 0)
+    assert "warning: left out: small clusters.classes=3 train.sample=2: k-means cannot find" in said
+    assert "the candidates have 2 to 3 classes" in said
     assert len(manifest(here, path)["summary"]["candidates"]) == 2
 
 
-def test_a_choice_needs_two_that_came_out(call, here):
-    said = call("tune", "small.toml", "--vary", "extract.layer=-1", "--vary", "extract.layer=-99", code=1)[1]
-    assert "left out: small extract.layer=-99: --layer -99 is outside -6 to -1" in said
-    assert "1 of 2 candidates came out" in said
+_SEEDS = ["--vary", "clusters.seed=0", "--vary", "clusters.seed=1"]
 
 
-def test_two_settings_that_mean_the_same_are_one(call, here):
-    vary = [word for value in ("-1,-3", "-3,-1", "-1") for word in ("--vary", f"extract.layer={value}")]
-    path, said = call("tune", "small.toml", *vary, "--workers", 0)
-    assert "it is the model of 'small extract.layer=-1,-3'" in " ".join(said.split())
+@pytest.mark.parametrize(
+    ("vary", "failure", "code", "message"),
+    [
+        (_SAMPLES, None, 1, "1 of 2 candidates came out"),
+        (_SEEDS, UnsupsegError("not today"), 1, "not today"),
+        (_SEEDS, KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_without_a_choice_commands_take_what_they_took(call, here, monkeypatch, vary, failure, code, message):
+    def fail(*_):
+        raise failure
+
+    call("run", "small.toml", "--seed", 3, "--workers", 0, "--quiet")
+    before = current(here)
+    assert before
+    if failure:
+        monkeypatch.setattr("unsupseg_cli.pipeline.tune.small_maps", fail)
+    said = call("tune", "small.toml", *vary, "--workers", 0, code=code)[1]
+    assert message in said
+    assert "candidate 2 of 2" in said
+    assert current(here) == before
+
+
+def test_a_full_disk_is_no_fault_of_a_candidate(call, here, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("unsupseg_cli.contents.masks.MaskWriter.fill", full)
+    said = call("tune", "small.toml", "--workers", 0, code=1)[1]
+    assert "is full" in said
+    assert "left out" not in said
+    assert "candidate 2 of 4" not in said
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "nowhere/"], "The folder 'nowhere' does not exist"),
+        (["--vary", "extract.backbone=tiny", "--vary", "extract.backbone=huge"], "huge: No backbone 'huge'"),
+        (["--backbone", "dinov2_vits14", "--weights", "none.pth"], "none.pth' does not exist"),
+        (["--device", "quantum"], "--device 'quantum' is not usable"),
+        (["--vary", "clusters.classes=2", "--vary", "clusters.classes=5000"], "more than the 384 patches"),
+    ],
+)
+def test_faults_of_the_call_are_found_before_any_work(call, here, dry, arguments, message):
+    code = 1 if "--weights" in arguments else 2
+    said = call("tune", "small.toml", *arguments, "--workers", 0, *dry, code=code)[1]
+    assert message in said
+    assert "left out" not in said
+    assert "candidate 1" not in said
+    assert not (here / "unsupseg-workspace" / "features").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--vary", "extract.layer=-1", "--vary", "extract.layer=-99"],
+            "=-99: --layer -99 is outside -6 to -1",
+        ),
+        (["--executor", "ray", "--address", "127.0.0.1:1"], "No Ray cluster can be used at '127.0.0.1:1'"),
+    ],
+)
+def test_what_a_dry_run_cannot_know_is_found_before_any_work_too(call, here, arguments, message):
+    if "ray" in arguments:
+        pytest.importorskip("ray")
+    said = call("tune", "small.toml", *arguments, code=2)[1]
+    assert message in said
+    assert "candidate 1" not in said
+    assert not (here / "unsupseg-workspace" / "features").exists()
+
+
+def test_recipes_of_different_images_ask_for_a_data_set_before_any_work(call, here):
+    (here / "other.toml").write_text(
+        RECIPE.replace("tiles/", "others/").replace("classes = 3", "classes = 2")
+    )
+    vary = ["--vary", "extract.layer=-1"]
+    for dry in ([], ["--dry-run"]):
+        said = call("tune", "small.toml", "other.toml", *vary, *dry, code=2)[1]
+        assert "are of different images" in said
+        assert "give --dataset" in said
+    said = call("tune", "small.toml", "other.toml", *vary, "--dataset", "tiles/", "--dry-run")[0]
+    assert "other.toml extract.layer=-1" in said
+
+
+def test_settings_that_say_the_same_are_told_and_spend_no_budget(call, here):
+    vary = [word for value in ("-1,-3", "-3,-1", "-1", "-2") for word in ("--vary", f"extract.layer={value}")]
+    out, said = call("tune", "small.toml", *vary, "--budget", 3, "--dry-run")
+    assert said == "left out: 'small extract.layer=-3,-1' says what 'small extract.layer=-1,-3' says"
+    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == [
+        f"small extract.layer={value}" for value in ("-1,-3", "-1", "-2")
+    ]
+    vary = ["--vary", "extract.size=64", "--vary", "extract.size=64.0", "--vary", "extract.size=48"]
+    said = call("tune", "small.toml", *vary, "--dry-run")[1]
+    assert "'small extract.size=64.0' says what 'small extract.size=64' says" in said
+    text = RECIPE.replace('"extract.layer" = [-1, [-1, -3]]\n', "").replace("[0, 1]", "[1, 1]")
+    (here / "small.toml").write_text(text)
+    said = call("tune", "small.toml", "--dry-run", code=2)[1]
+    assert "nothing to choose among ('small clusters.seed=1' says what 'small clusters.seed=1' says)" in said
+
+
+def test_settings_that_turn_out_to_make_one_model_are_one(call, here):
+    vary = [word for value in (0, 1) for word in ("--vary", f"extract.workers={value}")]
+    path, said = call("tune", "small.toml", *vary, "--vary", "clusters.seed=0", "--vary", "clusters.seed=1")
+    assert "it is the model of 'small extract.workers=0 clusters.seed=0'" in said
     assert len(manifest(here, path)["summary"]["candidates"]) == 2
+
+
+def test_candidates_that_divide_the_images_alike_count_as_one(call, here):
+    sizes = [word for size in (63, 64) for word in ("--vary", f"extract.size={size}")]
+    classes = ["--vary", "clusters.classes=2", "--vary", "clusters.classes=4"]
+    path, said = call("tune", "small.toml", *sizes, *classes, "--workers", 0)
+    assert "'small extract.size=63 clusters.classes=2', 'small extract.size=64 clusters.classes=2'" in said
+    assert "divide the images alike: they count as one in the agreement" in said
+    rows = manifest(here, path)["summary"]["candidates"]
+    assert rows[0]["agreement"] < 1
 
 
 def test_the_candidates_can_be_looked_at_first_and_a_budget_draws_some(call, here):
-    said = call("tune", "small.toml", "--dry-run", "--budget", 3)[1]
-    assert "3 of 4 candidates are tried: --budget 3" in said
-    assert "small extract.layer=-1 clusters.seed=0" in said
+    out, said = call("tune", "small.toml", "--dry-run", "--budget", 3)
+    assert said == "3 of 4 candidates are tried: --budget 3"
+    assert "small extract.layer=-1 clusters.seed=0" in out
+    assert "--set extract.layer=-1 --set clusters.seed=0" in out
+    printed, said = call("tune", "small.toml", "--dry-run", "--budget", 3, "--json")
+    value = json.loads(printed)
+    assert value["total"] == 4
+    assert [entry["name"] for entry in value["candidates"]] == [
+        line.split("  ")[0] for line in out.splitlines()[1:]
+    ]
+    first = value["candidates"][0]
+    assert first["command"].startswith("unsupseg run ")
+    assert [stage["stage"] for stage in first["stages"]] == ["extract", "clusters", "train"]
     assert not (here / "unsupseg-workspace").exists()
 
 
 def test_what_is_set_is_no_longer_tried(call, here):
-    said = call("tune", "small.toml", "--set", "clusters.seed=7", "--dry-run")[1]
-    assert said == "small extract.layer=-1 small extract.layer=[-1,-3]"
+    out = call("tune", "small.toml", "--set", "clusters.seed=7", "--dry-run")[0]
+    assert [line.split("  ")[0] for line in out.splitlines()] == [
+        "candidate",
+        "small extract.layer=-1",
+        "small extract.layer=[-1,-3]",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -141,8 +285,17 @@ def test_what_is_set_is_no_longer_tried(call, here):
         (["--set", "clusters.seed=3", "--vary", "clusters.seed=1"], "exclude each other"),
         (["--set", "graph.knn=1"], "--set graph.knn: no recipe here has a stage 'graph'"),
         (["--vary", "layer=1", "--vary", "layer=2"], "no recipe here has a stage 'layer'"),
-        (["--vary", "extract.layer=-1", "--vary", "extract.layer=-1"], "given twice"),
-        (["--vary", "extract.layer"], "is not of the form"),
+        (["--vary", "extract.layer=-1", "--vary", "extract.layer=-1"], "'small extract.layer=-1' says what"),
+        (["--vary", "extract.layer"], "--vary 'extract.layer' is not of the form STAGE.key=value"),
+        (["--vary", "=3"], "--vary '=3' is not of the form STAGE.key=value"),
+        (["--set", "=3"], "--set '=3' is not of the form"),
+        (["--vary", "extract.=3"], "--vary 'extract.' is not of the form STAGE.key=value"),
+        (["--vary", "extract.layr=-1"], "Unknown option 'layr' of stage 'extract' (--vary); did you mean"),
+        (["--vary", "extract.layer=up"], "extract.layer 'up' (--vary) does not fit"),
+        (["--vary", "train.lr=fast"], "train.set.lr 'fast' (--vary) does not fit"),
+        (["--set", "train.lr=fast"], "train.set.lr 'fast' (command line) does not fit"),
+        (["--vary", "predict.flip=true"], "--vary predict.flip: `tune` makes and compares models"),
+        (["--set", "predict.flip=true"], "--set predict.flip: `tune` makes and compares models"),
         (["--budget", 1], "greater than or equal to 2"),
     ],
 )
@@ -156,20 +309,36 @@ def test_what_cannot_be_tried_is_said(call, here, arguments, message):
     [
         ('"graph.knn" = [1, 2]', "[tune], graph.knn: no recipe here has a stage 'graph'"),
         ('"extract.layer" = []', "[tune], extract.layer: there is no value to try"),
-        ('"extract.layer" = -1', "small.toml"),
-        ('"extract.layr" = [-1, -2]', "did you mean 'layer'"),
+        ('"extract.layer" = -1', "[tune], extract.layer: expected a list of the values to try, such as [-1]"),
+        ('extract.layer = "x"', "[tune], extract.layer: expected a list of the values to try, such as [x]"),
+        ("extract = {}", "[tune], extract: there is no value to try"),
+        ("train.set.lr = [1]", "[tune], train.set: write train.OPTION = [VALUE, ...]"),
+        ('extract.layer = [-1]\n"extract.layer" = [-3]', "[tune], extract.layer: it is given twice"),
+        ('"extract.layr" = [-1, -2]', "of stage 'extract' ('HERE/small.toml', [tune]); did you mean 'layer'"),
+        ('"extract.layer" = ["up"]', "extract.layer 'up' ('HERE/small.toml', [tune]) does not fit"),
+        ('"train.lr" = ["fast"]', "train.set.lr 'fast' ('HERE/small.toml', [tune]) does not fit"),
+        ('"predict.flip" = [true]', "[tune], predict.flip: `tune` makes and compares models"),
     ],
 )
 def test_what_a_recipe_cannot_try_is_said_with_the_place(call, here, table, message):
     text = RECIPE.replace('"extract.layer" = [-1, [-1, -3]]', table).replace('"clusters.seed" = [0, 1]\n', "")
     (here / "small.toml").write_text(text)
-    assert message in call("tune", "small.toml", "--workers", 0, code=2)[1]
+    said = call("tune", here / "small.toml", "--workers", 0, code=2)[1]
+    assert message.replace("HERE", str(here)) in said
+
+
+def test_a_key_without_quotes_says_what_one_with_them_says(call, here):
+    before = call("tune", "small.toml", "--dry-run")
+    (here / "small.toml").write_text(
+        RECIPE.replace('"extract.layer"', "extract.layer").replace('"clusters.seed"', "clusters.seed")
+    )
+    assert call("tune", "small.toml", "--dry-run") == before
 
 
 def test_recipes_of_one_name_are_told_apart_by_their_files(call, here):
     (here / "other.toml").write_text(RECIPE.replace("classes = 3", "classes = 2"))
     vary = ("--vary", "extract.layer=-1")
-    said = call("tune", "small.toml", "other.toml", *vary, "--dry-run")[1]
+    said = call("tune", "small.toml", "other.toml", *vary, "--dry-run")[0]
     assert "small.toml extract.layer=-1" in said
     assert "other.toml extract.layer=-1" in said
     assert "named twice" in call("tune", "small.toml", "small.toml", *vary, code=2)[1]
@@ -189,4 +358,6 @@ def test_images_of_candidates_must_be_the_same(call, here):
     save(here / "others" / "b.png", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     vary = ["--vary", "extract.dataset=tiles/", "--vary", "extract.dataset=others/"]
     said = call("tune", "small.toml", *vary, "--workers", 0, code=2)[1]
-    assert "made from different images" in " ".join(said.split())
+    assert "are of different images" in said
+    assert "leave what names images out of --vary" in said
+    assert not (here / "unsupseg-workspace" / "features").exists()

@@ -26,10 +26,11 @@ REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED)
 class Context:
     """Where a stage works and whom it tells.
 
-    In a call ``by_recipe`` nothing counts that was asked by hand before. ``read_only`` writes nothing
-    there, not even what is remembered: the context of a dry run. Of a data set only ``most_images``
-    are taken, evenly spread. ``sources`` are the files that the key of the call was made from.
-    Images in object storage are kept in ``cache``.
+    In a call ``by_recipe`` nothing counts that was asked by hand before. With ``current`` what is made or
+    reused becomes what a call that names none takes. ``read_only`` writes nothing there, not even what is
+    remembered: the context of a dry run. Of a data set only ``most_images`` are taken, evenly spread.
+    ``sources`` are the files that the key of the call was made from. Images in object storage are kept in
+    ``cache``.
     """
 
     workspace: Workspace = field(default_factory=lambda: Workspace(Path(DEFAULT_WORKSPACE)))
@@ -38,6 +39,7 @@ class Context:
     read_only: bool = False
     most_images: int | None = None
     by_recipe: bool = False
+    current: bool = True
     sources: Sources = field(default_factory=Sources)
     cache: Cache = field(default_factory=Cache.of_environment)
 

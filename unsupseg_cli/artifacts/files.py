@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import StorageError, UnsupsegError
 from unsupseg_cli.core.progress import duration
 
 
@@ -85,10 +85,10 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space(folder: Path, needed: int, subject: str) -> None:
-    """Raise UnsupsegError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
+    """Raise StorageError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
     free = shutil.disk_usage(folder).free
     if needed * 1.01 > free:
-        raise UnsupsegError(
+        raise StorageError(
             f"{subject} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; free some "
             "space, choose another --workspace, a smaller --size or fewer arrays with --keep."
         )
@@ -112,7 +112,7 @@ def disk_errors(root: Path) -> Iterator[None]:
     """Turn the failure of a disk into a sentence that says what happened to it and that nothing is lost.
 
     Raises:
-        UnsupsegError: the disk of ``root`` is full, is read-only, or is no longer there. Other errors pass.
+        StorageError: the disk of ``root`` is full, is read-only, or is no longer there. Other errors pass.
     """
     try:
         yield
@@ -122,7 +122,7 @@ def disk_errors(root: Path) -> Iterator[None]:
         reason = _disk_reason(error, root)
         if reason is None:
             raise
-        raise UnsupsegError(f"{reason}; then the same command goes on where it stopped ({error}).") from error
+        raise StorageError(f"{reason}; then the same command goes on where it stopped ({error}).") from error
 
 
 def _disk_reason(error: Exception, root: Path) -> str | None:
@@ -171,7 +171,7 @@ def exclusive(
             f"{subject} is being written by {_writer(holder)}; wait for it, or stop that process and call again."
         ) from None
     except OSError as error:
-        raise UnsupsegError(
+        raise StorageError(
             f"The lock '{path}' cannot be made ({error.strerror}); the workspace must be a folder that you "
             "may write to."
         ) from None
@@ -182,7 +182,7 @@ def exclusive(
         if path.exists():
             raise
         gone = _gone(path.parents[1])
-        raise UnsupsegError(f"{gone}; then the same command goes on where it stopped ({error}).") from error
+        raise StorageError(f"{gone}; then the same command goes on where it stopped ({error}).") from error
     finally:
         holder.unlink(missing_ok=True)
         lock.release()

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from copy import copy
@@ -40,7 +40,7 @@ from unsupseg_cli.artifacts.manifest import (
     is_scratch,
     read_manifest,
 )
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.core.threads import usable_cores
 
 CURRENT = "current.json"
@@ -303,13 +303,14 @@ class Workspace:
         start: Callable[[Draft], SharedWork],
         *,
         wait: float = 3600.0,
+        current: bool = True,
         tell: Callable[[str], None] | None = None,
     ) -> tuple[Artifact | None, bool]:
         """Make one process's share of an artifact; the process that finishes last publishes it.
 
         Each share has a lock of its own while it is written, so that shares do not wait for each other. The
         artifact's lock is held only to lay out the files (``start``) and to publish, so that a call without
-        shards keeps out, and is kept out.
+        shards keeps out, and is kept out. With ``current`` it becomes what a call that names none takes.
 
         Returns:
             the artifact, or None while parts of other shares are missing; and whether it was there before.
@@ -318,7 +319,7 @@ class Workspace:
             UnsupsegError: another process writes this share, or the whole artifact.
         """
         if artifact := self._find_whole(identity):
-            return self._take(artifact), True
+            return self._take(artifact, current), True
         self._make_folders(identity.kind)
         lock, subject, clock = self._lock(identity), f"The artifact '{identity.id}'", _Clock()
         share_lock = lock.with_name(f"{lock.stem}-shard-{shard}.lock")
@@ -326,7 +327,7 @@ class Workspace:
             with self._hold(lock, subject, wait, tell):
                 self._restore(identity)
                 if artifact := self._find_whole(identity):
-                    return self._take(artifact), True
+                    return self._take(artifact, current), True
                 share = f"Shard {shard} of '{identity.id}'"
                 stack.enter_context(self._hold(share_lock, share, 0, tell))
                 draft = self._draft(identity, shared=True)
@@ -336,14 +337,14 @@ class Workspace:
                 job.write()
         with disk_errors(self.root), self._hold(lock, subject, wait, tell):
             if artifact := self._find_whole(identity):
-                return self._take(artifact), False
+                return self._take(artifact, current), False
             if job is not None and not _is_complete(draft, identity):
                 draft.refresh()
                 if job.missing():
                     return None, False
                 self._complete(identity, draft, job.close(), clock, tell)
             artifact = self._publish(draft, identity)
-        return self._take(artifact), False
+        return self._take(artifact, current), False
 
     def _find_whole(self, identity: Identity) -> Artifact | None:
         """Return the published artifact of a identity, unless it is known to be damaged or too old to be read."""
@@ -372,11 +373,15 @@ class Workspace:
         """Return the locks of shares of the artifact that a lock stands for."""
         return list(self.root.glob(f"{LOCKS}/{lock.stem}-shard-*.lock"))
 
-    def _take(self, artifact: Artifact, current: bool = True) -> Artifact:
+    def _take(self, artifact: Artifact, current: bool) -> Artifact:
         if current:
-            with disk_errors(self.root):
-                self._set_current(artifact)
+            self.take([artifact])
         return artifact
+
+    def take(self, artifacts: Sequence[Artifact]) -> None:
+        """Let artifacts become what calls that name none take, all at once; of one kind and split the last."""
+        with disk_errors(self.root):
+            self._set_current(artifacts)
 
     def _lock(self, identity: Identity) -> Path:
         return self.root / LOCKS / f"{identity.kind}-{identity.key[:16]}.lock"
@@ -480,7 +485,7 @@ class Workspace:
                 refuse_link(folder)
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UnsupsegError(
+            raise StorageError(
                 f"The workspace '{self}' cannot be written ({error.strerror}); give another folder with "
                 "--workspace or $UNSUPSEG_WORKSPACE."
             ) from None
@@ -491,12 +496,12 @@ class Workspace:
         except (OSError, UnicodeDecodeError):
             return {}
 
-    def _set_current(self, artifact: Artifact) -> None:
+    def _set_current(self, artifacts: Sequence[Artifact]) -> None:
         if not os.access(self.root, os.W_OK):
             return  # reusing from a read-only workspace is fine
         (self.root / LOCKS).mkdir(exist_ok=True)
         with exclusive(self.root / LOCKS / "current.lock", f"'{CURRENT}'", wait=60):
-            write_json(self.root / CURRENT, with_current(self._read_current(), artifact))
+            write_json(self.root / CURRENT, with_current(self._read_current(), artifacts))
 
     # Care ------------------------------------------------------------------------------------------------
 
@@ -583,12 +588,17 @@ class Workspace:
             shutil.rmtree(folder)
 
 
-def with_current(current: dict[str, dict[str, str]], artifact: Artifact) -> dict[str, dict[str, str]]:
-    """Return what names the last artifacts once this is the last one of its kind and split."""
-    splits = {**current.get(artifact.manifest.kind, {}), "*last*": artifact.id}
-    if artifact.manifest.data:
-        splits[artifact.manifest.data.split] = artifact.id
-    return {**current, artifact.manifest.kind: splits}
+def with_current(
+    current: dict[str, dict[str, str]], artifacts: Sequence[Artifact]
+) -> dict[str, dict[str, str]]:
+    """Return what names the last artifacts once these are the last ones of their kinds and splits."""
+    changed = {kind: dict(names) for kind, names in current.items()}
+    for artifact in artifacts:
+        splits = changed.setdefault(artifact.manifest.kind, {})
+        splits["*last*"] = artifact.id
+        if artifact.manifest.data:
+            splits[artifact.manifest.data.split] = artifact.id
+    return changed
 
 
 def as_current(text: str) -> dict[str, dict[str, str]]:

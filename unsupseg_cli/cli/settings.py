@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,17 +188,27 @@ def find_workspace(option: Path | None, settings: Settings) -> Path | Address:
     return workspace
 
 
-def parse_assignments(pairs: list[str]) -> dict[str, Any]:
-    """Parse ``--set key=value``; values are TOML, a bare word is a string; raises UsageError without ``=``."""
+def parse_assignments(pairs: Sequence[str], option: str = "--set", form: str = "key=value") -> dict[str, Any]:
+    """Return the values of ``--set key=value`` by key; they are TOML, a bare word is a string.
+
+    Raises:
+        UsageError: one has no key or no ``=``, or a key is given twice; the message names the ``option``.
+    """
     values: dict[str, Any] = {}
     for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals:
-            raise UsageError(f"--set '{pair}' is not of the form key=value.")
-        if key.strip() in values:
-            raise UsageError(f"--set {key.strip()} is given twice; one of them would be read by nothing.")
-        try:
-            values[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[key.strip()] = text
+        key, value = parse_assignment(pair, option, form)
+        if key in values:
+            raise UsageError(f"{option} {key} is given twice; one of them would be read by nothing.")
+        values[key] = value
     return values
+
+
+def parse_assignment(pair: str, option: str = "--set", form: str = "key=value") -> tuple[str, Any]:
+    """Return key and value of one ``key=value``, as `parse_assignments` does."""
+    key, equals, text = pair.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"{option} '{pair}' is not of the form {form}.")
+    try:
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), text

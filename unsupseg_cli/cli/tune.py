@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ from rich.table import Table
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import Invocation, stage_command
 from unsupseg_cli.cli.completion import recipes
-from unsupseg_cli.cli.settings import parse_assignments
-from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.pipeline.candidates import Candidate, Vary, candidates
+from unsupseg_cli.cli.console import print_columns, result
+from unsupseg_cli.cli.settings import parse_assignment, parse_assignments
+from unsupseg_cli.pipeline.candidates import Candidate, Candidates, Vary, candidates, told_apart
 from unsupseg_cli.pipeline.options import TuneConfig
+from unsupseg_cli.pipeline.recipe import VARIED
 from unsupseg_cli.pipeline.recipe_file import load_recipe
 
 app = typer.Typer()
@@ -38,7 +40,9 @@ _SET = Annotated[
     typer.Option("--set", help="STAGE.key=value, the same for all candidates; repeat it."),
 ]
 _FIGURES = ("criterion", "contrast", "agreement", "told_by_place")
-_DRY = Annotated[bool, typer.Option("--dry-run", help="Only list the candidates.")]
+_DRY = Annotated[
+    bool, typer.Option("--dry-run", help="Only list the candidates and their commands; nothing is written.")
+]
 
 
 @stage_command(
@@ -57,7 +61,7 @@ def tune(invocation: Invocation) -> None:
     the place in the image tells.
     """
     config, extra, settings = invocation.config, invocation.extra, invocation.settings
-    tried, total = candidates(
+    chosen = candidates(
         [load_recipe(name) for name in extra["recipe"]],
         _parse_vary(extra["vary"] or []),
         config.budget,
@@ -66,49 +70,77 @@ def tune(invocation: Invocation) -> None:
         defaults=settings.for_command,
         method_defaults=settings.for_method,
     )
-    if total > len(tried):
-        invocation.reporter.info(f"{len(tried)} of {total} candidates are tried: --budget {config.budget}")
+    _tell_left_out(chosen, config.budget, invocation)
     if extra["dry_run"]:
-        for candidate in tried:
-            invocation.reporter.console.print(candidate.name, markup=False, soft_wrap=True)
+        _dry_run(chosen, invocation)
         return
+    from unsupseg_cli.pipeline.executor import executor
     from unsupseg_cli.pipeline.tune import tune as choose
 
-    artifact = choose(tried, config.judged, invocation.context(), config.device or "auto")
-    invocation.reporter.table(_table(artifact))
-    _tell_best(artifact, tried, invocation)
+    with executor(config.executor, config.address) as perform:
+        device = "auto" if config.executor else config.device or "auto"
+        artifact = choose(chosen.tried, config.judged, invocation.context(), device, perform=perform)
+    _tell_choice(artifact, chosen.tried, invocation)
     invocation.done(artifact)
 
 
 def _parse_vary(pairs: Sequence[str]) -> Vary:
-    """Return the values that are tried of each option, in the order given; raises UsageError for one given twice."""
+    """Return the values that are tried of each option, in the order given."""
     vary: dict[str, list[Any]] = {}
     for pair in pairs:
-        ((name, value),) = parse_assignments([pair]).items()
-        values = vary.setdefault(name, [])
-        if value in values:
-            raise UsageError(f"--vary {pair} is given twice.")
-        values.append(value)
+        name, value = parse_assignment(pair, VARIED, "STAGE.key=value")
+        vary.setdefault(name, []).append(value)
     return vary
 
 
-def _table(artifact: Artifact) -> Table:
-    """Return the candidates, best first."""
-    table = Table(
-        "rank", "candidate", "criterion", "contrast", "agreement", "place", "classes", "model", box=None
-    )
-    for row in sorted(artifact.manifest.summary["candidates"], key=lambda row: row["rank"]):
+def _tell_left_out(chosen: Candidates, budget: int, invocation: Invocation) -> None:
+    """Say which candidates are not tried, and why."""
+    if chosen.doubles:
+        invocation.reporter.info(f"left out: {chosen.left_out}")
+    if chosen.total > len(chosen.tried):
+        invocation.reporter.info(
+            f"{len(chosen.tried)} of {chosen.total} candidates are tried: --budget {budget}"
+        )
+
+
+def _dry_run(chosen: Candidates, invocation: Invocation) -> None:
+    """Print the candidates that would be tried."""
+    context = invocation.context()
+    from unsupseg_cli.data.datasets import MissingImages
+    from unsupseg_cli.pipeline.plan import outline
+    from unsupseg_cli.pipeline.tune import look_over
+
+    try:
+        plans = look_over(chosen.tried, context)
+    except MissingImages as error:
+        plans = [outline(candidate.steps) for candidate in chosen.tried]
+        invocation.reporter.warn(str(error))
+    if invocation.json:
+        rows = [
+            {"name": each.name, "command": each.command, "stages": [entry.to_json() for entry in plan]}
+            for each, plan in zip(chosen.tried, plans, strict=True)
+        ]
+        result(json.dumps({"candidates": rows, "total": chosen.total}, indent=1))
+        return
+    print_columns(["candidate", "command"], [[each.name, each.command] for each in chosen.tried])
+
+
+def _tell_choice(artifact: Artifact, tried: Sequence[Candidate], invocation: Invocation) -> None:
+    """Print the candidates, best first, and how to run what was chosen."""
+    by_name, summary = {candidate.name: candidate for candidate in tried}, artifact.manifest.summary
+    rows = sorted(summary["candidates"], key=lambda row: row["rank"])
+    common, labels = told_apart([by_name[row["name"]] for row in rows])
+    table = Table(box=None, title=common, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("rank", no_wrap=True)
+    table.add_column("candidate", overflow="fold")
+    for heading in ("criterion", "contrast", "agreement", "place", "classes"):
+        table.add_column(heading, no_wrap=True)
+    for row, label in zip(rows, labels, strict=True):
         classes = f"{row['classes_seen']} of {row['classes']}"
-        figures = [f"{row[name]:.3f}" for name in _FIGURES]
-        table.add_row(str(row["rank"]), row["name"], *figures, classes, row["model"])
-    return table
-
-
-def _tell_best(artifact: Artifact, tried: Sequence[Candidate], invocation: Invocation) -> None:
-    """Say how to run what was chosen."""
-    name = artifact.manifest.summary["candidates"][artifact.manifest.summary["best"]]["name"]
-    best = next(candidate for candidate in tried if candidate.name == name)
+        table.add_row(str(row["rank"]), label, *(f"{row[name]:.3f}" for name in _FIGURES), classes)
+    invocation.reporter.table(table)
+    best = rows[0]
     invocation.reporter.info(
-        f"best: {name}; its model is the one that commands take now. The whole recipe: `{best.command}` with the other "
-        "options of this call"
+        f"best: {best['name']}; its model '{best['model']}' is the one that commands take now (candidates.csv has the "
+        f"others). The whole recipe: `{by_name[best['name']].command}` with the other options of this call"
     )

@@ -15,6 +15,7 @@ from unsupseg_cli.contents.images import remembered_weights
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import JSON_NAME, Backbone, backbone_row, load_backbone, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, TINY
+from unsupseg_cli.models.weight_files import require_weights
 
 TOKEN_FIELDS = ("layer", "norm", "pos_embed", "position", "debias")
 """Options of `extract` that decide what a backbone's tokens are, and that a model keeps."""
@@ -35,6 +36,7 @@ def known_backbone(name: str, weights: Path | None, context: Context) -> Backbon
 
     Raises:
         UsageError: there is no backbone and no artifact of this name.
+        UnsupsegError: there is no such file of weights.
     """
     folder = _own_folder(name, weights, context)
     if folder is not None:
@@ -71,6 +73,7 @@ def _own_folder(name: str, weights: Path | None, context: Context) -> Path | Non
 def _used_weights(name: str, file: Path | None, context: Context) -> str:
     """Return the digest that weights had when features were made with them in this workspace."""
     if file is not None:
+        require_weights(file)
         return remembered_weights(name, file, context) or UNKNOWN
     for listed in reversed(context.workspace.listed("features")):
         if listed.entry.settings.get("backbone") != name:

@@ -29,9 +29,13 @@ _CELL = 220  # pixels of a picture's side there
 
 
 class Tried(NamedTuple):
-    """A candidate: its name and model, and the figures of `metrics.label_free` of what it segments."""
+    """A candidate: its name, what of that tells it apart, its model, and the figures of what it segments.
+
+    The figures are those of `metrics.label_free`.
+    """
 
     name: str
+    label: str
     model: Artifact
     contrast: float
     agreement: float
@@ -70,9 +74,9 @@ def write_tuning(
             writer.writerow(
                 {name: cell(text) if isinstance(text, str) else text for name, text in row.items()}
             )
-    names = [tried[number].name for number in order]
-    save(candidates_figure(names, values[order], confirmed[np.ix_(order, order)]), folder / PLOT)
-    best = [(tried[number].name, maps[number]) for number in order[:_SHOWN_CANDIDATES]]
+    labels = [tried[number].label for number in order]
+    save(candidates_figure(labels, values[order], confirmed[np.ix_(order, order)]), folder / PLOT)
+    best = [(tried[number].label, maps[number]) for number in order[:_SHOWN_CANDIDATES]]
     _sheet(best, items).save(folder / SHEET)
     return {
         "best": order[0],
@@ -108,9 +112,10 @@ def _sheet(best: Sequence[tuple[str, NDArray[np.int16]]], items: Sequence[Item])
         picture.thumbnail((2 * _CELL, 2 * _CELL))
         image = np.asarray(picture)
         rows.append([image, *(blend(image, _enlarged(maps[row], image), colors) for maps in columns)])
-    return grid(
-        rows, headings=["image", *(f"{rank}. {name}" for rank, (name, _) in enumerate(best, 1))], cell=_CELL
-    )
+    names = [
+        f"{rank}. {name}".replace(" ", "\n").replace("\n", " ", 1) for rank, (name, _) in enumerate(best, 1)
+    ]
+    return grid(rows, headings=["image", *names], cell=_CELL)
 
 
 def _named_alike(maps: NDArray[np.int16], reference: NDArray[np.int16]) -> NDArray[np.int64]:

@@ -20,6 +20,10 @@ class UsageError(UnsupsegError):
     exit_code = 2
 
 
+class StorageError(UnsupsegError):
+    """Where artifacts are written took no more (a full disk, a bucket out of reach), whatever the work was."""
+
+
 def reason_of(error: BaseException) -> str:
     """Return the first line of what an error says, or its name where it says nothing."""
     details = getattr(error, "errors", None)  # of pydantic, whose first line says only how many there are

@@ -19,7 +19,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
+from unsupseg_cli.metrics.confusion import Confusion
+
+ALIKE = 0.99
+"""Share of the cells in which two segmentations are one: what differs is less than from seed to seed."""
 PLACES = 8
 """Cells of an image's side that a place is told by."""
 _NOTHING = 1e-9  # nats
@@ -44,18 +49,51 @@ def criterion(
     return values if has_place else values * (1 - placed) ** 2
 
 
-def agreement(confirmed: NDArray[np.float64], looks: Sequence[str]) -> NDArray[np.float64]:
+def agreement(
+    confirmed: NDArray[np.float64], looks: Sequence[str], groups: Sequence[int] | None = None
+) -> NDArray[np.float64]:
     """Return the share (n,), in [0, 1], of each segmentation that those confirm which look at images in another way.
 
     Args:
         confirmed: of each by each, (n, n), see `confirmed_information`.
         looks: what each looks at images by. Where a segmentation has no other look beside it, all others count.
+        groups: of each, see `alike`: those of a group count as one, which looks in the ways of all of them; None: each
+            is one of its own. Where all are of one group, all others count.
     """
     count = len(confirmed)
-    differ = np.array([[one != other for other in looks] for one in looks])
-    others = np.where(differ.any(1, keepdims=True), differ, ~np.eye(count, dtype=bool))
-    means: NDArray[np.float64] = (confirmed * others).sum(1) / np.maximum(others.sum(1), 1)
+    group = np.arange(count) if groups is None else np.asarray(groups)
+    ways = [{look for look, other in zip(looks, group, strict=True) if other == own} for own in group]
+    differ = np.array([[one.isdisjoint(other) for other in ways] for one in ways])
+    apart = group[:, None] != group
+    others = np.where(differ.any(1, keepdims=True), differ, apart)
+    others = np.where(others.any(1, keepdims=True), others, ~np.eye(count, dtype=bool))
+    weights = others / (group[:, None] == group).sum(0)
+    means: NDArray[np.float64] = (confirmed * weights).sum(1) / np.maximum(weights.sum(1), _NOTHING)
     return means
+
+
+def alike(maps: NDArray[np.int16]) -> list[int]:
+    """Return for each segmentation the first one that divides the images as it does, but for the classes' names.
+
+    Two do where `ALIKE` of the cells have classes that go together, one to one. Of these one was found in another way
+    only by name (tokens of images a pixel smaller, say), so that their agreement says nothing.
+
+    Args:
+        maps: classes from 0, (n, images, S, S), all of the same images.
+    """
+    flat, firsts = maps.reshape(len(maps), -1), list[int]()
+    for number, own in enumerate(flat):
+        same = (first for first in sorted(set(firsts)) if _share_alike(own, flat[first]) >= ALIKE)
+        firsts.append(next(same, number))
+    return firsts
+
+
+def _share_alike(one: NDArray[np.int16], other: NDArray[np.int16]) -> float:
+    """Return the share of cells whose classes go together, one to one."""
+    counts = Confusion(int(one.max()) + 1, int(other.max()) + 1)
+    counts.update(one, other)
+    rows, columns = linear_sum_assignment(counts.matrix, maximize=True)
+    return float(counts.matrix[rows, columns].sum() / len(one))
 
 
 def confirmed_information(maps: NDArray[np.int16], seed: int = 0) -> NDArray[np.float64]:

@@ -45,12 +45,7 @@ def load_checkpoint(path: Path) -> object:
     Raises:
         UnsupsegError: the file is missing, of another kind (the message says which), cut short, or would run code.
     """
-    if path.is_dir():
-        raise UnsupsegError(f"The weights '{path}' are a folder; give the file in it{_file_in(path)}.")
-    if not path.is_file():
-        raise UnsupsegError(
-            f"The weights file '{path}' does not exist; give --weights FILE (.safetensors or .pth)."
-        )
+    require_weights(path)
     try:
         with path.open("rb") as file:
             head = file.read(1024)
@@ -88,6 +83,16 @@ def problem_of(path: Path) -> str:
 
 def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 100_000_000
+
+
+def require_weights(path: Path) -> None:
+    """Raise UnsupsegError where a weights file is not there."""
+    if path.is_dir():
+        raise UnsupsegError(f"The weights '{path}' are a folder; give the file in it{_file_in(path)}.")
+    if not path.is_file():
+        raise UnsupsegError(
+            f"The weights file '{path}' does not exist; give --weights FILE (.safetensors or .pth)."
+        )
 
 
 def _load_safetensors(path: Path, header: int) -> object:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
+from unsupseg_cli.core.address import is_address
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.options import RunConfig
-from unsupseg_cli.pipeline.recipe import Defaults, MethodDefaults, Step, resolve
+from unsupseg_cli.pipeline.recipe import VARIED, Defaults, MethodDefaults, Step, resolve
 from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled
 
 Vary = Mapping[str, Sequence[Any]]
 """The values that are tried of each ``STAGE.key``."""
+_SHOWN = 3  # doubles that are named
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,35 @@ class Candidate:
         return self.steps[-1]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates that are tried, of ``total`` different ones.
+
+    ``doubles`` are left out: each with the one that it is another spelling of.
+    """
+
+    tried: tuple[Candidate, ...]
+    total: int
+    doubles: tuple[tuple[Candidate, Candidate], ...]
+
+    @property
+    def left_out(self) -> str:
+        """Which are left out as doubles, of many the first; nothing where none is."""
+        told = [f"'{double.name}' says what '{same.name}' says" for double, same in self.doubles[:_SHOWN]]
+        more = [f"{len(self.doubles) - _SHOWN} more"] if len(self.doubles) > _SHOWN else []
+        return "; ".join([*told, *more])
+
+
+def told_apart(candidates: Sequence[Candidate]) -> tuple[str, list[str]]:
+    """Return what the names of candidates have in common, and of each one the rest."""
+    words = [(candidate.title, *candidate.settings) for candidate in candidates]
+    common = [word for word in words[0] if all(word in other for other in words)]
+    rests = [" ".join(word for word in own if word not in common) for own in words]
+    return " ".join(common), [
+        rest or candidate.name for rest, candidate in zip(rests, candidates, strict=True)
+    ]
+
+
 def candidates(
     recipes: Sequence[RecipeFile],
     vary: Vary,
@@ -65,8 +98,8 @@ def candidates(
     assignments: Mapping[str, Any] | None = None,
     defaults: Defaults | None = None,
     method_defaults: MethodDefaults | None = None,
-) -> tuple[list[Candidate], int]:
-    """Return the candidates that are tried, and how many there are in all.
+) -> Candidates:
+    """Return the candidates that are tried.
 
     Each recipe is tried with each combination of the values, of its own table ``[tune]`` where none are given. Of more
     than ``budget`` the first and others drawn by chance are taken, in the order of the whole.
@@ -81,34 +114,58 @@ def candidates(
         method_defaults: of the methods.
 
     Raises:
-        UsageError: there are fewer than two candidates, a stage is in no recipe, a recipe makes no model, or one of the
-            values does not fit.
+        UsageError: there are fewer than two candidates, a stage is in no recipe or makes no part of a model, a recipe
+            makes no model, one of the values does not fit, or recipes name different images.
     """
-    _require_known(recipes, vary, assignments or {})
-    if both := sorted(vary.keys() & (assignments or {}).keys()):
+    fixed = assignments or {}
+    given = _given(recipes, vary, fixed)
+    _require_known(recipes, given)
+    if both := sorted(vary.keys() & fixed.keys()):
         raise UsageError(f"--set {both[0]} and --vary {both[0]} exclude each other: give one of them.")
-    combinations = [
-        (recipe, values)
-        for recipe in recipes
-        for values in _combinations(recipe, vary or _without(recipe.tune, assignments or {}))
-    ]
     named = Counter(recipe.name for recipe in recipes)
-    if len(combinations) < 2:
-        raise UsageError(
-            "There is nothing to choose among: name several recipes, or values to try, such as --vary extract.layer=-1 "
-            "--vary extract.layer=-3."
-        )
-    chosen = set(range(len(combinations)))
-    if len(combinations) > budget:
-        chosen = {0, *Random(0).sample(range(1, len(combinations)), budget - 1)}
-    tried = []
-    for number, (recipe, values) in enumerate(combinations):
-        fixed = {name: value for name, value in (assignments or {}).items() if _knows(recipe, name)}
-        steps = resolve(recipe, overrides, {**fixed, **values}, defaults, method_defaults)
-        if number in chosen:  # the others too are checked
+    settled = []
+    for recipe in recipes:
+        of_recipe = {name: value for name, value in fixed.items() if _knows(recipe, name)}
+        for values in _combinations(recipe, vary or _without(recipe.tune, fixed)):
+            steps = resolve(
+                *(recipe, overrides, of_recipe, defaults, method_defaults),
+                tried=values,
+                tried_at=VARIED if vary else _table(recipe),
+            )
             title = recipe.name if named[recipe.name] == 1 else recipe.reference
-            tried.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
-    return tried, len(combinations)
+            settled.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
+    _require_of_models(settled, given)
+    different, doubles = _different(settled)
+    chosen = Candidates(tuple(_drawn(different, budget)), len(different), tuple(doubles))
+    if len(different) < 2:
+        why = f" ({chosen.left_out})" if doubles else ""
+        raise UsageError(
+            f"There is nothing to choose among{why}: name several recipes, or values to try, such as --vary "
+            "extract.layer=-1 --vary extract.layer=-3."
+        )
+    _require_same_images(different)
+    return chosen
+
+
+def _drawn(different: Sequence[Candidate], budget: int) -> list[Candidate]:
+    """Return at most ``budget`` candidates: the first, and others by chance."""
+    if len(different) <= budget:
+        return list(different)
+    chosen = {0, *Random(0).sample(range(1, len(different)), budget - 1)}
+    return [candidate for number, candidate in enumerate(different) if number in chosen]
+
+
+def _different(
+    settled: Sequence[Candidate],
+) -> tuple[list[Candidate], list[tuple[Candidate, Candidate]]]:
+    """Return the candidates without those whose steps say what those of an earlier one say; and these, in pairs."""
+    first: dict[str, Candidate] = {}
+    doubles = []
+    for candidate in settled:
+        steps = [(step.id, step.command, step.config, step.options, step.inputs) for step in candidate.steps]
+        if (same := first.setdefault(repr(steps), candidate)) is not candidate:
+            doubles.append((candidate, same))
+    return list(first.values()), doubles
 
 
 def _without(tune: Vary, assignments: Mapping[str, Any]) -> Vary:
@@ -128,32 +185,88 @@ def _knows(recipe: RecipeFile, name: str) -> bool:
     return any(name.partition(".")[0] in (stage.id, stage.command) for stage in recipe.stages)
 
 
-def _require_known(recipes: Sequence[RecipeFile], vary: Vary, assignments: Mapping[str, Any]) -> None:
-    """Raise UsageError for values of a stage that no recipe has, or without a value; or for a recipe given twice."""
-    given = [
-        (f"--{option} {name}", name, recipes)
-        for option, names in (("vary", vary), ("set", assignments))
-        for name in names
-    ]
+class _Given(NamedTuple):
+    """A ``STAGE.key`` that a call or a recipe gives values of: how messages name it, and for which recipes."""
+
+    place: str
+    name: str
+    recipes: Sequence[RecipeFile]
+
+    @property
+    def stage(self) -> str:
+        return self.name.partition(".")[0]
+
+
+def _given(recipes: Sequence[RecipeFile], vary: Vary, assignments: Mapping[str, Any]) -> list[_Given]:
+    given = [_Given(f"{VARIED} {name}", name, recipes) for name in vary]
+    given += [_Given(f"--set {name}", name, recipes) for name in assignments]
     if not vary:
         given += [
-            (f"'{recipe.reference}', [tune], {name}", name, [recipe])
-            for recipe in recipes
-            for name in recipe.tune
+            _Given(f"{_table(recipe)}, {name}", name, [recipe]) for recipe in recipes for name in recipe.tune
         ]
-        for recipe in recipes:
-            if empty := [name for name, values in recipe.tune.items() if not values]:
-                raise UsageError(f"'{recipe.reference}', [tune], {empty[0]}: there is no value to try.")
-    for place, name, among in given:
-        if not any(_knows(recipe, name) for recipe in among):
-            stages = sorted({stage.id for recipe in among for stage in recipe.stages})
+    return given
+
+
+def _table(recipe: RecipeFile) -> str:
+    return f"'{recipe.reference}', [tune]"
+
+
+def _require_known(recipes: Sequence[RecipeFile], given: Sequence[_Given]) -> None:
+    """Raise UsageError for values of a stage that no recipe has; or for a recipe given twice."""
+    for entry in given:
+        if not any(_knows(recipe, entry.name) for recipe in entry.recipes):
+            stages = sorted({stage.id for recipe in entry.recipes for stage in recipe.stages})
             raise UsageError(
-                f"{place}: no recipe here has a stage '{name.partition('.')[0]}'; give STAGE.key with one of "
+                f"{entry.place}: no recipe here has a stage '{entry.stage}'; give STAGE.key with one of "
                 f"{', '.join(stages)}."
             )
     references = [recipe.reference for recipe in recipes]
     if twice := [reference for reference in references if references.count(reference) > 1]:
         raise UsageError(f"The recipe '{twice[0]}' is named twice; name it once.")
+
+
+def _require_of_models(settled: Sequence[Candidate], given: Sequence[_Given]) -> None:
+    """Raise UsageError for values of a stage that no candidate's model is made with."""
+    for entry in given:
+        of_recipes = [candidate for candidate in settled if candidate.recipe in entry.recipes]
+        stages = {name for each in of_recipes for step in each.steps for name in (step.id, step.command)}
+        if entry.stage not in stages:
+            raise UsageError(
+                f"{entry.place}: `tune` makes and compares models, which need no stage '{entry.stage}': leave it out, "
+                "and give it to `run`."
+            )
+
+
+def _require_same_images(different: Sequence[Candidate]) -> None:
+    """Raise UsageError where candidates name different images."""
+    first = different[0]
+    for other in different[1:]:
+        if _images(first) != _images(other):
+            raise other_images(first, other, f" ({_images(first)}; {_images(other)})")
+
+
+def other_images(one: Candidate, other: Candidate, which: str = "") -> UsageError:
+    """Return the error that candidates are of different images, and how that is mended."""
+    varied = one.recipe == other.recipe
+    advice = "leave what names images out of --vary and [tune]" if varied else "give --dataset"
+    return UsageError(
+        f"'{one.name}' and '{other.name}' are of different images{which}, and only segmentations of the same ones can "
+        f"be compared: {advice}."
+    )
+
+
+def _images(candidate: Candidate) -> str:
+    """Return the images that the first stages of a candidate name."""
+    names = []
+    for step in candidate.steps:
+        if "dataset" in type(step.config).model_fields and not step.inputs:
+            dataset = step.config.dataset
+            given = [*map(str, getattr(step.config, "images", ())), *([dataset] if dataset else [])]
+            names += [
+                str(Path(name).resolve()) if os.sep in name and not is_address(name) else name
+                for name in given
+            ]
+    return ", ".join(names) or "none named"
 
 
 def _to_model(recipe: RecipeFile, steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -7,7 +7,7 @@ weights from earlier features of this workspace (of a file, while its size and t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,28 @@ def plan(
     """
     planner = _Planner(replace(context, read_only=True), probed)
     return [planner.plan(step, forced) for step, forced in with_force(steps, context.force, first)]
+
+
+def plan_all(candidates: Iterable[Sequence[Step]], context: Context) -> Iterator[list[Planned]]:
+    """Yield what `run` would do with each of several lists of steps; what they share is looked at once.
+
+    Raises:
+        UsageError: as of `plan`.
+    """
+    planner = _Planner(replace(context, read_only=True), ())
+    known: dict[tuple[Any, ...], Planned] = {}
+    for steps in candidates:
+        planner.planned, planned = {}, []
+        for step in steps:
+            made_of = [(role, planner.planned[source].manifest.key) for role, source in step.inputs.items()]
+            same = (step.command, repr(step.config), repr(step.options), *made_of)
+            if same not in known:
+                known[same] = planner.plan(step, forced=False)
+            entry = replace(known[same], step=step)
+            assert entry.artifact is not None
+            planner.planned[step.id] = entry.artifact
+            planned.append(entry)
+        yield planned
 
 
 def outline(steps: Sequence[Step]) -> list[Planned]:

@@ -18,10 +18,13 @@ from unsupseg_cli.pipeline.stage import Stage, check_reads, ports_of
 from unsupseg_cli.pipeline.table import get_stage, makers
 
 COMMAND_LINE = "command line"
+VARIED = "--vary"
 EVERY_STAGE = "command line, for all stages"
 SETTINGS = "unsupseg.toml"
 T = TypeVar("T")
 
+_Placed = dict[str, dict[str, Any]]
+"""Values by name, by the place of their assignment: what is tried wins over what is set."""
 Defaults = Callable[[str, set[str]], dict[str, Any]]
 """The values that an ``unsupseg.toml`` has for the fields of a command."""
 MethodDefaults = Callable[[str, str, str], dict[str, Any]]
@@ -77,11 +80,12 @@ def _changed(config: Config, layers: Mapping[str, dict[str, Any]]) -> dict[str, 
 
 @dataclass
 class _Assignment:
-    """One ``--set STAGE.key=value``: the stages it is meant for, and whether one of them knew the key."""
+    """One ``STAGE.key=value``: where it stands, the stages it is meant for, and whether one of them knew the key."""
 
     target: str
     key: str
     value: Any
+    place: str
     stages: set[str]
     taken: bool = False
     known: set[str] = field(default_factory=set)
@@ -93,6 +97,9 @@ def resolve(
     assignments: Mapping[str, Any] | None = None,
     defaults: Defaults | None = None,
     method_defaults: MethodDefaults | None = None,
+    *,
+    tried: Mapping[str, Any] | None = None,
+    tried_at: str = VARIED,
 ) -> list[Step]:
     """Return the steps of a recipe with every option settled and checked, as the commands would check it.
 
@@ -103,19 +110,26 @@ def resolve(
             for all its stages.
         defaults: gives the values of an ``unsupseg.toml`` for a command; the recipe wins over them.
         method_defaults: those for a method.
+        tried: more assignments, of a candidate of `tune`.
+        tried_at: where those stand, for messages.
 
     Raises:
         UsageError: an option, an input or a method is unknown, does not fit or has no effect; the message names the
             stage.
     """
     resolver = _Resolver(recipe, overrides or RunConfig(), defaults, method_defaults)
-    parsed = [_parse_assignment(recipe, name, value) for name, value in (assignments or {}).items()]
+    given = [(COMMAND_LINE, assignments or {}), (tried_at, tried or {})]
+    parsed = [
+        _parse_assignment(recipe, name, value, place)
+        for place, values in given
+        for name, value in values.items()
+    ]
     for table in recipe.stages:
         resolver.add(table, [assignment for assignment in parsed if table.id in assignment.stages])
     for assignment in parsed:
         if not assignment.taken:
             raise UsageError(
-                f"Unknown option '{assignment.key}' of stage '{assignment.target}' (--set)"
+                f"Unknown option '{assignment.key}' of stage '{assignment.target}' ({_shown(assignment.place)})"
                 f"{did_you_mean(assignment.key, assignment.known)}"
             )
     return resolver.steps
@@ -129,17 +143,26 @@ def select(steps: Sequence[Step], name: str) -> Step:
     raise UsageError(f"The recipe has no stage '{name}'{did_you_mean(name, [step.id for step in steps])}")
 
 
-def _parse_assignment(recipe: RecipeFile, name: str, value: Any) -> _Assignment:
-    target, dot, key = name.partition(".")
-    if not dot or not key:
-        raise UsageError(f"--set '{name}' is not of the form STAGE.key=value, such as train.seed=1.")
+def _parse_assignment(recipe: RecipeFile, name: str, value: Any, place: str) -> _Assignment:
+    target, _, key = name.partition(".")
+    if not target or not key:
+        raise UsageError(
+            f"{_shown(place)} '{name}' is not of the form STAGE.key=value, such as train.seed=1."
+        )
     ids = {stage.id for stage in recipe.stages}
     of_command = {stage.id for stage in recipe.stages if stage.command == target}
     stages = {target} if target in ids else of_command
     if not stages:
         names = ids | {stage.command for stage in recipe.stages}
-        raise UsageError(f"--set '{name}': the recipe has no stage '{target}'{did_you_mean(target, names)}")
-    return _Assignment(target, key.replace("-", "_"), value, stages)
+        raise UsageError(
+            f"{_shown(place)} '{name}': the recipe has no stage '{target}'{did_you_mean(target, names)}"
+        )
+    return _Assignment(target, key.replace("-", "_"), value, place, stages)
+
+
+def _shown(place: str) -> str:
+    """Return how messages name the place of an assignment."""
+    return "--set" if place == COMMAND_LINE else place
 
 
 class _Resolver:
@@ -162,18 +185,18 @@ class _Resolver:
         stage = get_stage(table.command)
         written = dict(table.options)
         named = {role: str(written.pop(role)) for role in stage.roles if role in written}
-        line = {assignment.key: assignment.value for assignment in assignments}
-        method = self._method(stage, table, {**written, **line}, named)
+        assigned = {**written, **{assignment.key: assignment.value for assignment in assignments}}
+        method = self._method(stage, table, assigned, named)
         part = None
         if method is not None:
             written.setdefault("method", method.name)
-            part = _with_place(table, lambda: stage.part(method, {**written, **line}.get("part")))
+            part = _with_place(table, lambda: stage.part(method, assigned.get("part")))
         method_fields = set(part.options.model_fields) if part else set()
         stage_values, method_values = _split_assignments(
             assignments, set(stage.config.model_fields) - stage.roles.keys(), method_fields
         )
         options, method_layers = self._options(table, method, part, method_values)
-        inputs = self._inputs(table, stage, {**written, **line}, options, named)
+        inputs = self._inputs(table, stage, {**written, **assigned}, options, named)
         layers = self._layers(stage, table, stage_values, written, inputs)
         config = build_config(
             stage.config,
@@ -209,12 +232,12 @@ class _Resolver:
         return _with_place(table, lambda: get_method(str(name)))
 
     def _options(
-        self, table: StageTable, method: Method | None, part: Part | None, line: dict[str, Any]
+        self, table: StageTable, method: Method | None, part: Part | None, assigned: _Placed
     ) -> tuple[MethodOptions | None, dict[str, dict[str, Any]]]:
         """Return the options of the part of a method, and the layers they come from."""
         if method is None or part is None:
             return None, {}
-        layers = {COMMAND_LINE: line, f"{table.place}, set": table.set}
+        layers = {**assigned, f"{table.place}, set": table.set}
         if self.method_defaults is not None:
             layers[SETTINGS] = self.method_defaults(table.command, method.name, part.name)
         return build_config(part.options, layers, prefix=f"{table.id}.set.", shared=(SETTINGS,)), layers
@@ -223,15 +246,17 @@ class _Resolver:
         self,
         stage: Stage,
         table: StageTable,
-        line: dict[str, Any],
+        assigned: _Placed,
         written: dict[str, Any],
         inputs: Mapping[str, str],
     ) -> dict[str, dict[str, Any]]:
         """Return the values of a stage's own options by the place they come from, the winning one first."""
         fields = set(stage.config.model_fields)
         everywhere = {key: value for key, value in self.everywhere.items() if key in fields}
-        layers = {COMMAND_LINE: line, EVERY_STAGE: everywhere, table.place: written}
-        chosen = {**everywhere, **line}.get("dataset")
+        layers = {**assigned, EVERY_STAGE: everywhere, table.place: written}
+        chosen = next(
+            (layer["dataset"] for layer in (*assigned.values(), everywhere) if "dataset" in layer), None
+        )
         layers[_data_place(self.recipe)] = _fitting(self.recipe.data, fields, chosen, None)
         if self.defaults is not None:
             decided = {
@@ -313,16 +338,19 @@ def _data_place(recipe: RecipeFile) -> str:
 
 def _split_assignments(
     assignments: Sequence[_Assignment], fields: set[str], method_fields: set[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Share out the assignments of a stage: its own options, and those of its method."""
-    stage_values: dict[str, Any] = {}
-    method_values: dict[str, Any] = {}
+) -> tuple[_Placed, _Placed]:
+    """Share out the assignments of a stage, by their places: its own options, and those of its method."""
+    places = [*dict.fromkeys(assignment.place for assignment in assignments)][
+        ::-1
+    ]  # what is tried is given last
+    stage_values: _Placed = {place: {} for place in (*places, COMMAND_LINE)}
+    method_values: _Placed = {place: {} for place in (*places, COMMAND_LINE)}
     for assignment in assignments:
         assignment.known |= fields | method_fields
         if assignment.key in fields:
-            stage_values[assignment.key] = assignment.value
+            stage_values[assignment.place][assignment.key] = assignment.value
         elif assignment.key in method_fields:
-            method_values[assignment.key] = assignment.value
+            method_values[assignment.place][assignment.key] = assignment.value
         assignment.taken |= assignment.key in fields | method_fields
     return stage_values, method_values
 

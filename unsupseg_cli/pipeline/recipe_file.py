@@ -39,7 +39,7 @@ class _File(Config):
     data: dict[str, Any] = Field(default_factory=dict)
     published: dict[str, Any] = Field(default_factory=dict)
     stage: list[dict[str, Any]] = Field(min_length=1)
-    tune: dict[str, list[Any]] = Field(default_factory=dict)
+    tune: dict[str, Any] = Field(default_factory=dict)
     variant: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @field_validator("variant", mode="before")
@@ -133,7 +133,7 @@ def load_recipe(reference: str | Path) -> RecipeFile:
         )
     data = _anchored(path, file.data)
     about = (path, file.name, file.description, file.paper, data, published, stages, variant)
-    return RecipeFile(*about, file.tune, tables)
+    return RecipeFile(*about, _tried(f"'{source}', [tune]", file.tune), tables)
 
 
 def _full_name(name: str, variant: str) -> str:
@@ -249,6 +249,30 @@ def _stages(path: Path, source: str, tables: list[dict[str, Any]]) -> tuple[Stag
             raise UsageError(f"{place}: 'set' holds the options of a method: write set = {{ key = value }}.")
         stages.append(StageTable(name, command, _anchored(path, options), method_options, place))
     return tuple(stages)
+
+
+def _tried(place: str, table: dict[str, Any], stage: str = "") -> dict[str, list[Any]]:
+    """Return the values that are tried of each ``STAGE.key``; TOML reads one without quotes as a table of the stage.
+
+    Raises:
+        UsageError: a key has no list of values; the message names it.
+    """
+    tried: dict[str, list[Any]] = {}
+    for key, value in table.items():
+        name = f"{stage}.{key}" if stage else key
+        if isinstance(value, dict) and stage:
+            raise UsageError(
+                f"{place}, {name}: write {stage}.OPTION = [VALUE, ...], of a method's option too."
+            )
+        if isinstance(value, list | dict) and not value:
+            raise UsageError(f"{place}, {name}: there is no value to try.")
+        if not isinstance(value, list | dict):
+            raise UsageError(f"{place}, {name}: expected a list of the values to try, such as [{value}].")
+        values = _tried(place, value, name) if isinstance(value, dict) else {name: value}
+        if twice := values.keys() & tried.keys():
+            raise UsageError(f"{place}, {min(twice)}: it is given twice, with quotes and without.")
+        tried |= values
+    return tried
 
 
 def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:

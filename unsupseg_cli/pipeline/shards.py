@@ -73,7 +73,11 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
         return opened[0]
 
     artifact, reused = context.workspace.produce_shard(
-        identity, f"{shard.number}-of-{shard.of}", open_work, tell=context.reporter.info
+        identity,
+        f"{shard.number}-of-{shard.of}",
+        open_work,
+        current=context.current,
+        tell=context.reporter.info,
     )
     if artifact is None:
         missing = opened[0].missing()

@@ -247,8 +247,13 @@ def _require_all_read(config: Config, artifact: Artifact) -> None:
 
 def produce(call: Call, identity: Identity) -> tuple[Artifact, bool]:
     """Make the artifact of a call unless it is there; return it, and whether it was there."""
-    return call.context.workspace.produce(
-        identity, lambda draft: _work(call, draft), force=call.context.force, tell=call.context.reporter.info
+    context = call.context
+    return context.workspace.produce(
+        identity,
+        lambda draft: _work(call, draft),
+        force=context.force,
+        current=context.current,
+        tell=context.reporter.info,
     )
 
 

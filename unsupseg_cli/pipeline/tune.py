@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,72 +13,169 @@ from PIL import Image
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.artifacts.identity import Identity
+from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
+from unsupseg_cli.artifacts.manifest import DataSource
+from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import images_behind
 from unsupseg_cli.contents.tuning import Tried, write_tuning
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import StorageError, UnsupsegError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item, spread
 from unsupseg_cli.data.placement import LEAST_SHARE, share_of_place
 from unsupseg_cli.inference.small_maps import SIDE, small_maps
-from unsupseg_cli.metrics.label_free import agreement, border_contrast, confirmed_information, told_by_place
+from unsupseg_cli.metrics.label_free import (
+    agreement,
+    alike,
+    border_contrast,
+    confirmed_information,
+    told_by_place,
+)
 from unsupseg_cli.models.device import resolve_device
-from unsupseg_cli.pipeline.candidates import Candidate
+from unsupseg_cli.pipeline.candidates import Candidate, other_images, told_apart
+from unsupseg_cli.pipeline.executor import Perform
+from unsupseg_cli.pipeline.plan import Planned, plan_all
+from unsupseg_cli.pipeline.recipe import Step
 from unsupseg_cli.pipeline.run import run
+from unsupseg_cli.pipeline.stage import perform, settle
 
-VERSION = 1
+VERSION = 2
 """Of what a tuning holds: another one makes it again."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """A candidate with its model, and what its model looks at images by: the digest of its features."""
+    """A candidate with its artifacts, the last of which is its model, and what that looks at images by.
+
+    The ``look`` is the digest of its features.
+    """
 
     candidate: Candidate
-    model: Artifact
+    artifacts: tuple[Artifact, ...]
     look: str
 
+    @property
+    def model(self) -> Artifact:
+        """The model."""
+        return self.artifacts[-1]
 
-def tune(candidates: Sequence[Candidate], judged: int, context: Context, device: str = "auto") -> Artifact:
+
+def tune(
+    candidates: Sequence[Candidate],
+    judged: int,
+    context: Context,
+    device: str = "auto",
+    *,
+    perform: Perform = perform,
+) -> Artifact:
     """Make the model of every candidate, compare what they segment, and return the `tuning` artifact.
 
-    What is there is reused, so that a stopped call goes on. A candidate that fails is told and left out. The model of
-    the best one is then the one that commands take.
+    What is there is reused, so that a stopped call goes on. What is wrong with the call is found before any work; a
+    candidate whose making fails is told and left out. Only a choice changes what commands take: the artifacts of the
+    best candidate then are what they take.
 
     Args:
         candidates: at least two.
         judged: images that are segmented, evenly chosen.
         context: of the call; with ``force`` the comparison is made again, and the models are taken as they are.
         device: of the segmenting.
+        perform: does the work of a call, see `pipeline.executor`; default: in this process.
 
     Raises:
-        UsageError: they are of different images.
+        UsageError: a candidate's options, images or weights do not fit, or the candidates are of different images.
         UnsupsegError: fewer than two candidates could be made.
+        StorageError: the workspace took no more.
     """
-    forced, context = context.force, replace(context, force=False)  # candidates share what they are made of
-    made = _make(candidates, context)
-    _require_one_collection(made)
+    resolve_device(device)
+    look_over(candidates, context)
+    _open_all(candidates, context)
+    forced = context.force
+    aside = replace(context, force=False, current=False)  # candidates share what they are made of
+    made = _make(candidates, aside, perform)
+    _require_one_collection([each.candidate for each in made], [each.model.manifest.data for each in made])
     artifact, reused = context.workspace.produce(
         _identity(made, judged),
-        lambda draft: _compare(draft, made, judged, context, device),
+        lambda draft: _compare(draft, made, judged, aside, device),
         force=forced,
+        current=False,
         tell=context.reporter.info,
     )
-    context.say(artifact, reused)
     best = made[artifact.manifest.summary["best"]]
-    run(best.candidate.steps, replace(context, reporter=Silent()))
-    return artifact
+    context.workspace.take([*best.artifacts, artifact])
+    return context.say(artifact, reused)
 
 
-def _make(candidates: Sequence[Candidate], context: Context) -> list[Made]:
+def look_over(candidates: Sequence[Candidate], context: Context) -> list[list[Planned]]:
+    """Return what making each candidate would do; nothing is written.
+
+    Raises:
+        UsageError: the images are not found, a step does not fit them, or candidates are of different ones.
+    """
+    quiet = replace(context, force=False, reporter=Silent())
+    planner, plans = plan_all(map(_steps_here, candidates), quiet), []
+    for candidate in candidates:
+        with _blamed_on(candidate):
+            plans.append(next(planner))
+    models = [plan[-1].artifact for plan in plans]
+    _require_one_collection(candidates, [model.manifest.data if model else None for model in models])
+    return plans
+
+
+def _steps_here(candidate: Candidate) -> list[Step]:
+    """Return the steps as this process can look at them: the device of an executor is none of this machine."""
+    return [
+        replace(step, config=step.config.model_copy(update={"device": "auto"}))
+        if _is_elsewhere(step)
+        else step
+        for step in candidate.steps
+    ]
+
+
+@contextmanager
+def _blamed_on(candidate: Candidate) -> Iterator[None]:
+    """Let an error say of which candidate it is."""
+    try:
+        yield
+    except UnsupsegError as error:
+        raise type(error)(f"{candidate.name}: {error}") from error
+
+
+def _is_elsewhere(step: Step) -> bool:
+    return getattr(step.config, "executor", None) is not None
+
+
+def _open_all(candidates: Sequence[Candidate], context: Context) -> None:
+    """Open the images and the backbone of each candidate that begins in this process; a dry run opens none.
+
+    Raises:
+        UsageError: an option does not fit the backbone, or candidates are of different images.
+        UnsupsegError: the weights cannot be read.
+    """
+    opened: dict[str, DataSource | None] = {}
+    of_candidates = []
+    for candidate in candidates:
+        data = None
+        for step in (step for step in candidate.steps if not step.inputs and not _is_elsewhere(step)):
+            if (key := repr((step.command, step.config, step.options))) not in opened:
+                quiet = replace(context, force=False, reporter=Silent(), sources=Sources())
+                with _blamed_on(candidate):
+                    call = settle(step.stage, step.config, quiet, step.options, {})
+                    opened[key] = step.stage.identify(call).data
+            data = opened[key]
+        of_candidates.append(data)
+    _require_one_collection(candidates, of_candidates)
+
+
+def _make(candidates: Sequence[Candidate], context: Context, perform: Perform) -> list[Made]:
     """Make the models; two settings that mean the same are told, and one of them is kept."""
     made: dict[str, Made] = {}
     for number, candidate in enumerate(candidates, 1):
         context.reporter.info(f"candidate {number} of {len(candidates)}: {candidate.name}")
         try:
-            artifacts = run(candidate.steps, context)
+            artifacts = run(candidate.steps, context, perform=perform)
+        except StorageError:  # it is of no candidate
+            raise
         except UnsupsegError as error:
             context.reporter.warn(f"left out: {candidate.name}: {error}")
             continue
@@ -87,9 +185,8 @@ def _make(candidates: Sequence[Candidate], context: Context) -> list[Made]:
             context.reporter.info(f"left out: {candidate.name}: it is the model of '{same}'")
             continue
         features = model.input("features")
-        made[model.manifest.key] = Made(
-            candidate, model, features.digest if features else model.manifest.digest
-        )
+        look = features.digest if features else model.manifest.digest
+        made[model.manifest.key] = Made(candidate, tuple(artifacts.values()), look)
     if len(made) < 2:
         raise UnsupsegError(
             f"{len(made)} of {len(candidates)} candidates came out, and a choice needs two that differ: see what "
@@ -98,15 +195,18 @@ def _make(candidates: Sequence[Candidate], context: Context) -> list[Made]:
     return list(made.values())
 
 
-def _require_one_collection(made: Sequence[Made]) -> None:
-    first = made[0].model.manifest.data
-    for other in made[1:]:
-        data = other.model.manifest.data
-        if first is None or data is None or data.fingerprint != first.fingerprint:
-            raise UsageError(
-                f"'{made[0].candidate.name}' and '{other.candidate.name}' were made from different images, and only "
-                "segmentations of the same ones can be compared: leave what names images out of --vary."
-            )
+def _require_one_collection(candidates: Sequence[Candidate], data: Sequence[DataSource | None]) -> None:
+    """Raise UsageError where candidates are of different images, as far as these are known."""
+    for other, source in zip(candidates[1:], data[1:], strict=True):
+        if _images(source) != _images(data[0]):
+            raise other_images(candidates[0], other)
+
+
+def _images(data: DataSource | None) -> object:
+    """Return what tells images apart: their content, or where they lie if it was not read."""
+    if data is None or data.fingerprint != UNKNOWN:
+        return data and data.fingerprint
+    return data.root, data.split, data.count, data.image_suffix, data.pages, data.windows, data.step
 
 
 def _identity(made: Sequence[Made], judged: int) -> Identity:
@@ -142,19 +242,32 @@ def _compare(
             "those of one number (--classes auto chooses it)"
         )
     maps = np.stack([np.stack([each[item.key] for item in shown]) for each in of_models])
-    confirmed = confirmed_information(maps)
-    tried = _figures(made, maps, confirmed, np.stack([_small(item) for item in shown]))
+    confirmed, groups = confirmed_information(maps), alike(maps)
+    for group in sorted(set(groups)):
+        names = [f"'{each.candidate.name}'" for each, own in zip(made, groups, strict=True) if own == group]
+        if len(names) > 1:
+            draft.warnings.append(
+                f"{', '.join(names)} divide the images alike: they count as one in the agreement"
+            )
+    agreed = agreement(confirmed, [one.look for one in made], groups)
+    if not agreed.any():
+        draft.warnings.append("no candidate confirms anything of another: nothing speaks for the one chosen")
+    pictures = np.stack([_small(item) for item in shown])
+    tried = _figures(made, maps, agreed, pictures)
     return write_tuning(draft.folder, tried, confirmed, maps, shown, _has_place(collection, context))
 
 
 def _figures(
-    made: Sequence[Made], maps: NDArray[np.int16], confirmed: NDArray[np.float64], images: NDArray[np.uint8]
+    made: Sequence[Made],
+    maps: NDArray[np.int16],
+    agreed: NDArray[np.float64],
+    images: NDArray[np.uint8],
 ) -> list[Tried]:
     """Return the figures of each candidate's maps (n, images, S, S)."""
-    agreed = agreement(confirmed, [one.look for one in made]).tolist()
+    labels = told_apart([each.candidate for each in made])[1]
     return [
-        Tried(one.candidate.name, one.model, border_contrast(own, images), share, told_by_place(own))
-        for one, own, share in zip(made, maps, agreed, strict=True)
+        Tried(each.candidate.name, label, each.model, border_contrast(own, images), share, told_by_place(own))
+        for each, label, own, share in zip(made, labels, maps, agreed.tolist(), strict=True)
     ]
 
 

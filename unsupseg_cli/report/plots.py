@@ -217,13 +217,14 @@ def candidates_figure(
         confirmed: share of each (row) that each other one (column) confirms, (n, n); the diagonal is left white.
         title: printed on top.
     """
-    count = len(names)
-    figure = Figure(figsize=(11, max(2.4, 0.9 + 0.3 * count)), dpi=150, layout="constrained")
+    count, labels = len(names), [textwrap.fill(name, 60) for name in names]
+    lines = sum(max(2, label.count("\n") + 1) for label in labels)
+    figure = Figure(figsize=(11, max(2.4, 0.9 + 0.15 * lines)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     bars, pairs = figure.subplots(1, 2, width_ratios=(3, 2))
     places = np.arange(count)
     bars.barh(places, values, color=[BLUE, *[GRAY] * (count - 1)])
-    bars.set_yticks(places, [textwrap.shorten(name, 70, placeholder=" ...") for name in names], fontsize=7)
+    bars.set_yticks(places, labels, fontsize=7)
     bars.invert_yaxis()
     bars.set_xlabel("contrast at borders times agreement with other looks", fontsize=8)
     bars.tick_params(labelsize=7)

@@ -89,7 +89,7 @@ def grid(
 
     Args:
         rows: pictures; None leaves a cell empty, a short row its end.
-        headings: one per column.
+        headings: one per column, of one or more lines.
         labels: one per row, printed under it.
         title: printed on top.
         cell: width of a picture in pixels.
@@ -104,9 +104,10 @@ def grid(
     gap, size = _gap(cell), _letters(cell)
     font, title_font = ImageFont.load_default(size), ImageFont.load_default(round(1.3 * size))
     line = round(1.7 * size)
+    lines = max((heading.count("\n") + 1 for heading in headings), default=0)
     heights = [_height(row, cell) for row in rows]
     top = gap + (round(1.6 * line) if title else 0)
-    body = top + (line if headings else 0)
+    body = top + lines * line
     label_heights = [line if index < len(labels) and labels[index] else 0 for index in range(len(rows))]
     total = body + sum(heights) + sum(label_heights) + gap * len(rows) + (footer.height if footer else 0)
     width = _width(columns, cell)
@@ -117,8 +118,9 @@ def grid(
             (gap, gap + line / 2), fit_text(title, title_font, width - 2 * gap), INK, title_font, anchor="lm"
         )
     for column, heading in enumerate(headings):
-        place = (gap + column * (cell + gap), top + line / 2 - gap / 4)
-        draw.text(place, fit_text(heading, font, cell), INK, font, anchor="lm")
+        for number, text in enumerate(heading.split("\n")):
+            place = (gap + column * (cell + gap), top + (number + 0.5) * line - gap / 4)
+            draw.text(place, fit_text(text, font, cell), INK, font, anchor="lm")
     y = body
     for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for column, picture in enumerate(row):

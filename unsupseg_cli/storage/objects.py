@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.core.address import Address
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import StorageError, UsageError
 from unsupseg_cli.core.progress import duration
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Version = dict[str, str]
 """What says which content an object has: its ETag, and its generation where the service has these."""
 
 
-class ForbiddenError(UnsupsegError):
+class ForbiddenError(StorageError):
     """The credentials are wrong, missing, or do not allow what was asked."""
 
 
@@ -267,7 +267,7 @@ class Objects:
                 if reason is None:
                     raise
                 if time.monotonic() - begun > self.patience:
-                    raise UnsupsegError(
+                    raise StorageError(
                         f"'{self.address}' did not answer for {duration(self.patience)} ({reason}): look at the "
                         "network and the endpoint; then the same command goes on where it stopped."
                     ) from None
@@ -299,13 +299,13 @@ class Objects:
         """Return why an endpoint did not answer; None for an object that is not there.
 
         Raises:
-            UnsupsegError: trying again would not help.
+            StorageError: trying again would not help.
         """
         from obstore.exceptions import GenericError
 
         text, code = str(error), _code(error)
         if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
-            raise UnsupsegError(
+            raise StorageError(
                 f"There is no bucket '{self.address.bucket}' ({self.address.scheme}://): make it, or mend the address."
             ) from None
         if isinstance(error, FileNotFoundError):
@@ -319,7 +319,7 @@ class Objects:
             raise FileNotFoundError("the object is shorter than what was asked for")
         known = isinstance(error, (GenericError, OSError, TimeoutError))
         if not known or (status is not None and status[1] not in _PASSING):
-            raise UnsupsegError(
+            raise StorageError(
                 f"'{self.address}' refused a request ({code or type(error).__name__}: {_first_line(error)})."
             ) from None
         return f"{status[1]} {code}".strip() if status else _short(text)

@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -304,11 +304,11 @@ class RemoteWorkspace(Workspace):
         stored = self.objects.read(CURRENT)
         return as_current(stored.data.decode(errors="replace")) if stored else {}
 
-    def _set_current(self, artifact: Artifact) -> None:
+    def _set_current(self, artifacts: Sequence[Artifact]) -> None:
         for _ in range(_CONTENDERS):  # what others name at the same time is kept
             stored = self.objects.read(CURRENT)
             current = as_current(stored.data.decode(errors="replace")) if stored else {}
-            changed = with_current(current, artifact)
+            changed = with_current(current, artifacts)
             if changed == current:
                 return
             data = (json.dumps(changed, indent=1, sort_keys=True) + "\n").encode()
