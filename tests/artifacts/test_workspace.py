@@ -166,6 +166,12 @@ def test_current_follows_what_was_written_or_reused(tmp_path):
     assert space.current("features").id == train.id
     with pytest.raises(UsageError, match="No model in the workspace"):
         space.current("model")
+    aside, _ = space.produce(recipe(data=data("test")), write_one(), current=False)
+    assert space.current("features").id == train.id
+    assert space.find_current("features", "test") is None
+    space.take([val, aside])
+    assert space.current("features").id == space.current("features", "test").id == aside.id
+    assert space.current("features", "train").id == train.id
 
 
 def test_a_reference_must_mean_one_artifact(tmp_path):

@@ -8,6 +8,7 @@ from sklearn.metrics import mutual_info_score
 
 from unsupseg_cli.metrics.label_free import (
     agreement,
+    alike,
     border_contrast,
     confirmed_information,
     criterion,
@@ -70,6 +71,25 @@ def test_those_that_look_in_the_same_way_do_not_count_for_each_other():
     np.testing.assert_allclose(agreement(confirmed, ["a", "a", "b"]), [1, 2, 1.5])
     np.testing.assert_allclose(agreement(confirmed, ["a", "a", "a"]), [5, 5.5, 1.5])
     np.testing.assert_allclose(agreement(np.zeros((1, 1)), ["a"]), [0])
+
+
+def test_those_that_divide_images_alike_count_as_one():
+    confirmed = np.array([[0, 9, 1, 4], [9, 0, 1, 4], [1, 1, 0, 2], [4, 4, 2, 0]], float)
+    looks = ["a", "b", "c", "d"]
+    np.testing.assert_allclose(agreement(confirmed, looks, [0, 0, 2, 3]), [2.5, 2.5, 1.5, 3])
+    np.testing.assert_allclose(agreement(confirmed, ["a", "b", "b", "d"], [0, 0, 2, 3]), [4, 4, 2, 3])
+    np.testing.assert_allclose(agreement(confirmed, looks, [0, 0, 0, 0]), [14 / 3, 14 / 3, 4 / 3, 10 / 3])
+    np.testing.assert_allclose(agreement(confirmed, looks, [0, 1, 2, 3]), agreement(confirmed, looks))
+
+
+@given(st.integers(0, 2**20), st.permutations(range(4)))
+def test_other_names_of_classes_divide_images_alike(seed, order):
+    first, other = noise(seed, 4), noise(seed + 1, 4)
+    renamed = np.array(order, np.int16)[first]
+    nearly, changed = renamed.copy(), renamed.copy()
+    nearly.ravel()[: nearly.size // 200] = 0
+    changed.ravel()[: changed.size // 10] = 0
+    assert alike(np.stack([first, other, renamed, nearly, changed])) == [0, 1, 0, 0, 4]
 
 
 def test_a_segmentation_of_one_class_tells_nothing():

@@ -125,7 +125,7 @@ def test_a_candidate_that_fails_is_told_and_left_out(call, here):
     path, said = call("tune", "small.toml", *vary, *_SAMPLES, "--workers", 0)
     assert "warning: left out: small clusters.classes=3 train.sample=2: k-means cannot find" in said
     assert "the candidates have 2 to 3 classes" in said
-    assert len(manifest(here, path)["summary"]["candidates"]) == 2
+    assert len(manifest(here, path)["summary"]["candidates"]) == 3
 
 
 _SEEDS = ["--vary", "clusters.seed=0", "--vary", "clusters.seed=1"]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,15 @@ def test_a_call_without_shards_goes_on_with_those_that_are_finished(work, small_
 
 def test_two_devices_make_the_artifact_of_one(work):
     assert told(work("devices", devices=2)) == told(work("whole"))
+
+
+@pytest.mark.parametrize("shard", [None, "1/1"])
+def test_what_is_made_aside_is_not_what_calls_take(context, blocks, shard):
+    config = ExtractConfig(dataset=str(blocks), backbone="tiny", size=32, workers=0, shard=shard)
+    artifact = extract(config, replace(context, current=False))
+    assert context.workspace.find_current("features") is None
+    assert extract(config, context).id == artifact.id
+    assert context.workspace.current("features").id == artifact.id
 
 
 def test_every_stage_with_parts_is_tried_here():
