@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from unsupseg_cli.cli.main import main
+from unsupseg_cli.cli.main import app, main
 
 RUN = "from unsupseg_cli.cli.main import main; main()"
 
@@ -36,13 +36,45 @@ def run(*arguments, **options):
         ("--dataset", "photos/*.png", "is a pattern"),
         ("--class-file", "class?.txt", "is a pattern"),
         ("--weights", "s3://bucket/w.pth", "is an address (s3)"),
-        ("--workspace", "hdfs://bucket/ws", "has the unknown scheme 'hdfs'"),
+        ("--workspace", "hdfs://bucket/ws", "'hdfs://bucket/ws' has the unknown scheme 'hdfs'"),
+        ("--workspace", "s3://b", "'s3://b' names no bucket: expected s3://BUCKET/PREFIX with a bucket of 3"),
+        ("--workspace", "s3://", "'s3://' names no bucket: expected s3://BUCKET/PREFIX with a bucket of 3"),
+        ("--workspace", "az://b", "names no container: expected az://CONTAINER/PREFIX with a container of 3"),
+        ("--workspace", "file:///data", "'file:///data' is an address (file)"),
+        ("--dataset", "file:///data", "'file:///data' is an address (file)"),
+        ("--log", "s3://bucket/log", "'s3://bucket/log' is an address (s3)"),
+        ("--layer", "5", "negative, counted from the last: -1"),
     ],
 )
 def test_addresses_and_patterns_are_named(call, option, value, said):
     given = [] if option == "--dataset" else ["--dataset", "photos/"]
     _, error = call("extract", *given, option, value, code=2)
     assert said in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("extract", "s3://b"), "IMAGES 's3://b' (command line) does not fit: 's3://b' names no bucket"),
+        (("extract", "http://x/a.png"), "'http://x/a.png' has the unknown scheme"),
+        (("extract", "s3://bucket/a b"), "'s3://bucket/a b' has a malformed prefix"),
+        (("extract", "@list.txt"), "The list 'list.txt' names the address 's3://bucket/a'"),
+        (("segment", "photos", "--out", "s3://bucket/x"), "'s3://bucket/x' is an address"),
+        (("classes", "show", "--out", "s3://bucket/x.png"), "'s3://bucket/x.png' is an address"),
+        (("classes", "apply", "--out", "s3://bucket/x"), "'s3://bucket/x' is an address"),
+        (("report", "--out", "s3://bucket/x.html"), "'s3://bucket/x.html' is an address"),
+        (("datasets", "check", "x", "--labels", "s3://bucket/x"), "'s3://bucket/x' is an address"),
+    ],
+)
+def test_an_address_is_shown_as_it_was_given(call, tmp_path, capsys, arguments, said):
+    (tmp_path / "here" / "list.txt").write_text("s3://bucket/a")
+    with pytest.raises(SystemExit) as ended:
+        app(arguments)
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert said in error
+    assert ":/b" not in error.replace("://", "")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["list.txt"]
 
 
 def test_a_folder_whose_name_looks_like_a_pattern_is_taken(call, tmp_path):

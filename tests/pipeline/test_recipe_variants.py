@@ -243,7 +243,7 @@ def test_show_prints_the_text_and_where_it_is_written(recipe):
     shown = CliRunner().invoke(app, ["recipes", "show", f"{recipe}:large"])
     assert shown.exit_code == 0, shown.output
     assert shown.stdout == recipe_text(load_recipe(f"{recipe}:large"))
-    assert shown.stderr.strip() == f"{recipe}:large"
+    assert shown.stderr.strip() == f"the recipe is '{recipe}:large'"
     refused = CliRunner().invoke(app, ["recipes", "show", str(recipe)])
     assert refused.exit_code == 2
     assert "photos.toml:small" in refused.stderr

@@ -464,7 +464,8 @@ def test_recipes_are_listed_and_shown(call):
         21.3,
     )
     assert "primaps-cityscapes-dinov2_vitb14" in call("recipes", "list")[0]
-    shown, place = call("recipes", "show", "scenes-stego")
+    shown, said = call("recipes", "show", "scenes-stego")
+    place = said.removeprefix("the recipe is '").removesuffix("'")
     assert shown + "\n" == Path(place).read_text()
 
 

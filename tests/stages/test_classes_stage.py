@@ -311,8 +311,8 @@ def test_the_command_line(model, blocks, context, tmp_path):
 
 
 def test_the_most_alike_classes_are_merged_until_so_many_are_left(model, blocks, context):
-    def merge(*arguments, code=0):
-        workspace = ("--workspace", str(context.workspace.root), "--model", model.id)
+    def merge(*arguments, code=0, of=model.id):
+        workspace = ("--workspace", str(context.workspace.root), "--model", of)
         result = CliRunner().invoke(app, ["classes", "merge", *arguments, *workspace])
         assert result.exit_code == code, result.output
         return result.stdout.strip(), " ".join(result.stderr.split())
@@ -330,6 +330,8 @@ def test_the_most_alike_classes_are_merged_until_so_many_are_left(model, blocks,
     before, after = segment(model, blocks, context), segment(context.workspace.get(path), blocks, context)
     np.testing.assert_array_equal(np.array(file.class_of)[label_maps(before)], label_maps(after))
     assert "has 5 classes" in merge("--to", "5", code=2)[1]
+    single = merge("0,1,2,3,4")[0]
+    assert "has one class: there is nothing to merge" in merge("--to", "1", code=2, of=single)[1]
     assert "or --to with the number" in merge(code=2)[1]
     assert "or --to with the number" in merge("0,1", "--to", "3", code=2)[1]
 

@@ -30,7 +30,8 @@ def objects():
     [
         ("hdfs://bucket/x", "unknown scheme 'hdfs'; expected a folder, or s3://"),
         ("s3://", "names no bucket"),
-        ("s3://b", "3 to 63 letters"),
+        ("s3://b", "'s3://b' names no bucket: expected .* 3 to 63 letters"),
+        ("az://b", "'az://b' names no container: expected az://CONTAINER/PREFIX"),
         ("s3://bucket/a/../b", "malformed prefix"),
         ("gs://bucket/a?b", "malformed prefix"),
     ],

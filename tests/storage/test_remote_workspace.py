@@ -37,7 +37,7 @@ def test_what_one_machine_publishes_another_reuses_and_reads(bucket, machine):
     aside, _ = two.produce(recipe(config={"size": 9}), write_one(), current=False)
     assert one.current("features").id == made.id
     two.take([made, aside])
-    assert one.current("features").id == aside.id
+    assert two.current("features").id == aside.id
 
 
 def test_the_files_lie_as_they_would_in_a_folder_below_the_printed_address(bucket, machine, tmp_path):

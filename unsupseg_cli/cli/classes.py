@@ -13,7 +13,13 @@ from rich.text import Text
 
 from unsupseg_cli.cli.command import Invocation, one_of, run_guarded, stage_command
 from unsupseg_cli.cli.console import TerminalReporter, print_table, result
-from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import (
+    CacheOption,
+    CacheSizeOption,
+    WorkspaceOption,
+    open_workspace,
+    refuse_address,
+)
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.stage import perform
@@ -39,7 +45,10 @@ _PREDICTIONS = Annotated[
 _NAMED = Annotated[
     str | None, typer.Option("--predictions", help="The same as PREDICTIONS.", show_default=False)
 ]
-_OUT = Annotated[Path | None, typer.Option("--out", "-o", help="Also copy the label maps and pictures here.")]
+_OUT = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Also copy the label maps and pictures here.", callback=refuse_address),
+]
 _PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
 _GROUPS = Annotated[
     list[str] | None, typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")
@@ -64,6 +73,7 @@ def show(
             "--out",
             "-o",
             help="Write a picture: the images of the last predictions that show most of each class.",
+            callback=refuse_address,
         ),
     ] = None,
     predictions: Annotated[str | None, typer.Option(help="Predictions for the picture instead.")] = None,

@@ -22,7 +22,13 @@ from typer.core import TyperCommand
 from unsupseg_cli.cli.completion import completer
 from unsupseg_cli.cli.console import LOG, StderrConsole, TerminalReporter, result
 from unsupseg_cli.cli.settings import Settings, find_cache, find_settings, find_workspace, parse_assignments
-from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_place
+from unsupseg_cli.cli.workspace import (
+    CacheOption,
+    CacheSizeOption,
+    WorkspaceOption,
+    open_place,
+    refuse_address,
+)
 from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -102,7 +108,10 @@ _COMMON: dict[str, Any] = {
     "log": Annotated[
         Path | None,
         typer.Option(
-            "--log", help="Also write what is told here into this file, as plain lines.", show_default=False
+            "--log",
+            help="Also write what is told here into this file, as plain lines.",
+            show_default=False,
+            callback=refuse_address,
         ),
     ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the traceback of an error.")],

@@ -13,6 +13,7 @@ from rich.table import Table
 from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
+from unsupseg_cli.cli.workspace import refuse_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
 from unsupseg_cli.data.datasets import open_dataset, space_of
 from unsupseg_cli.data.layouts import LAYOUTS
@@ -60,10 +61,17 @@ def check(
     name: Annotated[
         str, typer.Argument(help="A data set's name, or a folder.", autocompletion=completion.datasets)
     ],
-    root: Annotated[Path | None, typer.Option("--root", help="Where it lies.", show_default=False)] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="Where it lies.", show_default=False, callback=refuse_address),
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", help="Part; default: the first.")] = None,
-    labels: Annotated[Path | None, typer.Option("--labels", help="Folder of label images.")] = None,
-    class_file: Annotated[Path | None, typer.Option("--class-file", help="Class names.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Folder of label images.", callback=refuse_address)
+    ] = None,
+    class_file: Annotated[
+        Path | None, typer.Option("--class-file", help="Class names.", callback=refuse_address)
+    ] = None,
     image_suffix: Annotated[
         str | None, typer.Option("--image-suffix", help="Ending of images' names, such as _image.")
     ] = None,
@@ -114,8 +122,12 @@ def check(
 @app.command("prepare")
 def prepare(
     name: Annotated[str, typer.Argument(help="potsdam3: the one set whose official files need cutting.")],
-    root: Annotated[Path, typer.Option("--root", help="Where the official download lies.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for what is made.")],
+    root: Annotated[
+        Path, typer.Option("--root", help="Where the official download lies.", callback=refuse_address)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="New folder for what is made.", callback=refuse_address)
+    ],
 ) -> None:
     """Cut the official tiles of Potsdam into images of 200x200, by a fixed rule and with a fixed split."""
 

@@ -6,12 +6,11 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from unsupseg_cli.cli import completion
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.run import percent
 from unsupseg_cli.pipeline.recipe_file import RecipeFile, bundled, load_recipe
 from unsupseg_cli.pipeline.recipe_text import recipe_text
@@ -63,7 +62,7 @@ def show(
 
     def action() -> None:
         recipe = load_recipe(name)
-        Console(stderr=True, highlight=False).print(recipe.reference, markup=False, soft_wrap=True)
+        TerminalReporter().info(f"the recipe is '{recipe.reference}'")
         result(recipe_text(recipe).rstrip("\n"))
 
     run_guarded(action, verbose=False)

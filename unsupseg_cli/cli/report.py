@@ -9,7 +9,13 @@ import typer
 
 from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, result
-from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
+from unsupseg_cli.cli.workspace import (
+    CacheOption,
+    CacheSizeOption,
+    WorkspaceOption,
+    open_workspace,
+    refuse_address,
+)
 
 app = typer.Typer()
 
@@ -23,7 +29,9 @@ def report(
             help="Ids or paths; default: the last evaluation, else predictions, else model.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The file.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file.", callback=refuse_address)] = Path(
+        "report.html"
+    ),
     workspace: WorkspaceOption = None,
     cache: CacheOption = None,
     cache_size: CacheSizeOption = None,

@@ -13,6 +13,7 @@ from unsupseg_cli.cli.console import TerminalReporter
 from unsupseg_cli.cli.settings import find_cache, find_settings, find_workspace
 from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.paths import local_path
 
 if TYPE_CHECKING:
     from unsupseg_cli.artifacts.cache import Cache
@@ -44,6 +45,16 @@ CacheSizeOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def refuse_address(path: Path | None) -> Path | None:
+    """Return the path that an option names on this machine; raises BadParameter for an address."""
+    try:
+        return path and Path(local_path(str(path), patterns=True))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.") from None
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 err = Console(stderr=True, highlight=False)
 

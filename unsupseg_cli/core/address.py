@@ -26,6 +26,11 @@ class Address:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
     @property
+    def noun(self) -> str:
+        """What its service calls a bucket."""
+        return _noun(self.scheme)
+
+    @property
     def name(self) -> str:
         """The last part, as a folder would be called."""
         return self.prefix.rpartition("/")[2] or self.bucket
@@ -39,6 +44,19 @@ class Address:
             return other.prefix
         inside = other.prefix == self.prefix or other.prefix.startswith(f"{self.prefix}/")
         return other.prefix[len(self.prefix) + 1 :] if inside else None
+
+
+def _noun(scheme: str) -> str:
+    return "container" if scheme == "az" else "bucket"
+
+
+def as_written(text: object) -> str:
+    """Return an address with the two slashes of which pathlib keeps one, and anything else as it is."""
+    match = _ADDRESS.fullmatch(str(text))
+    if match is None:
+        return f"{text}//" if str(text).lower() in _BARE else str(text)
+    root = "/" if is_file_address(text) else ""  # what follows is a path from there
+    return f"{match[1]}://{root}{match[2].lstrip('/')}"
 
 
 def is_address(text: object) -> bool:
@@ -57,7 +75,8 @@ def parse_address(text: object) -> Address:
     Raises:
         ValueError: the scheme is unknown, or the bucket or the prefix is malformed; the text says what was expected.
     """
-    match = _ADDRESS.fullmatch(f"{text}//" if str(text).lower() in _BARE else str(text))
+    text = as_written(text)
+    match = _ADDRESS.fullmatch(text)
     if match is None:
         raise ValueError(f"'{text}' is no address such as s3://bucket/prefix")
     scheme, (bucket, _, prefix) = match[1].lower(), match[2].partition("/")
@@ -66,9 +85,10 @@ def parse_address(text: object) -> Address:
         raise ValueError(f"'{text}' has the unknown scheme '{scheme}'; expected a folder, or {known}")
     prefix = prefix.strip("/")
     if not _BUCKET.fullmatch(bucket):
+        noun = _noun(scheme)
         raise ValueError(
-            f"'{text}' names no bucket: expected {scheme}://BUCKET/PREFIX with a bucket of 3 to 63 letters, digits, "
-            "'.', '-' and '_'"
+            f"'{text}' names no {noun}: expected {scheme}://{noun.upper()}/PREFIX with a {noun} of 3 to 63 letters, "
+            "digits, '.', '-' and '_'"
         )
     parts = prefix.split("/") if prefix else []
     if any(part in ("", ".", "..") or not _PLAIN.fullmatch(part) for part in parts):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from unsupseg_cli.core.address import as_written
 from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 
@@ -76,8 +78,15 @@ def explain(config: Config, layers: Layers, stage: Config | None = None) -> list
         place = origins.get(name, "default")
         if place != "default" and name in unread:
             place = f"default; {place} has no effect: {unread[name]}"
-        rows.append((name, str(getattr(config, name)), place))
+        rows.append((name, _shown(getattr(config, name)), place))
     return rows
+
+
+def _shown(value: Any) -> str:
+    """Return a value as text: paths as they are written."""
+    if isinstance(value, tuple) and any(isinstance(entry, Path) for entry in value):
+        return ",".join(map(as_written, value))
+    return as_written(value)
 
 
 def _origins(layers: Layers) -> dict[str, str]:

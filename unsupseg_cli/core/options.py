@@ -33,7 +33,9 @@ def deepest_first(value: object) -> object:
     except (TypeError, ValueError):
         blocks = []
     if not blocks or not -_MOST_BLOCKS <= blocks[-1] <= blocks[0] <= -1:
-        raise ValueError("expected the number of a block, -1 for the last, or several such as -1,-3")
+        raise ValueError(
+            "expected the number of a block, negative, counted from the last: -1; or several such as -1,-3"
+        )
     return blocks[0] if len(blocks) == 1 else tuple(blocks)
 
 

@@ -6,7 +6,8 @@ import os
 import re
 from pathlib import Path
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/{1,2}[^/]")
+from unsupseg_cli.core.address import as_written, is_address, is_file_address
+
 LIST = "@"
 """What the name of a list of images begins with."""
 _PATTERN = re.compile(r"[*?]|\[[^\]]+\]")
@@ -18,15 +19,14 @@ def local_path(text: str, patterns: bool = False) -> str:
     Raises:
         ValueError: it is an address (``s3://``, ``https://``), or a pattern with ``*`` that no file is called like.
     """
-    if _ADDRESS.match(text):
-        kind, _, place = text.partition(":")
-        text = f"{kind}://{place.lstrip('/')}"  # of which pathlib keeps one slash
+    if is_address(text):
+        kind = text.partition(":")[0]
         what = (
             "write the path without file://"
-            if kind == "file"
-            else "copy it to this machine and give the path there"
+            if is_file_address(text)
+            else "give a path here, of a copy where it is to be read"
         )
-        raise ValueError(f"'{text}' is an address ({kind}), not a path on this machine: {what}")
+        raise ValueError(f"'{as_written(text)}' is an address ({kind}), not a path on this machine: {what}")
     path = os.path.expanduser(text)  # noqa: PTH111 - pathlib's raises for unknown users
     if not patterns and _PATTERN.search(path) and not Path(path).exists():
         matches = sum(1 for _ in Path().glob(text)) if not os.path.isabs(path) else 0  # noqa: PTH117 - of text

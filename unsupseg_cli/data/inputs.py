@@ -6,6 +6,7 @@ import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from unsupseg_cli.core.address import as_written, is_address
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.paths import LIST, anchored
 
@@ -47,4 +48,9 @@ def _listed(path: Path) -> list[Path]:
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise UsageError(f"The list '{path}' names no images; expected one on each line.")
+    if far := [name for name in names if is_address(name)]:
+        raise UsageError(
+            f"The list '{path}' names the address '{as_written(far[0])}', and lists name what is on this machine: give "
+            "the address itself."
+        )
     return [meant for name in names for meant in _meant(anchored(name, path.parent))]

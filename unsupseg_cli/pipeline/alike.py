@@ -23,6 +23,8 @@ def alike(model: Artifact, classes: int, context: Context) -> tuple[tuple[str, .
         UsageError: the model has not more classes than that, or no features of whole images.
     """
     entries = read_model(model)[0].classes
+    if len(entries) == 1:
+        raise UsageError(f"'{model.id}' has one class: there is nothing to merge.")
     if classes >= len(entries):
         raise UsageError(
             f"'{model.id}' has {len(entries)} classes: --to takes a number below that, to merge them until so many are "

@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
-from unsupseg_cli.core.address import is_address
+from unsupseg_cli.core.address import as_written, is_address
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.options import RunConfig
 from unsupseg_cli.pipeline.recipe import VARIED, Defaults, MethodDefaults, Step, resolve
@@ -261,7 +261,7 @@ def _images(candidate: Candidate) -> str:
     for step in candidate.steps:
         if "dataset" in type(step.config).model_fields and not step.inputs:
             dataset = step.config.dataset
-            given = [*map(str, getattr(step.config, "images", ())), *([dataset] if dataset else [])]
+            given = [*map(as_written, getattr(step.config, "images", ())), *([dataset] if dataset else [])]
             names += [
                 str(Path(name).resolve()) if os.sep in name and not is_address(name) else name
                 for name in given

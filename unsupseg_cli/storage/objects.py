@@ -306,7 +306,8 @@ class Objects:
         text, code = str(error), _code(error)
         if code in ("NoSuchBucket", "ContainerNotFound") or "bucket does not exist" in text:
             raise StorageError(
-                f"There is no bucket '{self.address.bucket}' ({self.address.scheme}://): make it, or mend the address."
+                f"There is no {self.address.noun} '{self.address.bucket}' ({self.address.scheme}://): make it, or mend "
+                "the address."
             ) from None
         if isinstance(error, FileNotFoundError):
             return None
