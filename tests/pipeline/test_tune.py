@@ -113,7 +113,7 @@ def test_the_best_candidate_becomes_the_model_and_a_table_a_plot_and_a_sheet_are
     assert again == path
     assert "model 'tiles-kmeans3-seed0-" in said
     assert said.count("written in") == 1  # the tuning alone
-    said = call(*shlex.split(command)[1:], "--workers", 0)[1]
+    said = call(*shlex.split(command)[1:])[1]
     assert f"model '{best['model']}' reused" in said
 
 
@@ -255,20 +255,25 @@ def test_the_candidates_can_be_looked_at_first_and_a_budget_draws_some(call, her
     assert said == "3 of 4 candidates are tried: --budget 3"
     assert "small extract.layer=-1 clusters.seed=0" in out
     assert "--set extract.layer=-1 --set clusters.seed=0" in out
-    printed, said = call("tune", "small.toml", "--dry-run", "--budget", 3, "--json")
+    options = ("--seed", 5, "--set", "train.steps=7")
+    printed, said = call("tune", "small.toml", "--dry-run", "--budget", 3, "--json", *options)
     value = json.loads(printed)
     assert value["total"] == 4
     assert [entry["name"] for entry in value["candidates"]] == [
         line.split("  ")[0] for line in out.splitlines()[1:]
     ]
     first = value["candidates"][0]
-    assert first["command"].startswith("unsupseg run ")
+    command = shlex.split(first["command"])
+    assert command[:2] == ["unsupseg", "run"]
+    planned = json.loads(call(*command[1:], "--dry-run", "--json")[0])["stages"]
+    assert planned[:3] == first["stages"]
     assert [stage["stage"] for stage in first["stages"]] == ["extract", "clusters", "train"]
     assert not (here / "unsupseg-workspace").exists()
 
 
-def test_what_is_set_is_no_longer_tried(call, here):
-    out = call("tune", "small.toml", "--set", "clusters.seed=7", "--dry-run")[0]
+@pytest.mark.parametrize("stage", ["clusters", "pseudolabel"])
+def test_what_is_set_is_no_longer_tried(call, here, stage):
+    out = call("tune", "small.toml", "--set", f"{stage}.seed=7", "--dry-run")[0]
     assert [line.split("  ")[0] for line in out.splitlines()] == [
         "candidate",
         "small extract.layer=-1",
@@ -283,6 +288,7 @@ def test_what_is_set_is_no_longer_tried(call, here):
         (["--vary", "extract.layr=-1", "--vary", "extract.layr=-2"], "did you mean 'layer'"),
         (["--vary", "graph.knn=1", "--vary", "graph.knn=2"], "no recipe here has a stage 'graph'"),
         (["--set", "clusters.seed=3", "--vary", "clusters.seed=1"], "exclude each other"),
+        (["--set", "pseudolabel.seed=3", "--vary", "clusters.seed=1"], "exclude each other"),
         (["--set", "graph.knn=1"], "--set graph.knn: no recipe here has a stage 'graph'"),
         (["--vary", "layer=1", "--vary", "layer=2"], "no recipe here has a stage 'layer'"),
         (["--vary", "extract.layer=-1", "--vary", "extract.layer=-1"], "'small extract.layer=-1' says what"),

@@ -142,5 +142,5 @@ def _tell_choice(artifact: Artifact, tried: Sequence[Candidate], invocation: Inv
     best = rows[0]
     invocation.reporter.info(
         f"best: {best['name']}; its model '{best['model']}' is the one that commands take now (candidates.csv has the "
-        f"others). The whole recipe: `{by_name[best['name']].command}` with the other options of this call"
+        f"others). The whole recipe: `{by_name[best['name']].command}`, in this workspace"
     )

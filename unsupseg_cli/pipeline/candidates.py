@@ -28,18 +28,20 @@ _SHOWN = 3  # doubles that are named
 class Candidate:
     """One setting of a recipe: the values of what varies, and the steps that its model needs.
 
-    ``title`` is the recipe's name, or where it lies if another one is called the same.
+    ``title`` is the recipe's name, or where it lies if another one is called the same. ``options`` of the call are the
+    same for all candidates.
     """
 
     recipe: RecipeFile
     title: str
     values: Mapping[str, Any]
     steps: tuple[Step, ...]
+    options: tuple[str, ...] = ()
 
     @property
     def settings(self) -> tuple[str, ...]:
         """What ``--set`` of `run` takes to make this candidate, one text for each value."""
-        return tuple(f"{name}={_text(value)}" for name, value in self.values.items())
+        return _settings(self.values)
 
     @property
     def name(self) -> str:
@@ -48,11 +50,9 @@ class Candidate:
 
     @property
     def command(self) -> str:
-        """The call that runs the whole recipe with these values."""
+        """The call that runs the whole recipe with these values, in the same workspace."""
         name = self.recipe.name if self.recipe.name in bundled() else self.recipe.reference
-        return shlex.join(
-            ["unsupseg", "run", name, *(word for text in self.settings for word in ("--set", text))]
-        )
+        return shlex.join(["unsupseg", "run", name, *self.options, *_as_options(self.settings)])
 
     @property
     def model(self) -> Step:
@@ -120,20 +120,20 @@ def candidates(
     fixed = assignments or {}
     given = _given(recipes, vary, fixed)
     _require_known(recipes, given)
-    if both := sorted(vary.keys() & fixed.keys()):
-        raise UsageError(f"--set {both[0]} and --vary {both[0]} exclude each other: give one of them.")
+    _require_settled_or_varied(recipes, fixed, vary)
     named = Counter(recipe.name for recipe in recipes)
     settled = []
     for recipe in recipes:
         of_recipe = {name: value for name, value in fixed.items() if _knows(recipe, name)}
-        for values in _combinations(recipe, vary or _without(recipe.tune, fixed)):
+        for values in _combinations(recipe, vary or _not_settled(recipe, fixed)):
             steps = resolve(
                 *(recipe, overrides, of_recipe, defaults, method_defaults),
                 tried=values,
                 tried_at=VARIED if vary else _table(recipe),
             )
             title = recipe.name if named[recipe.name] == 1 else recipe.reference
-            settled.append(Candidate(recipe, title, values, _to_model(recipe, steps)))
+            options = (*_options(overrides), *_as_options(_settings(of_recipe)))
+            settled.append(Candidate(recipe, title, values, _to_model(recipe, steps), options))
     _require_of_models(settled, given)
     different, doubles = _different(settled)
     chosen = Candidates(tuple(_drawn(different, budget)), len(different), tuple(doubles))
@@ -168,9 +168,13 @@ def _different(
     return list(first.values()), doubles
 
 
-def _without(tune: Vary, assignments: Mapping[str, Any]) -> Vary:
+def _not_settled(recipe: RecipeFile, assignments: Mapping[str, Any]) -> Vary:
     """Return what a recipe tries, without what the command line settles."""
-    return {name: values for name, values in tune.items() if name not in assignments}
+    return {
+        name: values
+        for name, values in recipe.tune.items()
+        if not any(_is_one_option(recipe, name, settled) for settled in assignments)
+    }
 
 
 def _combinations(recipe: RecipeFile, vary: Vary) -> Iterator[dict[str, Any]]:
@@ -182,7 +186,19 @@ def _combinations(recipe: RecipeFile, vary: Vary) -> Iterator[dict[str, Any]]:
 
 def _knows(recipe: RecipeFile, name: str) -> bool:
     """Tell whether a recipe has the stage of ``STAGE.key``."""
-    return any(name.partition(".")[0] in (stage.id, stage.command) for stage in recipe.stages)
+    return bool(_stages(recipe, name))
+
+
+def _stages(recipe: RecipeFile, name: str) -> set[str]:
+    """Return the ids of the stages that ``STAGE.key`` is meant for."""
+    target = name.partition(".")[0]
+    return {stage.id for stage in recipe.stages if target in (stage.id, stage.command)}
+
+
+def _is_one_option(recipe: RecipeFile, name: str, other: str) -> bool:
+    """Tell whether two ``STAGE.key`` mean the same, by the stage's id and by its command, say."""
+    keys = {text.partition(".")[2].replace("-", "_") for text in (name, other)}
+    return len(keys) == 1 and bool(_stages(recipe, name) & _stages(recipe, other))
 
 
 class _Given(NamedTuple):
@@ -223,6 +239,15 @@ def _require_known(recipes: Sequence[RecipeFile], given: Sequence[_Given]) -> No
     references = [recipe.reference for recipe in recipes]
     if twice := [reference for reference in references if references.count(reference) > 1]:
         raise UsageError(f"The recipe '{twice[0]}' is named twice; name it once.")
+
+
+def _require_settled_or_varied(
+    recipes: Sequence[RecipeFile], assignments: Mapping[str, Any], vary: Vary
+) -> None:
+    """Raise UsageError for an option that has one value for all candidates, and is varied."""
+    for settled, varied in product(assignments, vary):
+        if any(_is_one_option(recipe, settled, varied) for recipe in recipes):
+            raise UsageError(f"--set {settled} and --vary {varied} exclude each other: give one of them.")
 
 
 def _require_of_models(settled: Sequence[Candidate], given: Sequence[_Given]) -> None:
@@ -279,6 +304,21 @@ def _to_model(recipe: RecipeFile, steps: Sequence[Step]) -> tuple[Step, ...]:
         if step.id in needed:
             needed |= set(step.inputs.values())
     return tuple(step for step in steps if step.id in needed)
+
+
+def _options(overrides: RunConfig | None) -> list[str]:
+    """Return the options of `run` that a call gives to every stage, as words."""
+    given = {name: getattr(overrides, name, None) for name in RunConfig.model_fields}
+    named = {f"--{name.replace('_', '-')}": value for name, value in given.items() if value is not None}
+    return [word for name, value in named.items() for word in (name, str(value))]
+
+
+def _settings(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(f"{name}={_text(value)}" for name, value in values.items())
+
+
+def _as_options(settings: Sequence[str]) -> list[str]:
+    return [word for text in settings for word in ("--set", text)]
 
 
 def _text(value: Any) -> str:
