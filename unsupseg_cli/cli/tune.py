@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.cli.command import Invocation, stage_command
@@ -127,20 +128,25 @@ def _dry_run(chosen: Candidates, invocation: Invocation) -> None:
 
 def _tell_choice(artifact: Artifact, tried: Sequence[Candidate], invocation: Invocation) -> None:
     """Print the candidates, best first, and how to run what was chosen."""
-    by_name, summary = {candidate.name: candidate for candidate in tried}, artifact.manifest.summary
-    rows = sorted(summary["candidates"], key=lambda row: row["rank"])
-    common, labels = told_apart([by_name[row["name"]] for row in rows])
-    table = Table(box=None, title=common, title_justify="left", padding=(0, 1, 0, 0))
+    by_name = {candidate.name: candidate for candidate in tried}
+    rows = sorted(artifact.manifest.summary["candidates"], key=lambda row: row["rank"])
+    invocation.reporter.table(_table(rows, [by_name[row["name"]] for row in rows]))
+    best = rows[0]
+    invocation.reporter.info(
+        f"best: {best['name']}; its model '{best['model']}' is the one that commands take now (candidates.csv has the "
+        f"others). The whole recipe: `{by_name[best['name']].command}`, in this workspace"
+    )
+
+
+def _table(rows: Sequence[dict[str, Any]], ranked: Sequence[Candidate]) -> Table:
+    """Return the candidates in the order of their rank: what tells them apart, and their figures."""
+    common, labels = told_apart(ranked)
+    table = Table(box=None, title=Text(common), title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("rank", no_wrap=True)
     table.add_column("candidate", overflow="fold")
     for heading in ("criterion", "contrast", "agreement", "place", "classes"):
         table.add_column(heading, no_wrap=True)
     for row, label in zip(rows, labels, strict=True):
         classes = f"{row['classes_seen']} of {row['classes']}"
-        table.add_row(str(row["rank"]), label, *(f"{row[name]:.3f}" for name in _FIGURES), classes)
-    invocation.reporter.table(table)
-    best = rows[0]
-    invocation.reporter.info(
-        f"best: {best['name']}; its model '{best['model']}' is the one that commands take now (candidates.csv has the "
-        f"others). The whole recipe: `{by_name[best['name']].command}`, in this workspace"
-    )
+        table.add_row(str(row["rank"]), Text(label), *(f"{row[name]:.3f}" for name in _FIGURES), classes)
+    return table
