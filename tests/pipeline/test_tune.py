@@ -339,6 +339,10 @@ def test_a_key_without_quotes_says_what_one_with_them_says(call, here):
         RECIPE.replace('"extract.layer"', "extract.layer").replace('"clusters.seed"', "clusters.seed")
     )
     assert call("tune", "small.toml", "--dry-run") == before
+    varied = (here / "small.toml").read_text() + "\n[variant.other]\nextract.size = 48\n"
+    (here / "small.toml").write_text(varied)
+    shown = call("recipes", "show", "small.toml:other")[0]
+    assert '[tune]\n"extract.layer" = [-1, [-1, -3]]\n"clusters.seed" = [0, 1]\n' in shown
 
 
 def test_recipes_of_one_name_are_told_apart_by_their_files(call, here):

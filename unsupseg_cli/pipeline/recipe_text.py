@@ -52,7 +52,7 @@ def _tables(recipe: RecipeFile) -> list[tuple[list[str], Address, dict[str, Any]
             {key: published[key] for key in Published.model_fields if key in published},
         ),
     ]
-    tables.append((["[tune]"], ("tune",), contents.get("tune", {})))
+    tables.append((["[tune]"], ("tune",), dict(recipe.tune)))
     for stage, table in zip(recipe.stages, contents["stage"], strict=True):
         options = {key: value for key, value in table.items() if key != "set"}
         tables.append((["[[stage]]"], (stage.id,), options))
