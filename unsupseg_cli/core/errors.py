@@ -20,6 +20,10 @@ class UsageError(UnsupsegError):
     exit_code = 2
 
 
+class NodeError(UsageError):
+    """A node of a cluster does not fit this machine, whatever the work was."""
+
+
 class StorageError(UnsupsegError):
     """Where artifacts are written took no more (a full disk, a bucket out of reach), whatever the work was."""
 

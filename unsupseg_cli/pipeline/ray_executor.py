@@ -33,7 +33,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from unsupseg_cli.artifacts.files import disk_errors
-from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
+from unsupseg_cli.core.errors import NodeError, UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.core.threads import prepare_threads
 from unsupseg_cli.pipeline.relay import Board, Relay
@@ -349,7 +349,7 @@ class _Crew:
             self._failed += 1
             reason = str(error).strip().splitlines()[-1]
             if "ModuleNotFoundError" in str(error) or self._failed == _MOST_TRIES:
-                raise UsageError(
+                raise NodeError(
                     f"An actor could not begin ({reason}): install unsupseg with the extra ray on every node, in the "
                     "versions of this machine."
                 ) from None
@@ -377,20 +377,20 @@ class _Crew:
 
 
 def require_fitting(node: Node, workspace: Path) -> None:
-    """Raise UsageError where a node has other versions than this machine, or does not see its folders."""
+    """Raise NodeError where a node has other versions than this machine, or does not see its folders."""
     for name, here in versions_here().items():
         if (there := node.versions.get(name)) != here:
-            raise UsageError(
+            raise NodeError(
                 f"Node '{node.host}' has {name} {there}, and this machine {here}: install the same version on every "
                 "node. Nothing was published."
             )
     if not node.sees_workspace:
-        raise UsageError(
+        raise NodeError(
             f"Node '{node.host}' does not see the workspace '{workspace}' of this machine: give a --workspace on a "
             "disk that all nodes share."
         )
     if not node.sees_folder:
-        raise UsageError(
+        raise NodeError(
             f"Node '{node.host}' has no folder '{Path.cwd()}', in which this command was called: call it in a folder "
             "that all nodes share."
         )

@@ -19,7 +19,7 @@ from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import images_behind
 from unsupseg_cli.contents.tuning import Tried, write_tuning
-from unsupseg_cli.core.errors import StorageError, UnsupsegError
+from unsupseg_cli.core.errors import NodeError, StorageError, UnsupsegError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item, spread
@@ -85,7 +85,7 @@ def tune(
     Raises:
         UsageError: a candidate's options, images or weights do not fit, or the candidates are of different images.
         UnsupsegError: fewer than two candidates could be made.
-        StorageError: the workspace took no more.
+        StorageError, NodeError: the workspace took no more, or a node of the cluster does not fit.
     """
     resolve_device(device)
     look_over(candidates, context)
@@ -174,7 +174,7 @@ def _make(candidates: Sequence[Candidate], context: Context, perform: Perform) -
         context.reporter.info(f"candidate {number} of {len(candidates)}: {candidate.name}")
         try:
             artifacts = run(candidate.steps, context, perform=perform)
-        except StorageError:  # it is of no candidate
+        except (NodeError, StorageError):  # of no candidate
             raise
         except UnsupsegError as error:
             context.reporter.warn(f"left out: {candidate.name}: {error}")
