@@ -87,6 +87,9 @@ def tune(
         UnsupsegError: fewer than two candidates could be made.
         StorageError, NodeError: the workspace took no more, or a node of the cluster does not fit.
     """
+    context.reporter.info(
+        f"{len(candidates)} candidates, whose images, weights and options are looked at first"
+    )
     resolve_device(device)
     look_over(candidates, context)
     _open_all(candidates, context)
