@@ -101,7 +101,11 @@ def work(request, made, tmp_path):
     """A function that makes a call of a stage in a workspace of a name, which begins with what was made before."""
     stage, config = CALLS[request.param]
     ids = {text: made.workspace.current(text.lower()).id for text in ("FEATURES", "PSEUDOLABELS")}
-    ids["PREDICTIONS"] = next(made.workspace.artifacts("predictions")).id  # of the pictures that are whole
+    predictions = made.workspace.artifacts("predictions")
+    whole = next(
+        each for each in predictions if "undamaged" in each.manifest.data.root
+    )  # both may be of one second
+    ids["PREDICTIONS"] = whole.id
     given = {name: ids[value] for name, value in config if isinstance(value, str) and value in ids}
 
     def call(name, **changes):
