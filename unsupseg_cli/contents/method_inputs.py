@@ -72,7 +72,7 @@ def open_inputs(
         if role in roles:
             declared[name] = read(artifacts[role]) if role in artifacts else None
     if roles & {"pseudolabels", "masks"}:
-        declared["masks"] = _masks(artifacts, features, context)
+        declared["masks"] = read_any_masks(artifacts, features, context)
     if "model" in roles and needs.model == "scores":
         declared["segment"] = ViewScores(open_model(artifacts["model"], context, device).segmenter, features)
     elif "model" in roles:
@@ -81,8 +81,10 @@ def open_inputs(
     return Inputs(arrays, device=device, reporter=context.reporter, **declared)
 
 
-def _masks(artifacts: Mapping[str, Artifact], features: FeatureSet, context: Context) -> MaskSet | None:
-    """Return the masks of the views of some features: pseudo-labels, or masks from outside."""
+def read_any_masks(
+    artifacts: Mapping[str, Artifact], features: FeatureSet, context: Context
+) -> MaskSet | None:
+    """Return the masks of the views of some features, if any are among the inputs: pseudo-labels, or from outside."""
     masks = masks_of(artifacts)
     if masks is None:
         return None

@@ -13,6 +13,8 @@ from unsupseg_cli.core.config import Config
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.ports import FEATURES, ROLES, Port
 
+Background = Literal["none", "outside", "auto"]
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -21,7 +23,9 @@ class Needs:
     ``reads`` are the artifacts, ``arrays`` those of the features; ``images`` says whether it sees the pixels of the
     views; ``network`` whether the frozen network that made the features runs in its loop (``optional``: where
     ``--tokens live`` asks for it); ``model`` what of the model that it reads: class prototypes, or the scores that it
-    gives to images (`Inputs.segment`); ``identity`` which of the number of classes and the seed it is told.
+    gives to images (`Inputs.segment`); ``identity`` which of the number of classes and the seed it is told;
+    ``background`` whether class 0 is what the masks that it reads leave out (``auto``: where they are objects), so that
+    `--classes auto` looks for the number of the others within them.
     """
 
     reads: tuple[Port, ...] = (FEATURES,)
@@ -30,6 +34,7 @@ class Needs:
     network: Literal["no", "optional", "always"] = "no"
     model: Literal["prototypes", "scores"] = "prototypes"
     identity: tuple[Literal["classes", "seed"], ...] = ("classes", "seed")
+    background: Background = "none"
 
 
 class MethodOptions(Config):

@@ -76,15 +76,18 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
     """Return the number of classes and the seed, as far as the method reads them."""
     from unsupseg_cli.contents.features import foreseen_grids
     from unsupseg_cli.contents.images import default_classes
+    from unsupseg_cli.contents.method_inputs import masks_of
     from unsupseg_cli.stages.scan import auto_classes
 
     identity_values: dict[str, Any] = {}
     features = call.input("features")
     if "classes" in call.needs.identity:
         classes = call.config.classes or default_classes(features)
-        identity_values["classes"] = auto_classes(features, call.context) if classes == "auto" else classes
+        if classes == "auto":
+            classes = auto_classes(features, call.context, masks_of(call.inputs), call.needs.background)
+        identity_values["classes"] = classes
         cells = int(foreseen_grids(features).prod(1).sum())
-        if classes != "auto" and classes > cells:
+        if isinstance(classes, int) and classes > cells:
             raise UsageError(
                 f"--classes {classes} is more than the {cells} patches of the features "
                 f"'{features.id}'; ask for fewer."

@@ -6,21 +6,26 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator
 
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
-from unsupseg_cli.core.config import execution, setting
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DeviceConfig
-from unsupseg_cli.core.ports import FEATURES
+from unsupseg_cli.core.ports import ANY_MASKS, FEATURES
+from unsupseg_cli.methods.declaration import Background
 from unsupseg_cli.pipeline.stage import Call, Stage, perform, settle
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
+    from unsupseg_cli.contents.features import FeatureSet
 
 
 class ScanConfig(DeviceConfig):
@@ -28,6 +33,13 @@ class ScanConfig(DeviceConfig):
 
     features: str | None = execution(
         None, "Features artifact; default: the last one.", argument=True, also=("--features",)
+    )
+    pseudolabels: str | None = execution(
+        None, "Masks of objects before a background: the number is looked for within them."
+    )
+    masks: str | None = execution(None, "Imported masks of objects instead.")
+    background: Literal["auto", "outside"] = setting(
+        "auto", "outside: class 0 is what the masks given leave out; auto: if they are objects."
     )
     range: str = setting("4-30", "Numbers of classes that are tried, such as 4-30.")
     sample: int = setting(4000, "Most tokens that are clustered, drawn evenly over the images.", ge=100)
@@ -41,6 +53,14 @@ class ScanConfig(DeviceConfig):
             raise ValueError("expected the least and the largest number, at least 2, such as 4-30")
         return f"{int(match[1])}-{int(match[2])}"
 
+    def unread(self, stage: Config | None = None) -> dict[str, str]:
+        """Return what is of masks where none are given."""
+        return (
+            {}
+            if self.pseudolabels or self.masks
+            else {"background": "no --pseudolabels or --masks are given"}
+        )
+
     @property
     def bounds(self) -> tuple[int, int]:
         """The least and the largest number of classes."""
@@ -50,16 +70,20 @@ class ScanConfig(DeviceConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the scan; raises UsageError for a range beyond the tokens."""
+    from unsupseg_cli.contents.method_inputs import masks_of
     from unsupseg_cli.models.device import resolve_device
 
     features, data = call.input("features"), call.input("features").manifest.data
     _require_tokens(call)
+    config = call.config.result()
+    if masks_of(call.inputs) is None:
+        del config["background"]
     return Identity(
         kind="scan",
         stage="scan",
         stage_version=STAGE.version,
         slug=f"{data.dataset if data else 'images'}-classes{call.config.range}",
-        config=call.config.result(),
+        config=config,
         inputs=call.described(),
         data=features.manifest.data,
         execution={"device": str(resolve_device(call.config.device))},
@@ -87,10 +111,18 @@ def _tokens(grids: Any) -> int:
     return int(grids.prod(1).sum())
 
 
-def auto_classes(features: Artifact, context: Context) -> int | str:
+def auto_classes(
+    features: Artifact, context: Context, masks: Artifact | None = None, background: Background = "none"
+) -> int | str:
     """Return the number of classes behind `--classes auto`: the scan of the features is made, or reused.
 
     In a dry run it is `UNKNOWN` until there is such a scan.
+
+    Args:
+        features: that are clustered.
+        context: the workspace.
+        masks: of objects before a background: the classes are those of what they cover, and the background.
+        background: see `Needs`.
 
     Raises:
         UsageError: the features have too few tokens for two classes.
@@ -106,6 +138,9 @@ def auto_classes(features: Artifact, context: Context) -> int | str:
     if most < high:
         context.reporter.info(f"few tokens: the number of classes is looked for up to {most}")
     config, inputs = ScanConfig(range=f"{min(low, most)}-{most}"), {"features": features}
+    if masks is not None and background != "none":
+        inputs[masks.manifest.kind] = masks
+        config = config.model_copy(update={masks.manifest.kind: masks.id, "background": background})
     identity = identify(settle(STAGE, config, context, None, inputs))
     if context.workspace.has(identity):
         made = context.workspace.find_key("scan", identity.key)
@@ -119,23 +154,77 @@ def auto_classes(features: Artifact, context: Context) -> int | str:
 
 
 def work(call: Call, draft: Draft) -> dict[str, Any]:
-    """Cluster samples of the tokens into each number of classes, and draw what comes out."""
+    """Cluster a sample of the tokens, or of those on objects, into each number of classes, and draw what comes out."""
     import torch
 
     from unsupseg_cli.clustering.class_number import scan
     from unsupseg_cli.contents.features import FeatureSet
     from unsupseg_cli.contents.scan_sheet import draw_scan
     from unsupseg_cli.models.device import resolve_device
-    from unsupseg_cli.training.tokens import sample_tokens
+    from unsupseg_cli.training.tokens import draw_tokens
 
     config, context, device = call.config, call.context, resolve_device(call.config.device)
     draft.deterministic = device.type == "cpu"
     features = FeatureSet(call.input("features"))
     torch.use_deterministic_algorithms(True, warn_only=True)
-    sample = sample_tokens(features, config.sample, _SEED, context.reporter).to(device)
-    outcome = scan(sample, *config.bounds, seed=_SEED, reporter=context.reporter)
-    draw_scan(draft.folder, outcome, features, config.sheet, context)
-    return {"classes": outcome.best, "components": outcome.components, "rows": outcome.rows()}
+    objects = _objects(call, features)
+    within = None if objects is None else torch.cat([cells.flatten() for cells in objects])
+    sample, _ = draw_tokens(features, config.sample, _SEED, context.reporter, within)
+    low, high = config.bounds if within is None else _bounds_within(call, len(sample))
+    outcome = scan(sample.to(device), low, high, seed=_SEED, reporter=context.reporter)
+    draw_scan(draft.folder, outcome, features, config.sheet, context, objects)
+    summary: dict[str, Any] = {
+        "classes": outcome.best,
+        "components": outcome.components,
+        "rows": outcome.rows(),
+    }
+    if objects is not None:  # one class more
+        summary["classes"] += 1
+        summary["rows"] = [{**row, "classes": row["classes"] + 1} for row in summary["rows"]]
+    return {**summary, "background": objects is not None}
+
+
+def _objects(call: Call, features: FeatureSet) -> list[Tensor] | None:
+    """Return the cells of each view that are objects before a background, (h, w) bool; None where there is none.
+
+    Raises:
+        UsageError: the masks, which are said to be objects, cover nothing.
+    """
+    from unsupseg_cli.contents.method_inputs import read_any_masks
+    from unsupseg_cli.data.foreground import find_foreground
+
+    masks = read_any_masks(call.inputs, features, call.context)
+    if masks is None:
+        return None
+    foreground = find_foreground(masks.labels, features.grids)
+    if call.config.background == "auto" and not foreground.objects:
+        call.context.reporter.info("the masks are no objects before a background: all tokens are looked at")
+        return None
+    if not foreground.anything:
+        raise UsageError("The masks cover nothing, so that there are no classes to look for; give others.")
+    call.context.reporter.info(
+        "the number of classes is looked for within the masks, and the background is one more"
+    )
+    return foreground.cells
+
+
+def _bounds_within(call: Call, tokens: int) -> tuple[int, int]:
+    """Return the range as far as the tokens that masks cover can tell classes apart.
+
+    Raises:
+        UnsupsegError: they are too few for two classes.
+    """
+    low, high = call.config.bounds
+    most = min(high, tokens // _TOKENS_OF_A_CLASS)
+    if most < 2:
+        raise UnsupsegError(
+            f"The masks cover {tokens} tokens, too few to look for a number of classes: give --classes, or other masks."
+        )
+    if most < high:
+        call.context.reporter.info(
+            f"few tokens lie within the masks: up to {most} classes are looked for in them"
+        )
+    return min(low, most), most
 
 
 _TOKENS_OF_A_CLASS = 10
@@ -148,5 +237,5 @@ STAGE = Stage(
     version=1,
     identify=identify,
     work=work,
-    ports=(FEATURES,),
+    ports=(FEATURES, *(replace(port, optional=True, views=True) for port in ANY_MASKS)),
 )

@@ -40,7 +40,8 @@ class TrainConfig(DeviceConfig):
     model: str | None = execution(None, "Model artifact, for a method that starts from one.")
     method: str | None = setting(None, "Method; default: that of the pseudo-labels.")
     classes: ClassCount | None = setting(
-        None, "Number of classes K, or auto: by the features. Default: that of the pseudo-labels."
+        None,
+        "Number of classes K, or auto: by the features. Default, and auto: that of the pseudo-labels, if any.",
     )
     tokens: Literal["stored", "live"] = setting(
         "stored",
@@ -99,25 +100,33 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
 
     identity_values: dict[str, Any] = {}
     if "classes" in call.needs.identity:
-        labels, features = call.inputs.get("pseudolabels"), call.input("features")
-        classes = (
-            call.config.classes
-            or (_classes_of(labels, call.context) if labels else None)
-            or default_classes(features)
-        )
+        features = call.input("features")
+        classes = _classes_asked_for(call) or default_classes(features)
         identity_values["classes"] = auto_classes(features, call.context) if classes == "auto" else classes
     if "seed" in call.needs.identity:
         identity_values["seed"] = call.config.seed
     return identity_values
 
 
-def _classes_of(labels: Artifact, context: Context) -> ClassCount | None:
+def _classes_asked_for(call: Call) -> int | str | None:
+    """Return the number that the call gives; where it is None or auto that of the pseudo-labels, if they have one."""
+    labels, context = call.inputs.get("pseudolabels"), call.context
+    classes: int | str | None = call.config.classes
+    if labels is None or classes not in (None, "auto"):
+        return classes
+    own = _classes_of(labels, context)
+    if classes == "auto" and isinstance(own, int) and not context.by_recipe:
+        context.reporter.info(f"--classes auto: {own}, as '{labels.id}' has")
+    return own or classes
+
+
+def _classes_of(labels: Artifact, context: Context) -> int | str | None:
     """Return the number of classes of pseudo-labels: what decided them, else what `pseudolabel` was last asked for."""
     from unsupseg_cli.artifacts.context import ASKED
 
     asked = {} if context.by_recipe else context.remembered(ASKED).get(labels.id, {})
     if classes := labels.manifest.config.get("classes", asked.get("classes")):
-        return "auto" if classes == "auto" else int(classes)
+        return classes if isinstance(classes, str) else int(classes)
     before = labels.input("pseudolabels")  # they were refined
     earlier = context.workspace.find_key("pseudolabels", before.key) if before else None
     return _classes_of(earlier, context) if earlier else None

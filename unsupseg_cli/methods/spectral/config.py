@@ -7,7 +7,7 @@ from typing import Literal
 
 from unsupseg_cli.core.config import Config, setting
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES
-from unsupseg_cli.methods.declaration import MethodOptions, Needs
+from unsupseg_cli.methods.declaration import Background, MethodOptions, Needs
 
 
 class PseudolabelOptions(MethodOptions):
@@ -18,7 +18,7 @@ class PseudolabelOptions(MethodOptions):
         "graph: of tokens across images; tokens: k-means; objects: k-means of the masks given, each one thing. auto: "
         "the graph, unless tokens tell images apart; then objects before a background, else tokens.",
     )
-    background: Literal["none", "outside", "auto"] = setting(
+    background: Background = setting(
         "none",
         "outside: class 0 is what the masks given leave out; auto: if they are objects, which leave the border free.",
     )
@@ -44,7 +44,8 @@ class PseudolabelOptions(MethodOptions):
         """Return what clustering reads: tokens, and masks of objects where there may be a background."""
         masks = tuple(replace(port, views=True) for port in ANY_MASKS)
         reads_masks = self.background != "none" or self.clusters == "objects"
-        return Needs(reads=(FEATURES, *(masks if reads_masks else ())))
+        reads = (FEATURES, *(masks if reads_masks else ()))
+        return Needs(reads=reads, background=self.background)
 
 
 class TrainOptions(MethodOptions):
