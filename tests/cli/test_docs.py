@@ -16,6 +16,8 @@ from PIL import Image
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.features import FeatureSet
+from unsupseg_cli.exchange.table import FORMATS
+from unsupseg_cli.methods.registry import BUNDLED
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -108,20 +110,40 @@ init_epochs = 1
 """
 
 
+SMALL_VIEWS = "size = 96\nforeground_share = 0"
+SHORT_METHODS = """
+[train.context]
+steps = 2
+[train.maskdistill]
+epochs = 1
+[train.stego]
+steps = 3
+[train.spectral]
+steps = 3
+[train.transfgu]
+cycles = 1
+cycle_steps = 2
+"""
+
+
 @pytest.fixture
 def photos():
     """Fill the working folder with what the first pages speak of: pictures of three grounds, their labels."""
     Path("unsupseg.toml").write_text(SHORT)
     classes = [{"name": "near", "id": 0}, {"name": "far", "id": 1}]
     Path("classes.json").write_text(json.dumps({"classes": classes}))
-    grounds = np.repeat([(70, 110, 200), (60, 140, 50), (120, 120, 120)], 16, axis=0)[:, None]
     labels = np.repeat(np.array([1, 0], np.uint8), 24)[:, None].repeat(64, 1)
-    for folder, count in (("photos", 3), ("more-photos", 1), ("masks", 3)):
-        Path(folder).mkdir()
-        for number in range(count):
-            noise = np.random.default_rng(number).integers(-40, 40, (48, 64, 1))
-            picture = labels if folder == "masks" else (grounds + noise).astype(np.uint8)
-            Image.fromarray(picture).save(f"{folder}/{number}.png")
+    for number in range(3):
+        save(Path(f"photos/{number}.png"), grounds(number))
+        save(Path(f"masks/{number}.png"), labels)
+    save(Path("more-photos/0.png"), grounds(0))
+
+
+def grounds(number):
+    """Return a picture of three grounds, with noise of its own."""
+    colors = np.repeat([(70, 110, 200), (60, 140, 50), (120, 120, 120)], 16, axis=0)[:, None]
+    noise = np.random.default_rng(number).integers(-40, 40, (48, 64, 1))
+    return (colors + noise).astype(np.uint8)
 
 
 def lines_of(page):
@@ -161,17 +183,52 @@ def labelled(photos):
     potsdam_tiles(Path("ISPRS_DOWNLOAD"))
 
 
-def test_the_blocks_of_the_page_on_data_sets_run(call, labelled):
+def run_lines(call, lines):
+    """Run lines of a page as a shell would: calls in a row, and what they print in variables; return these."""
     variables = {}
-    for line in lines_of("docs/datasets.md"):
-        assigned = re.fullmatch(r"([A-Z]+)=\$\((.*)\)", line)
-        command = Template(assigned[2] if assigned else line).substitute(variables)
-        program, *words = shlex.split(command)
-        assert program == "unsupseg"
-        said, _ = call(*words)
-        if assigned:
-            variables[assigned[1]] = said
+    for line in lines:
+        for part in line.split(" && "):
+            assigned = re.fullmatch(r"(\w+)=\$\((.*)\)", part)
+            command = Template(assigned[2] if assigned else part).substitute(variables)
+            program, *words = shlex.split(command)
+            assert program == "unsupseg"
+            said, _ = call(*words)
+            if assigned:
+                variables[assigned[1]] = said
+    return variables
+
+
+def test_the_blocks_of_the_page_on_data_sets_run(call, labelled):
+    variables = run_lines(call, lines_of("docs/datasets.md"))
     assert {"MODEL", "MASKS", "NAMING"} == variables.keys()
+
+
+@pytest.mark.parametrize("method", sorted(BUNDLED))
+def test_the_blocks_of_the_pages_of_methods_run(method, call, photos):
+    Path("unsupseg.toml").write_text(SHORT.replace("size = 208", SMALL_VIEWS) + SHORT_METHODS)
+    for number in range(24 if method == "maskdistill" else 0):  # a mask each, for 20 clusters
+        save(Path(f"photos/{number}.png"), grounds(number))
+    run_lines(call, lines_of(f"unsupseg_cli/methods/{method}/README.md"))
+    models = Workspace(Path("unsupseg-workspace")).artifacts("model")
+    assert {model.manifest.config["method"] for model in models} == {method}
+
+
+def test_the_blocks_of_the_page_on_exchange_run(call, photos):
+    call("extract", "photos/", "--size", 64)
+    call("pseudolabel", "--classes", 6)
+    call("train")
+    made = {"PREDICTIONS": call("predict", "photos/", "--keep", "scores")[0]}
+    made["REFINED"], _ = call("refine", "--iterations", 1)
+    for line in lines_of("docs/exchange.md"):
+        words = shlex.split(line)[1:]
+        path, _ = call(*(made.get(word, word) for word in words))
+        if words[1] == "merge":
+            made["MODEL"] = path
+    for name in ("labels.json", "yolo/data.yaml", "named/classes.json"):
+        assert Path(name).exists()
+    table = (ROOT / "docs/exchange.md").read_text().split("| `--format` |")[1]
+    rows = re.findall(r"^\| `([^|]+)` \|", table, re.MULTILINE)
+    assert {name for row in rows for name in row.split("`, `")} == set(FORMATS)
 
 
 @pytest.mark.parametrize("store_dtype", ["float16", "int8"])
