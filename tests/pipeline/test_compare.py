@@ -181,3 +181,19 @@ def test_the_rules_of_an_assignment_count(lab):
     assigned = lab.workspace.produce(replace(recipe), lambda draft: one.manifest.summary)[0]
     with pytest.raises(UsageError, match="assignment"):
         compare([one, assigned])
+
+
+def test_without_names_the_last_one_and_those_that_may_stand_beside_it_are_compared(lab):
+    def call(code=0):
+        done = CliRunner().invoke(app, ["compare", "--json", "-w", str(lab.workspace.root)])
+        assert done.exit_code == code, done.output
+        return done
+
+    lab.workspace.root.mkdir(exist_ok=True)
+    assert "run `unsupseg eval` first" in call(code=2).stderr
+    lab.evaluation(lab.model(), 0.2, protocol="stego")
+    lab.evaluation(lab.model(method="stego"), 0.3)
+    lab.evaluation(lab.model(), 0.4)
+    done = call()
+    assert {row["method"] for row in json.loads(done.stdout)["rows"]} == {"kmeans", "stego"}
+    assert "evaluations left out: 1, of other images" in " ".join(done.stderr.split())

@@ -81,7 +81,7 @@ def test_the_last_evaluation_is_reported_with_all_that_led_to_it(place):
     page, said = page_of(place)
     text, evaluation = shown(page), Workspace(place / "w").current("evaluation")
     assert f"report of {evaluation.id}" in said
-    assert "things are missing" not in said
+    assert "missing on it" not in said
     assert f"{100 * evaluation.manifest.summary['miou']:.2f}" in text
     order = [page.index(f'<article class="step" id="{last(place, kind)}"') for kind in (
         "features", "pseudolabels", "model", "predictions", "evaluation"

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_table, result
+from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.names import cell
@@ -27,7 +27,13 @@ app = typer.Typer()
 
 @app.command("compare")
 def compare(
-    evaluations: Annotated[list[str], typer.Argument(help="Ids or paths of evaluations.")],
+    evaluations: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EVALUATION",
+            help="Ids or paths; default: the last one, and all that may stand beside it.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     cache: CacheOption = None,
     cache_size: CacheSizeOption = None,
@@ -40,10 +46,12 @@ def compare(
     def action() -> None:
         if as_json + as_csv + as_markdown > 1:
             raise UsageError("--json, --csv and --markdown exclude each other; give one.")
+        from unsupseg_cli.pipeline.compare import beside_the_last
         from unsupseg_cli.pipeline.compare import compare as run
 
         space = open_workspace(workspace, cache, cache_size)
-        comparison = run([space.get(reference, "evaluation") for reference in evaluations])
+        named = [space.get(reference, "evaluation") for reference in evaluations or ()]
+        comparison = run(named or beside_the_last(space, TerminalReporter()))
         if as_json:
             rows = [row.to_json() for row in comparison.rows]
             value = {"dataset": comparison.dataset, "split": comparison.split, "images": comparison.images}

@@ -51,7 +51,8 @@ def report(
         page = write_report(artifacts, out, Context(space, reporter))
         reporter.info(f"report of {page.title}, {out.stat().st_size / 1e6:.1f} MB")
         if page.notes:
-            reporter.info(f"{len(page.notes)} things are missing on it; its end says which and why")
+            missing = "something is" if len(page.notes) == 1 else f"{len(page.notes)} things are"
+            reporter.info(f"{missing} missing on it; its end says what and why")
         result(str(out))
 
     run_guarded(action, verbose=False)

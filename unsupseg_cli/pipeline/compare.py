@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unsupseg_cli.artifacts.manifest import Manifest
-from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.pipeline.lineage import ancestors, flat, lineage, settings_of, without
 
 SCORES = ("accuracy", "miou", "miou_gt", "miou_all")
@@ -71,6 +72,26 @@ class Comparison:
     images: int
     protocol: dict[str, Any]
     rows: list[Row]
+
+
+def beside_the_last(workspace: Workspace, reporter: Reporter) -> list[Artifact]:
+    """Return the last evaluation and all that may stand in one table with it; say how many may not.
+
+    Raises:
+        UsageError: there is no evaluation.
+    """
+    last = workspace.find_current("evaluation")
+    if last is None:
+        raise UsageError(
+            f"There is no evaluation in the workspace '{workspace}' yet; run `unsupseg eval` first."
+        )
+    others = [other for other in workspace.artifacts("evaluation") if other.id != last.id]
+    beside = [other for other in others if not _differences(last.manifest, other.manifest)]
+    if left_out := len(others) - len(beside):
+        reporter.info(
+            f"evaluations left out: {left_out}, of other images, classes or rules than '{last.id}', the last one"
+        )
+    return [last, *beside]
 
 
 def compare(evaluations: Sequence[Artifact]) -> Comparison:
