@@ -3,8 +3,8 @@
     python benchmarks/disk.py PHOTOS [--counts 50,100] [--of 10000] [any options of `segment`]
 
 Each count of the photos, evenly chosen, is segmented in a new process into a workspace and a folder of its own. The
-difference between the first and the last count is what a photo adds; the rest, such as sheets, is there once. From
-these the bytes of `--of` photos are reckoned, by kind of artifact and by part of the folder of results.
+difference between the first and the last count is what a photo adds; sheets, the report and manifests are there once.
+From these the bytes of `--of` photos are reckoned, by kind of artifact and by part of the folder of results.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 MB = 1e6
+ONCE = "sheets, report, manifests"
 
 
 def main() -> None:
@@ -56,34 +58,44 @@ def segment(photos: Sequence[Path], options: Sequence[str]) -> dict[str, float]:
         start = time.perf_counter()
         subprocess.run([*command, *options], cwd=place, check=True, env={**os.environ, "PYTHONPATH": here})
         seconds = time.perf_counter() - start
-        parts = {path.name: size(path) for path in (place / "work").iterdir() if path.is_dir()}
-        parts |= {f"out/{path.name}": size(path) for path in (place / "out").iterdir()}
+        parts = Counter({ONCE: 0})
+        files = [file for folder in ("work", "out") for file in (place / folder).rglob("*") if file.is_file()]
+        for file in files:
+            parts[part(file.relative_to(place))] += file.stat().st_size
         return {**parts, "photos": sum(photo.stat().st_size for photo in photos), "s": seconds}
 
 
-def size(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+def part(path: Path) -> str:
+    """Return what a file below ``work`` or ``out`` is a part of: what is there once, a kind, or a folder of results."""
+    place, *folders, name = path.parts
+    if place == "out":
+        return f"out/{folders[0]}" if folders else ONCE
+    once = len(folders) < 2 or (len(folders) == 2 and name.endswith((".png", ".json")))
+    return ONCE if once else folders[0]
 
 
 def print_table(counts: Sequence[int], measured: Sequence[dict[str, float]], of: int) -> None:
     """Print a row for each part: MB of every count, kB that a photo adds, and GB of ``of`` photos; seconds likewise."""
     print(f"| | {' | '.join(f'{count} photos, MB' for count in counts)} | a photo, kB | {of:,} photos, GB |")
     print("|---" * (len(counts) + 3) + "|")
-    bytes_of = {name: [parts.get(name, 0) for parts in measured] for name in measured[-1]}
-    seconds = bytes_of.pop("s")
-    source = bytes_of.pop("photos")
-    left = [sum(values) for values in zip(*bytes_of.values(), strict=True)]
-    for name, values in [*sorted(bytes_of.items()), ("all that is left", left), ("the photos", source)]:
-        each = (values[-1] - values[0]) / (counts[-1] - counts[0])
-        whole = values[-1] + each * (of - counts[-1])
-        columns = " | ".join(f"{value / MB:.2f}" for value in values)
+    names = sorted({name for parts in measured for name in parts} - {"photos", "s"})
+    rows = {name: reckon(name, counts, measured, of) for name in [*names, "photos"]}
+    left = [sum(column) for column in zip(*(rows[name] for name in names), strict=True)]
+    for name, (*there, each, whole) in [*rows.items(), ("all that is left", left)]:
+        columns = " | ".join(f"{value / MB:.2f}" for value in there)
         print(f"| {name} | {columns} | {each / 1e3:.1f} | {whole / 1e9:.2f} |")
+    seconds = [parts["s"] for parts in measured]
     each = (seconds[-1] - seconds[0]) / (counts[-1] - counts[0])
     print(
         f"\n{', '.join(f'{value:.0f} s' for value in seconds)}: {each:.2f} s a photo, {3600 / each:,.0f} an hour"
     )
+
+
+def reckon(name: str, counts: Sequence[int], measured: Sequence[dict[str, float]], of: int) -> list[float]:
+    """Return the bytes of a part with each count, those that a photo adds, and those of ``of`` photos."""
+    there = [parts.get(name, 0) for parts in measured]
+    each = 0.0 if name == ONCE else (there[-1] - there[0]) / (counts[-1] - counts[0])
+    return [*there, each, there[-1] + each * (of - counts[-1])]
 
 
 if __name__ == "__main__":

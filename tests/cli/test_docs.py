@@ -8,10 +8,12 @@ from string import Template
 
 import numpy as np
 import pytest
+import rasterio
 import typer
 from fixtures.layouts import potsdam_tiles
 from fixtures.pictures import save
 from PIL import Image
+from rasterio.transform import from_origin
 
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
@@ -229,6 +231,28 @@ def test_the_blocks_of_the_page_on_exchange_run(call, photos):
     table = (ROOT / "docs/exchange.md").read_text().split("| `--format` |")[1]
     rows = re.findall(r"^\| `([^|]+)` \|", table, re.MULTILINE)
     assert {name for row in rows for name in row.split("`, `")} == set(FORMATS)
+
+
+def test_the_blocks_of_the_page_of_first_tries_run(call, photos):
+    mosaic = np.tile(grounds(0), (4, 4, 1)).transpose(2, 0, 1)
+    ground = {"crs": "EPSG:32633", "transform": from_origin(392000, 5820000, 0.5, 0.5)}
+    Path("ortho").mkdir()
+    bands, height, width = mosaic.shape
+    shape = {"count": bands, "height": height, "width": width, "dtype": "uint8"}
+    with rasterio.open("ortho/city.tif", "w", **shape, **ground) as raster:
+        raster.write(mosaic)
+    Path("frames").symlink_to("photos")
+    Path("labels").symlink_to("masks")
+    run_lines(
+        call, [line.replace("--windows 500", "--windows 128") for line in lines_of("docs/first-tries.md")]
+    )
+    for name in (
+        "photos-segmented/classes.png",
+        "ortho-segmented/geo/city.tif",
+        "classes.gpkg",
+        "report.html",
+    ):
+        assert Path(name).exists()
 
 
 @pytest.mark.parametrize("store_dtype", ["float16", "int8"])

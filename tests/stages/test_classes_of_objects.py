@@ -97,3 +97,13 @@ def test_masks_that_cover_hardly_anything_are_told(call, features):
 def test_a_background_without_masks_is_refused(call, features):
     _, said = call("classes", "scan", "--background", "outside", code=2)
     assert "no --pseudolabels or --masks" in said
+
+
+def test_a_range_beyond_the_tokens_is_refused_with_one_that_fits(call, features):
+    _, said = call("classes", "scan", "--range", "4-100", code=2)
+    assert "there are 768 tokens" in said
+    assert "end the range at 76" in said
+    _, said = call("classes", "scan", "--range", "100-120", code=2)
+    assert "extract more or larger images" in said
+    _, said = call("classes", "scan", "--range", "9-4", code=2)
+    assert "such as 4-30" in said
