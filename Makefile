@@ -2,14 +2,16 @@
 # make test    the tests; make test-slow those that start and end processes for long
 # make test-recipes  every recipe, on small pictures with few steps
 # make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
+# make test-interop  exported labels, read by datumaro and label-studio-sdk (in a folder of their own: they want another numpy)
 # make check   lint, types and the direction of imports
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+INTEROP := $(VENV)/interop
 
-.PHONY: install demo test test-slow test-recipes test-gpu check lint types layers clean
+.PHONY: install demo test test-slow test-recipes test-interop test-gpu check lint types layers clean
 
 install: $(STAMP)
 
@@ -33,6 +35,15 @@ test-slow: install
 
 test-recipes: install
 	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py
+
+$(INTEROP): $(STAMP)
+	rm -rf $@
+	$(BIN)/python -c 'import tomllib; extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]; \
+		print(*extras["interop"], sep="\n")' >$(VENV)/interop.txt
+	$(BIN)/pip install --quiet --target $@ -c constraints.txt -r $(VENV)/interop.txt
+
+test-interop: $(INTEROP)
+	PYTHONPATH=$(INTEROP) OMP_NUM_THREADS=1 $(BIN)/pytest tests/pipeline/test_export_labels_elsewhere.py -rs
 
 test-gpu: install
 	$(BIN)/pytest tests/gpu -rs
