@@ -3,8 +3,8 @@
     python benchmarks/disk.py PHOTOS [--counts 50,100] [--of 10000] [any options of `segment`]
 
 Each count of the photos, evenly chosen, is segmented in a new process into a workspace and a folder of its own. The
-difference between the first and the last count is what a photo adds; sheets, the report and manifests are there once.
-From these the bytes of `--of` photos are reckoned, by kind of artifact and by part of the folder of results.
+difference between the first and the last count is what a photo adds; the model, sheets, report and manifests are there
+once. From these the bytes of `--of` photos are reckoned, by kind of artifact and by part of the folder of results.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 MB = 1e6
-ONCE = "sheets, report, manifests"
+ONCE = "model, sheets, report, manifests"
 
 
 def main() -> None:
@@ -70,8 +70,8 @@ def part(path: Path) -> str:
     place, *folders, name = path.parts
     if place == "out":
         return f"out/{folders[0]}" if folders else ONCE
-    once = len(folders) < 2 or (len(folders) == 2 and name.endswith((".png", ".json")))
-    return ONCE if once else folders[0]
+    picture = len(folders) == 2 and name.endswith((".png", ".json"))
+    return ONCE if picture or len(folders) < 2 or folders[0] == "model" else folders[0]
 
 
 def print_table(counts: Sequence[int], measured: Sequence[dict[str, float]], of: int) -> None:

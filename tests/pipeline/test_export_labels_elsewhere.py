@@ -43,7 +43,9 @@ def export(labels, tmp_path):
 )
 def test_datumaro_reads_the_label_maps(export, labels, name, out, format):
     datumaro = pytest.importorskip("datumaro", reason=REASON)
-    path = export(name, out, **({"bring_images": "copy"} if name == "coco-panoptic" else {}))  # it follows no links
+    path = export(
+        name, out, **({"bring_images": "copy"} if name == "coco-panoptic" else {})
+    )  # it follows no links
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             archive.extractall(path.with_suffix(""))
