@@ -115,6 +115,9 @@ class Workspace:
     def refresh(self) -> None:
         """See to it that the folders hold the manifest of every artifact there is."""
 
+    def refresh_now(self) -> None:
+        """Take notice of what other machines published, even if that was done a moment ago."""
+
     # Reading ---------------------------------------------------------------------------------------------
 
     def artifacts(self, kind: str | None = None) -> Iterator[Artifact]:
@@ -240,6 +243,9 @@ class Workspace:
         """Return what `current` does, or None; where that artifact was removed, the newest one left."""
         name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
         listed = self.listed(kind) if name is not None else []
+        if name is not None and all(item.entry.id != name for item in listed):
+            self.refresh_now()  # another machine made it a moment ago
+            listed = self.listed(kind)
         if split is not None:
             listed = [item for item in listed if item.entry.split == split]
         candidates = [item for item in listed if item.entry.id == name] or listed
