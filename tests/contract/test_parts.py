@@ -78,7 +78,7 @@ def work(part, world, pictures):
     if {"pseudolabels", "regions"} <= roles.keys() and not roles["pseudolabels"].method:
         anchors = world.workspace.current("regions")
         given["regions"] = extract(crops_of(pictures, given["pseudolabels"]), world).id
-        world.workspace._take(anchors)  # what is not named is the last one
+        world.workspace.take([anchors])  # what is not named is the last one
     if options.needs().model == "scores":
         model = TrainConfig(method="kmeans", pseudolabels=given["pseudolabels"], device="cpu", workers=0)
         given["model"] = train(model, world).id
@@ -142,7 +142,7 @@ def test_other_inputs_give_another_key(work, world, pictures):
         dataset=f"{pictures}/", split="train", size=16, backbone="untrained", workers=0, device="cpu"
     )
     other = extract(config, context)
-    world.workspace._take(current)
+    world.workspace.take([current])
     call = settle(work.stage, work.config, world, work.options)
     swapped = replace(call, inputs={**call.inputs, "features": other}, memory={})
     assert work.stage.identify(swapped).key != work.stage.identify(call).key

@@ -79,7 +79,7 @@ def test_masks_that_are_no_objects_change_no_number(call, features):
     (scan,) = Path("unsupseg-workspace/scan").iterdir()
     plain, _ = call("classes", "scan")
     assert summary(plain)["rows"] == summary(scan)["rows"]
-    outside, _ = call("classes", "scan", "--masks", masks, "--background", "outside")
+    outside, _ = call("classes", "scan", "--masks", masks, "--outside", "background")
     assert summary(outside)["background"]
 
 
@@ -89,13 +89,13 @@ def test_masks_that_cover_hardly_anything_are_told(call, features):
         mask[:8, :8] = path.stem in ("00", "01")
         save(path, mask)
     masks = masks_of(call, "objects")
-    _, said = call("classes", "scan", "--masks", masks, "--background", "outside", code=1)
+    _, said = call("classes", "scan", "--masks", masks, "--outside", "background", code=1)
     assert "The masks cover 2 tokens" in said
     assert "give --classes" in said
 
 
 def test_a_background_without_masks_is_refused(call, features):
-    _, said = call("classes", "scan", "--background", "outside", code=2)
+    _, said = call("classes", "scan", "--outside", "background", code=2)
     assert "no --pseudolabels or --masks" in said
 
 

@@ -14,6 +14,7 @@ from unsupseg_cli.artifacts.grids import GridReader, GridWriter
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.int8_tokens import TokenReader
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.shards import WHOLE
 from unsupseg_cli.data.geometry import View
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.views import table_of_views
@@ -70,7 +71,7 @@ def started(folder, items, ragged=False, embed=embed, store_dtype="float16"):
         store_dtype=store_dtype,
         batch_size=3,
         workers=0,
-        shard=(1, 1),
+        shard=WHOLE,
     )
 
 

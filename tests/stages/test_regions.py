@@ -302,7 +302,7 @@ def test_regions_of_another_data_set_are_refused(context, made, blocks, tmp_path
         take_inputs((FEATURES, REGIONS), config, other)
     taken = take_inputs((FEATURES, REGIONS), config.model_copy(update={"regions": None}), other)
     assert taken["regions"].manifest.data.fingerprint == features.manifest.data.fingerprint
-    other.workspace._take(features)
+    other.workspace.take([features])
 
 
 def test_a_method_reads_regions_beside_the_features(context, made):

@@ -1,5 +1,6 @@
 """Addresses, objects, claims and the cache, on a store in memory."""
 
+import signal
 import threading
 import time
 
@@ -114,6 +115,8 @@ def test_the_claim_of_a_dead_process_passes_and_at_once_where_its_lock_is_free(o
 
 
 def test_what_holds_a_claim_and_loses_it_is_interrupted_with_a_sentence(objects):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
     def lose():
         with claims(objects, "one").hold("a", "It", 5):
             other = b'{"holder": "process 7 on other", "cache": "x", "token": "u", "seconds": 9}'
@@ -121,8 +124,11 @@ def test_what_holds_a_claim_and_loses_it_is_interrupted_with_a_sentence(objects)
             time.sleep(20)
 
     begun = time.monotonic()
-    with pytest.raises(UnsupsegError, match=r"passed to process 7 on other.*it stopped; call again"):
-        lose()
+    try:
+        with pytest.raises(UnsupsegError, match=r"passed to process 7 on other.*it stopped; call again"):
+            lose()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begun < 5
     assert b"process 7" in objects.read("claims/a.json").data  # it is not given back for the other one
 

@@ -38,8 +38,8 @@ class ScanConfig(DeviceConfig):
         None, "Masks of objects before a background: the number is looked for within them."
     )
     masks: str | None = execution(None, "Imported masks of objects instead.")
-    background: Literal["auto", "outside"] = setting(
-        "auto", "outside: class 0 is what the masks given leave out; auto: if they are objects."
+    outside: Literal["auto", "background"] = setting(
+        "auto", "What the masks given leave out: background, one class more; auto: if they are objects."
     )
     range: str = setting("4-30", "Numbers of classes that are tried, such as 4-30.")
     sample: int = setting(4000, "Most tokens that are clustered, drawn evenly over the images.", ge=100)
@@ -56,9 +56,7 @@ class ScanConfig(DeviceConfig):
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return what is of masks where none are given."""
         return (
-            {}
-            if self.pseudolabels or self.masks
-            else {"background": "no --pseudolabels or --masks are given"}
+            {} if self.pseudolabels or self.masks else {"outside": "no --pseudolabels or --masks are given"}
         )
 
     @property
@@ -77,7 +75,7 @@ def identify(call: Call) -> Identity:
     _require_tokens(call)
     config = call.config.result()
     if masks_of(call.inputs) is None:
-        del config["background"]
+        del config["outside"]
     return Identity(
         kind="scan",
         stage="scan",
@@ -140,7 +138,8 @@ def auto_classes(
     config, inputs = ScanConfig(range=f"{min(low, most)}-{most}"), {"features": features}
     if masks is not None and background != "none":
         inputs[masks.manifest.kind] = masks
-        config = config.model_copy(update={masks.manifest.kind: masks.id, "background": background})
+        outside = "background" if background == "outside" else "auto"
+        config = config.model_copy(update={masks.manifest.kind: masks.id, "outside": outside})
     identity = identify(settle(STAGE, config, context, None, inputs))
     if context.workspace.has(identity):
         made = context.workspace.find_key("scan", identity.key)
@@ -197,7 +196,7 @@ def _objects(call: Call, features: FeatureSet) -> list[Tensor] | None:
     if masks is None:
         return None
     foreground = find_foreground(masks.labels, features.grids)
-    if call.config.background == "auto" and not foreground.objects:
+    if call.config.outside == "auto" and not foreground.objects:
         call.context.reporter.info("the masks are no objects before a background: all tokens are looked at")
         return None
     if not foreground.anything:
