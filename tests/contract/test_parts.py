@@ -202,7 +202,7 @@ def test_shards_of_a_labeller_are_of_one_fit(work, world, tmp_path, monkeypatch)
 
     assert make("2/3") is None
     labeller = settle(work.stage, work.config, contexts[1], work.options).part.load()
-    if "fit" in vars(labeller):
+    if "learned" in vars(labeller):
         monkeypatch.setattr(labeller, "fit", lambda self: pytest.fail("fitted again"))
     assert make("1/3") is None
     made = make("3/3")

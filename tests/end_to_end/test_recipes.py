@@ -104,6 +104,8 @@ def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
     """As they stand, but for what makes a published row large: data, backbone with its weights, and steps."""
     monkeypatch.chdir(tmp_path)
     Path("my.toml").write_text("".join(blocks_of("recipes.md", "toml")[:2]))
+    for split in ("train", "val"):
+        noise(Path("photos", split), {f"{number}.png": (64, 80) for number in range(2)})
     lines = "".join(blocks_of(page, "sh")).splitlines()
     made = 0
     for line in lines:
