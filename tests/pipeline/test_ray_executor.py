@@ -86,14 +86,17 @@ def test_two_nodes_make_the_artifact_of_one_process_and_one_bar(folder, whole, t
 
 
 def kill_a_worker(workspace, killed):
-    """End an actor of the cluster as soon as a block is finished."""
-    while not list(workspace.glob("features/.partial-*/done/block-*")):
+    """End an actor of the cluster as soon as the draft is begun."""
+    while not killed:
+        workers = [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if any("Worker.perform" in part for part in process.info["cmdline"] or ())
+        ]
+        if workers and list(workspace.glob("features/.partial-*")):
+            workers[0].kill()
+            killed.append(workers[0].pid)
         time.sleep(0.002)
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if any("Worker.perform" in part for part in process.info["cmdline"] or ()):
-            process.kill()
-            killed.append(process.pid)
-            return
 
 
 @pytest.mark.slow
