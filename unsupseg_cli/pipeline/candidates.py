@@ -273,7 +273,11 @@ def _require_same_images(different: Sequence[Candidate]) -> None:
 def other_images(one: Candidate, other: Candidate, which: str = "") -> UsageError:
     """Return the error that candidates are of different images, and how that is mended."""
     varied = one.recipe == other.recipe
-    advice = "leave what names images out of --vary and [tune]" if varied else "give --dataset, and one split by --set"
+    advice = (
+        "leave what names images out of --vary and [tune]"
+        if varied
+        else "give --dataset, and one split by --set"
+    )
     return UsageError(
         f"'{one.name}' and '{other.name}' are of different images{which}, and only segmentations of the same ones can "
         f"be compared: {advice}."
