@@ -549,9 +549,8 @@ def fit_once(labeller: Labeller, draft: Draft) -> dict[str, Any]:
         figures: dict[str, Any] = draft.note(_FIT)
         return figures
     figures = labeller.fit()
-    if (learned := labeller.learned()) is not None:
-        save_file({name: values.contiguous() for name, values in learned.items()}, path)
-        draft.finish(_FIT, figures, [path])
+    save_file({name: values.contiguous() for name, values in labeller.learned().items()}, path)
+    draft.finish(_FIT, figures, [path])
     return figures
 
 

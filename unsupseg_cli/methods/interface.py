@@ -251,13 +251,13 @@ class Labeller(ABC):
         """
         return {}
 
-    def learned(self) -> dict[str, Tensor] | None:
-        """Return what `fit` learned, on the CPU, for `restore`; None where every process fits anew."""
-        return None
+    def learned(self) -> dict[str, Tensor]:
+        """Return what `fit` learned, on the CPU, for `restore`."""
+        return {}
 
     def restore(self, learned: Mapping[str, Tensor]) -> None:
-        """Take what a `fit` learned, of this or of another process, in its place."""
-        raise NotImplementedError
+        """Take what a `fit` learned, of this or of another process, in its place; without tensors of it, fit anew."""
+        self.fit()
 
     @abstractmethod
     def label(self, views: Sequence[int]) -> list[Masks]:
