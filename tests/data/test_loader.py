@@ -156,14 +156,14 @@ def test_workers_end_when_their_parent_is_killed(items):
 def test_workers_end_with_their_parent_even_while_they_decode(items, kernel):
     """A worker that is busy, and looks at nothing, ends too: the kernel ends it, or a thread of its own."""
     program = (
-        "import sys, time\n"
+        "import os, sys, time\n"
         "from pathlib import Path\n"
         "from unsupseg_cli.core import processes\n"
         "from unsupseg_cli.data import loader\n"
         "from unsupseg_cli.data.items import Item\n"
         "from unsupseg_cli.data.geometry import Geometry\n"
         f"processes._ask_kernel = processes._ask_kernel if {kernel} else lambda: False\n"
-        "loader.read_image = lambda *how: (print('decoding', flush=True), time.sleep(600))\n"
+        "loader.read_image = lambda *how: (os.write(1, b'decoding\\n'), time.sleep(60))\n"
         "items = [Item(p.name, p) for p in sorted(Path(sys.argv[1]).glob('*.png'))]\n"
         "next(loader.load_views(items, Geometry(size=16), 8, workers=2))\n"
     )
