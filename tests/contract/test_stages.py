@@ -72,7 +72,7 @@ def identify(call):
 def work(call, draft):
     import numpy as np
 
-    from unsupseg_cli.contents.predictions import read_ids
+    from unsupseg_cli.contents.label_maps import read_ids
 
     predictions = call.input("predictions")
     summary = predictions.manifest.summary

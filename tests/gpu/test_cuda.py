@@ -24,8 +24,8 @@ from unsupseg_cli import (
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.graph import read_neighbours
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.masks import LabelMaps
-from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.crf import CRFConfig
 from unsupseg_cli.crf.meanfield import refine
 from unsupseg_cli.methods.context.config import TrainOptions as ContextTrain

@@ -37,16 +37,27 @@ def labels():
     return {"a.png": first, "deep/c d.jpg": second}
 
 
+@pytest.fixture(params=[(0, 1, 2, 3), (0, 2, 5, 9)], ids=["unmerged", "merged"])
+def ids(request):
+    """The ids of the classes; after merges some numbers have no class."""
+    return request.param
+
+
 @pytest.fixture
-def predictions(labels, context, tmp_path):
-    return predictions_of(labels, NAMES, context, tmp_path / "photos")
+def predictions(labels, context, tmp_path, ids):
+    return predictions_of(labels, NAMES, context, tmp_path / "photos", ids=ids)
+
+
+@pytest.fixture
+def label_ids(labels, ids):
+    return {key: np.array([*ids, -1])[values] for key, values in labels.items()}
 
 
 def written(predictions, context, format, out, **options):
     return export_labels(ExportLabelsConfig(format=format, out=out, **options), predictions.id, context)
 
 
-def test_panoptic_segments_are_the_label_maps(predictions, labels, context, tmp_path):
+def test_panoptic_segments_are_the_label_maps(predictions, label_ids, ids, context, tmp_path):
     out = written(predictions, context, "coco-panoptic", tmp_path / "out", things=["<b>roof</b>"])
     content = json.loads((out / "annotations/panoptic_default.json").read_text())
     assert [(one["file_name"], one["height"], one["width"]) for one in content["images"]] == [
@@ -56,7 +67,8 @@ def test_panoptic_segments_are_the_label_maps(predictions, labels, context, tmp_
     assert [(one["name"], one["isthing"]) for one in content["categories"]] == list(
         zip(NAMES, (0, 0, 1, 0), strict=True)
     )
-    for values, one in zip(labels.values(), content["annotations"], strict=True):
+    assert [one["id"] - 1 for one in content["categories"]] == list(ids)
+    for values, one in zip(label_ids.values(), content["annotations"], strict=True):
         parts = np.asarray(Image.open(out / "annotations/panoptic_default" / one["file_name"])).astype(int)
         numbers = parts @ (1, 256, 65536)
         found = np.full(values.shape, -1)
@@ -67,13 +79,13 @@ def test_panoptic_segments_are_the_label_maps(predictions, labels, context, tmp_
             assert mask[y : y + height, x : x + width].sum() == segment["area"]
             found[mask] = segment["category_id"] - 1
         np.testing.assert_array_equal(found, values)
-    roofs = [one for one in content["annotations"][0]["segments_info"] if one["category_id"] == 3]
+    roofs = [one for one in content["annotations"][0]["segments_info"] if one["category_id"] == ids[2] + 1]
     assert len(roofs) == 2
 
 
-def test_instances_are_read_by_cocos_own_reader(predictions, labels, context, tmp_path):
+def test_instances_are_read_by_cocos_own_reader(predictions, label_ids, ids, context, tmp_path):
     coco = COCO(str(written(predictions, context, "coco-instances", tmp_path / "out.json")))
-    for number, values in enumerate(labels.values(), 1):
+    for number, values in enumerate(label_ids.values(), 1):
         found = np.full(values.shape, -1)
         for one in coco.loadAnns(coco.getAnnIds(imgIds=number)):
             mask = coco.annToMask(one).astype(bool)
@@ -82,16 +94,21 @@ def test_instances_are_read_by_cocos_own_reader(predictions, labels, context, tm
             found[mask] = one["category_id"] - 1
         np.testing.assert_array_equal(found, values)
     assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == NAMES
+    assert [number - 1 for number in coco.getCatIds()] == list(ids)
     large = written(
-        predictions, context, "coco-instances", tmp_path / "large.json", min_area=25, things=["2"]
+        predictions, context, "coco-instances", tmp_path / "large.json", min_area=25, things=[str(ids[2])]
     )
     assert [one["area"] for one in json.loads(large.read_text())["annotations"]] == [28]
 
 
-def test_yolo_polygons_drawn_again_are_the_label_maps(predictions, labels, context, tmp_path):
+def test_yolo_polygons_drawn_again_are_the_label_maps(predictions, labels, ids, context, tmp_path):
+    said = []
+    context.reporter.warn = said.append
     out = written(predictions, context, "yolo-seg", tmp_path / "out")
     about = yaml.safe_load((out / "data.yaml").read_text())
-    assert about["names"] == dict(enumerate(NAMES))
+    assert about["names"] == dict(enumerate(NAMES))  # without holes, and said where that makes a difference
+    merged = "YOLO's numbers of classes have no holes, so that they are not the ids: 2 is 1, 5 is 2, 9 is 3"
+    assert said == ([merged] if ids[-1] == 9 else [])
     folder = out / about["train"]
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.*g")) == [
         "a.png",
@@ -112,7 +129,9 @@ def test_yolo_polygons_drawn_again_are_the_label_maps(predictions, labels, conte
         np.testing.assert_array_equal(found, values)
 
 
-def test_voc_and_cvat_hold_the_classes_by_value_and_by_colour(predictions, labels, context, tmp_path):
+def test_voc_and_cvat_hold_the_classes_by_value_and_by_colour(
+    predictions, labels, label_ids, context, tmp_path
+):
     said = []
     context.reporter.warn = said.append
     out = written(predictions, context, "voc", tmp_path / "voc", bring_images="copy")
@@ -134,7 +153,8 @@ def test_voc_and_cvat_hold_the_classes_by_value_and_by_colour(predictions, label
             assert picture.mode == "P"
             numbers = np.asarray(picture).astype(int)
             shown = np.asarray(picture.convert("RGB"))
-        np.testing.assert_array_equal(np.where(numbers == 255, -1, numbers - 1), values)
+        key = {"a": "a.png", "deep/c d": "deep/c d.jpg"}[name]
+        np.testing.assert_array_equal(np.where(numbers == 255, -1, numbers - 1), label_ids[key])
         masks = np.asarray(Image.open(tmp_path / "cvat/SegmentationClass" / f"{name}.png"))
         np.testing.assert_array_equal(masks, np.where(values[..., None] == -1, 0, colors[values + 1]))
         np.testing.assert_array_equal(shown[values >= 0], masks[values >= 0])
@@ -182,10 +202,11 @@ def test_brush_masks_of_any_size_come_back(shape, share):
     np.testing.assert_array_equal(by_description(brush(mask)).reshape(*shape, 4)[..., 0] == 255, mask)
 
 
-def test_hdf5_holds_label_maps_under_their_keys(predictions, labels, context, tmp_path):
+def test_hdf5_holds_label_maps_under_their_keys(predictions, label_ids, ids, context, tmp_path):
     with h5py.File(written(predictions, context, "hdf5", tmp_path / "out.h5")) as file:
         assert list(file.attrs["class_names"]) == NAMES
-        for key, values in labels.items():
+        assert tuple(file.attrs["class_ids"]) == ids
+        for key, values in label_ids.items():
             found = file["labels"][key][:].astype(int)
             np.testing.assert_array_equal(np.where(found == file.attrs["void"], -1, found), values)
 
@@ -222,7 +243,7 @@ def test_what_does_not_fit_a_format_is_said(labels, context, tmp_path):
         written(alike, context, "cvat", tmp_path / "b.zip")
     many = predictions_of({"a.png": values}, [f"class {i}" for i in range(300)], context, tmp_path / "many",
                           [(i % 256, i // 256, 7) for i in range(300)])  # fmt: skip
-    with pytest.raises(UsageError, match="300 classes do not fit"):
+    with pytest.raises(UsageError, match=r"ids up to 299 do not fit.*merge those above 253"):
         written(many, context, "voc", tmp_path / "c")
     with h5py.File(written(many, context, "hdf5", tmp_path / "c.h5")) as file:
         assert file["labels/a.png"].dtype == np.uint16

@@ -24,10 +24,10 @@ def labels():
     return {"a.png": values, "deep/c d.jpg": np.full((17, 13), 2, np.int16)}
 
 
-@pytest.fixture
-def export(labels, tmp_path):
+@pytest.fixture(params=[(0, 1, 2), (0, 3, 4)], ids=["unmerged", "merged"])
+def export(request, labels, tmp_path):
     context = Context(Workspace(tmp_path / "work"))
-    predictions = predictions_of(labels, NAMES, context, tmp_path / "photos")
+    predictions = predictions_of(labels, NAMES, context, tmp_path / "photos", ids=request.param)
     return lambda name, out, **options: export_labels(
         ExportLabelsConfig(format=name, out=tmp_path / out, **options), predictions.id, context
     )

@@ -18,7 +18,7 @@ from unsupseg_cli import (
     pseudolabel,
     train,
 )
-from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.models.linear_model import LinearModel
 

@@ -139,7 +139,7 @@ def test_names_of_classes_are_no_formulas(tmp_path):
     (tmp_path / "classes.txt").write_text('=HYPERLINK("http://x")\n+1\nroad\n')
     space = LabelSpace.from_file(tmp_path / "classes.txt")
     matrix = np.eye(3, dtype=np.int64)
-    write_tables(tmp_path, matrix, np.arange(3), score(matrix, np.arange(3)), space)
+    write_tables(tmp_path, matrix, np.arange(3), score(matrix, np.arange(3)), space, range(3))
     cells = (tmp_path / "confusion.csv").read_text().replace('"', "").replace("\n", ",").split(",")
     assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@")]
     assert "road" in cells

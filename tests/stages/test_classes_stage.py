@@ -27,9 +27,9 @@ from unsupseg_cli.artifacts.manifest import read_manifest
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.cli.main import app
 from unsupseg_cli.contents.class_sheet import class_sheet
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.model_classes import classes_record
-from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
@@ -68,8 +68,7 @@ def test_merged_classes_take_their_own_pixels_and_no_others(model, blocks, conte
     before = label_maps(segment(model, blocks, context))
     merged = classes(of(model, merge=[["3", "1"], ["0", "4"]]), context)
     after = segment(merged, blocks, context, keep="scores")
-    # 0 and 4 become 0, 2 becomes 1, 1 and 3 become 2
-    assert np.array_equal(label_maps(after), np.array([0, 2, 1, 2, 0])[before])
+    assert np.array_equal(label_maps(after), np.array([0, 3, 2, 3, 0])[before])
     names = [entry["name"] for entry in classes_record(read_model(merged)[0])]
     assert names == ["class 0", "class 2", "class 3"]
     for key in after.manifest.summary["keys"]:
@@ -78,7 +77,7 @@ def test_merged_classes_take_their_own_pixels_and_no_others(model, blocks, conte
         assert log_probs.shape[0] == 3
         assert np.allclose(np.exp(log_probs).sum(0), 1, atol=5e-3)
     refined = refine(RefineConfig(predictions=after.id, workers=1), context)
-    assert label_maps(refined).max() <= 2
+    assert set(np.unique(label_maps(refined))) <= {0, 2, 3}
 
 
 def test_merging_twice_is_merging_at_once(model, blocks, context):
@@ -86,22 +85,34 @@ def test_merging_twice_is_merging_at_once(model, blocks, context):
     twice = classes(of(first, merge=[["class 0", "class 4"]]), context)
     once = classes(of(model, merge=[["0", "1", "4"]]), context)
     assert twice.manifest.key == once.manifest.key
-    assert [one["outputs"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
+    assert [one["clusters"] for one in classes_record(read_model(once)[0])] == [[0, 1, 4], [2], [3]]
 
 
-def test_a_number_that_moved_must_be_a_name(model, blocks, context):
-    merged = classes(
-        of(model, merge=[["0", "2"]]), context
-    )  # "class 3" has the number 2 now, "class 4" the 3
-    with pytest.raises(UsageError, match="give the name"):
-        classes(of(merged, names={"3": "road"}), context)
-    named = classes(of(merged, names={"class 3": "road"}), context)
-    assert [entry["name"] for entry in classes_record(read_model(named)[0])] == [
-        "class 0",
-        "class 1",
-        "road",
-        "class 4",
+def test_a_class_keeps_id_name_and_colour_for_life(model, blocks, context):
+    merged = classes(of(model, merge=[["1", "0"]]), context)
+    again = classes(of(merged, merge=[["4", "2"]], names={"3": "road"}, colors={"1": "#010203"}), context)
+    records = classes_record(read_model(again)[0])
+    assert [(record["id"], record["name"], record["clusters"]) for record in records] == [
+        (1, "class 1", [0, 1]),
+        (3, "road", [3]),
+        (4, "class 4", [2, 4]),
     ]
+    original = read_model(model)[0].classes
+    assert [record["color"] for record in records] == [[1, 2, 3], *(list(original[i].color) for i in (3, 4))]
+    before, after = label_maps(segment(model, blocks, context)), label_maps(segment(again, blocks, context))
+    np.testing.assert_array_equal(after, np.array([1, 1, 4, 3, 4])[before])
+    for gone in ("0", "2", "5"):
+        with pytest.raises(UsageError, match=f"no class '{gone}' .a name, or one of the ids 1, 3-4"):
+            classes(of(again, names={gone: "sky"}), context)
+
+
+def test_a_number_that_could_be_two_classes_must_be_a_name(model, context):
+    named = classes(of(model, names={"3": "road"}), context)
+    swapped = classes(of(named, names={"4": "class 3"}), context)
+    with pytest.raises(UsageError, match="'3' may mean 'road', whose id it is, or 'class 3': give the name"):
+        classes(of(swapped, names={"3": "street"}), context)
+    renamed = read_model(classes(of(swapped, names={"class 3": "street"}), context))[0].classes
+    assert [entry.name for entry in renamed[3:]] == ["road", "street"]
 
 
 def test_codes_of_a_merged_model_start_primaps_with_its_classes(blocks, model, context):
@@ -229,7 +240,7 @@ def test_after_naming_and_merging_no_network_runs(model, blocks, context, monkey
     assert taken.manifest.key == computed.manifest.key
     assert outputs(taken) == outputs(computed)
     assert json.loads((taken.path / "classes.json").read_text())[1] == {
-        "id": 1,
+        "id": 2,
         "name": "road",
         "color": list(read_model(model)[0].classes[2].color),
         "clusters": [0, 2],
@@ -242,7 +253,7 @@ def test_a_model_is_applied_to_stored_and_to_refined_maps(model, blocks, context
     refined = refine(RefineConfig(predictions=scored.id, workers=1), context)
     merged = classes(of(model, merge=[["3", "1"]]), context)
     without_networks(monkeypatch)
-    table = np.array([0, 2, 1, 2, 3])
+    table = np.array([0, 3, 2, 3, 4])
     for before in (scored, refined):
         applied = classes(ClassesConfig(model=merged.id, predictions=before.id), context)
         assert np.array_equal(label_maps(applied), table[label_maps(before)])
@@ -288,7 +299,7 @@ def test_the_command_line(model, blocks, context, tmp_path):
     call("name", "0=sky", "class 2= road ")
     call("color", "road=#010203")
     found = json.loads(call("show", "--json")[0])["classes"]
-    assert [(one["name"], one["outputs"]) for one in found] == [
+    assert [(one["name"], one["clusters"]) for one in found] == [
         ("sky", [0, 1]),
         ("road", [2, 3]),
         ("class 4", [4]),
@@ -320,15 +331,14 @@ def test_the_most_alike_classes_are_merged_until_so_many_are_left(model, blocks,
     path, said = merge("--to", "3")
     file = read_model(Artifact(Path(path), read_manifest(Path(path))))[0]
     assert len(file.classes) == 3
-    groups = [
-        [number for number, of_class in enumerate(file.class_of) if of_class == index] for index in range(3)
-    ]
+    groups = [record["clusters"] for record in classes_record(file)]
     assert sorted(number for group in groups for number in group) == list(range(CLASSES))
     for group in groups:
         if len(group) > 1:
             assert f"{', '.join(f'class {number}' for number in group)}: one class" in said
     before, after = segment(model, blocks, context), segment(context.workspace.get(path), blocks, context)
-    np.testing.assert_array_equal(np.array(file.class_of)[label_maps(before)], label_maps(after))
+    ids = np.array([entry.id for entry in file.entries_of_outputs])
+    np.testing.assert_array_equal(ids[label_maps(before)], label_maps(after))
     assert "has 5 classes" in merge("--to", "5", code=2)[1]
     single = merge("0,1,2,3,4")[0]
     assert "has one class: there is nothing to merge" in merge("--to", "1", code=2, of=single)[1]

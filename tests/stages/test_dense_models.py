@@ -31,9 +31,9 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import open_model, read_model, view_multiple
 from unsupseg_cli.contents.model_file import take_model
-from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data import datasets
 from unsupseg_cli.methods import registry

@@ -30,8 +30,8 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.cli.main import app
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import read_model
-from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data import rasters
 from unsupseg_cli.data.images import read_image
@@ -187,6 +187,29 @@ def test_names_and_refinement_keep_the_place(world):
         with Image.open(artifact.path / "overlay" / "ortho.tif.jpg") as picture:
             assert picture.size == (WIDTH, HEIGHT)
         assert after.crs == "EPSG:32633"
+
+
+def test_maps_of_merged_classes_keep_their_ids(world, tmp_path):
+    before = predicted(world, world.mosaic)
+    merged = classes(ClassesConfig(model=world.model.id, merge=(("2", "0"),)), world.context)
+    after = classes(ClassesConfig(model=merged.id, predictions=before.id), world.context)
+    with (
+        rasterio.open(before.path / "geo/ortho.tif") as first,
+        rasterio.open(after.path / "geo/ortho.tif") as second,
+    ):
+        values = second.read(1)
+        np.testing.assert_array_equal(values, np.where(first.read(1) == 0, 2, first.read(1)))
+        assert [first.colormap(1)[number] for number in (1, 2, 3)] == [
+            second.colormap(1)[number] for number in (1, 2, 3)
+        ]
+        tags = {name: text for name, text in second.tags(1).items() if name.startswith("class_")}
+        assert tags == {f"class_{number}": f"class {number}" for number in (1, 2, 3)}
+        transform = second.transform
+    config = ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg", things=("2",))
+    about, _, shapes, columns = pyogrio.raw.read(export_labels(config, after.id, world.context))
+    fields = dict(zip(about["fields"], columns, strict=True))
+    painted = painted_from(shapes, fields["class"], transform, values.shape)
+    np.testing.assert_array_equal(painted, np.where(values == 2, 2, 255))
 
 
 def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):

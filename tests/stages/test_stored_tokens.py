@@ -25,7 +25,7 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.predictions import read_ids
+from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Silent

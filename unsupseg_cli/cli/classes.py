@@ -49,7 +49,7 @@ _OUT = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="Also copy the label maps and pictures here.", callback=refuse_address),
 ]
-_PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or a number.")]
+_PAIRS = Annotated[list[str], typer.Argument(metavar="CLASS=VALUE", help="A class is a name or an id.")]
 _GROUPS = Annotated[
     list[str] | None, typer.Argument(metavar="CLASS,CLASS", help="Each argument is one group.")
 ]
@@ -82,7 +82,7 @@ def show(
     cache_size: CacheSizeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print number, name and color of each class, and which clusters it is made of."""
+    """Print id, name and color of each class, and which clusters it is made of."""
 
     def action() -> None:
         from unsupseg_cli.artifacts.context import Context
@@ -115,14 +115,14 @@ def show(
 
 
 def _table(records: list[dict[str, Any]]) -> Table:
-    table = Table("number", "name", "color", "clusters", box=None)
+    table = Table("id", "name", "color", "clusters", box=None)
     for record in records:
         code = "#{:02x}{:02x}{:02x}".format(*record["color"])
         table.add_row(
-            str(record["number"]),
+            str(record["id"]),
             Text(record["name"]),
             Text.assemble(("  ", f"on {code}"), f" {code}"),
-            ", ".join(map(str, record["outputs"])),
+            ", ".join(map(str, record["clusters"])),
         )
     return table
 
@@ -160,7 +160,7 @@ def color(invocation: Invocation) -> None:
 
 @_command(name="merge", extra={"groups": (_GROUPS, None), "to": (_TO, None)})
 def merge(invocation: Invocation) -> None:
-    """Make one class of each group, under the name and color of its first: unsupseg classes merge 3,5 road,7,8."""
+    """Make one class of each group, under id, name and color of its first: unsupseg classes merge 3,5 road,7,8."""
     given, to = invocation.extra["groups"] or [], invocation.extra["to"]
     if bool(given) == (to is not None):
         raise UsageError("Give groups of classes, such as 3,5, or --to with the number of classes to keep.")

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.model import ModelFile, read_model
-from unsupseg_cli.contents.predictions import model_key, read_ids
+from unsupseg_cli.contents.predictions import model_key
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 
 LabelReader = Callable[[str], NDArray[np.int16]]
-"""Returns the label map (H, W) of the image of a key."""
+"""Returns the label map (H, W) of the image of a key: indices of classes."""
 
 _SHOWN = ("keep", "overlay", "only")  # options of `predict` that change no label map
 
@@ -85,22 +86,18 @@ def _same_outputs(first: Artifact, second: Artifact) -> bool:
 
 
 def _table(before: ModelFile, after: ModelFile) -> NDArray[np.int16] | None:
-    """Return the class in ``after`` of each class in ``before``, (K,); None where one of them became several."""
-    pairs = set(zip(_class_of(before), _class_of(after), strict=True))
+    """Return the index in ``after`` of each class in ``before``, (K,); None where one of them became several."""
+    pairs = set(zip(before.index_of_outputs, after.index_of_outputs, strict=True))
     if len(pairs) > len(before.classes):
         return None
     return np.array([new for _, new in sorted(pairs)], np.int16)
 
 
-def _class_of(file: ModelFile) -> list[int]:
-    return file.class_of or list(range(file.outputs))
-
-
 def _reader(predictions: Artifact, table: NDArray[np.int16]) -> LabelReader:
-    with_void = np.append(table, np.int16(VOID))  # VOID is -1, the last
+    maps, with_void = LabelMaps(predictions.path), np.append(table, np.int16(VOID))  # VOID is -1, the last
 
     def read(key: str) -> NDArray[np.int16]:
-        labels: NDArray[np.int16] = with_void[read_ids(predictions.path, key)]
+        labels: NDArray[np.int16] = with_void[maps.read(key)]
         return labels
 
     return read

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.model import ModelFile
-from unsupseg_cli.contents.predictions import model_key, predicted_images, read_ids
+from unsupseg_cli.contents.predictions import model_key, predicted_images
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import read_image
@@ -39,17 +38,17 @@ def class_sheet(
     """
     shown = _predictions_of(model, context, predictions)
     keys = [key for key in shown.manifest.summary["keys"] if key not in shown.manifest.summary["skipped"]]
-    classes = len(file.classes)
+    classes, maps = len(file.classes), LabelMaps(shown.path)
     tracked = context.reporter.track(keys, "classes", total=len(keys))
-    shares = np.stack([_shares(read_ids(shown.path, key), classes) for key in tracked])
+    shares = np.stack([_shares(maps.read(key), classes) for key in tracked])
     images = predicted_images(shown, context)
     colors = np.array([entry.color for entry in file.classes], np.uint8)
     rows, notes = [], []
     for index, entry in enumerate(file.classes):
         order = np.argsort(-shares[:, index], kind="stable")[:_SHOWN]
         best = [keys[image] for image in order if shares[image, index] > 0]
-        rows.append([_highlighted(shown, images, key, index, colors) for key in best])
-        notes.append(f"{index}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
+        rows.append([_highlighted(maps.read(key), images[key], index, colors) for key in best])
+        notes.append(f"{entry.id}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
     return grid(rows, labels=notes, title=f"{model.id}: where each class lies", cell=_CELL)
 
 
@@ -79,11 +78,10 @@ def _shares(labels: NDArray[np.int16], classes: int) -> NDArray[np.float64]:
 
 
 def _highlighted(
-    predictions: Artifact, images: Mapping[str, Item], key: str, index: int, colors: NDArray[np.uint8]
+    labels: NDArray[np.int16], item: Item, index: int, colors: NDArray[np.uint8]
 ) -> NDArray[np.uint8]:
     """Return an image with one class lightly tinted and everything else gray."""
-    image = read_image(images[key].image, images[key].reading)
-    labels = read_ids(predictions.path, key)
+    image = read_image(item.image, item.reading)
     step = max(1, labels.shape[1] // (2 * _CELL))  # a large photo is seen in a small cell
     image, labels = image[::step, ::step], labels[::step, ::step]
     shown = labels == index

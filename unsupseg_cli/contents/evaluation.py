@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.labels import VOID, as_ranges
 from unsupseg_cli.core.names import cell
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.metrics.scores import Scores
@@ -25,20 +25,26 @@ from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
 from unsupseg_cli.report.sheet import Sample, sheet
 
 SCORES, ASSIGNMENT, NAMING = "scores.json", "assignment.json", "naming.json"
+CLUSTER_IDS = "cluster_ids"
 SAMPLES, _KEYS, _CLASSES = "samples", "keys.jsonl", "classes.jsonl"
 _SIDE = 480  # pixels of the longer side of a sample's pictures
 
 
-def read_assignment(evaluation: Artifact, clusters: int, classes: int) -> NDArray[np.int64]:
+def read_assignment(evaluation: Artifact, ids: Sequence[int], classes: int) -> NDArray[np.int64]:
     """Return the class of each cluster, (clusters,).
 
     Raises:
-        UsageError: the evaluation had another number of clusters, or classes that there are none of here.
+        UsageError: the evaluation had clusters of other ids, or classes that there are none of here.
     """
     value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
-    if len(value) != clusters:
+    if len(value) != len(ids):
         raise UsageError(
-            f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {clusters} here."
+            f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {len(ids)} here."
+        )
+    if (matched := cluster_ids(evaluation.manifest.summary)) != list(ids):
+        raise UsageError(
+            f"The evaluation '{evaluation.id}' matches the clusters {as_ranges(matched)}, but here they are "
+            f"{as_ranges(ids)}: other classes were merged."
         )
     if max(value, default=-1) >= classes:
         raise UsageError(
@@ -47,16 +53,26 @@ def read_assignment(evaluation: Artifact, clusters: int, classes: int) -> NDArra
     return np.array(value, np.int64)
 
 
+def cluster_ids(summary: Mapping[str, Any]) -> list[int]:
+    """Return the ids of the clusters that an evaluation counted, in order: without merges those from 0 on."""
+    ids: list[int] = summary.get(CLUSTER_IDS, list(range(summary["clusters"])))
+    return ids
+
+
 def write_tables(
-    folder: Path, matrix: Any, assignment: NDArray[np.int64], scores: Scores, space: LabelSpace
+    folder: Path,
+    matrix: Any,
+    assignment: NDArray[np.int64],
+    scores: Scores,
+    space: LabelSpace,
+    ids: Sequence[int],
 ) -> None:
-    """Write the assignment, the confusion matrix (clusters, classes) and pictures of both."""
+    """Write the assignment, the confusion matrix (clusters, classes) with the clusters' ids, and pictures of both."""
     write_json(folder / ASSIGNMENT, [int(value) for value in assignment])
     with (folder / "confusion.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["cluster", "matched to", *map(cell, space.names)])
-        for cluster, row in enumerate(np.asarray(matrix).tolist()):
-            target = int(assignment[cluster])
+        for cluster, target, row in zip(ids, assignment.tolist(), np.asarray(matrix).tolist(), strict=True):
             writer.writerow([cluster, cell(space.names[target]) if target >= 0 else "", *row])
     names, colors = list(space.names), np.array(space.colors, np.uint8)
     save(confusion_figure(scores.confusion, names), folder / "confusion.png")

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -27,8 +28,9 @@ from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.backbone import TOKEN_FIELDS, load_frozen
 from unsupseg_cli.contents.features import features_behind, stored_geometry
-from unsupseg_cli.core.bounds import require_bounded
+from unsupseg_cli.core.bounds import LARGEST_CLASS, require_bounded
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.labels import as_ranges
 from unsupseg_cli.core.options import Layer
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.methods.interface import TrainedHead, TrainedNetwork
@@ -70,10 +72,11 @@ class BackboneRef(BaseModel):
 
 
 class ClassEntry(BaseModel):
-    """One discovered class: a number until someone names it."""
+    """One discovered class: an id that it keeps for life, and a name, ``class ID`` until someone gives it another."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    id: int = Field(ge=0, le=LARGEST_CLASS)
     name: str
     color: tuple[Byte, Byte, Byte]
 
@@ -95,8 +98,20 @@ class ModelFile(BaseModel):
     network: dict[str, Any] | None = None
     geometry: dict[str, Any]
     classes: list[ClassEntry]
+    """By ascending id. A class's place in the list is that of its scores, and its index everywhere inside."""
     class_of: list[int] | None = None
-    """The class of each output, where some were merged."""
+    """The index of the class of each output, where some were merged."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _with_ids(cls, classes: Any) -> Any:
+        """Give entries without an id, those of a model that nothing was merged in, their index."""
+        if not isinstance(classes, list):
+            return classes
+        return [
+            {"id": index, **entry} if isinstance(entry, dict) else entry
+            for index, entry in enumerate(classes)
+        ]
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> ModelFile:
@@ -109,18 +124,35 @@ class ModelFile(BaseModel):
         for description in (*self.feature_heads, self.class_head, self.network):
             require_bounded(description)
         Geometry(**self.geometry)
+        ids = [entry.id for entry in self.classes]
+        if ids != sorted(set(ids)):
+            raise ValueError(f"expected ascending ids of classes, found {ids}")
         return self
 
     @model_serializer(mode="wrap")
-    def _without_the_other_kind(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_implied(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the part of the other kind of model, and ids that are the indices of their classes."""
         content: dict[str, Any] = serialize(self)
         del content["network" if self.network is None else "class_head"]
+        if all(entry.id == index for index, entry in enumerate(self.classes)):
+            for entry in content["classes"]:
+                del entry["id"]
         return content
 
     @property
     def outputs(self) -> int:
         """The scores that the class head or the network gives, K."""
         return int((self.class_head or self.network or {})["classes"])
+
+    @property
+    def index_of_outputs(self) -> list[int]:
+        """The index of the class of each output, (K,)."""
+        return list(range(self.outputs)) if self.class_of is None else self.class_of
+
+    @property
+    def entries_of_outputs(self) -> list[ClassEntry]:
+        """The class of each output, (K,)."""
+        return [self.classes[index] for index in self.index_of_outputs]
 
 
 @dataclass(frozen=True)
@@ -209,7 +241,7 @@ def _assemble(
         feature_heads=heads,
         geometry=stored_geometry(features.manifest.config),
         classes=[
-            ClassEntry(name=f"class {i}", color=(int(r), int(g), int(b)))
+            ClassEntry(id=i, name=f"class {i}", color=(int(r), int(g), int(b)))
             for i, (r, g, b) in enumerate(class_colors(trained.classes))
         ],
         **parts,
@@ -250,9 +282,11 @@ def check_model(file: ModelFile, tensors: dict[str, Tensor]) -> None:
             backbone = "no backbone" if file.backbone is None else f"the backbone '{file.backbone.name}'"
             raise ValueError(f"the network reads {', '.join(network.reads)}, and the model has {backbone}")
         load_part(network, tensors, "network.")
-    class_of = list(range(file.outputs)) if file.class_of is None else file.class_of
+    class_of = file.index_of_outputs
     if len(class_of) != file.outputs or set(class_of) != set(range(len(file.classes))):
         raise ValueError(f"{file.outputs} outputs of the model do not make {len(file.classes)} classes")
+    if (last := file.classes[-1].id) >= file.outputs:
+        raise ValueError(f"{file.outputs} outputs of the model make no class of id {last}")
     _require_finite(tensors)
 
 
@@ -299,24 +333,23 @@ def _renumber_head(name: str, offset: int) -> str:
 
 
 def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
-    """Return the number of the class that a name or a number means.
+    """Return the index of the class that a name or an id means.
 
     Raises:
-        UsageError: there is none, or after a merge the number is one class's and in the name of another.
+        UsageError: there is none, or the reference is one class's id and, as in ``class 3``, in the name of another.
     """
-    names = [entry.name for entry in classes]
+    names, ids = [entry.name for entry in classes], [entry.id for entry in classes]
     if reference in names:
         return names.index(reference)
-    if reference.isdecimal() and int(reference) < len(classes):
-        index = int(reference)
-        if (old := f"class {index}") in names and names[index] != old:
+    if reference.isdecimal() and int(reference) in ids:
+        index, old = ids.index(int(reference)), f"class {int(reference)}"
+        if old in names and names[index] != old:
             raise UsageError(
-                f"'{reference}' may mean '{names[index]}', which has this number since a merge, or '{old}': give the "
-                "name."
+                f"'{reference}' may mean '{names[index]}', whose id it is, or '{old}': give the name."
             )
         return index
     raise UsageError(
-        f"The model has no class '{reference}' (a name, or a number from 0 to {len(classes) - 1})"
+        f"The model has no class '{reference}' (a name, or one of the ids {as_ranges(ids)})"
         f"{did_you_mean(reference, names)}"
     )
 

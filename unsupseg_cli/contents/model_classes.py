@@ -13,7 +13,7 @@ from unsupseg_cli.core.names import has_controls, visible
 
 
 def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
-    """Return a model whose classes, given by name or number, have new names.
+    """Return a model whose classes, given by name or id, have new names.
 
     Raises:
         UsageError: there is no such class, or a name is empty, a number, taken, or holds ``=`` or a comma.
@@ -23,9 +23,7 @@ def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
         if not name or name != name.strip() or not name.isprintable() or set(name) & {",", "="}:
             raise UsageError(f"'{name}' cannot be the name of a class: expected text without commas and '='.")
         if name.isdecimal():
-            raise UsageError(
-                f"'{name}' cannot be the name of a class: numbers mean the class of that number."
-            )
+            raise UsageError(f"'{name}' cannot be the name of a class: a number means the class of that id.")
         if has_controls(name):
             raise UsageError(
                 f"'{visible(name)}' has characters that a terminal would obey: choose another name."
@@ -60,12 +58,13 @@ def _color(text: str) -> tuple[int, int, int]:
 
 
 def _by_index(file: ModelFile, values: Mapping[str, str]) -> dict[int, str]:
-    """Return values by the number of their class."""
+    """Return values by the index of their class."""
     by_index: dict[int, str] = {}
     for reference, value in values.items():
         index = class_index(reference, file.classes)
         if index in by_index:
-            raise UsageError(f"Class {index}, '{file.classes[index].name}', is given twice.")
+            entry = file.classes[index]
+            raise UsageError(f"Class {entry.id}, '{entry.name}', is given twice.")
         by_index[index] = value
     if not by_index:
         raise UsageError("No class was given: expected CLASS=VALUE, such as 3=road.")
@@ -73,10 +72,10 @@ def _by_index(file: ModelFile, values: Mapping[str, str]) -> dict[int, str]:
 
 
 def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
-    """Return a model in which each group of classes is one: the first of the group, under its name and colour.
+    """Return a model in which each group of classes is one: the first of the group, under its id, name and colour.
 
-    A pixel of one of them becomes a pixel of the merged class; no other pixel changes. The classes behind get lower
-    numbers and keep their names.
+    A pixel of one of them becomes a pixel of the merged class; nothing else changes. The ids of the others are of no
+    class any more.
 
     Raises:
         UsageError: there is no such class, a group has fewer than two, or a class is in two groups.
@@ -88,27 +87,28 @@ def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
         raise UsageError("A group to merge has at least two classes, separated by commas, such as 3,5.")
     duplicate = next((index for index in indices if indices.count(index) > 1), None)
     if duplicate is not None:
-        raise UsageError(f"Class {duplicate}, '{file.classes[duplicate].name}', is given twice.")
+        entry = file.classes[duplicate]
+        raise UsageError(f"Class {entry.id}, '{entry.name}', is given twice.")
     for first, *others in chosen:
         for index in others:
             into[index] = first
     remaining = sorted(set(into))
-    outputs = file.class_of or list(range(len(file.classes)))
-    class_of = [remaining.index(into[output]) for output in outputs]
+    class_of = [remaining.index(into[index]) for index in file.index_of_outputs]
     return file.model_copy(
         update={"classes": [file.classes[index] for index in remaining], "class_of": class_of}
     )
 
 
 def classes_record(file: ModelFile) -> list[dict[str, Any]]:
-    """Return number, name, colour and the outputs of the class head that make up each class."""
-    outputs = file.class_of or list(range(len(file.classes)))
+    """Return what ``classes.json`` says of each class: id, name, colour, and the outputs that it is made of."""
     return [
         {
-            "number": index,
+            "id": entry.id,
             "name": entry.name,
             "color": list(entry.color),
-            "outputs": [output for output, number in enumerate(outputs) if number == index],
+            "clusters": [
+                output for output, of_output in enumerate(file.index_of_outputs) if of_output == index
+            ],
         }
         for index, entry in enumerate(file.classes)
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -29,7 +28,15 @@ from unsupseg_cli.contents.images import (
     read_as,
     reopen,
 )
-from unsupseg_cli.contents.model import ClassEntry, ModelFile
+from unsupseg_cli.contents.label_maps import (
+    CLASSES,
+    LabelMaps,
+    colors_by_id,
+    read_entries,
+    read_ids,
+    to_ids,
+)
+from unsupseg_cli.contents.model import ModelFile
 from unsupseg_cli.contents.model_classes import classes_record
 from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters, write_whole_overlays
 from unsupseg_cli.contents.skipped import Skipped
@@ -45,9 +52,8 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.rasters import has_rasterio, is_raster, valid_pixels
 from unsupseg_cli.data.reading import Reading
 from unsupseg_cli.report.overlay import blend, legend
-from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID, paletted
+from unsupseg_cli.report.palette import paletted
 
-CLASSES = "classes.json"
 NAMED = "images"
 
 
@@ -58,7 +64,7 @@ class PredictionWriter:
         draft: of the artifact.
         model: whose classes the label maps have.
         dataset: the images.
-        only: the one class that the pictures show; None shows all.
+        only: index of the one class that the pictures show; None shows all.
         overlay: also write the classes over the image.
         skipped: gets the images that cannot be read.
         shard: the images that are written here.
@@ -77,7 +83,8 @@ class PredictionWriter:
         self._draft, self._classes, self._dataset, self._overlay = draft, model.classes, dataset, overlay
         self.skipped, self._shard = skipped, shard
         _require_own_names([item.key for item in dataset.items])
-        write_json(draft.folder / CLASSES, _class_list(model))
+        write_json(draft.folder / CLASSES, classes_record(model))
+        self._maps = LabelMaps(draft.folder, model.classes)
         self._picture = picture_writer(draft.folder, draft.folder, only, overlay)
 
     def todo(self) -> list[Item]:
@@ -90,10 +97,11 @@ class PredictionWriter:
     ) -> None:
         """Write the labels (H, W) of an image and, where they are kept, its log-probabilities (K, h, w).
 
-        Pixels that hold no data are void. ``strip`` says that the image was enlarged less than others.
+        Labels are indices of the model's classes. Pixels that hold no data are void. ``strip`` says that the image was
+        enlarged less than others.
         """
         labels = void_without_data(item, labels)
-        files = [write_ids(self._draft.folder, item.key, labels)]
+        files = [self._maps.write(item.key, labels)]
         if log_probs is not None:
             scores = self._draft.folder / "scores" / file_path(item.key)
             write_array(scores, log_probs.numpy().astype(np.float16))
@@ -159,19 +167,6 @@ def bring_rasters(draft: Draft, items: Iterable[Item]) -> None:
     for item in items:
         if is_raster(item.image):
             draft.bring(draft.files(image_part(item.key)))
-
-
-def _class_list(model: ModelFile) -> list[dict[str, Any]]:
-    """Return what ``classes.json`` says: the value in label maps, name, colour and clusters of each class."""
-    return [
-        {
-            "id": record["number"],
-            "name": record["name"],
-            "color": record["color"],
-            "clusters": record["outputs"],
-        }
-        for record in classes_record(model)
-    ]
 
 
 def _require_own_names(keys: Sequence[str]) -> None:
@@ -287,32 +282,6 @@ def void_without_data(item: Item, labels: NDArray[np.int16]) -> NDArray[np.int16
     return labels if valid is None else np.where(valid, labels, np.int16(VOID))
 
 
-def write_ids(folder: Path, key: str, labels: NDArray[np.int16]) -> Path:
-    """Write class numbers as a gray PNG: 8 bit up to 255 classes (void 255), 16 bit beyond (void 65535)."""
-    path = folder / "ids" / f"{file_path(key)}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if labels.max(initial=0) < PALETTE_VOID:
-        image = Image.fromarray(np.where(labels == VOID, PALETTE_VOID, labels).astype(np.uint8))
-    else:
-        image = Image.fromarray(np.where(labels == VOID, WIDE_VOID, labels).astype(np.uint16))
-    image.save(path)
-    return path
-
-
-def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
-    """Read what `write_ids` wrote, (H, W) with VOID = -1."""
-    with Image.open(folder / "ids" / f"{file_path(key)}.png", formats=["PNG"]) as image:
-        raw = np.array(image)
-    void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
-    return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
-
-
-def read_entries(folder: Path) -> list[ClassEntry]:
-    """Read the classes of label maps from the file beside them."""
-    entries = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-    return [ClassEntry(name=entry["name"], color=entry["color"]) for entry in entries]
-
-
 PictureWriter = Callable[[str, NDArray[np.uint8] | None, NDArray[np.int16]], list[Path]]
 
 
@@ -321,17 +290,18 @@ def picture_writer(
 ) -> PictureWriter:
     """Return a function of (key, image, labels) that writes ``color`` and ``overlay`` pictures, and returns the files.
 
-    ``source`` holds ``classes.json``; without ``overlays`` they are written if ``source`` has some. The image may be
-    None where they are not.
+    Labels and ``only`` are indices of classes; values of ``color`` are ids. ``source`` holds ``classes.json``; without
+    ``overlays`` they are written if ``source`` has some. The image may be None where they are not.
     """
-    colors = np.array([entry.color for entry in read_entries(source)], np.uint8)
+    classes = read_entries(source)
+    colors, palette = np.array([entry.color for entry in classes], np.uint8), colors_by_id(classes)
     with_overlay = (source / "overlay").exists() if overlays is None else overlays
 
     def write(key: str, image: NDArray[np.uint8] | None, labels: NDArray[np.int16]) -> list[Path]:
         shown = labels if only is None else np.where(labels == only, labels, np.int16(VOID))
         path = target / "color" / f"{file_path(key)}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        paletted(shown, colors).save(path)
+        paletted(to_ids(shown, classes), palette).save(path)
         written = [path]
         if with_overlay:
             assert image is not None
@@ -393,7 +363,7 @@ class ScoreReader:
 
     def __init__(self, predictions: Artifact, confidence: float | None) -> None:
         self._predictions, self._confidence = predictions, confidence
-        self._classes = int(predictions.manifest.summary["classes"])
+        self._classes, self._maps = int(predictions.manifest.summary["classes"]), LabelMaps(predictions.path)
 
     def __call__(self, key: str) -> Tensor:
         """Return log-probabilities (K, h, w); raises UnsupsegError where they have another number of classes."""
@@ -401,7 +371,7 @@ class ScoreReader:
         folder = predictions.path / "scores" / file_path(key)
         if not folder.exists():
             assert self._confidence is not None
-            labels = read_ids(predictions.path, key).astype(np.int64)
+            labels = self._maps.read(key).astype(np.int64)
             return trusted(labels, self._classes, self._confidence)
         reader = RowReader(folder)
         if len(reader) != self._classes:

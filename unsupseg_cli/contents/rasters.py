@@ -40,16 +40,16 @@ def write_rasters(
 ) -> list[str]:
     """Write ``geo/NAME.tif`` for every georeferenced TIFF; return what users should know of them, a line each.
 
-    Values are class numbers, 255 (65535 beyond 255 classes) is nodata. Place, size and transform are those of the
+    Values are class ids, 255 (65535 where ids go beyond 254) is nodata. Place, size and transform are those of the
     image; the colour table is that of the classes, and overviews halve the sides by nearest neighbour. One window is in
     memory at a time.
 
     Args:
         folder: holds the label maps.
         items: the images or windows.
-        classes: of the label maps.
+        classes: of the label maps, by ascending id.
         without: keys of images that have no label map.
-        read: gives the label map in the folder of a key.
+        read: gives the class ids in the folder of a key.
     """
     files: dict[Path, list[Item]] = {}
     for item in items:
@@ -146,15 +146,15 @@ def _write_raster(
     classes: Sequence[ClassEntry],
     read: Callable[[str], NDArray[np.int16]],
 ) -> None:
-    void = PALETTE_VOID if len(classes) <= PALETTE_VOID else WIDE_VOID
+    void = PALETTE_VOID if classes[-1].id < PALETTE_VOID else WIDE_VOID
     whole: Window = (0, 0, place.height, place.width)
     windows = {item.key: (item.reading.window if item.reading else None) or whole for item in parts}
     inner = inner_parts(list(windows.values()))
     with open_raster(path, "w", **_profile(place, void)) as raster:
         if void == PALETTE_VOID:
-            table = {number: (*entry.color, 255) for number, entry in enumerate(classes)}
+            table = {entry.id: (*entry.color, 255) for entry in classes}
             raster.write_colormap(1, {**table, void: (*VOID_COLOR, 0)})
-        raster.update_tags(1, **{f"class_{number}": entry.name for number, entry in enumerate(classes)})
+        raster.update_tags(1, **{f"class_{entry.id}": entry.name for entry in classes})
         for key, (top, left, _, _) in windows.items():
             first_row, first_column, height, width = inner[windows[key]]
             row, column = first_row - top, first_column - left

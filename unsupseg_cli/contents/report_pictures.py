@@ -14,8 +14,9 @@ from PIL import Image
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import read_assignment, read_legend, read_samples
+from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.native_masks import NativeMasks
-from unsupseg_cli.contents.predictions import predicted_images, read_entries, read_ids
+from unsupseg_cli.contents.predictions import predicted_images
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.data.images import read_image
@@ -167,14 +168,14 @@ def prediction_view(predictions: Artifact, evaluation: Artifact | None = None) -
         UnsupsegError: the evaluation is of other clusters.
         OSError: the file of the classes is gone.
     """
-    entries = read_entries(predictions.path)
-    colors = np.array([entry.color for entry in entries], np.uint8).reshape(-1, 3)
+    maps = LabelMaps(predictions.path)
+    colors = np.array([entry.color for entry in maps.classes], np.uint8).reshape(-1, 3)
     if evaluation is not None and (legend := read_legend(evaluation)):
         own = np.array([*(rgb for _, rgb in legend), UNMATCHED_COLOR], np.uint8)
-        colors = own[read_assignment(evaluation, len(entries), len(legend))]
+        colors = own[read_assignment(evaluation, [entry.id for entry in maps.classes], len(legend))]
 
     def view(key: str) -> NDArray[np.uint8]:
-        labels = read_ids(predictions.path, key)
+        labels = maps.read(key)
         step = max(1, max(labels.shape) // SIDE)
         return colorize(labels[::step, ::step], colors, void_color=UNMATCHED_COLOR)
 

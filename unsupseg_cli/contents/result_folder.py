@@ -11,8 +11,9 @@ from PIL import Image
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.class_sheet import class_sheet
+from unsupseg_cli.contents.label_maps import CLASSES, LabelMaps
 from unsupseg_cli.contents.model import read_model
-from unsupseg_cli.contents.predictions import CLASSES, copy_pictures, predicted_images, read_ids
+from unsupseg_cli.contents.predictions import copy_pictures, predicted_images
 from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.names import file_path
@@ -94,10 +95,10 @@ def image_sheet(predictions: Artifact, model: Artifact, context: Context) -> Ima
     summary, entries = predictions.manifest.summary, read_model(model)[0].classes
     keys = [key for key in summary["keys"] if key not in summary["skipped"]]
     chosen = np.linspace(0, len(keys) - 1, min(_SAMPLES, len(keys))).round().astype(int)
-    images = predicted_images(predictions, context)
+    images, maps = predicted_images(predictions, context), LabelMaps(predictions.path)
     samples = []
     for key in (keys[index] for index in chosen):
-        item, labels = images[key], read_ids(predictions.path, key)
+        item, labels = images[key], maps.read(key)
         image, step = read_image(item.image, item.reading), max(1, labels.shape[1] // (2 * _CELL))
         samples.append(Sample(image[::step, ::step], labels[::step, ::step], name=key))
     colors = np.array([entry.color for entry in entries], np.uint8)

@@ -9,6 +9,8 @@ LONGEST_SIDE = 8192
 """Pixels of a view's side, of the shorter one where the other follows."""
 MOST_CLASSES = 4096
 """Classes of a label space: a matrix of that many squared is 134 MB."""
+LARGEST_CLASS = 32_767
+"""Id of a class: those of 16-bit label maps with a sign, which this program computes with."""
 LARGEST_LABEL = 65_535
 """Raw value of a label: those of 16-bit images."""
 _MOST = 65_536  # of any other whole number in a description, such as channels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from unsupseg_cli.core.bounds import LARGEST_LABEL, MOST_CLASSES
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.labels import VOID, as_ranges, shortened
 from unsupseg_cli.core.names import has_controls, visible
 from unsupseg_cli.data.class_files import ClassFile, Numbers, read_class_file
 from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, read_matlab, upright
@@ -24,7 +24,6 @@ from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, r
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
 _VOID_COLORS = (0, 0xE0E0C0)  # black, and the border around VOC's objects
-_SHOWN = 8  # wrong values named in an error
 _LOSSY = {"JPEG", "MPO", "WEBP", "AVIF", "HEIF"}  # formats that (may) change pixel values
 _NUMBERS = {"L", "P", "1", "I", "I;16", "I;16B", "I;16L"}  # Pillow modes whose values are class numbers
 
@@ -98,8 +97,8 @@ class LabelSpace:
         if (classes == _UNKNOWN).any():
             wrong, present = np.unique(raw[classes == _UNKNOWN]), np.unique(raw)
             raise UsageError(
-                f"The label '{path}' has values that the label space '{self.name}' does not know: {_as_ranges(wrong)}. "
-                f"Classes are {_as_ranges(sorted(self.mapping))}, void is {_as_ranges(sorted(self.void))}."
+                f"The label '{path}' has values that the label space '{self.name}' does not know: {as_ranges(wrong)}. "
+                f"Classes are {as_ranges(sorted(self.mapping))}, void is {as_ranges(sorted(self.void))}."
                 f"{_hint(present.tolist(), wrong.tolist(), self)}"
             )
         return classes
@@ -127,7 +126,7 @@ class LabelSpace:
         classes = self.of_colors(raw)
         if (classes == _UNKNOWN).any():
             wrong = np.unique(codes[classes == _UNKNOWN])
-            shown = _shortened((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
+            shown = shortened((int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in wrong)
             raise UsageError(
                 f"The label '{path}' is an RGB picture with colours that no class of '{self.name}' has: {shown}. Black "
                 "is void; correct the colours in the --class-file, or use label images of class numbers."
@@ -240,22 +239,6 @@ def _color(value: Any, name: str) -> tuple[int, int, int]:
 def _color_codes(colors: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     wide = colors.astype(np.int64)
     return (wide[..., 0] << 16) | (wide[..., 1] << 8) | wide[..., 2]
-
-
-def _as_ranges(values: Iterable[int]) -> str:
-    """Return sorted numbers as text, runs as ``0-10``."""
-    runs: list[list[int]] = []
-    for value in map(int, values):
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return _shortened(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def _shortened(parts: Iterable[object]) -> str:
-    texts = [str(part) for part in parts]
-    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "") or "none"
 
 
 def _hint(present: list[int], wrong: list[int], space: LabelSpace) -> str:

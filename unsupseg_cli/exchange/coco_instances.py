@@ -1,6 +1,6 @@
 """Connected regions as a COCO file of annotations, with compressed run lengths.
 
-A category is the number of its class and 1: programs take category 0 for none. Source of the format: cocodataset.org,
+A category is the id of its class and 1: programs take category 0 for none. Source of the format: cocodataset.org,
 "Data format".
 """
 
@@ -31,7 +31,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
                 {
                     "id": len(annotations) + 1,
                     "image_id": number,
-                    "category_id": region.group + FIRST_CATEGORY,
+                    "category_id": classes[region.group].id + FIRST_CATEGORY,
                     "segmentation": encode(region.whole(image.size), "rle"),
                     "area": region.area,
                     "bbox": region.box,
@@ -56,7 +56,7 @@ def image_entry(image: LabelledImage, number: int) -> dict[str, Any]:
 def category(entry: Class) -> dict[str, Any]:
     """Return what a COCO file says of a class."""
     return {
-        "id": entry.number + FIRST_CATEGORY,
+        "id": entry.id + FIRST_CATEGORY,
         "name": entry.name,
         "supercategory": "",
         "color": list(entry.color),

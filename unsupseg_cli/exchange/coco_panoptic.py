@@ -32,7 +32,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     entries, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, image in enumerate(images, 1):
         entries.append(image_entry(image, number))
-        numbers, segments = _segments(image.labels, things, regions)
+        numbers, segments = _segments(image.labels, classes, things, regions)
         files.bring(image, image.key)
         name = f"{file_path(image.key)}.png"
         path = out / "annotations" / _NAME / name
@@ -43,14 +43,16 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     content = {
         "images": entries,
         "annotations": annotations,
-        "categories": [{**category(entry), "isthing": int(entry.number in things)} for entry in classes],
+        "categories": [
+            {**category(entry), "isthing": int(index in things)} for index, entry in enumerate(classes)
+        ],
     }
     (out / "annotations" / f"{_NAME}.json").write_text(json.dumps(content), encoding="utf-8")
     return regions.remarks() + files.remarks()
 
 
 def _segments(
-    labels: NDArray[np.int16], things: frozenset[int], regions: Regions
+    labels: NDArray[np.int16], classes: Classes, things: frozenset[int], regions: Regions
 ) -> tuple[NDArray[np.int32], list[dict[str, Any]]]:
     """Return the number of each pixel's segment (H, W), 0 for void, and what the file says of the segments."""
     numbers, segments = np.zeros(labels.shape, np.int32), list[dict[str, Any]]()
@@ -60,7 +62,7 @@ def _segments(
         segments.append(
             {
                 "id": len(segments) + 1,
-                "category_id": part.group + FIRST_CATEGORY,
+                "category_id": classes[part.group].id + FIRST_CATEGORY,
                 "area": part.area,
                 "bbox": part.box,
                 "iscrowd": 0,

@@ -37,7 +37,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
             feature = {
                 "type": "Feature",
                 "properties": {
-                    "class": entry.number,
+                    "class": entry.id,
                     "name": entry.name,
                     "fill": f"#{bytes(entry.color).hex()}",
                     "image": region.image,

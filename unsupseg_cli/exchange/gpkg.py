@@ -44,7 +44,7 @@ def _write_layer(out: Path, name: str, system: str, regions: list[GroundRegion],
     from pyogrio.raw import write
 
     columns: dict[str, Any] = {
-        "class": np.array([region.group for region in regions], np.int32),
+        "class": np.array([classes[region.group].id for region in regions], np.int32),
         "name": np.array([classes[region.group].name for region in regions], object),
         "color": np.array([f"#{bytes(classes[region.group].color).hex()}" for region in regions], object),
         "image": np.array([region.image for region in regions], object),

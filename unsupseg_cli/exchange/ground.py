@@ -41,7 +41,7 @@ class Ground:
                 "None of the images tells its place on the ground, so that there are no polygons on a map: predict "
                 "GeoTIFFs, or take coco-instances, whose polygons are in pixels."
             )
-        self._wishes, self._known = wishes, {entry.number for entry in classes}
+        self._wishes, self._index_of = wishes, {entry.id: index for index, entry in enumerate(classes)}
         self.left_out = 0
 
     def systems(self) -> dict[str, Any]:
@@ -63,8 +63,10 @@ class Ground:
             with rasterio.open(path) as raster:
                 pixel = abs(raster.transform.determinant)
                 for polygon, value in shapes(rasterio.band(raster, 1), transform=raster.transform):
-                    wanted = self._wishes.things is None or value in self._wishes.things
-                    if value == raster.nodata or int(value) not in self._known or not wanted:
+                    group = None if value == raster.nodata else self._index_of.get(int(value))
+                    if group is None or (
+                        self._wishes.things is not None and group not in self._wishes.things
+                    ):
                         continue
                     area = sum(
                         (1 if index == 0 else -1) * abs(_area(ring))
@@ -73,7 +75,7 @@ class Ground:
                     if area < (self._wishes.least - 0.5) * pixel:
                         self.left_out += 1
                     else:
-                        yield GroundRegion(name, int(value), polygon, area)
+                        yield GroundRegion(name, group, polygon, area)
 
     def remarks(self) -> list[str]:
         """Return what was left out, a line."""

@@ -52,7 +52,7 @@ def _results(image: LabelledImage, classes: Classes) -> list[dict[str, Any]]:
     height, width = image.size
     return [
         {
-            "id": f"class{number}",
+            "id": f"class{classes[index].id}",
             "type": "brushlabels",
             "from_name": "tag",
             "to_name": "image",
@@ -61,11 +61,11 @@ def _results(image: LabelledImage, classes: Classes) -> list[dict[str, Any]]:
             "image_rotation": 0,
             "value": {
                 "format": "rle",
-                "rle": brush(image.labels == number),
-                "brushlabels": [classes[number].name],
+                "rle": brush(image.labels == index),
+                "brushlabels": [classes[index].name],
             },
         }
-        for number in np.unique(image.labels[image.labels != VOID]).tolist()
+        for index in np.unique(image.labels[image.labels != VOID]).tolist()
     ]
 
 

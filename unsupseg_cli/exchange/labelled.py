@@ -19,9 +19,9 @@ from unsupseg_cli.core.names import file_path
 
 @dataclass(frozen=True)
 class Class:
-    """A class: its number is its value in label maps, and its place in a list of all."""
+    """A class; its id is that of its files. Its index in the list of all stands for it in label maps and regions."""
 
-    number: int
+    id: int
     name: str
     color: tuple[int, int, int]
 
@@ -153,7 +153,10 @@ class Names:
         return stem
 
 
-def require_few(classes: Classes, most: int, why: str) -> None:
-    """Raise UsageError for more classes than a format holds."""
-    if len(classes) > most:
-        raise UsageError(f"{len(classes)} classes do not fit: {why}; merge some, or take another --format.")
+def require_low(classes: Classes, most: int, why: str) -> None:
+    """Raise UsageError where an id of a class is higher than a format holds."""
+    if (last := classes[-1].id) > most:
+        raise UsageError(
+            f"Classes of ids up to {last} do not fit: {why}; merge those above {most} into lower ones, or take another "
+            "--format."
+        )

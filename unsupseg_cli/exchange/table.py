@@ -32,7 +32,7 @@ class Wishes:
     """What a format may be asked for.
 
     Attributes:
-        things: numbers of the classes whose connected regions are objects of their own; None: not said.
+        things: indices of the classes whose connected regions are objects of their own; None: not said.
         least: pixels below which a region is left out where regions are written one by one.
         url: what the address of an image begins with.
         images: whether files of images are linked, copied or left where they are.
@@ -60,7 +60,7 @@ def write(
     Args:
         name: of the format.
         out: the file, or an empty folder.
-        classes: of the label maps.
+        classes: of the label maps, by ascending id.
         images: one after the other.
         wishes: see `Wishes`; a format reads those that it has.
 

@@ -1,6 +1,6 @@
 """Label maps laid out as PASCAL VOC: palette PNG files in ``SegmentationClass``, and ``labelmap.txt``.
 
-Value 0 is the background of VOC, which has no class here; class k is k + 1, void is 255, called ``ignored``.
+Value 0 is the background of VOC, which has no class here; the class of id k is k + 1, void is 255, called ``ignored``.
 Source of the format: PASCAL VOC 2012 development kit; ``labelmap.txt``: docs.cvat.ai, "Pascal VOC".
 """
 
@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unsupseg_cli.core.labels import VOID
-from unsupseg_cli.exchange.labelled import Classes, Images, LabelledImage, Names, require_few
+from unsupseg_cli.exchange.labelled import Classes, Images, LabelledImage, Names, require_low
 from unsupseg_cli.exchange.table import Wishes
 
 SUFFIX = ""
@@ -23,9 +22,10 @@ _IGNORED, _VOID_COLOR = "ignored", (224, 224, 192)
 
 def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: Wishes) -> list[str]:
     """Write a palette PNG for each image, the list of images, and the images where they are asked for."""
-    require_few(classes, VOID_VALUE - 1, "values of VOC go up to 254")
+    require_low(classes, VOID_VALUE - 2, "values of VOC go up to 254, and 0 is the background")
+    value_of = np.array([*(entry.id + 1 for entry in classes), VOID_VALUE], np.uint8)  # VOID is -1, the last
     table = np.zeros((256, 3), np.uint8)
-    table[1 : len(classes) + 1] = [entry.color for entry in classes]
+    table[value_of[:-1]] = [entry.color for entry in classes]
     table[VOID_VALUE] = _VOID_COLOR
     files, names, listed = Images(out / "JPEGImages", wishes.images), Names(), list[str]()
     has_void = False
@@ -33,7 +33,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         name = names.of(image.key)
         listed.append(name)
         files.bring(image, name)
-        values = np.where(image.labels == VOID, VOID_VALUE, image.labels + 1).astype(np.uint8)
+        values = value_of[image.labels]
         has_void = has_void or bool((values == VOID_VALUE).any())
         picture = Image.fromarray(values)
         picture.putpalette(table.tobytes())

@@ -1,7 +1,8 @@
 """Connected regions as polygons for YOLO: ``data.yaml``, a text file for each image, and the images beside them.
 
-A line is the number of a class and the corners of a polygon, x and y over the sides of the image. Source of the format:
-docs.ultralytics.com, "Instance Segmentation Datasets".
+A line is the number of a class and the corners of a polygon, x and y over the sides of the image. Numbers count classes
+from 0 without holes: they are ids where no class was merged. Source of the format: docs.ultralytics.com, "Instance
+Segmentation Datasets".
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from unsupseg_cli.core.labels import moved_without_holes
 from unsupseg_cli.data.polygons import outlines
 from unsupseg_cli.exchange.labelled import Classes, Images, LabelledImage, Names, Region, Regions
 from unsupseg_cli.exchange.table import Wishes
@@ -35,10 +37,18 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         path = out / "labels" / "train" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="ascii")
-    table = "".join(f"  {entry.number}: {json.dumps(entry.name)}\n" for entry in classes)
+    table = "".join(f"  {number}: {json.dumps(entry.name)}\n" for number, entry in enumerate(classes))
     yaml = f"path: .\ntrain: images/train\nval: images/train\nnames:\n{table}"
     (out / "data.yaml").write_text(yaml, encoding="utf-8")
-    return regions.remarks() + files.remarks()
+    return regions.remarks() + files.remarks() + _remarks_on_numbers(classes)
+
+
+def _remarks_on_numbers(classes: Classes) -> list[str]:
+    """Return which classes have another number than their id, a line."""
+    moved = moved_without_holes([entry.id for entry in classes])
+    return (
+        [f"YOLO's numbers of classes have no holes, so that they are not the ids: {moved}"] if moved else []
+    )
 
 
 def _line(region: Region, size: tuple[int, int]) -> str:

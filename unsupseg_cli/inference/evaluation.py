@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.model import OpenModel
-from unsupseg_cli.contents.predictions import read_ids
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.crf.config import CRFConfig
@@ -109,7 +109,8 @@ def prediction_pairs(
     predictions: Artifact, items: Sequence[Item], space: LabelSpace, reporter: Reporter
 ) -> Iterator[Pair]:
     """Yield prediction and truth of labelled images."""
+    maps = LabelMaps(predictions.path)
     for item in reporter.track(items, "eval", total=len(items)):
-        labels = read_ids(predictions.path, item.key)
+        labels = maps.read(item.key)
         truth = read_truth(item, space, (labels.shape[0], labels.shape[1]))
         yield Pair(item, partial(read_image, item.image, item.reading), labels, truth)

@@ -27,10 +27,11 @@ def onnx_program(
 ) -> Any:
     """Return the graph of a model for frames (height, width), ready to be saved; ``size`` is that of `predict`.
 
-    Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32 and ``log_probs`` (1, K, h, w) of the
-    model's cells (the token grid of a linear model). With the layout ``nchw`` input ``image`` (1, 3, H, W) float32 in
-    [0, 1] and output ``probabilities`` (1, K, H, W). The metadata holds the classes (names and colours, JSON), the
-    model's id and whether labels were used; of ``nchw`` also what QGIS's plugin Deepness reads.
+    Input ``frame`` (1, H, W, 3) uint8 RGB; outputs ``labels`` (1, H, W) int32, ids of classes, and ``log_probs``
+    (1, K, h, w) of the model's cells (the token grid of a linear model). With the layout ``nchw`` input ``image``
+    (1, 3, H, W) float32 in [0, 1] and output ``probabilities`` (1, K, H, W). The metadata holds id, name and colour of
+    the K classes in order (JSON), the model's id and whether labels were used; of ``nchw`` also what QGIS's plugin
+    Deepness reads.
 
     Raises:
         UsageError: the packages of the extra ``onnx`` are missing, the weights are more than one file holds, the frame
@@ -40,7 +41,7 @@ def onnx_program(
         raise UsageError(
             "An .onnx file needs the packages onnx and onnxscript: pip install 'unsupseg[onnx]'."
         )
-    graph = _frame_segmenter(opened, frame, size, FrameSegmenter if layout == "frame" else TileSegmenter)
+    graph = _frame_segmenter(opened, frame, size, layout)
     if (needed := sum(parameter.nbytes for parameter in graph.parameters())) > _ONE_FILE:
         raise UsageError(
             f"The weights of '{opened.segmenter.name}' take {needed / 2**30:.1f} GiB, and an .onnx file holds "
@@ -83,8 +84,11 @@ def onnx_program(
 
 
 def _of_deepness(opened: OpenModel, frame: tuple[int, int]) -> dict[str, str]:
-    """Return what Deepness reads: JSON values. Source: qgis-plugin-deepness, "Add metadata to ONNX model"."""
-    names = {number: entry.name for number, entry in enumerate(opened.file.classes)}
+    """Return what Deepness reads: JSON values, names by channel.
+
+    Source: qgis-plugin-deepness, "Add metadata to ONNX model".
+    """
+    names = {channel: entry.name for channel, entry in enumerate(opened.file.classes)}
     return {
         "model_type": json.dumps("Segmentor"),
         "class_names": json.dumps(names),
@@ -93,7 +97,7 @@ def _of_deepness(opened: OpenModel, frame: tuple[int, int]) -> dict[str, str]:
 
 
 def _frame_segmenter(
-    opened: OpenModel, frame: tuple[int, int], size: int | None, kind: type[SizedSegmenter]
+    opened: OpenModel, frame: tuple[int, int], size: int | None, layout: Layout
 ) -> SizedSegmenter:
     geometry: Geometry = whole_images(opened.geometry, size)
     (view,) = geometry.views(*frame, opened.segmenter.multiple)
@@ -103,4 +107,7 @@ def _frame_segmenter(
             f"most {opened.segmenter.most_pixels:,}); give a smaller --size."
         )
     rows, columns = (torch.from_numpy(weights) for weights in geometry.weights(view, *frame))
-    return kind(opened.segmenter, rows, columns).eval()
+    if layout == "nchw":
+        return TileSegmenter(opened.segmenter, rows, columns).eval()
+    ids = [entry.id for entry in opened.file.classes]
+    return FrameSegmenter(opened.segmenter, rows, columns, ids).eval()

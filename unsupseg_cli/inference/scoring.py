@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.contents.evaluation import write_sheet, write_tables
+from unsupseg_cli.contents.evaluation import CLUSTER_IDS, cluster_ids, write_sheet, write_tables
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.labels import OBJECTS, VOID
 from unsupseg_cli.data.label_survey import remark_on_counts
@@ -23,6 +24,7 @@ from unsupseg_cli.report.sheet import Sample
 def score_tally(
     folder: Path,
     tally: Tally,
+    ids: Sequence[int],
     space: LabelSpace,
     protocol: Protocol,
     assignment: NDArray[np.int64] | None,
@@ -30,7 +32,8 @@ def score_tally(
 ) -> dict[str, Any]:
     """Match, score, and write tables and pictures; return the summary.
 
-    ``warnings`` gets lines about classes that never occur and much void.
+    ``ids`` are those of the clusters, which the tally counts from 0; ``warnings`` gets lines about classes that never
+    occur and much void.
 
     Raises:
         UnsupsegError: no image was counted.
@@ -57,13 +60,15 @@ def score_tally(
         "class_names": list(space.names),
         **scores.to_json(),
     }
+    if list(ids) != cluster_ids(summary):
+        summary[CLUSTER_IDS] = list(ids)
     if protocol.matching == OBJECTS:
         summary["hungarian"] = score(matrix, match(matrix)).to_json()
     if tally.probe.matrix.any():
         summary["linear_probe"] = score(tally.probe.matrix, np.arange(classes)).to_json()
     if protocol.matching == "per-image":
         summary["per_image"] = tally.per_image.compute().to_json()
-    write_tables(folder, matrix, assignment, scores, space)
+    write_tables(folder, matrix, assignment, scores, space, ids)
     samples = [
         Sample(shown.image, assignment[shown.prediction], shown.truth, name=shown.key)
         for shown in tally.shown

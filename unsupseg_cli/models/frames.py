@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,22 +41,34 @@ class SizedSegmenter(nn.Module):
 
 
 class FrameSegmenter(SizedSegmenter):
-    """From a frame to its label map."""
+    """From a frame to its label map.
+
+    Args:
+        segmenter: see `SizedSegmenter`.
+        rows: the same.
+        columns: the same.
+        ids: of the classes, in the order of the model's scores.
+    """
+
+    def __init__(self, segmenter: DenseModel, rows: Tensor, columns: Tensor, ids: Sequence[int]) -> None:
+        super().__init__(segmenter, rows, columns)
+        self.ids: Tensor
+        self.register_buffer("ids", torch.tensor(ids, dtype=torch.int32), persistent=False)
 
     def forward(self, frame: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the class of every pixel and log-probabilities of the model's cells.
+        """Return the class id of every pixel and log-probabilities of the model's cells.
 
         Args:
             frame: uint8 RGB, (1, H, W, 3).
 
         Returns:
-            Classes (1, H, W) int32, and log-probabilities (1, K, h, w).
+            Ids (1, H, W) int32, and log-probabilities (1, K, h, w).
         """
         score_map, size = self.score(frame.movedim(-1, 1).float()), self.size
         scores = F.interpolate(score_map.scores[None], size=size, mode="bilinear", align_corners=False)
         best = self.segmenter.best(scores.argmax(1))
         height, width = score_map.scores.shape[-2:]
-        return best.to(torch.int32), self.segmenter.log_probs(score_map, height, width)[None]
+        return self.ids[best], self.segmenter.log_probs(score_map, height, width)[None]
 
 
 class TileSegmenter(SizedSegmenter):

@@ -17,7 +17,7 @@ _IMAGES = 300  # that are looked at
 
 
 def alike(model: Artifact, classes: int, context: Context) -> tuple[tuple[str, ...], ...]:
-    """Return the groups of more than one class, by number, that leave so many classes; and tell them by name.
+    """Return the groups of more than one class, by name, that leave so many classes; and tell them.
 
     Raises:
         UsageError: the model has not more classes than that, or no features of whole images.
@@ -36,7 +36,7 @@ def alike(model: Artifact, classes: int, context: Context) -> tuple[tuple[str, .
     groups = [group for group in merge_alike(sums, counts, classes) if len(group) > 1]
     if empty := [entry.name for entry, count in zip(entries, counts, strict=True) if not count]:
         context.reporter.info(f"{', '.join(empty)}: on none of the images, nothing tells where they belong")
-    for group in groups:
-        names = [entries[number].name for number in group]
+    named = tuple(tuple(entries[index].name for index in group) for group in groups)
+    for names in named:
         context.reporter.info(f"{', '.join(names)}: one class, under the name of the first")
-    return tuple(tuple(map(str, group)) for group in groups)
+    return named

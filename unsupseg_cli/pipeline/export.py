@@ -17,6 +17,7 @@ from unsupseg_cli.contents.images import reading_of, windows_side
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
 from unsupseg_cli.contents.model_file import FileHeader, write_model_file
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import moved_without_holes
 from unsupseg_cli.inference.onnx_program import onnx_program
 from unsupseg_cli.pipeline.inputs import take_artifact
 from unsupseg_cli.pipeline.options import ExportConfig
@@ -51,6 +52,12 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
         context.reporter.warn(
             f"the model was trained on images read by {json.dumps(reading)}, and an .onnx file takes 8-bit RGB: bring "
             "images to that first"
+        )
+    ids = [entry.id for entry in opened.file.classes]
+    if config.layout == "nchw" and (moved := moved_without_holes(ids)):
+        context.reporter.warn(
+            f"'probabilities' has no channels for ids that merges took away: {moved} by channel, and so in the maps of "
+            "programs that number classes by it"
         )
     with_backbone = " with its backbone" if opened.file.backbone else ""
     context.reporter.info(f"'{artifact.id}'{with_backbone}: {out.stat().st_size / 1e6:.1f} MB")

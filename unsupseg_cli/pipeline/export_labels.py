@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
+from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.model import ClassEntry, class_index
-from unsupseg_cli.contents.predictions import images_still_there, read_entries, read_ids
+from unsupseg_cli.contents.predictions import images_still_there
 from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
@@ -36,11 +37,11 @@ def export_labels(
     require_effect(config)
     _require_out(config, context.force)
     artifact = take_artifact("predictions", predictions, context)
-    classes = _classes(artifact)
-    wishes = Wishes(
-        _things(config, classes), config.min_area, config.url, config.bring_images, _rasters(artifact)
-    )
     images = LabelledImages(artifact, context)
+    wishes = Wishes(
+        _things(config, images.entries), config.min_area, config.url, config.bring_images, _rasters(artifact)
+    )
+    classes = [Class(entry.id, entry.name, entry.color) for entry in images.entries]
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with (whole_file if suffix_of(config.format) else _whole_folder)(config.out) as unfinished:
@@ -64,7 +65,8 @@ class LabelledImages:
 
     def __init__(self, predictions: Artifact, context: Context) -> None:
         summary = predictions.manifest.summary
-        self._predictions, self._context = predictions, context
+        self._maps, self._context = LabelMaps(predictions.path), context
+        self.entries = self._maps.classes
         self._keys = [key for key in summary["keys"] if key not in summary["skipped"]]
         self._skipped = len(summary["skipped"])
         self._files = images_still_there(predictions, context)
@@ -74,7 +76,7 @@ class LabelledImages:
 
     def __iter__(self) -> Iterator[LabelledImage]:
         for key in self._context.reporter.track(self._keys, "export-labels", total=len(self._keys)):
-            yield LabelledImage(key, self._files.get(key), read_ids(self._predictions.path, key))
+            yield LabelledImage(key, self._files.get(key), self._maps.read(key))
 
     def remarks(self) -> list[str]:
         """Return what users of the files should know, a line each."""
@@ -104,11 +106,6 @@ def _require_out(config: ExportLabelsConfig, force: bool) -> None:
         raise UsageError(f"'{out}' exists; give another --out, or --force to write over its files.")
 
 
-def _classes(predictions: Artifact) -> list[Class]:
-    entries = read_entries(predictions.path)
-    return [Class(number, entry.name, entry.color) for number, entry in enumerate(entries)]
-
-
 def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
     folder = predictions.path / RASTERS
     return tuple(
@@ -118,10 +115,9 @@ def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
     )
 
 
-def _things(config: ExportLabelsConfig, classes: list[Class]) -> frozenset[int] | None:
+def _things(config: ExportLabelsConfig, entries: Sequence[ClassEntry]) -> frozenset[int] | None:
     if not config.things:
         return None
-    entries = [ClassEntry(name=entry.name, color=entry.color) for entry in classes]
     return frozenset(class_index(reference, entries) for reference in config.things)
 
 

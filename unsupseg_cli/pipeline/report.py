@@ -12,8 +12,8 @@ from unsupseg_cli.artifacts.files import write_atomic
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.evaluation import read_legend, read_samples
+from unsupseg_cli.contents.label_maps import read_entries
 from unsupseg_cli.contents.model import read_model
-from unsupseg_cli.contents.predictions import read_entries
 from unsupseg_cli.contents.report_pictures import (
     Album,
     View,

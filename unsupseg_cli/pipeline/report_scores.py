@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.evaluation import read_legend
+from unsupseg_cli.contents.evaluation import cluster_ids, read_legend
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.pipeline.compare import SCORES, compare
 from unsupseg_cli.pipeline.report_lineage import Subject, text
@@ -103,7 +103,7 @@ def _confusion(artifact: Artifact) -> Confusion:
     columns = [*names, "unmatched"] if unmatched else list(names)
     shares = [[value / sum(row) for value in row[: len(columns)]] if sum(row) else None for row in counts]
     clusters: dict[str, list[str]] = {}
-    for cluster, target in enumerate(summary.get("assignment", [])):
+    for cluster, target in zip(cluster_ids(summary), summary.get("assignment", []), strict=False):
         clusters.setdefault(names[target] if target >= 0 else "no class", []).append(str(cluster))
     matched = "; ".join(f"{name}: {', '.join(numbers)}" for name, numbers in clusters.items())
     return Confusion(

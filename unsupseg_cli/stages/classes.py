@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ClassesConfig(Config):
-    """Change the classes of a model; a class is given by its name or number. Or apply them to stored predictions.
+    """Change the classes of a model; a class is given by its name or id. Or apply them to stored predictions.
 
     The result decides the key, not the way there: no field enters it by itself.
     """
@@ -77,7 +77,7 @@ def identify(call: Call) -> Identity:
     file = _edited(call)
     classes = {
         "classes": len(file.classes),
-        "entries": [entry.model_dump(mode="json") for entry in file.classes],
+        "entries": file.model_dump(mode="json")["classes"],
         "class_of": file.class_of,
     }
     return Identity(
@@ -156,11 +156,11 @@ def _apply(call: Call, draft: Draft) -> dict[str, Any]:
 
 
 def finish(call: Call, made: Artifact) -> None:
-    """Copy applied predictions where they are asked for; of a merge, say what becomes of maps made before."""
+    """Copy applied predictions where they are asked for; of a merge, say which ids are gone."""
     if call.config.out is not None:
         _bring_results(call, made, call.config.out)
     if call.config.merge:
-        _warn_of_moved(call, made)
+        _warn_of_merged(call, made)
 
 
 def _bring_results(call: Call, predictions: Artifact, out: Path) -> None:
@@ -178,27 +178,26 @@ def _bring_results(call: Call, predictions: Artifact, out: Path) -> None:
     context.reporter.info(f"all of '{out}' tells these classes now, '{CLASS_SHEET}' and '{REPORT}' too")
 
 
-def _warn_of_moved(call: Call, model: Artifact) -> None:
-    """Say which classes have another number since a merge, and which label maps of before keep theirs."""
+def _warn_of_merged(call: Call, model: Artifact) -> None:
+    """Say what the classes that a merge took away are part of, and which label maps of before still hold them."""
     from unsupseg_cli.contents.model import read_model
     from unsupseg_cli.contents.predictions import model_key
 
-    old, new = read_model(call.input("model"))[0], read_model(model)[0]
-    before, after = (file.class_of or list(range(file.outputs)) for file in (old, new))
-    moved = sorted({(was, now) for was, now in zip(before, after, strict=True) if was != now})
-    if not moved:
-        return
+    old, new = (read_model(artifact)[0].entries_of_outputs for artifact in (call.input("model"), model))
+    taken = sorted(
+        {(was.id, now.id, now.name) for was, now in zip(old, new, strict=True) if was.id != now.id}
+    )
+    parts = ", ".join(f"{was} is part of {now} ('{name}')" for was, now, name in taken)
     workspace, key = call.context.workspace, call.input("model").manifest.key
     older = [
         predictions.id
         for predictions in workspace.artifacts("predictions")
         if model_key(predictions, call.context) == key
     ]
-    numbers = ", ".join(f"{was} is now {now}" for was, now in moved)
     which = f" ({', '.join(older)})" if older else ""
     call.context.reporter.warn(
-        f"classes have other numbers in '{model.id}' ({numbers}): label maps made before{which} keep the old ones; "
-        f"`unsupseg classes apply PREDICTIONS --model {model.id}` makes them anew without a network"
+        f"in '{model.id}' class {parts}, and label maps made before{which} still tell them apart: `unsupseg classes "
+        f"apply PREDICTIONS --model {model.id}` makes them anew without a network"
     )
 
 

@@ -155,6 +155,7 @@ class _Evaluation:
     """The scores of all images, of which this process counts some."""
 
     def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.label_maps import read_entries
         from unsupseg_cli.contents.model import read_model
         from unsupseg_cli.contents.skipped import Skipped
         from unsupseg_cli.inference.evaluation import require_all_predicted
@@ -163,12 +164,13 @@ class _Evaluation:
         self._call, self._draft = call, draft
         self._scored, self._space = _scored(call), _space(call)
         if self._scored.manifest.kind == "model":
-            self._clusters = len(read_model(self._scored)[0].classes)
+            entries = read_model(self._scored)[0].classes
         else:
             require_all_predicted(self._scored, _dataset(call))
-            self._clusters = int(self._scored.manifest.summary["classes"])
+            entries = read_entries(self._scored.path)
+        self._ids = [entry.id for entry in entries]
         self._skipped = Skipped(call.context, call.config.strict)
-        empty, shard = Tally.empty(self._clusters, len(self._space.names)), parse_shard(call.config.shard)
+        empty, shard = Tally.empty(len(self._ids), len(self._space.names)), parse_shard(call.config.shard)
         self._writer = TallyWriter(draft, _labelled(call), empty, shard, call.context)
         self.missing = self._writer.missing
 
@@ -219,7 +221,9 @@ class _Evaluation:
         call, draft, dataset = self._call, self._draft, _dataset(self._call)
         tally, skipped = self._writer.close()
         assignment = self._assignment()
-        summary = score_tally(draft.folder, tally, self._space, _protocol(call), assignment, draft.warnings)
+        summary = score_tally(
+            draft.folder, tally, self._ids, self._space, _protocol(call), assignment, draft.warnings
+        )
         if skipped:
             examples = ", ".join(list(skipped)[:5])
             draft.warnings.append(f"unreadable images left out: {len(skipped)} ({examples})")
@@ -237,14 +241,14 @@ class _Evaluation:
 
         inputs, names = self._call.inputs, self._space.names
         if "naming" in inputs:
-            assignment = read_naming(inputs["naming"], self._clusters, names)
+            assignment = read_naming(inputs["naming"], len(self._ids), names)
             if unnamed := int((assignment < 0).sum()):
                 self._draft.warnings.append(
-                    f"{unnamed} of {self._clusters} clusters have no name: their pixels count as errors"
+                    f"{unnamed} of {len(self._ids)} clusters have no name: their pixels count as errors"
                 )
             return assignment
         evaluation = inputs.get("assignment")
-        return read_assignment(evaluation, self._clusters, len(names)) if evaluation else None
+        return read_assignment(evaluation, self._ids, len(names)) if evaluation else None
 
 
 def _of_images(call: Call, items: Sequence[Item], skipped: Skipped) -> Iterator[Segmented]:

@@ -51,7 +51,7 @@ class PredictConfig(NamedImagesConfig, BatchConfig, DividedConfig):
         "labels", "What is stored: labels, or scores (log-probabilities) as well."
     )
     overlay: bool = setting(True, "Also write pictures: the classes over the image, with a legend.")
-    only: str | None = setting(None, "Show only this class (name or number) in the pictures.")
+    only: str | None = setting(None, "Show only this class (name or id) in the pictures.")
     precision: Precision = setting("auto", "Arithmetic of the backbone, or of a network without one.")
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
@@ -104,7 +104,7 @@ def _batch(config: PredictConfig) -> dict[str, int]:
 def parts(call: Call, draft: Draft) -> _Prediction:
     """Open the work of segmenting every image whole, at its original size; each finished image survives a kill.
 
-    The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class number),
+    The artifact holds, by the image's relative name: ``ids/*.png`` (pixel value = class id),
     ``color/*.png`` (paletted), ``overlay/*.jpg``, ``legend.png`` and ``classes.json``; of georeferenced TIFFs
     ``geo/*.tif``; with ``keep=scores`` also log-probabilities at the working resolution. No network runs where an
     earlier artifact holds the maps of the same model under other names, or before a merge.
@@ -274,7 +274,7 @@ def _geometry(call: Call) -> Geometry:
 
 @once
 def _shown_class(call: Call) -> int | None:
-    """Return the number of the class that the pictures show alone."""
+    """Return the index of the class that the pictures show alone."""
     from unsupseg_cli.contents.model import class_index, read_model
 
     only = call.config.only

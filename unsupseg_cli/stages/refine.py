@@ -108,11 +108,13 @@ class _RefinedPredictions:
     """The refined maps of all images, of which this process makes some; a finished image survives a kill."""
 
     def __init__(self, call: Call, draft: Draft) -> None:
+        from unsupseg_cli.contents.label_maps import LabelMaps, read_entries
         from unsupseg_cli.contents.predictions import predicted_images
 
         self._call, self._draft, self._predictions = call, draft, _refined(call)
         summary = self._predictions.manifest.summary
         self._images = predicted_images(self._predictions, call.context)
+        self._maps = LabelMaps(draft.folder, read_entries(self._predictions.path))
         self._keys = [key for key in summary["keys"] if key not in summary["skipped"]]
 
     def write(self) -> None:
@@ -138,11 +140,11 @@ class _RefinedPredictions:
     def _write(
         self, key: str, image: NDArray[np.uint8], labels: NDArray[np.int16], paint: PictureWriter
     ) -> None:
-        from unsupseg_cli.contents.predictions import image_part, void_without_data, write_ids
+        from unsupseg_cli.contents.predictions import image_part, void_without_data
         from unsupseg_cli.contents.rasters import world_files
 
         known = void_without_data(self._images[key], labels)
-        written = [write_ids(self._draft.folder, key, known), *paint(key, image, known)]
+        written = [self._maps.write(key, known), *paint(key, image, known)]
         written += world_files(self._draft.folder, self._images[key])
         self._draft.finish(image_part(key), files=written)
 
@@ -154,13 +156,14 @@ class _RefinedPredictions:
 
     def close(self) -> dict[str, Any]:
         """Write what is of all images, and return the summary."""
-        from unsupseg_cli.contents.predictions import CLASSES, bring_rasters, read_entries, read_ids
+        from unsupseg_cli.contents.label_maps import CLASSES, read_ids
+        from unsupseg_cli.contents.predictions import bring_rasters
         from unsupseg_cli.contents.rasters import write_rasters, write_whole_overlays
 
         folder, items, path = self._draft.folder, self._images.values(), self._predictions.path
         summary = self._predictions.manifest.summary
         bring_rasters(self._draft, items)
-        self._draft.warnings += write_rasters(folder, items, read_entries(path), summary["skipped"], read_ids)
+        self._draft.warnings += write_rasters(folder, items, self._maps.classes, summary["skipped"], read_ids)
         write_whole_overlays(folder, items, summary["skipped"])
         for name in ("legend.png", CLASSES):
             shutil.copy2(path / name, folder / name)

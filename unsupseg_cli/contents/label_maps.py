@@ -1,0 +1,98 @@
+"""The label maps of predictions: files of class ids, and beside them ``classes.json``, which says what these are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.labels import VOID, as_ranges
+from unsupseg_cli.core.names import file_path
+from unsupseg_cli.report.palette import PALETTE_VOID, WIDE_VOID
+
+CLASSES = "classes.json"
+_NO_CLASS = VOID - 1
+
+
+class LabelMaps:
+    """The label maps in a folder, by the image's key: ids of classes in the files, indices of ``classes`` outside.
+
+    Args:
+        folder: of predictions.
+        classes: by ascending id; default: those that ``classes.json`` tells.
+    """
+
+    def __init__(self, folder: Path, classes: Sequence[ClassEntry] | None = None) -> None:
+        self._folder = folder
+        self.classes = read_entries(folder) if classes is None else classes
+        ids = [entry.id for entry in self.classes]
+        self._last = ids[-1]
+        self._index_of = np.full(self._last + 2, _NO_CLASS, np.int16)
+        self._index_of[ids], self._index_of[VOID] = np.arange(len(ids)), VOID
+
+    def read(self, key: str) -> NDArray[np.int16]:
+        """Return the index of each pixel's class, (H, W), VOID where it has none.
+
+        Raises:
+            UnsupsegError: the file holds a value that is no class.
+        """
+        ids = read_ids(self._folder, key)
+        labels: NDArray[np.int16] = self._index_of[np.minimum(ids, self._last)]
+        strange = (labels == _NO_CLASS) | (ids > self._last)
+        if strange.any():
+            raise UnsupsegError(
+                f"The label map of '{key}' in '{self._folder}' holds {as_ranges(np.unique(ids[strange]).tolist())}, "
+                f"which {CLASSES} does not name; run `unsupseg verify`, and predict again."
+            )
+        return labels
+
+    def write(self, key: str, labels: NDArray[np.int16]) -> Path:
+        """Write the indices (H, W) of classes as a gray PNG of their ids; return its path."""
+        return write_ids(self._folder, key, to_ids(labels, self.classes))
+
+
+def to_ids(labels: NDArray[np.int16], classes: Sequence[ClassEntry]) -> NDArray[np.int16]:
+    """Return the ids of indices of classes, VOID for VOID."""
+    id_of = np.array([*(entry.id for entry in classes), VOID], np.int16)  # VOID is -1, the last
+    ids: NDArray[np.int16] = id_of[labels]
+    return ids
+
+
+def colors_by_id(classes: Sequence[ClassEntry]) -> NDArray[np.uint8]:
+    """Return the colour of each id, (largest id + 1, 3) uint8; black where there is no class of that id."""
+    colors = np.zeros((classes[-1].id + 1, 3), np.uint8)
+    for entry in classes:
+        colors[entry.id] = entry.color
+    return colors
+
+
+def write_ids(folder: Path, key: str, ids: NDArray[np.int16]) -> Path:
+    """Write class ids as a gray PNG: 8 bit where all are below 255 (void 255), else 16 bit (void 65535)."""
+    path = folder / "ids" / f"{file_path(key)}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if ids.max(initial=0) < PALETTE_VOID:
+        image = Image.fromarray(np.where(ids == VOID, PALETTE_VOID, ids).astype(np.uint8))
+    else:
+        image = Image.fromarray(np.where(ids == VOID, WIDE_VOID, ids).astype(np.uint16))
+    image.save(path)
+    return path
+
+
+def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
+    """Read what `write_ids` wrote, (H, W) with VOID = -1."""
+    with Image.open(folder / "ids" / f"{file_path(key)}.png", formats=["PNG"]) as image:
+        raw = np.array(image)
+    void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
+    return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
+
+
+def read_entries(folder: Path) -> list[ClassEntry]:
+    """Read the classes of label maps, by ascending id, from the file beside them."""
+    entries = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return [ClassEntry(id=entry["id"], name=entry["name"], color=entry["color"]) for entry in entries]
