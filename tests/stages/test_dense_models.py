@@ -216,7 +216,7 @@ def test_merged_classes_take_their_own_pixels_and_no_others(trained):
     merged = classes(
         ClassesConfig(model=trained.model, merge=[["3", "1"]], names={"0": "a"}), trained.context
     )
-    into = np.array([0, 2, 1, 2])
+    into = np.array([0, 3, 2, 3])
     before = label_maps(scenes(trained))
     after = label_maps(scenes(SimpleNamespace(model=merged.id, context=trained.context)))
     assert np.array_equal(into[before], after)

@@ -139,6 +139,8 @@ def test_what_is_no_export_is_refused_by_name(blocks, tmp_path):
         ({"model.class_of": [0, 1]}, "do not make 4 classes"),
         ({"model.class_of": [0, 1, 2, 7]}, "do not make 4 classes"),
         ({"model.classes": [{"name": "a", "color": [0, 0, 300]}] * 4}, "cannot be read"),
+        ({"model.classes": [{"id": i, "name": "a", "color": [0, 0, 0]} for i in (0, 1, 2, 9)]}, "of id 9"),
+        ({"model.classes": [{"id": i, "name": "a", "color": [0, 0, 0]} for i in (0, 2, 1, 3)]}, "ascending"),
         ({"model.class_head": {"type": "cosine", "classes": 3, "dim": 192}}, "cannot be read"),
         ({"model.class_head": {"classes": 4, "dim": 192}}, "cannot be read"),
         ({"model.geometry": {"kind": "sphere"}}, "cannot be read"),
