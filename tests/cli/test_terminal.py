@@ -74,7 +74,9 @@ def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, tr
 
 def test_merging_says_which_ids_are_gone(call, trained):
     _, said = call("classes", "merge", "0,2")
-    assert "class 2 is part of 0 ('class 0'), and label maps made before still tell them apart" in said
+    assert "2 into 0 ('class 0'); label maps made before still tell them apart" in said
+    _, said = call("classes", "merge", "3,1,0")
+    assert "0-1 into 3 ('class 3');" in said
     assert "classes apply PREDICTIONS" in said
 
 

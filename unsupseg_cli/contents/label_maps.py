@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unsupseg_cli.contents.model import ClassEntry
+from unsupseg_cli.core.bounds import LARGEST_CLASS
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.labels import VOID, as_ranges
 from unsupseg_cli.core.names import file_path
@@ -32,9 +33,8 @@ class LabelMaps:
         self._folder = folder
         self.classes = read_entries(folder) if classes is None else classes
         ids = [entry.id for entry in self.classes]
-        self._last = ids[-1]
-        self._index_of = np.full(self._last + 2, _NO_CLASS, np.int16)
-        self._index_of[ids], self._index_of[VOID] = np.arange(len(ids)), VOID
+        self._index_of = np.full(LARGEST_CLASS + 2, _NO_CLASS, np.int16)
+        self._index_of[ids], self._index_of[VOID] = np.arange(len(ids)), VOID  # VOID is -1, the last
 
     def read(self, key: str) -> NDArray[np.int16]:
         """Return the index of each pixel's class, (H, W), VOID where it has none.
@@ -43,12 +43,12 @@ class LabelMaps:
             UnsupsegError: the file holds a value that is no class.
         """
         ids = read_ids(self._folder, key)
-        labels: NDArray[np.int16] = self._index_of[np.minimum(ids, self._last)]
-        strange = (labels == _NO_CLASS) | (ids > self._last)
-        if strange.any():
+        labels: NDArray[np.int16] = self._index_of[ids]
+        if labels.min(initial=VOID) == _NO_CLASS:
+            strange = as_ranges(np.unique(ids[labels == _NO_CLASS]).tolist())
             raise UnsupsegError(
-                f"The label map of '{key}' in '{self._folder}' holds {as_ranges(np.unique(ids[strange]).tolist())}, "
-                f"which {CLASSES} does not name; run `unsupseg verify`, and predict again."
+                f"The label map of '{key}' in '{self._folder}' holds {strange}, which {CLASSES} does not name; run "
+                "`unsupseg verify`, and predict again."
             )
         return labels
 

@@ -14,6 +14,7 @@ from pydantic import model_validator
 from unsupseg_cli.artifacts.identity import UNKNOWN, Identity
 from unsupseg_cli.core.config import Config, execution
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.labels import as_ranges
 from unsupseg_cli.core.ports import MODEL, Port
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
@@ -184,10 +185,13 @@ def _warn_of_merged(call: Call, model: Artifact) -> None:
     from unsupseg_cli.contents.predictions import model_key
 
     old, new = (read_model(artifact)[0].entries_of_outputs for artifact in (call.input("model"), model))
-    taken = sorted(
-        {(was.id, now.id, now.name) for was, now in zip(old, new, strict=True) if was.id != now.id}
+    taken: dict[tuple[int, str], set[int]] = {}
+    for was, now in zip(old, new, strict=True):
+        if was.id != now.id:
+            taken.setdefault((now.id, now.name), set()).add(was.id)
+    parts = ", ".join(
+        f"{as_ranges(sorted(ids))} into {into} ('{name}')" for (into, name), ids in taken.items()
     )
-    parts = ", ".join(f"{was} is part of {now} ('{name}')" for was, now, name in taken)
     workspace, key = call.context.workspace, call.input("model").manifest.key
     older = [
         predictions.id
@@ -196,7 +200,7 @@ def _warn_of_merged(call: Call, model: Artifact) -> None:
     ]
     which = f" ({', '.join(older)})" if older else ""
     call.context.reporter.warn(
-        f"in '{model.id}' class {parts}, and label maps made before{which} still tell them apart: `unsupseg classes "
+        f"merged in '{model.id}': {parts}; label maps made before{which} still tell them apart: `unsupseg classes "
         f"apply PREDICTIONS --model {model.id}` makes them anew without a network"
     )
 
