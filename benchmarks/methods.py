@@ -1,9 +1,9 @@
 """The methods beside each other on one data set, with and without the CRF, in one process.
 
-    python benchmarks/methods.py DATASET SPLIT [--seeds 0 1 2] [options of extract, e.g. --root DIR --size 192]
+    python benchmarks/methods.py DATASET SPLIT [--fit train] [--seeds 0 1 2] [options of extract, e.g. --root DIR --size 192]
 
 k-means, spectral clustering, PriMaPs-EM, STEGO and PriMaPs-EM on its codes, TransFGU, context-aware clustering and
-MaskDistill (its first and its final model), and what the recipe best does, fitted on train. SPLIT val is for choices;
+MaskDistill (its first and its final model), and what the recipe best does, fitted on --fit. SPLIT val is for choices;
 the test split is scored once per table. Prints the folder of each evaluation as it is made, then a table; on stderr
 every call of the command and how long it took. What is there already is not made again, so processes with other seeds
 may run beside each other.
@@ -40,7 +40,7 @@ def call(command: str, *options: str | list[str]) -> str:
 
 def plan(options: argparse.Namespace, views: list[str]) -> Iterator[str]:
     """Make the models of every seed, one after the other."""
-    images = ["--dataset", options.dataset, "--split", "train", *views]
+    images = ["--dataset", options.dataset, "--split", options.fit, *views]
     train = [*images, *backbone(options)]
     classes = ["--classes", str(options.classes)] if options.classes else []
     features = call("extract --keep patch,cls,pooled,attention,key,cls_query", train)
@@ -149,6 +149,7 @@ def main() -> None:
     )
     parser.add_argument("dataset")
     parser.add_argument("split")
+    parser.add_argument("--fit", default="train", help="split whose images the models are made of")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=MODELS, default=list(MODELS))
     for name in ("--backbone", "--weights", "--debias", "--precision"):
