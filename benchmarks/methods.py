@@ -1,6 +1,6 @@
 """The methods beside each other on one data set, with and without the CRF, in one process.
 
-    python benchmarks/methods.py DATASET SPLIT [--fit train] [--seeds 0 1 2] [options of extract, e.g. --root DIR --size 192]
+    python benchmarks/methods.py DATASET SPLIT [--fit train] [--seeds 0 1 2] [options of extract, e.g. --size 192]
 
 k-means, spectral clustering, PriMaPs-EM, STEGO and PriMaPs-EM on its codes, TransFGU, context-aware clustering and
 MaskDistill (its first and its final model), and what the recipe best does, fitted on --fit. SPLIT val is for choices;
