@@ -77,6 +77,13 @@ class TrainOptions(MethodOptions):
     )
     width: int = setting(128, "Hidden channels of the embedding.", ge=1, source=_OURS)
     momentum: float = setting(0.99, "Momentum of the centroids, each step.", ge=0, lt=1, source=_OURS)
+    balance: float = setting(
+        1.0,
+        "Weight of how far the classes' shares of a batch are from those of the pseudo-labels; 0: none, and without "
+        "guidance the clusters collapse.",
+        ge=0,
+        source="RIM (Krause et al., NIPS 2010), eq. 2; the weight is ours",
+    )
     largest: float = setting(
         0.4,
         "Share of all cells above which a cluster is damped (1.5 times its part, if that is more); 1: none is.",

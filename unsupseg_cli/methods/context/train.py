@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unsupseg_cli.clustering.online import OnlineCentroids, sums_of
+from unsupseg_cli.clustering.online import DEAD, OnlineCentroids, sums_of
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.methods.context.config import FINE, TrainOptions
 from unsupseg_cli.methods.context.guidance import unpack
 from unsupseg_cli.methods.context.network import ContextNetwork
-from unsupseg_cli.methods.context.objective import class_loss, guidance_loss
+from unsupseg_cli.methods.context.objective import balance_loss, class_loss, guidance_loss
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
 from unsupseg_cli.models.boxes import WHOLE, Box, places
 from unsupseg_cli.training.batch import Batch
@@ -55,6 +55,7 @@ class ContextTrainer(Trainer):
             "cross": "loss between the two views: good if it falls",
             "agree": "share of the places that both views give one class: good if it grows",
             "guidance": "distance from the guidance of the pyramid: good if it falls",
+            "balance": "distance of the classes' shares from those of the pseudo-labels: good if it stays small",
         }
     )
 
@@ -88,6 +89,7 @@ class ContextTrainer(Trainer):
         self.module: nn.Module = self.network.to(inputs.device)
         self.centroids = OnlineCentroids(self.network.centroids, options.momentum, options.largest)
         self.cells: tuple[Tensor, Tensor] | None = None
+        self.start = self._start()
         self.before = self.equivariance()
 
     def _stride(self) -> int:
@@ -99,6 +101,13 @@ class ContextTrainer(Trainer):
                 "backbone with an even patch size, or --set cae=false."
             )
         return patch // FINE
+
+    def _start(self) -> Tensor:
+        """Return the shares of the classes (K,) in the guidance of some images."""
+        views = evenly(len(self.inputs.features.grids), _COUNTED)
+        maps = [unpack(self.guided(view), self.inputs.classes).mean((1, 2)) for view in views]
+        shares = torch.stack(maps).mean(0).clamp_min(DEAD / self.inputs.classes)
+        return (shares / shares.sum()).to(self.inputs.device)
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Adam over the embedding; the centroids follow the means of their cells."""
@@ -138,10 +147,11 @@ class ContextTrainer(Trainer):
         first = self._embed(read, grids, looks, changes[0])
         second = self._embed(read, grids, None, changes[1])
         second = [look.of(maps, self.network.fine) for look, maps in zip(looks, second, strict=True)]
-        terms, sums, counts = [], [], []
+        terms, sums, counts, shares = [], [], [], []
         for of_first, of_second, look, shown in zip(first, second, looks, read, strict=True):
             pair = torch.stack([of_first, of_second])
             scores = self.network.scores(pair)
+            shares.append(scores.softmax(1).mean((0, 2, 3)))
             with torch.no_grad():
                 classes = self.centroids.assign(scores)
                 total, count = sums_of(pair, classes, self.inputs.classes)
@@ -165,6 +175,10 @@ class ContextTrainer(Trainer):
         if guided:
             losses["guidance"] = guided[0]
             losses["loss"] = losses["loss"] + self.options.guidance * guided[0]
+        if self.options.balance:
+            mean = torch.stack(shares).mean(0)
+            losses["balance"] = balance_loss(mean, batch.average(mean.detach()), self.start)
+            losses["loss"] = losses["loss"] + self.options.balance * losses["balance"]
         return losses
 
     def _looks(self, draw: random.Random, grids: Sequence[Sequence[int]]) -> list[CellCrop]:
@@ -254,10 +268,8 @@ class ContextTrainer(Trainer):
         """
         if self.inputs.network is None:
             return None
-        count = len(self.inputs.features.grids)
-        views = [place * count // min(count, _JUDGED) for place in range(min(count, _JUDGED))]
         shares = []
-        for view in views:
+        for view in evenly(len(self.inputs.features.grids), _JUDGED):
             read, grid = self._read([view]), self.inputs.features.grids[[view]].tolist()
             turned = [whole(grid[0], mirrored=True)]
             before, after = (
@@ -301,4 +313,11 @@ def _to_pixels(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image.copy()).movedim(-1, 0).float() / 255
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return ``most`` places of ``count`` at equal distances, or all."""
+    few = min(count, most)
+    return [place * count // few for place in range(few)]
+
+
 _JUDGED = 16  # images whose equivariance is measured
+_COUNTED = 256  # images whose guidance tells the shares of the classes
