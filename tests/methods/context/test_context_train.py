@@ -13,7 +13,7 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.context.config import TrainOptions
 from unsupseg_cli.methods.context.guidance import pack
 from unsupseg_cli.methods.context.network import ContextNetwork
-from unsupseg_cli.methods.context.objective import guidance_loss
+from unsupseg_cli.methods.context.objective import balance_loss, guidance_loss
 from unsupseg_cli.methods.context.train import ContextTrainer
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.models.cues import appearance, enlarge, to_lab
@@ -272,3 +272,38 @@ def test_a_patch_without_a_half_is_refused_and_cae_off_helps():
 def test_network_without_cae_needs_no_pixels():
     network = ContextNetwork(3, DIM, width=8)
     assert network({"patch": torch.randn(1, 2, 3, DIM)}).shape == (1, 3, 2, 3)
+
+
+def test_the_balance_has_the_gradient_of_the_divergence_from_the_start():
+    scores = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    shares, start = scores.softmax(1).mean(0), torch.tensor([0.5, 0.3, 0.2])
+    loss = balance_loss(shares, shares.detach(), start)
+    divergence = F.kl_div(start.log(), shares, reduction="sum")
+    torch.testing.assert_close(loss, divergence)
+    (given,) = torch.autograd.grad(loss, scores, retain_graph=True)
+    (expected,) = torch.autograd.grad(divergence, scores)
+    torch.testing.assert_close(given, expected)
+    torch.testing.assert_close(balance_loss(start, start, start), torch.tensor(0.0))
+
+
+def test_clusters_without_guidance_stay_apart_by_the_balance():
+    """Tokens that nearly agree, as a ViT's do: what clusters teach themselves would make them one."""
+    draw, classes = torch.Generator().manual_seed(0), 6
+    kinds = F.normalize(torch.randn(classes, DIM, generator=draw) + 3, dim=-1)
+    tokens = []
+    for _ in range(8):
+        kind = torch.randint(classes, (8, 8), generator=draw)
+        tokens.append(F.normalize(kinds[kind] + 0.2 * torch.randn(8, 8, DIM, generator=draw), dim=-1))
+    scores = [(view @ kinds.T / 0.05).movedim(-1, 0) for view in tokens]
+    arrays = [pack(F.interpolate(view[None], scale_factor=2)[0].softmax(0), classes) for view in scores]
+    state = {"centroids": kinds, "temperature": torch.tensor([0.05])}
+    labels = [np.zeros((8, 8), np.int16)] * 8
+    masks = MaskSet(labels, [np.zeros(1, np.int64)] * 8, state, arrays=lambda view: arrays[view])
+    inputs = Inputs(MemorySource(tokens, {}), seed=0, classes=classes, masks=masks, network=None)
+    largest = []
+    for balance in (0.0, 1.0):
+        part = options(psg=False, cae=False, steps=100, batch=4, lr=3e-2, balance=balance)
+        largest.append(float(train(ContextTrainer(part, inputs)).centroids.shares.max()))
+    without, with_balance = largest
+    assert with_balance < 0.25  # a sixth of the cells is of each kind
+    assert without > 0.3
