@@ -25,4 +25,5 @@ METHOD = Method(
     trainer=Part(TrainOptions, "unsupseg_cli.methods.context.train:ContextTrainer"),
     heads={"context": "unsupseg_cli.methods.context.network"},
     deviations=DEVIATIONS,
+    version="2",
 )
