@@ -11,17 +11,11 @@ from PIL import Image
 
 from unsupseg_cli import (
     EvalConfig,
-    ExtractConfig,
     PredictConfig,
-    PseudolabelConfig,
-    TrainConfig,
     classes,
     evaluate,
-    extract,
     predict,
-    pseudolabel,
     refine,
-    train,
 )
 from unsupseg_cli.contents import class_sheet, model_classes
 from unsupseg_cli.contents.label_maps import LabelMaps, read_ids
@@ -29,7 +23,6 @@ from unsupseg_cli.contents.model import BackboneRef, ModelFile, read_model
 from unsupseg_cli.contents.model_classes import classes_record, merge
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.pipeline.export import export
 from unsupseg_cli.pipeline.options import ExportConfig
 from unsupseg_cli.pipeline.report import gather
@@ -37,15 +30,6 @@ from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.refine import RefineConfig
 
 CLASSES = 5
-
-
-@pytest.fixture
-def model(blocks, context):
-    features = extract(
-        ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu", backbone="untrained"), context
-    )
-    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=CLASSES), context)
-    return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
 
 
 @pytest.fixture

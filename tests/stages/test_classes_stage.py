@@ -43,15 +43,6 @@ from unsupseg_cli.stages.refine import RefineConfig
 CLASSES = 5
 
 
-@pytest.fixture
-def model(blocks, context):
-    features = extract(
-        ExtractConfig(dataset=f"{blocks}/", size=72, workers=0, device="cpu", backbone="untrained"), context
-    )
-    masks = pseudolabel(PseudolabelConfig(features=features.id, classes=CLASSES), context)
-    return train(TrainConfig(pseudolabels=masks.id), context, options=KMeansTrain(steps=20))
-
-
 def of(artifact, **changes):
     return ClassesConfig(model=artifact.id, **changes)
 

@@ -82,7 +82,7 @@ class TrainOptions(MethodOptions):
         "Weight of how far the classes' shares of a batch are from those of the pseudo-labels; 0: none, and without "
         "guidance the clusters collapse.",
         ge=0,
-        source="RIM (Krause et al., NIPS 2010), eq. 2; the weight is ours",
+        source="RIM (Krause et al., NIPS 2010), its class balance towards a prior; the weight is ours",
     )
     largest: float = setting(
         0.4,

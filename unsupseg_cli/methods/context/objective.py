@@ -28,11 +28,11 @@ def class_loss(scores: Tensor, classes: Tensor) -> Tensor:
 
 
 def balance_loss(shares: Tensor, of_all: Tensor, start: Tensor) -> Tensor:
-    """Return how far the classes' shares went from those of the start, the last term of RIM's objective.
+    """Return how far the classes' shares went from those of the start: the balance of RIM's objective, with a prior.
 
     Its gradient is that of KL(of_all || start) whichever part of the batch this process sees; where it sees all, its
     value is too. Without it the clusters that teach themselves end as one. Source: Krause, Perona, Gomes:
-    Discriminative Clustering by Regularized Information Maximization (NIPS 2010), equation 2 with a prior.
+    Discriminative Clustering by Regularized Information Maximization (NIPS 2010).
 
     Args:
         shares: mean probability of each class over the cells of this process, (K,).
