@@ -1,11 +1,12 @@
-"""What each part of context-aware clustering brings: k-means, guidance and the four ablations, on stored features.
+"""What each part of context-aware clustering brings: guidance and the four ablations beside k-means and PriMaPs-EM.
 
     python benchmarks/context_ablations.py WORKSPACE FEATURES REGIONS [--seeds 0 1 2] [--classes K] [--crf]
         [--steps 100] [--batch 4]
 
 Fitted and scored on the views of FEATURES, whole images with labels; REGIONS are their pyramid, with patches.
-Scores in per cent, over all pixels and within 3 pixels of a boundary of the labels (trimap); clusters are matched to
-classes once by the Hungarian rule. All rows of a seed begin with the same k-means.
+Scores in per cent, over all pixels, over those of things and of stuff where the labels know them, and within 3 pixels
+of a boundary of the labels (trimap); clusters are matched to classes once by the Hungarian rule. All rows of a seed but
+PriMaPs-EM begin with the same k-means.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unsupseg_cli import Context, Workspace
+from unsupseg_cli import Context, PseudolabelConfig, TrainConfig, Workspace, pseudolabel, train
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.images import reopen
 from unsupseg_cli.contents.method_inputs import open_inputs
+from unsupseg_cli.contents.model import open_model
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf import refine_batch
@@ -57,10 +59,10 @@ class Judge:
         items = {item.key: item for item in dataset.items}
         self.items = [items[key] for key in features.views["key"]]
         self.truths = [read_truth(item, dataset.space, image_size(item.image)) for item in self.items]
-        self.classes, self.crf = len(dataset.space.names), crf
+        self.classes, self.kinds, self.crf = len(dataset.space.names), dataset.space.by_kind, crf
 
     def rate(self, scores: Scores, clusters: int) -> dict[str, float]:
-        """Return accuracy and mIoU, of all pixels and near boundaries, without and perhaps with the CRF."""
+        """Return accuracy and mIoU, of all pixels, of kinds and near boundaries, without and perhaps with the CRF."""
         found: dict[str, float] = {}
         for crf in (False, True) if self.crf else (False,):
             everywhere, near = (Confusion(clusters, self.classes) for _ in range(2))
@@ -75,6 +77,9 @@ class Judge:
                     f"{name}accuracy{' crf' * crf}": computed.accuracy,
                     f"{name}mIoU{' crf' * crf}": computed.miou,
                 }
+            overall = everywhere.compute(assignment=assignment)
+            for kind, members in self.kinds.items():
+                found[f"{kind} mIoU{' crf' * crf}"] = overall.of(members)["miou"] or 0.0
         return found
 
     def _labels(self, scores: Tensor, view: int, crf: bool) -> NDArray[np.integer[Any]]:
@@ -117,6 +122,7 @@ def main() -> None:
         )
 
     for seed in options.seeds:
+        note("PriMaPs-EM", _primaps(features, classes, seed, context))
         for name, chosen in (
             ("k-means", {"views": 0.0, "holistic": 0.0}),
             ("guidance, patches of views", {"holistic": 0.0}),
@@ -147,6 +153,22 @@ def main() -> None:
         print(
             f"| {name} | " + " | ".join(f"{np.mean(cell):.1f} ± {np.std(cell):.1f}" for cell in cells) + " |"
         )
+
+
+def _primaps(features: FeatureSet, classes: int, seed: int, context: Context) -> Scores:
+    """Return the scores of views by PriMaPs-EM, whose artifacts lie in the workspace."""
+    source = features.artifact.id
+    masks = pseudolabel(PseudolabelConfig(method="primaps", features=source, sheet=0), context)
+    config = TrainConfig(method="primaps", features=source, pseudolabels=masks.id, classes=classes, seed=seed)
+    model = open_model(train(config, context), context, torch.device("cpu")).require_codes()
+
+    @torch.no_grad()
+    def scores(view: int) -> Tensor:
+        codes = model.codes(features.tokens([view])[0][None])
+        cells = model.score_codes(codes)[0]
+        return model.log_softmax(cells.scores, cells.norm)
+
+    return scores
 
 
 def _train(

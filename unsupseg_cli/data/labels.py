@@ -74,6 +74,14 @@ class LabelSpace:
             table[value] = target
         return table
 
+    @property
+    def by_kind(self) -> dict[str, list[int]]:
+        """Classes of each kind, ``thing`` and ``stuff`` say; empty unless there are at least two kinds."""
+        kinds = sorted(set(self.kinds) - {""})
+        if len(kinds) < 2:
+            return {}
+        return {kind: [index for index, own in enumerate(self.kinds) if own == kind] for kind in kinds}
+
     def encode(self, raw: NDArray[np.integer[Any]], path: Path) -> NDArray[np.int16]:
         """Return the classes (H, W) int16 of raw values (H, W) or colours (H, W, 3), VOID = -1.
 

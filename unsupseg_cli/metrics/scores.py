@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,20 @@ class Scores:
     def present(self) -> int:
         """Number of classes that occur in truth."""
         return int((self.pixels > 0).sum())
+
+    def of(self, classes: Sequence[int]) -> dict[str, float | None]:
+        """Return ``accuracy`` and ``miou`` of some classes alone, things say; None where nothing tells.
+
+        The accuracy is the share of their labelled pixels whose class is right, the mIoU the mean over those of
+        them that occur in truth or prediction, every other class counting as an error.
+        """
+        chosen = np.asarray(classes, np.intp)
+        pixels, iou = self.pixels[chosen].sum(), self.iou[chosen]
+        hits = self.confusion.diagonal()[chosen].sum()
+        return {
+            "accuracy": float(hits / pixels) if pixels else None,
+            "miou": None if np.isnan(iou).all() else float(np.nanmean(iou)),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; the IoU of an absent class is None."""
