@@ -230,6 +230,15 @@ def test_numbers_of_other_class_files_are_theirs(tmp_path, name, content, ids):
     assert {raw: space.names[index] for raw, index in space.mapping.items()} == ids
 
 
+def test_things_of_a_panoptic_file_are_a_kind(tmp_path):
+    path = tmp_path / "panoptic.json"
+    categories = [{"id": 3, "name": "car", "isthing": 1}, {"id": 1, "name": "sky", "isthing": 0}]
+    path.write_text(json.dumps({"categories": categories}))
+    assert LabelSpace.from_file(path).by_kind == {"thing": [0], "stuff": [1]}
+    path.write_text(json.dumps({"categories": categories[:1]}))
+    assert LabelSpace.from_file(path).by_kind == {}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

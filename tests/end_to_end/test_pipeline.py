@@ -111,6 +111,28 @@ def test_the_chain_by_hand(call, photos, tmp_path):
     assert not any(row["used_labels"] for row in listed)
 
 
+def test_kinds_of_classes_have_scores_of_their_own(call, photos):
+    kinds = [("sky", "stuff"), ("grass", "stuff"), ("road", "stuff"), ("[red]box", "thing")]
+    (photos / "kinds.json").write_text(
+        json.dumps({"classes": [{"name": name, "kind": kind} for name, kind in kinds], "void": [255]})
+    )
+    call("extract", "--dataset", images(photos, "train"), *SMALL)
+    call("pseudolabel", "--classes", 4)
+    call("train", "--set", "steps=30")
+    labels = ("--labels", photos / "labels" / "val", "--class-file", photos / "kinds.json")
+    scores, said = call("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0)
+    summary = json.loads((Path(scores) / "manifest.json").read_text())["summary"]
+    iou, confusion = summary["iou"], summary["confusion"]
+    assert summary["kinds"]["thing"]["miou"] == pytest.approx(iou[3] or 0)
+    assert summary["kinds"]["stuff"]["miou"] == pytest.approx(sum(iou[:3]) / 3)
+    right = sum(confusion[index][index] for index in range(3))
+    assert summary["kinds"]["stuff"]["accuracy"] == pytest.approx(right / sum(summary["pixels"][:3]))
+    assert "mIoU of kind stuff" in said
+    assert "[red]box" in said
+    assert "miou/thing" in call("show", scores, "--csv")[0]
+    assert "classes of kind thing alone" in Path(call("report", scores)[0]).read_text()
+
+
 def chain(workspace, photos, **execution):
     """Run the stages of the Python API and return their artifacts."""
     context = Context(Workspace(workspace))

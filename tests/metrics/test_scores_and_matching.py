@@ -81,6 +81,14 @@ def test_scores_by_hand():
     assert result.confusion.tolist() == [[9, 4, 0, 0], [4, 0, 0, 0], [0, 0, 5, 0]]
 
 
+def test_scores_of_some_classes_count_errors_of_all():
+    result = score(BY_COUNT_OR_IOU, np.array([0, 1, 2]))
+    assert result.of([1, 2]) == pytest.approx({"accuracy": 5 / 9, "miou": 0.5})
+    assert result.of([0, 1, 2]) == pytest.approx({"accuracy": result.accuracy, "miou": result.miou})
+    absent = score(np.array([[6, 0], [2, 0]]), np.array([0, -1]))
+    assert absent.of([1]) == {"accuracy": None, "miou": None}
+
+
 def test_the_three_means_differ_in_what_is_absent():
     # class 1: predicted but not in truth; class 2: neither; class 0: 6 of 8 pixels right
     result = score(np.array([[6, 0, 0], [2, 0, 0], [0, 0, 0]]), np.array([0, 1, 2]))

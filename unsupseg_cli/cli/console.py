@@ -124,7 +124,8 @@ class TerminalReporter:
     def table(self, table: Table) -> None:
         """Print a table unless quiet."""
         if not self._quiet:
-            self.console.print(table)
+            _show_controls(table)
+            self.console.print(table, markup=False)
 
     def warn(self, message: str) -> None:
         """Print one line that stands out."""
@@ -216,10 +217,15 @@ def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     sys.stdout.flush()
 
 
-def print_table(table: Table) -> None:
-    """Print a table to stdout, as wide as its content: names and figures are never cut off."""
+def _show_controls(table: Table) -> None:
+    """Write control characters in the cells of a table as what they are: names come from files."""
     for column in table.columns:
         column._cells = [visible(cell) if isinstance(cell, str) else cell for cell in column._cells]
+
+
+def print_table(table: Table) -> None:
+    """Print a table to stdout, as wide as its content: names and figures are never cut off."""
+    _show_controls(table)
     console = Console(highlight=False)
     wide = console.options.update(max_width=_WIDEST)
     console.width = max(console.width, Measurement.get(console, wide, table).maximum)

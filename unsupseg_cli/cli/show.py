@@ -63,6 +63,9 @@ def _scores_csv(artifact: Artifact) -> str:
     writer.writerow(["name", "value"])
     for key in ("accuracy", "miou", "miou_gt", "miou_all"):
         writer.writerow([key, summary[key]])
+    for kind, scores in summary.get("kinds", {}).items():
+        for key, value in scores.items():
+            writer.writerow([f"{key}/{kind}", "" if value is None else value])
     for name, iou in zip(summary["class_names"], summary["iou"], strict=True):
         writer.writerow([f"iou/{name}", "" if iou is None else iou])
     return buffer.getvalue()

@@ -22,15 +22,18 @@ def score_table(summary: dict[str, Any]) -> Table:
     pixels = summary["pixels"]
     for name, iou, count in zip(summary["class_names"], summary["iou"], pixels, strict=True):
         share = 100 * count / max(1, sum(pixels))
-        table.add_row(name, "absent" if iou is None else f"{100 * iou:.1f}", f"{share:.1f}")
+        table.add_row(name, _percent(iou, 1), f"{share:.1f}")
     table.add_section()
     for name, key in (
         ("mIoU", "miou"),
         ("mIoU of classes in truth", "miou_gt"),
         ("mIoU of all classes", "miou_all"),
     ):
-        table.add_row(f"[bold]{name}[/bold]", f"[bold]{100 * summary[key]:.2f}[/bold]", "")
-    table.add_row("[bold]pixel accuracy[/bold]", f"[bold]{100 * summary['accuracy']:.2f}[/bold]", "")
+        table.add_row(name, _percent(summary[key]), "", style="bold")
+    table.add_row("pixel accuracy", _percent(summary["accuracy"]), "", style="bold")
+    for kind, scores in summary.get("kinds", {}).items():
+        table.add_row(f"mIoU of kind {kind}", _percent(scores["miou"]), "")
+        table.add_row(f"pixel accuracy of kind {kind}", _percent(scores["accuracy"]), "")
     if "hungarian" in summary:
         table.add_row(
             "mIoU, matched on these images instead", f"{100 * summary['hungarian']['miou']:.2f}", ""
@@ -39,6 +42,10 @@ def score_table(summary: dict[str, Any]) -> Table:
         probe = summary["linear_probe"]
         table.add_row("linear probe mIoU (supervised diagnosis)", f"{100 * probe['miou']:.2f}", "")
     return table
+
+
+def _percent(value: float | None, digits: int = 2) -> str:
+    return "absent" if value is None else f"{100 * value:.{digits}f}"
 
 
 def object_table(summary: dict[str, Any]) -> Table:

@@ -135,6 +135,7 @@ def _named_by_color(origin: str, entries: list[Entry], name: str) -> ClassFile:
 def _of_categories(categories: list[Entry]) -> ClassFile:
     entries: list[Entry] = [
         {key: entry[key] for key in ("name", "id", "color") if key in entry or key == "name"}
+        | ({"kind": "thing" if entry["isthing"] else "stuff"} if "isthing" in entry else {})
         for entry in categories
     ]
     given = all("id" in entry for entry in entries)

@@ -60,6 +60,8 @@ def score_tally(
         "class_names": list(space.names),
         **scores.to_json(),
     }
+    if space.by_kind:
+        summary["kinds"] = {kind: scores.of(members) for kind, members in space.by_kind.items()}
     if list(ids) != cluster_ids(summary):
         summary[CLUSTER_IDS] = list(ids)
     if protocol.matching == OBJECTS:

@@ -78,6 +78,9 @@ def _other_scores(number: int, artifact: Artifact) -> Iterator[list[str]]:
     for name, title in titles.items():
         if isinstance(scores := artifact.manifest.summary.get(name), dict):
             yield [f"{number}. {artifact.id}", title, *(_percent(scores.get(score)) for score in SCORES)]
+    for kind, scores in artifact.manifest.summary.get("kinds", {}).items():
+        title = f"classes of kind {kind} alone"
+        yield [f"{number}. {artifact.id}", title, *(_percent(scores.get(score)) for score in SCORES)]
 
 
 def _class_table(names: Sequence[str], members: Sequence[tuple[int, Artifact]]) -> Table:
