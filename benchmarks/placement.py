@@ -1,6 +1,6 @@
-"""How much of the colours' variance within images place tells, by which `extract --debias auto` decides.
+"""What place tells of the colours and of the tokens of images; by the latter `extract --debias auto` decides.
 
-python benchmarks/placement.py NAME[:SPLIT[:ROOT]]...
+python benchmarks/placement.py NAME[:SPLIT[:ROOT]]... [--backbone NAME --weights FILE]
 
 NAME is a data set, or a folder with a slash at its end.
 """
@@ -10,9 +10,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import torch
+
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import open_dataset
-from unsupseg_cli.data.placement import LEAST_SHARE, share_of_place
+from unsupseg_cli.data.placement import place_in_colors
+from unsupseg_cli.inference.placement import DIRECTIONS, LEAST_SHARE, place_in_tokens
+from unsupseg_cli.models.backbone import load_backbone
 
 
 def main() -> None:
@@ -20,14 +24,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("datasets", nargs="+", metavar="NAME[:SPLIT[:ROOT]]")
-    print("| images | number | share of place | directions are taken out |\n|---|---|---|---|")
-    for text in parser.parse_args().datasets:
+    parser.add_argument("--backbone", default="dinov2_vits14")
+    parser.add_argument("--weights", type=Path)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = [
+        load_backbone(options.backbone, options.weights, debias=count).prepare("fp32", device)
+        for count in (0, DIRECTIONS)
+    ]
+    heading = ("images", "number", "colours", "tokens", f"without {DIRECTIONS} directions", "taken out")
+    print(f"| {' | '.join(heading)} |\n{'|---' * len(heading)}|")
+    for text in options.datasets:
         name, split, root = (*text.split(":"), "", "")[:3]
-        dataset = open_dataset(name, root=Path(root) if root else None, split=split or None)
-        share = share_of_place(dataset.items, Silent())
-        told = "too few images" if share is None else f"{100 * share:.1f} %"
-        chosen = "yes" if share is not None and share < LEAST_SHARE else "no"
-        print(f"| {Path(name).name} {split} | {len(dataset.items)} | {told} | {chosen} |", flush=True)
+        items = open_dataset(name, root=Path(root) if root else None, split=split or None).items
+        shares = [place_in_colors(items, Silent())]
+        shares += [place_in_tokens(network, items, device, Silent()) for network in networks]
+        told = ["too few images" if share is None else f"{100 * share:.1f} %" for share in shares]
+        chosen = "yes" if shares[-1] is not None and shares[-1] < LEAST_SHARE else "no"
+        print(
+            f"| {Path(name).name} {split} | {len(items)} | {' | '.join(told)} | {chosen} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,23 @@
 """`extract --debias`: in the key, in the model's chain, and chosen by the images."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from fixtures.pictures import save
 from PIL import Image
+
+RECIPE = """
+name = "auto"
+description = "tokens as the images ask for"
+[[stage]]
+command = "extract"
+dataset = "above/"
+size = 64
+workers = 0
+backbone = "untrained"
+debias = "auto"
+"""
 
 
 def write(folder, placed, count=9):
@@ -45,7 +58,7 @@ def test_directions_are_in_the_key_and_the_model_brings_them(call, tmp_path):
     assert "outside 0 to 191" in call(*common, "--debias", 200, code=2)[1]
 
 
-def test_auto_takes_directions_out_where_place_does_not_tell_the_colours(call, tmp_path):
+def test_auto_takes_directions_out_where_images_show_the_same_everywhere(call, tmp_path):
     here = tmp_path / "here"
     write(here / "above", placed=False)
     write(here / "street", placed=True)
@@ -59,6 +72,38 @@ def test_auto_takes_directions_out_where_place_does_not_tell_the_colours(call, t
     assert chosen == {"above": 20, "street": 0, "few": 0}
     above, _ = call("extract", "--dataset", "above/", *common[:-1], 20)
     assert above == call("extract", "--dataset", "above/", *common)[0]  # auto enters the key as what it chose
+
+
+def test_what_auto_found_is_remembered_and_a_dry_run_knows_it(call, tmp_path):
+    here = tmp_path / "here"
+    write(here / "above", placed=False)
+    (here / "auto.toml").write_text(RECIPE)
+    plan = ("run", "auto.toml", "--dry-run", "--json")
+    assert not json.loads(call(*plan)[0])["stages"][0]["reused"]
+    assert not list(here.rglob("places.json"))
+    path, first = call("run", "auto.toml")
+    assert json.loads(call(*plan)[0])["stages"][0]["reused"]
+    again, said = call("run", "auto.toml")
+    assert again == path
+    assert told(first) == told(said)
+    (here / Path(path).parents[1] / "places.json").write_text('{"damaged": [')
+    assert call("run", "auto.toml")[0] == path
+
+
+def told(said):
+    return said.partition("debias: ")[2].partition("variance")[0]
+
+
+def test_images_that_cannot_be_read_tell_nothing(call, tmp_path):
+    here = tmp_path / "here"
+    write(here / "above", placed=False, count=9)
+    for number in range(3):
+        path = here / "above" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:300])
+    common = ("--size", 64, "--workers", 0, "--backbone", "untrained", "--debias", "auto")
+    path, said = call("extract", "--dataset", "above/", *common)
+    assert "fewer than 8 images, tokens stay" in said
+    assert "debias" not in manifest(here, path)["config"]
 
 
 def test_auto_leaves_tokens_alone_whose_backbone_adds_no_place(call, tmp_path):

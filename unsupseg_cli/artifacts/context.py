@@ -18,8 +18,10 @@ ROOTS = "roots.json"
 DIGESTS = "digests.json"
 WEIGHTS = "weights.json"
 ASKED = "asked.json"
-REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED)
-"""Files of what is remembered: where data sets lie, digests of files, and what was asked of an artifact in vain."""
+PLACES = "places.json"
+REMEMBERED = (ROOTS, DIGESTS, WEIGHTS, ASKED, PLACES)
+"""Files of what is remembered: where data sets lie, digests of files, what was asked of an artifact in vain, and how
+much of the tokens of images place tells."""
 
 
 @dataclass

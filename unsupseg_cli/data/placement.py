@@ -15,15 +15,14 @@ from unsupseg_cli.data.items import Item, spread
 
 ENOUGH_IMAGES = 8
 """Fewer images do not tell."""
+SIDE = 8
+"""Cells of an image's side."""
 LEAST_SHARE = 0.05
 """Of the colours' variance within images, that place tells where it matters (`benchmarks/placement.py`)."""
-DIRECTIONS = 20
-"""Directions of place that are taken out of the tokens where it does not matter; 5 to 50 do nearly the same."""
 _IMAGES = 200  # that are looked at
-_SIDE = 8  # cells of an image's side
 
 
-def share_of_place(items: Sequence[Item], reporter: Reporter) -> float | None:
+def place_in_colors(items: Sequence[Item], reporter: Reporter) -> float | None:
     """Return which share of the colours' variance within images place tells, at most 1; None for too few images.
 
     Around 0, and below it by chance, in aerial images; 0.7 in frames of one car's camera.
@@ -34,20 +33,20 @@ def share_of_place(items: Sequence[Item], reporter: Reporter) -> float | None:
             image = Image.fromarray(read_image(item.image, item.reading))
         except UnsupsegError:  # said where the image is embedded
             continue
-        colors.append(np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float64))
+        colors.append(np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX), np.float64))
     return explained_by_place(np.stack(colors)) if len(colors) >= ENOUGH_IMAGES else None
 
 
-def explained_by_place(colors: NDArray[np.float64]) -> float:
+def explained_by_place(maps: NDArray[np.float64]) -> float:
     """Return the share of the variance within images that is common to them all, 1 at most.
 
-    Without bias by the number of images: 0 in the mean for colours that do not depend on the place.
+    Without bias by the number of images: 0 in the mean for values that do not depend on the place.
 
     Args:
-        colors: (N, h, w, C), of at least two images.
+        maps: (N, h, w, C), colours say, of at least two images.
     """
-    count = len(colors)
-    within = colors - colors.mean((1, 2), keepdims=True)
+    count = len(maps)
+    within = maps - maps.mean((1, 2), keepdims=True)
     total, common = np.square(within).mean(), np.square(within.mean(0)).mean()
     if total == 0:
         return 0.0

@@ -174,33 +174,70 @@ def token_fields(call: Call) -> dict[str, Any]:
     }
 
 
-def _settled_debias(call: Call) -> int:
-    """Return how many directions of place are taken out of the tokens, and tell what ``auto`` chose."""
-    from unsupseg_cli.contents.backbone import adds_places
-    from unsupseg_cli.data.placement import DIRECTIONS, ENOUGH_IMAGES, LEAST_SHARE, share_of_place
+def _settled_debias(call: Call) -> int | str:
+    """Return how many directions of place are taken out of the tokens, and tell what ``auto`` chose.
 
-    wanted = call.config.debias
+    In a dry run it is `UNKNOWN` until it was chosen once.
+    """
+    from unsupseg_cli.artifacts.identity import UNKNOWN
+    from unsupseg_cli.contents.backbone import adds_places
+    from unsupseg_cli.data.placement import ENOUGH_IMAGES
+    from unsupseg_cli.inference.placement import DIRECTIONS, LEAST_SHARE
+
+    wanted, say = call.config.debias, call.context.reporter.info
     if wanted is None:
         wanted = "auto" if call.config.windows else 0
     if wanted != "auto":
         return int(wanted)
     if not adds_places(backbone_name(call), weights_of(call), call.context):
-        call.context.reporter.info("debias: this backbone adds no place to its tokens, they stay as they are")
+        say("debias: this backbone adds no place to its tokens, they stay as they are")
         return 0
-    share = share_of_place(images_of(call).items, call.context.reporter)
+    enough = len(images_of(call).items) >= ENOUGH_IMAGES
+    share = _place_in_tokens(call) if enough else None
+    if share is None and enough and call.context.read_only:
+        return UNKNOWN
     if share is None:
-        call.context.reporter.info(f"debias: fewer than {ENOUGH_IMAGES} images, tokens stay as they are")
+        say(f"debias: fewer than {ENOUGH_IMAGES} images, tokens stay as they are")
         return 0
-    count = DIRECTIONS if share < LEAST_SHARE else 0
-    what = (
-        f"{count} directions of their place are taken out of the tokens"
-        if count
-        else "tokens stay as they are"
+    out = share < LEAST_SHARE
+    say(
+        f"debias: without the {DIRECTIONS} directions of their place, place tells {100 * max(share, 0):.0f} % of the "
+        f"tokens' variance within images, {'they are taken out' if out else 'tokens stay as they are'}"
     )
-    call.context.reporter.info(
-        f"debias: place tells {100 * max(share, 0):.0f} % of the colours' variance, {what}"
-    )
-    return count
+    return DIRECTIONS if out else 0
+
+
+def _place_in_tokens(call: Call) -> float | None:
+    """Return how much of the tokens, without the directions of their place, place tells.
+
+    It is remembered, since all processes and later calls are to choose alike. None of too few readable images, and in a
+    dry run before it was found once.
+    """
+    from unsupseg_cli.artifacts.canonical import digest_json
+    from unsupseg_cli.artifacts.context import PLACES
+    from unsupseg_cli.contents.backbone import known_backbone, load_frozen
+    from unsupseg_cli.contents.images import identify_images
+    from unsupseg_cli.inference.placement import DIRECTIONS, place_in_tokens
+
+    context, name, weights = call.context, backbone_name(call), weights_of(call)
+    images, given = images_of(call), call.config.result()
+    fields = {"layer": given["layer"], "norm": given["norm"], "pos_embed": given["pos_embed"]}
+    fields |= {"position": 0.0, "debias": DIRECTIONS}
+    of_images = identify_images(images, context).fingerprint
+
+    def key(digest: str) -> str:
+        return digest_json([name, digest, fields, of_images])
+
+    remembered = context.remembered(PLACES)
+    if isinstance(share := remembered.get(key(known_backbone(name, weights, context).digest)), float):
+        return share
+    if context.read_only:
+        return None
+    backbone = load_frozen(name, weights, fields, context, device_of(call), "fp32")
+    share = place_in_tokens(backbone, images.items, device_of(call), context.reporter)
+    if share is not None:
+        context.remember(PLACES, {**remembered, key(backbone.weights_digest): share})
+    return share
 
 
 @once

@@ -146,6 +146,7 @@ class _Planner:
             identity.weights,
             identity.data.fingerprint if identity.data else "",
             identity.config.get("classes"),
+            identity.config.get("debias"),
         )
         if unread or any(item.key in self.guessed for item in identity.inputs):
             self.guessed.add(identity.key)

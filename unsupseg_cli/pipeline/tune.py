@@ -23,7 +23,7 @@ from unsupseg_cli.core.errors import NodeError, StorageError, UnsupsegError
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.items import Item, spread
-from unsupseg_cli.data.placement import LEAST_SHARE, share_of_place
+from unsupseg_cli.data.placement import LEAST_SHARE, place_in_colors
 from unsupseg_cli.inference.small_maps import SIDE, small_maps
 from unsupseg_cli.metrics.label_free import (
     agreement,
@@ -275,8 +275,8 @@ def _figures(
 
 
 def _has_place(items: Sequence[Item], context: Context) -> bool:
-    """Tell whether place matters in the images, as `extract --debias auto` looks at it."""
-    share = share_of_place(items, context.reporter)
+    """Tell whether place matters in the images: whether it tells their colours."""
+    share = place_in_colors(items, context.reporter)
     if share is None or share >= LEAST_SHARE:
         return True
     context.reporter.info(

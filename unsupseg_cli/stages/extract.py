@@ -111,7 +111,8 @@ class ExtractConfig(NamedImagesConfig, BatchConfig, DividedConfig, PixelConfig, 
     debias: Directions | None = setting(
         None,
         "Directions of the tokens' place that are taken out of them: for collections without up and down, such as "
-        "aerial images. auto: 20 of these where place does not tell the colours; default: auto with --windows, else 0.",
+        "aerial images. auto: 20 of these where little that place tells is left without them; default: auto with "
+        "--windows, else 0.",
     )
     keep: tuple[str, ...] | None = setting(
         None, f"What is stored: {', '.join(_ARRAYS)}; default: patch,cls,pooled, of regions cls,pooled."
