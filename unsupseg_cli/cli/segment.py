@@ -96,8 +96,8 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     )
     reporter.info(
         "next: name the classes, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg "
-        f"classes merge 3,5`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict MORE/ --out "
-        "DIR`; other classes, --classes N"
+        f"classes merge 3,5`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict MORE/ --crf "
+        "--out DIR`; other classes, --classes N"
     )
     if (out / RASTERS).exists():
         reporter.info(

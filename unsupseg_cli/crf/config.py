@@ -8,6 +8,9 @@ from unsupseg_cli.core.config import Config, setting
 
 Engine = Literal["auto", "torch", "pydensecrf", "exact"]
 
+LONGEST_SIDE = 640
+"""Pixels of an image at which `predict --crf` refines: the kernels reach as far as in the images they were set for."""
+
 _SOURCE = "STEGO (Hamilton et al. 2022), published code; shared by PriMaPs-EM and MaskDistill"
 
 

@@ -177,11 +177,16 @@ class DenseModel(nn.Module, ABC):
     @torch.inference_mode()
     def log_probs(self, score_map: ScoreMap, height: int, width: int) -> Tensor:
         """Return log-probabilities (K, height, width) of the classes, interpolated bilinearly."""
+        return self._merged(self.output_log_probs(score_map, height, width))
+
+    @torch.inference_mode()
+    def output_log_probs(self, score_map: ScoreMap, height: int, width: int) -> Tensor:
+        """Return log-probabilities (K, height, width) of the outputs, of which some may stand for one class."""
         scores = resize_maps(score_map.scores[None], (height, width))[0]
         norm = score_map.norm
         if norm is not None:
             norm = resize_maps(norm[None, None], (height, width))[0, 0]
-        return self._merged(self.log_softmax(scores, norm))
+        return self.log_softmax(scores, norm)
 
     @torch.inference_mode()
     def labels(self, score_map: ScoreMap, height: int, width: int) -> NDArray[np.int16]:

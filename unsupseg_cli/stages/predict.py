@@ -11,11 +11,16 @@ from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.options import BatchConfig, DividedConfig, NamedImagesConfig, Precision
 from unsupseg_cli.core.ports import MODEL, STORED
 from unsupseg_cli.core.shards import parse_shard
+from unsupseg_cli.crf.config import LONGEST_SIDE as CRF_SIDE
+from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from unsupseg_cli.artifacts.draft import Draft
     from unsupseg_cli.artifacts.workspace import Artifact
@@ -45,6 +50,9 @@ class PredictConfig(NamedImagesConfig, BatchConfig, DividedConfig):
         None, "Shorter side in pixels; 0 keeps the image's. Default: as trained.", ge=0, le=LONGEST_SIDE
     )
     flip: bool = setting(False, "Average the image with its mirror image.")
+    crf: bool = setting(
+        False, f"Refine with the dense CRF; images longer than {CRF_SIDE} pixels are refined at that length."
+    )
     tile: int | None = setting(None, "Side of a tile in pixels; default: tiles only for large images.", ge=32)
     overlap: float = setting(0.25, "Share of a tile or window that its neighbour covers too.", ge=0, le=0.9)
     keep: Literal["labels", "scores"] = setting(
@@ -85,7 +93,7 @@ def identify(call: Call) -> Identity:
         stage_version=STAGE.version,
         slug=f"{data.dataset}-{data.split}-{model.manifest.config['method']}",
         config={
-            **config.result(),
+            **_settings(config),
             "size": _geometry(call).size,
             "precision": "" if "features" in call.inputs else resolve_precision(config.precision, device),
             **raster_config(_dataset(call).items),
@@ -95,6 +103,12 @@ def identify(call: Call) -> Identity:
         execution={"device": str(device), **_batch(config)},
         used_labels=call.used_labels,
     )
+
+
+def _settings(config: PredictConfig) -> dict[str, Any]:
+    """Return the settings that decide the maps; those of before the CRF have the keys that they had."""
+    settings = config.result()
+    return settings | {"crf": CRFConfig().resolved().result()} if settings.pop("crf") else settings
 
 
 def _batch(config: PredictConfig) -> dict[str, int]:
@@ -168,13 +182,30 @@ def _take_stored(call: Call, writer: PredictionWriter) -> bool:
 
 def _segment(call: Call, writer: PredictionWriter) -> None:
     """Write the maps of every image of the shard that has none yet."""
-    segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
-    for image in segmented:
+    for image, labels in _labelled(call, writer):
         call.context.sources.require_unchanged([image.item.image])
         kept = call.config.keep == "scores"
         scores = image.log_probs(image.view.height, image.view.width) if kept else None
         strip = _geometry(call).is_strip(image.height, image.width)
-        writer.write(image.item, image.labels(image.height, image.width), scores, strip=strip)
+        writer.write(image.item, labels, scores, strip=strip)
+
+
+def _labelled(call: Call, writer: PredictionWriter) -> Iterator[tuple[Segmented, NDArray[np.int16]]]:
+    """Yield the images that are left to do with the class of every pixel (H, W), refined where it is asked for."""
+    from unsupseg_cli.data.loader import resolve_workers
+    from unsupseg_cli.inference.refinement import chunks, refine_segmented
+    from unsupseg_cli.models.device import resolve_device
+
+    config = call.config
+    segmented = (_of_tokens if "features" in call.inputs else _of_images)(call, writer)
+    if not config.crf:
+        for image in segmented:
+            yield image, image.labels(image.height, image.width)
+        return
+    crf, workers = CRFConfig().resolved(), resolve_workers(config.workers)
+    for part in chunks(segmented, workers):
+        refined = refine_segmented(part, crf, workers, resolve_device(config.device))
+        yield from zip(part, refined, strict=True)
 
 
 def _of_images(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
