@@ -80,9 +80,11 @@ def test_polygons_are_filled_and_joined():
         ({"size": [8, 10], "counts": [90, -10]}, "make 90 pixels"),
         ({"size": [8, 10], "counts": [1.5, 78.5]}, "neither a text nor whole numbers"),
         ({"size": [8, 10], "counts": [10**30]}, "neither a text nor whole numbers"),
+        ({"size": [8, 10], "counts": [True, 79]}, "neither a text nor whole numbers"),
         ({"size": [8, 10]}, "neither a text nor whole numbers"),
         ({"size": [8, 10], "counts": ""}, "broken"),
         ({"size": [8, 10], "counts": "é"}, "broken"),
+        ({"size": [8, 10], "counts": "\ud800"}, "broken"),  # JSON can hold half a character
         ({"size": [8, 10], "counts": "oooooooo1"}, "broken"),
         ({"size": [8, 10], "counts": "PPPPP"}, "broken"),
         ({"size": [8, 10], "counts": ";230009"}, "pixels, its image has 80"),
@@ -100,8 +102,9 @@ def test_a_segmentation_that_is_none_says_why(segmentation, said):
         ("[" * 100_000, "is no JSON"),
         ("3", "no COCO file: expected a JSON object"),
         ('{"annotations": []}', "lists no 'images'"),
-        ('{"images": []}', "expected a JSON object with 'images' and 'annotations'"),
-        ('{"images": [], "annotations": [], "categories": 3}', "'categories'"),
+        ('{"images": [{"id": 1, "file_name": "a"}]}', "expected a JSON object with 'images' and 'annotations'"),
+        ('{"images": [], "annotations": [{"image_id": 1}]}', "lists no 'images'"),
+        ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": 3}', "'categories'"),
     ],
 )
 def test_a_file_that_is_no_coco_file_is_refused(tmp_path, text, said):
@@ -134,6 +137,8 @@ def test_records_that_say_nothing_are_problems_and_the_others_are_kept(tmp_path)
             {"id": 10, **entry, "category_id": 3.5},
             {"id": 11, "image_id": 1},
             {"id": 12, **entry, "image_id": None},
+            {"id": 13, **entry, "image_id": True},
+            {"id": 14, **entry, "iscrowd": "0"},
             "nothing",
         ],
     }
@@ -153,7 +158,9 @@ def test_records_that_say_nothing_are_problems_and_the_others_are_kept(tmp_path)
         "annotation 10: its category_id is 3.5",
         "annotation 11: it has no segmentation",
         "annotation 12: its image_id is None",
-        "annotation number 7: expected an object",
+        "annotation 13: its image_id is True",
+        "annotation 14: its iscrowd is '0', expected 0 or 1",
+        "annotation number 9: expected an object",
     ):
         assert part in said
-    assert len(file.problems) == 12
+    assert len(file.problems) == 14

@@ -232,6 +232,7 @@ IMAGE = {"id": 10, "file_name": "a.png", "height": 32, "width": 48}
             r"image 11: the data set has no image 'x.png'",
         ),
         ({"images": [{**IMAGE, "height": 33}]}, r"image 10: 'a.png' is 48x33 pixels there and 48x32 here"),
+        ({"images": [{**IMAGE, "height": 33, "width": None}]}, r"'a.png' is \?x33 pixels there and 48x32 here"),
         ({"images": [IMAGE, {**IMAGE, "id": 11}]}, r"image 11: both 'a.png' and 'a.png' are 'a.png'"),
         ({"images": [IMAGE, IMAGE]}, r"image number 1 \('a.png'\): its id 10 is that of 'a.png'"),
         ({"annotations": [entry(), entry()]}, r"annotation 4: its id 4 is that of annotation number 0"),
@@ -319,6 +320,20 @@ def test_masks_of_other_images_are_left_out_when_asked(tmp_path, photos, context
     made = bring(path, photos, context, skip_unknown=True)
     assert made.manifest.summary["masks"] == 1
     assert "left out: 1 images that the data set does not have" in made.manifest.warnings
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_file_of_masks_of_another_data_set_or_of_none_is_refused(tmp_path, photos, context, skip):
+    path = coco_file(tmp_path / "coco.json", images=[{**IMAGE, "file_name": "x.png"}], annotations=[])
+    with pytest.raises(UsageError, match=r"None of the 1 images .* 'a.png', .* 'x.png'|no image 'x.png'"):
+        bring(path, photos, context, skip_unknown=skip)
+    coco_file(path, annotations=[])
+    with pytest.raises(UsageError, match="holds no mask: its list of annotations or results is empty"):
+        bring(path, photos, context, skip_unknown=skip)
+    path.write_text("[]")
+    with pytest.raises(UsageError, match="holds no mask"):
+        bring(path, photos, context, skip_unknown=skip)
+    assert not (context.workspace.root / "masks").exists()
 
 
 @pytest.mark.parametrize("name", ["none", "none.json", "photos/a.png"])

@@ -154,7 +154,7 @@ def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
     Raises:
         MalformedMask: the text has other characters, or ends within a number.
     """
-    raw = counts.encode("utf-8") if isinstance(counts, str) else counts
+    raw = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
     codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if not len(codes) or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
         raise MalformedMask("its compressed run lengths are broken")
@@ -177,7 +177,7 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
         raise MalformedMask(
             f"its run lengths are of size {size} (height, width), its image is [{height}, {width}]"
         )
-    if isinstance(counts, list) and all(isinstance(count, int) and abs(count) < _MOST for count in counts):
+    if isinstance(counts, list) and all(_is_whole(count) and abs(count) < _MOST for count in counts):
         lengths = np.array(counts, np.int64)
     elif isinstance(counts, str | bytes):
         lengths = run_lengths(counts)
@@ -213,35 +213,35 @@ def _record(entry: Any, number: int, noun: str) -> CocoMask:
         raise MalformedMask(f"{place}: expected an object")
     if noun == "annotation" and "id" in entry:
         place = f"annotation {entry['id']}"
-        if not isinstance(entry["id"], int | str):
+        if not _is_id(entry["id"]):
             raise MalformedMask(
                 f"{noun} number {number}: its id {entry['id']} is neither a number nor a text"
             )
     image, category, score = entry.get("image_id"), entry.get("category_id"), entry.get("score", 1.0)
-    if not isinstance(image, int | str):
+    if not _is_id(image):
         raise MalformedMask(f"{place}: its image_id is {image!r}, expected a number or a file name")
-    if category is not None and (not isinstance(category, int) or isinstance(category, bool)):
+    if category is not None and not _is_whole(category):
         raise MalformedMask(f"{place}: its category_id is {category!r}, expected a whole number")
     if not _is_number(score):
         raise MalformedMask(f"{place}: its score is {score!r}, expected a finite number")
     if "segmentation" not in entry:
         raise MalformedMask(f"{place}: it has no segmentation (polygons or run lengths)")
-    return CocoMask(
-        place, image, entry["segmentation"], category, float(score), bool(entry.get("iscrowd", 0))
-    )
+    if (crowd := entry.get("iscrowd", 0)) not in (0, 1):
+        raise MalformedMask(f"{place}: its iscrowd is {crowd!r}, expected 0 or 1")
+    return CocoMask(place, image, entry["segmentation"], category, float(score), bool(crowd))
 
 
 def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[int | str, CocoImage]:
     images: dict[int | str, CocoImage] = {}
     entries = content.get("images")
-    if not isinstance(entries, list):
+    if not isinstance(entries, list) or not entries:
         raise UsageError(
             f"'{path}' is no COCO file: it lists no 'images'; expected a JSON object with 'images' and "
             "'annotations', or an array of results."
         )
     for number, entry in enumerate(entries):
         named = isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
-        if not named or not isinstance(entry.get("id"), int | str):
+        if not named or not _is_id(entry.get("id")):
             problems.append(f"image number {number}: expected an object with 'id' and 'file_name'")
         elif entry["id"] in images:
             other = images[entry["id"]].name
@@ -250,7 +250,7 @@ def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[in
             )
         else:
             height, width = entry.get("height") or 0, entry.get("width") or 0
-            if not isinstance(height, int) or not isinstance(width, int):
+            if not _is_whole(height) or not _is_whole(width):
                 problems.append(
                     f"image {entry['id']}: its size is {width!r} x {height!r}, expected whole numbers"
                 )
@@ -265,7 +265,7 @@ def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dic
     if not isinstance(entries, list):
         raise UsageError(f"The 'categories' of '{path}' are no array.")
     for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int):
+        if not isinstance(entry, dict) or not _is_whole(entry.get("id")):
             problems.append(f"category number {number}: expected an object with 'id' and 'name'")
         elif entry["id"] in names:
             problems.append(
@@ -278,6 +278,14 @@ def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dic
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, str)
 
 
 def _load(path: Path) -> Any:

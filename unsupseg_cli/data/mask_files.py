@@ -185,6 +185,8 @@ class CocoSource(MaskSource):
             elif (item := images[record.image]) is not None:
                 self._take(item, record)
         self._refuse()
+        if not file.records:
+            raise UsageError(f"'{self.path}' holds no mask: its list of annotations or results is empty.")
         return self.findings
 
     def masks(self, item: int) -> ImageMasks:
@@ -221,12 +223,17 @@ class CocoSource(MaskSource):
             key, (height, width) = self.items[item].key, self.sizes[item]
             if item in names:
                 self._problems.append(f"{place}: both '{names[item]}' and '{image.name}' are '{key}'")
-            elif image.height and image.width and (image.height, image.width) != (height, width):
+            elif (image.height or height, image.width or width) != (height, width):
                 self._problems.append(
-                    f"{place}: '{key}' is {image.width}x{image.height} pixels there and {width}x{height} here "
+                    f"{place}: '{key}' is {image.width or '?'}x{image.height or '?'} pixels there and {width}x{height} here "
                     "(width x height)"
                 )
             names[item] = image.name
+        if listed and not names and not self._problems:
+            raise UsageError(
+                f"None of the {len(listed):,} images that '{self.path}' names is one of the data set: its first image is "
+                f"'{self.items[0].key}', the first of the file '{next(iter(listed.values())).name}'."
+            )
         return matched
 
     def _take(self, item: int, record: CocoMask) -> None:
