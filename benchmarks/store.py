@@ -1,10 +1,10 @@
 """Reads from the store beside numpy memory-mapping, in one run: patch features (ratios), and label maps of masks.
 
-    python benchmarks/store.py [--views 700] [--rounds 5] [--masks PSEUDOLABELS]
+    python benchmarks/store.py [--views 700] [--rounds 5] [--masks PSEUDOLABELS ...]
 
-All read the same array from files that the system has cached, and return a fresh copy. Label maps are those of an
-artifact of `pseudolabel` or `import-masks` whose maps have one size (its folder), repeated; by default made-up blobs.
-They are also read once from the disk: after the system was told to forget their files.
+All read the same array from files that the system has cached, and return a fresh copy. Label maps are those of
+artifacts of `pseudolabel` or `import-masks` whose maps have one size (their folders), repeated; by default made-up
+blobs. They are also read once from the disk: after the system was told to forget their files.
 """
 
 from __future__ import annotations
@@ -58,13 +58,8 @@ def blobs(height: int = 360, width: int = 480, count: int = 48) -> list[np.ndarr
     return [ndimage.zoom(rng.normal(size=(5, 6, 8)), zoom, order=1).argmax(0) - 1 for _ in range(count)]
 
 
-def time_label_maps(options: argparse.Namespace) -> None:
+def time_label_maps(options: argparse.Namespace, maps: list[np.ndarray]) -> None:
     """Time single reads of label maps in random order, compressed and not."""
-    if options.masks:
-        table = MaskTable(options.masks)
-        maps = [table.label_map(view) for view in range(len(table))]
-    else:
-        maps = blobs()
     views = [np.roll(maps[i % len(maps)], 7 * i, 1).astype(np.int16) for i in range(options.views)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -118,7 +113,7 @@ def main() -> None:
     )
     parser.add_argument("--views", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--masks", type=Path)
+    parser.add_argument("--masks", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     values = rng.normal(size=(options.views, 22, 30, 384)).astype(np.float16)
@@ -154,7 +149,12 @@ def main() -> None:
             base = statistics.median(times["numpy memory map"])
             for reader, taken in times.items():
                 print(f"  {case:26s} {reader:18s} {base / statistics.median(taken):.2f}")
-    time_label_maps(options)
+    for masks in options.masks:
+        table = MaskTable(masks)
+        print(f"\n{masks.name}: ", end="")
+        time_label_maps(options, [table.label_map(view) for view in range(len(table))])
+    if not options.masks:
+        time_label_maps(options, blobs())
 
 
 if __name__ == "__main__":

@@ -102,7 +102,10 @@ def test_a_segmentation_that_is_none_says_why(segmentation, said):
         ("[" * 100_000, "is no JSON"),
         ("3", "no COCO file: expected a JSON object"),
         ('{"annotations": []}', "lists no 'images'"),
-        ('{"images": [{"id": 1, "file_name": "a"}]}', "expected a JSON object with 'images' and 'annotations'"),
+        (
+            '{"images": [{"id": 1, "file_name": "a"}]}',
+            "expected a JSON object with 'images' and 'annotations'",
+        ),
         ('{"images": [], "annotations": [{"image_id": 1}]}', "lists no 'images'"),
         ('{"images": [{"id": 1, "file_name": "a"}], "annotations": [], "categories": 3}', "'categories'"),
     ],

@@ -144,8 +144,8 @@ def test_primaps_takes_masks_of_other_features_of_the_same_views(context, source
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (PseudolabelConfig(classes=3, graph="x"), r"'kmeans' reads no graph; leave --graph out"),
-        (PseudolabelConfig(method="primaps", model="x"), r"'primaps' reads no model; leave --model out"),
+        (PseudolabelConfig(classes=3, graph="x"), r"'kmeans' reads no graph here; leave --graph out"),
+        (PseudolabelConfig(method="primaps", model="x"), r"'primaps' reads no model here; leave --model out"),
         (TrainConfig(method="stego", pseudolabels="x"), r"'stego' reads no pseudo-labels"),
         (TrainConfig(method="primaps", regions="x"), r"'primaps' reads no regions"),
         (PseudolabelConfig(method="stego"), r"'stego' makes no pseudo-labels; its first command is `train`"),

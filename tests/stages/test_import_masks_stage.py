@@ -232,7 +232,10 @@ IMAGE = {"id": 10, "file_name": "a.png", "height": 32, "width": 48}
             r"image 11: the data set has no image 'x.png'",
         ),
         ({"images": [{**IMAGE, "height": 33}]}, r"image 10: 'a.png' is 48x33 pixels there and 48x32 here"),
-        ({"images": [{**IMAGE, "height": 33, "width": None}]}, r"'a.png' is \?x33 pixels there and 48x32 here"),
+        (
+            {"images": [{**IMAGE, "height": 33, "width": None}]},
+            r"'a.png' is \?x33 pixels there and 48x32 here",
+        ),
         ({"images": [IMAGE, {**IMAGE, "id": 11}]}, r"image 11: both 'a.png' and 'a.png' are 'a.png'"),
         ({"images": [IMAGE, IMAGE]}, r"image number 1 \('a.png'\): its id 10 is that of 'a.png'"),
         ({"annotations": [entry(), entry()]}, r"annotation 4: its id 4 is that of annotation number 0"),

@@ -224,15 +224,15 @@ class CocoSource(MaskSource):
             if item in names:
                 self._problems.append(f"{place}: both '{names[item]}' and '{image.name}' are '{key}'")
             elif (image.height or height, image.width or width) != (height, width):
+                there = f"{image.width or '?'}x{image.height or '?'}"
                 self._problems.append(
-                    f"{place}: '{key}' is {image.width or '?'}x{image.height or '?'} pixels there and {width}x{height} here "
-                    "(width x height)"
+                    f"{place}: '{key}' is {there} pixels there and {width}x{height} here (width x height)"
                 )
             names[item] = image.name
         if listed and not names and not self._problems:
             raise UsageError(
-                f"None of the {len(listed):,} images that '{self.path}' names is one of the data set: its first image is "
-                f"'{self.items[0].key}', the first of the file '{next(iter(listed.values())).name}'."
+                f"None of the {len(listed):,} images that '{self.path}' names is one of the data set: its first image "
+                f"is '{self.items[0].key}', the first of the file '{next(iter(listed.values())).name}'."
             )
         return matched
 

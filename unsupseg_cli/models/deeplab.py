@@ -12,7 +12,7 @@ from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.models.heads import DenseNetwork, register_head
 from unsupseg_cli.models.hub import HubSilentError, hub
 from unsupseg_cli.models.operators import require_operators
-from unsupseg_cli.models.weights import read_weights
+from unsupseg_cli.models.weights import read_tensors
 
 FROZEN = ("conv1", "bn1", "layer1", "layer2")
 """Layers of the ResNet that stay as they are (MaskDistill, published code: conv1..layer2)."""
@@ -67,6 +67,8 @@ def _without_batches(part: nn.Module) -> nn.Module:
 def load_resnet(resnet: nn.Module, source: str) -> None:
     """Load a ResNet-50 without its last layer: ``hub``, ``random`` (nothing is loaded), or a file of a state_dict.
 
+    Of MoCo's checkpoints, which hold two, it is the one that learns (``encoder_q``).
+
     Raises:
         UnsupsegError: there are no such weights, or they are of another network; both ways to get some are named.
     """
@@ -77,25 +79,43 @@ def load_resnet(resnet: nn.Module, source: str) -> None:
         "a machine that reaches the hub of PyTorch"
     )
     try:
-        tensors = _hub() if source == "hub" else read_weights(Path(source))
+        tensors = _hub() if source == "hub" else _of_file(Path(source))
     except (OSError, RuntimeError, UnsupsegError, HubSilentError) as error:
         raise UnsupsegError(
-            f"The weights of the ResNet-50 ('{source}') are missing ({reason_of(error)}); {ways}."
+            f"The weights of the ResNet-50 ('{source}') are not to be had ({reason_of(error).rstrip('.')}); {ways}."
         ) from None
-    own = resnet.state_dict()
-    tensors = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+    own = {name: value for name, value in resnet.state_dict().items() if not name.endswith(_COUNTS)}
     lacking = sorted(
         name for name, value in own.items()
-        if name not in tensors or tensors[name].shape != value.shape
+        if name not in tensors or tensors[name].shape != value.shape or not tensors[name].is_floating_point()
     )  # fmt: skip
     if lacking:
         raise UnsupsegError(
-            f"The weights '{source}' are not of a ResNet-50: {len(lacking)} of {len(own)} tensors lack or have another "
-            f"shape (the first: {lacking[0]}); {ways}."
+            f"The weights '{source}' are not of a ResNet-50 in floating point: {len(lacking)} of {len(own)} tensors "
+            f"lack or have another shape or type (the first: {lacking[0]}); {ways}."
         )
     if wrong := [name for name in own if not bool(tensors[name].isfinite().all())]:
         raise UnsupsegError(f"The weights '{source}' hold NaN or infinite values (in {wrong[0]}); {ways}.")
-    resnet.load_state_dict({name: tensors[name] for name in own})
+    resnet.load_state_dict({name: tensors[name] for name in own}, strict=False)
+
+
+_COUNTS = ".num_batches_tracked"  # of batch normalisation: not in every file, and not read with a momentum
+_FIRST = "layer1.0.conv1.weight"  # behind it lies what stands before the names of a ResNet
+_LEARNS = "encoder_q."  # of MoCo's two networks the one that gradients reach
+
+
+def _of_file(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of the ResNet in a file, whatever stands before their names."""
+    if not path.exists():
+        raise UnsupsegError("there is no such file")
+    tensors = read_tensors(path, "a ResNet-50")
+    prefixes = [name.removesuffix(_FIRST) for name in tensors if name.endswith(_FIRST)] or [""]
+    if len(prefixes) > 1:
+        prefixes = [prefix for prefix in prefixes if prefix.endswith(_LEARNS)]
+    if len(prefixes) != 1:
+        raise UnsupsegError("the file holds several networks; save the one that is meant")
+    before = prefixes[0]
+    return {name.removeprefix(before): value for name, value in tensors.items() if name.startswith(before)}
 
 
 def _hub() -> dict[str, Tensor]:

@@ -22,10 +22,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UnsupsegError: the file is missing, damaged, holds more than tensors, several networks, or whole numbers.
     """
-    tensors = dict(_tensors(load_checkpoint(path)))
-    if not tensors:
-        raise UnsupsegError(f"The weights file '{path}' holds no tensors; expected a state_dict of a ViT.")
-    named = timm_names(tensors, f"'{path}'")
+    named = timm_names(read_tensors(path, "a ViT"), f"'{path}'")
     whole = next((name for name, value in named.items() if not value.is_floating_point()), None)
     if whole is not None:
         raise UnsupsegError(
@@ -33,6 +30,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "take the weights in floating point."
         )
     return {name: value.float() for name, value in named.items()}
+
+
+def read_tensors(path: Path, network: str) -> dict[str, Tensor]:
+    """Return all tensors of a weights file as they are, nested names joined by dots; ``network`` is what it may hold.
+
+    Raises:
+        UnsupsegError: the file is missing, damaged, or holds more than tensors, or none.
+    """
+    tensors = dict(_tensors(load_checkpoint(path)))
+    if not tensors:
+        raise UnsupsegError(
+            f"The weights file '{path}' holds no tensors; expected a state_dict of {network}."
+        )
+    return tensors
 
 
 def _tensors(state: object, prefix: str = "") -> list[tuple[str, Tensor]]:

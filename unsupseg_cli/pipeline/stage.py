@@ -350,6 +350,6 @@ def check_reads(stage: Stage, config: Any, method: Method | None, options: Metho
     for role in stage.roles.keys() - read:
         if getattr(config, role) is not None:
             noun = "pseudo-labels" if role == "pseudolabels" else role
-            raise UsageError(f"Method '{method.name}' reads no {noun}; leave --{role} out.")
+            raise UsageError(f"Method '{method.name}' reads no {noun} here; leave --{role} out.")
     if getattr(config, "tokens", "stored") == "live" and needs.network == "no":
         raise UsageError(f"Method '{method.name}' trains on stored tokens only; leave --tokens live out.")

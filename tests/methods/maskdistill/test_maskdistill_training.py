@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torchvision.models import resnet50
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
@@ -22,6 +23,7 @@ from unsupseg_cli.methods.maskdistill.objective import hard_pixel_loss
 from unsupseg_cli.methods.maskdistill.train import MaskDistillTrainer
 from unsupseg_cli.models.deeplab import DeepLab, load_resnet
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.detector import build_detector
 from unsupseg_cli.training.tokens import MemorySource
 
 
@@ -182,6 +184,66 @@ def test_missing_or_foreign_resnet_weights_name_both_ways(tmp_path):
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UnsupsegError, match=r"not of a ResNet-50.*resnet=FILE.*resnet=hub"):
         load_resnet(resnet, str(tmp_path / "other.safetensors"))
+
+
+def without_counts(state):
+    return {name: value for name, value in state.items() if "num_batches" not in name}
+
+
+def of_moco(state):
+    nought = {f"module.encoder_k.{name}": torch.zeros(()).expand_as(value) for name, value in state.items()}
+    return {"state_dict": nought | {f"module.encoder_q.{name}": value for name, value in state.items()}}
+
+
+def deeplab_on(path):
+    resnet = DeepLab(3).backbone
+    load_resnet(resnet, path)
+    return resnet
+
+
+def detector_on(path):
+    return build_detector(2, path, 64).backbone.body
+
+
+@pytest.mark.parametrize(
+    ("form", "on"),
+    [
+        (dict, deeplab_on),
+        (dict, detector_on),
+        (without_counts, deeplab_on),  # torchvision's older files
+        (lambda state: {name: value.half() for name, value in without_counts(state).items()}, deeplab_on),
+        (of_moco, deeplab_on),
+    ],
+)
+def test_a_file_of_a_resnet_is_loaded_in_any_form_that_it_is_saved_in(tmp_path, form, on):
+    torch.manual_seed(0)
+    given, path = resnet50().state_dict(), tmp_path / "resnet.pth"
+    torch.save(form(given), path)
+    found = without_counts(on(str(path)).state_dict())
+    assert len(found) == 265
+    for name, value in found.items():
+        torch.testing.assert_close(value, given[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda state: {name: value.to(torch.int8) for name, value in state.items()},
+            "in floating point: 265 of",
+        ),
+        (
+            lambda state: state | {"conv1.weight": state["conv1.weight"] * float("nan")},
+            "hold NaN .*conv1.weight",
+        ),
+        (lambda state: {"a": state, "b": state}, "holds several networks"),
+        (lambda state: [1, 2], "holds no tensors; expected a state_dict of a ResNet-50"),
+    ],
+)
+def test_a_file_of_a_resnet_that_cannot_be_used_says_why_and_both_ways(tmp_path, change, said):
+    torch.save(change(resnet50().state_dict()), tmp_path / "resnet.pth")
+    with pytest.raises(UnsupsegError, match=rf"{said}.*resnet=FILE.*resnet=hub"):
+        load_resnet(DeepLab(3).backbone, str(tmp_path / "resnet.pth"))
 
 
 def test_the_content_of_a_file_of_weights_decides_the_key_and_not_its_name(tmp_path):
