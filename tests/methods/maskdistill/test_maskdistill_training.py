@@ -10,6 +10,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.option_files import decided_by
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.maskdistill.config import FilterOptions, TrainOptions
 from unsupseg_cli.methods.maskdistill.filter import (
@@ -145,6 +146,35 @@ def test_masks_whose_classes_do_not_fit_are_refused():
         trainer_of(LABELS, [np.array([5])] * 2)
     with pytest.raises(UsageError, match="have no classes"):
         trainer_of(LABELS, [np.array([-1])] * 2)
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.said = []
+
+    def warn(self, message):
+        self.said.append(message)
+
+
+@pytest.mark.parametrize(
+    ("groups", "options", "said"),
+    [
+        ([0, 2, 0], {}, "2 masks are of class 0, which is the background here"),
+        ([1, 2, -1], {}, None),
+        ([0, 2, 0], {"background": False}, None),
+    ],
+)
+def test_masks_that_become_background_are_told(groups, options, said):
+    """Imported masks have classes from 0 on, and a background is not among them."""
+    recorder, masks = Recorder(), MaskSet(LABELS[:1], [np.array(groups)], {})
+    inputs = Inputs(MemorySource([torch.zeros(4, 6, 8)]), classes=3, seed=0, masks=masks, reporter=recorder)
+    MaskDistillTrainer(TrainOptions(**options), inputs)
+    inputs = Inputs(MemorySource([torch.zeros(4, 6, 8)]), masks=masks, reporter=recorder)
+    FilterLabeller(FilterOptions(**options), inputs).fit()
+    assert len(recorder.said) == (2 if said else 0)
+    for message in recorder.said:
+        assert message.startswith(said)
+        assert message.endswith("--set background=false")
 
 
 def steps(trainer, count):

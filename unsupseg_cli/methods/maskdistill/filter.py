@@ -16,6 +16,7 @@ from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.data.masks import resized
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
+from unsupseg_cli.methods.maskdistill.background import warn_of_background
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
 from unsupseg_cli.methods.maskdistill.detector import MaskDetector
 
@@ -97,6 +98,9 @@ class FilterLabeller(Labeller):
 
     def fit(self) -> dict[str, Any]:
         """Train the detector, where one is asked for; return figures of its training."""
+        if self.options.background and self.options.source != "predictions":
+            assert self.inputs.masks is not None
+            warn_of_background(self.inputs.masks, self.inputs.reporter, "are left out")
         if self.options.source != "detector":
             return {}
         self._detector = MaskDetector(self.options, self.inputs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.methods.interface import Inputs, TrainedNetwork, Trainer
+from unsupseg_cli.methods.maskdistill.background import warn_of_background
 from unsupseg_cli.methods.maskdistill.config import TrainOptions
 from unsupseg_cli.methods.maskdistill.objective import hard_pixel_loss
 from unsupseg_cli.models.decoders import ConvolutionDecoder
@@ -37,6 +38,8 @@ class MaskDistillTrainer(Trainer):
         self.steps = options.epochs * (views // self.batch)
         assert inputs.masks is not None
         inputs.masks.require_classes(inputs.classes)
+        if options.background:
+            warn_of_background(inputs.masks, inputs.reporter, "are learnt as what no mask covers is")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "network"))
             self.network = self._build()
