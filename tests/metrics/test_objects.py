@@ -69,6 +69,15 @@ def test_classes_count_where_clusters_are_named():
     assert scores.precision().ap50 == pytest.approx(2 / 3)  # of any class, the surest mask is wrong
 
 
+@pytest.mark.parametrize("classes", [0, 3])
+def test_an_object_without_a_class_names_nothing_and_counts_of_any_class(classes):
+    found = [Object(square(0, 0), 0, 0.9), Object(square(20, 20), 1, 0.8)]
+    scores = scored([(found, [Object(square(0, 0)), Object(square(20, 20))])], classes=classes)
+    assert not scores.votes.any()
+    assert (scores.objects, scores.unnamed) == (2, 2)
+    assert scores.precision().ap50 == pytest.approx(1)
+
+
 def test_what_lies_in_a_crowd_is_no_error():
     crowd = Object(square(0, 30, 20, 20), 0, crowd=True)
     found = [Object(square(5, 35, 5), score=0.9), Object(square(0, 0), score=0.8)]

@@ -116,6 +116,20 @@ def test_a_coco_file_tells_the_objects_with_crowds_and_images_that_it_lists(tmp_
         scored(context, regions, truth=path, min_share=0.5)
 
 
+def test_objects_without_a_class_count_of_any_class_alone(tmp_path, photos, context):
+    masks = brought(tmp_path, photos, context, TRUTH)
+    path = export_masks(ExportMasksConfig(out=tmp_path / "truth.json"), masks.id, context)
+    content = json.loads(path.read_text())
+    for entry in content["annotations"]:
+        del entry["category_id"]
+    del content["categories"]
+    path.write_text(json.dumps(content))
+    made = scored(context, masks, truth=path)
+    assert made.manifest.summary["ap50"] == pytest.approx(1)
+    assert "by_class" not in made.manifest.summary
+    assert any(text.startswith("4 of 4 objects have no class") for text in made.manifest.warnings)
+
+
 def test_what_counts_as_an_object_is_an_option(tmp_path, photos, context):
     masks = brought(tmp_path, photos, context, TRUTH)
     counts = {

@@ -55,7 +55,7 @@ class ObjectScores:
 
     Args:
         clusters: of the masks; a mask without one counts where classes do not matter.
-        classes: of the truth.
+        classes: of the truth; an object without one counts where classes do not matter.
     """
 
     def __init__(self, clusters: int, classes: int) -> None:
@@ -78,6 +78,11 @@ class ObjectScores:
         return sum(not entry["iscrowd"] for entry in self._true)
 
     @property
+    def unnamed(self) -> int:
+        """True objects without a class so far, without crowds."""
+        return sum(entry["category_id"] == VOID and not entry["iscrowd"] for entry in self._true)
+
+    @property
     def masks(self) -> int:
         """Masks so far."""
         return len(self._masks)
@@ -86,7 +91,7 @@ class ObjectScores:
         """Take the objects of an image of a ``size``, height and width.
 
         Each mask with a cluster votes for the class of the true object whose box has the highest IoU with its own
-        (MaskDistill, published code: cluster.py); a mask whose box meets none does not vote.
+        (MaskDistill, published code: cluster.py); a mask whose box meets none, or one without a class, does not vote.
         """
         self._sizes.append(size)
         self.beyond += max(0, len(masks) - MOST)
@@ -101,8 +106,9 @@ class ObjectScores:
         boxes, true_boxes = ([list(map(float, shape.box)) for shape in shapes] for shapes in (masks, single))
         iou = np.asarray(coco.iou(boxes, true_boxes, [0] * len(single)))
         for mask, overlaps in zip(masks, iou, strict=True):
-            if mask.group != VOID and overlaps.max() > 0:
-                self.votes[mask.group, single[int(overlaps.argmax())].group] += 1
+            group = single[int(overlaps.argmax())].group
+            if VOID not in (mask.group, group) and overlaps.max() > 0:
+                self.votes[mask.group, group] += 1
 
     def naming(self) -> NDArray[np.int64]:
         """Return the class of each cluster, (clusters,): one-to-one, the most votes; -1 where no mask votes for it."""

@@ -118,6 +118,10 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     draft.warnings += read.remarks()
     if scores.beyond:
         draft.warnings.append(f"{scores.beyond:,} masks beyond the 100 best of an image do not count")
+    if scores.unnamed:
+        draft.warnings.append(
+            f"{scores.unnamed:,} of {scores.objects:,} objects have no class, and count where it does not matter"
+        )
     if not scores.objects:
         raise UnsupsegError(
             f"None of the {len(judged)} images has an object, so there is nothing to score; look at --background, "
