@@ -463,7 +463,10 @@ def test_recipes_are_listed_and_shown(call):
         82.9,
         21.3,
     )
-    assert "primaps-cityscapes-dinov2_vitb14" in call("recipes", "list")[0]
+    table = call("recipes", "list")[0]
+    assert "primaps-cityscapes-dinov2_vitb14" in table
+    (detector,) = (line for line in table.splitlines() if "maskdistill-coco20k" in line)
+    assert detector.split()[-1] == "15.3"  # average precision
     shown, said = call("recipes", "show", "scenes-stego")
     place = said.removeprefix("the recipe is '").removesuffix("'")
     assert shown + "\n" == Path(place).read_text()

@@ -29,10 +29,11 @@ def list_recipes(
         if as_json:
             result(json.dumps([_row(recipe) for recipe in recipes], indent=1))
             return
-        table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", box=None)
+        table = Table("name", "data set", "backbone", "accuracy %", "mIoU %", "AP50 %", box=None)
         for recipe in recipes:
-            accuracy, miou = percent(recipe.published.accuracy), percent(recipe.published.miou)
-            table.add_row(recipe.name, recipe.data.get("dataset", ""), recipe.backbone, accuracy, miou)
+            published = recipe.published
+            scores = map(percent, (published.accuracy, published.miou, published.ap50))
+            table.add_row(recipe.name, recipe.data.get("dataset", ""), recipe.backbone, *scores)
         print_table(table)
 
     run_guarded(action, verbose=False)

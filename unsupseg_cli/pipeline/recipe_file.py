@@ -26,6 +26,7 @@ class Published(Config):
 
     accuracy: float | None = Field(None, ge=0, le=100)
     miou: float | None = Field(None, ge=0, le=100)
+    ap50: float | None = Field(None, ge=0, le=100, description="Of object masks, at IoU 0.5.")
     source: str = ""
     retrained: str = Field("", description="What people who trained it again report.")
     hardware: str = Field("", description="Time and memory on one GPU, or the machine, where it is known.")
