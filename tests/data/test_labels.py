@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -322,3 +323,17 @@ def test_camvid11():
         pytest.skip("CamVid is not on this machine")
     theirs = LabelSpace.from_file(published)
     assert (theirs.names, dict(theirs.mapping)) == (space.names, dict(space.mapping))
+
+
+def test_a_label_of_several_pages_is_refused_but_not_one_with_a_thumbnail(tmp_path):
+    label = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(label)
+        file.write(label[::2, ::2], subfiletype=1)
+    assert (read_label(path) == label).all()
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(2):
+            file.write(label)
+    with pytest.raises(UsageError, match=r"a\.tif' has 2 pages; save the one that belongs to its image"):
+        read_label(path)

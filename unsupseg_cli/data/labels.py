@@ -20,6 +20,8 @@ from unsupseg_cli.core.labels import VOID, as_ranges, shortened
 from unsupseg_cli.core.names import has_controls, visible
 from unsupseg_cli.data.class_files import ClassFile, Numbers, read_class_file
 from unsupseg_cli.data.images import MATLAB_LABEL, open_image, orientation_of, read_matlab, upright
+from unsupseg_cli.data.tiff import SUFFIXES as TIFF_SUFFIXES
+from unsupseg_cli.data.tiff import pages_of
 
 _UNKNOWN = -2  # a raw value that is neither class nor void
 _SPACES = Path(__file__).parent / "spaces"
@@ -292,10 +294,12 @@ def read_label(path: Path, palette: Literal["numbers", "colors"] = "numbers") ->
 
     Raises:
         UnreadableImage: the file is missing or damaged.
-        UsageError: the file is of a lossy format, or its mode can hold no class numbers.
+        UsageError: the file is of a lossy format, its mode can hold no class numbers, or it has several pages.
     """
     if path.suffix == ".mat":
         return read_matlab(path, MATLAB_LABEL).astype(np.int32)
+    if path.suffix.lower() in TIFF_SUFFIXES and (pages := pages_of(path)[0]) > 1:
+        raise UsageError(f"The label '{path}' has {pages} pages; save the one that belongs to its image.")
     with open_image(path) as image:
         if image.format in _LOSSY:
             raise UsageError(
