@@ -12,10 +12,12 @@ from PIL import Image
 from unsupseg_cli import (
     EvalConfig,
     PredictConfig,
+    TrainConfig,
     classes,
     evaluate,
     predict,
     refine,
+    train,
 )
 from unsupseg_cli.contents import class_sheet, model_classes
 from unsupseg_cli.contents.label_maps import LabelMaps, read_ids
@@ -23,8 +25,10 @@ from unsupseg_cli.contents.model import BackboneRef, ModelFile, read_model
 from unsupseg_cli.contents.model_classes import classes_record, merge
 from unsupseg_cli.contents.model_file import take_model
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.pipeline.export import export
-from unsupseg_cli.pipeline.options import ExportConfig
+from unsupseg_cli.pipeline.export_labels import export_labels
+from unsupseg_cli.pipeline.options import ExportConfig, ExportLabelsConfig
 from unsupseg_cli.pipeline.report import gather
 from unsupseg_cli.stages.classes import ClassesConfig
 from unsupseg_cli.stages.refine import RefineConfig
@@ -125,6 +129,63 @@ def test_an_evaluation_names_clusters_by_their_ids(model, merged, blocks, contex
         evaluate(config.model_copy(update={"model": other.id, "assignment": found.id}), context)
 
 
+def labelled(blocks, folder):
+    """Return what evaluates a model of the blocks, whose labels are all of one class."""
+    (folder / "labels").mkdir()
+    for path in sorted(blocks.glob("*.png")):
+        with Image.open(path) as image:
+            Image.new("L", image.size).save(folder / "labels" / path.name)
+    (folder / "classes.txt").write_text("a\nb\n")
+    labels = {"labels": folder / "labels", "class_file": folder / "classes.txt"}
+    return EvalConfig(dataset=f"{blocks}/", protocol="native", workers=0, sheet=1, **labels)
+
+
+def test_a_matching_is_of_the_classes_that_were_merged(model, blocks, context, tmp_path):
+    """Merged into 2 or into 3, class 4 leaves the ids 0-3: the ids alone do not tell these models apart."""
+    first, second = (classes(ClassesConfig(model=model.id, merge=((into, "4"),)), context) for into in "23")
+    config = labelled(blocks, tmp_path)
+    matched = evaluate(config.model_copy(update={"model": first.id}), context)
+    of_maps = segment(second, blocks, context)
+    for scored in ({"model": second.id}, {"predictions": of_maps.id}):
+        with pytest.raises(
+            UsageError, match=r"outputs 2, 4, but here it is made of 2: other classes were merged"
+        ):
+            evaluate(config.model_copy(update=scored | {"assignment": matched.id}), context)
+    named = classes(ClassesConfig(model=first.id, names={"2": "sky"}), context)
+    again = evaluate(config.model_copy(update={"model": named.id, "assignment": matched.id}), context)
+    assert again.manifest.summary["assignment"] == matched.manifest.summary["assignment"]
+    assert not [line for line in again.manifest.warnings if "another training" in line]
+
+
+def test_a_matching_of_another_training_is_told(model, blocks, context, tmp_path):
+    config = labelled(blocks, tmp_path)
+    matched = evaluate(config.model_copy(update={"model": model.id}), context)
+    masks = model.input("pseudolabels").id
+    other = train(TrainConfig(pseudolabels=masks, seed=3), context, options=KMeansTrain(steps=3))
+    scored = evaluate(config.model_copy(update={"model": other.id, "assignment": matched.id}), context)
+    assert [line for line in scored.manifest.warnings if "another training" in line]
+
+
+def test_the_id_of_a_merged_class_says_where_it_went(model, merged, blocks, context, tmp_path):
+    predictions = segment(merged, blocks, context)
+    things = ExportLabelsConfig(format="coco-panoptic", out=tmp_path / "coco", things=["1"])
+    calls = [
+        lambda: classes(ClassesConfig(model=merged.id, names={"1": "sky"}), context),
+        lambda: classes(ClassesConfig(model=merged.id, merge=(("0", "1"),)), context),
+        lambda: segment(merged, blocks, context, only="1"),
+        lambda: export_labels(things, predictions.id, context),
+    ]
+    for refused in calls:
+        with pytest.raises(UsageError, match="Class 1 was merged into 3, 'class 3': give that one"):
+            refused()
+    with pytest.raises(UsageError, match=r"no class '7' \(a name, or one of the ids 0, 2-4\)"):
+        classes(ClassesConfig(model=merged.id, names={"7": "sky"}), context)
+    twice = classes(ClassesConfig(model=merged.id, merge=(("4", "3"),), names={"0": "sea"}), context)
+    for gone in ("1", "3"):
+        with pytest.raises(UsageError, match=f"Class {gone} was merged into 4, 'class 4'"):
+            classes(ClassesConfig(model=twice.id, names={gone: "sky"}), context)
+
+
 def test_models_and_maps_without_ids_are_read_as_they_were(model, blocks, context, monkeypatch):
     entries = json.loads((model.path / "model.json").read_text())["classes"]
     assert all(entry.keys() == {"name", "color"} for entry in entries)  # so that keys and digests stay
@@ -140,6 +201,8 @@ def test_models_and_maps_without_ids_are_read_as_they_were(model, blocks, contex
         (2, "class 3"),
         (3, "class 4"),
     ]
+    with pytest.raises(UsageError, match="no class '4'"):  # renumbered ids tell nothing of what was merged
+        classes(ClassesConfig(model=older.id, names={"4": "sky"}), context)
     applied = classes(ClassesConfig(model=again.id, predictions=old_maps.id), context)
     np.testing.assert_array_equal(id_maps(applied), np.array([1, 1, 2, 3])[id_maps(old_maps)])
 

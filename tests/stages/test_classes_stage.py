@@ -92,8 +92,12 @@ def test_a_class_keeps_id_name_and_colour_for_life(model, blocks, context):
     assert [record["color"] for record in records] == [[1, 2, 3], *(list(original[i].color) for i in (3, 4))]
     before, after = label_maps(segment(model, blocks, context)), label_maps(segment(again, blocks, context))
     np.testing.assert_array_equal(after, np.array([1, 1, 4, 3, 4])[before])
-    for gone in ("0", "2", "5"):
-        with pytest.raises(UsageError, match=f"no class '{gone}' .a name, or one of the ids 1, 3-4"):
+    for gone, says in (
+        ("0", "Class 0 was merged into 1"),
+        ("2", "Class 2 was merged into 4"),
+        ("5", "no class '5' .a name, or one of the ids 1, 3-4"),
+    ):
+        with pytest.raises(UsageError, match=says):
             classes(of(again, names={gone: "sky"}), context)
 
 

@@ -25,16 +25,19 @@ from unsupseg_cli.report.plots import confusion_figure, iou_figure, save
 from unsupseg_cli.report.sheet import Sample, sheet
 
 SCORES, ASSIGNMENT, NAMING = "scores.json", "assignment.json", "naming.json"
-CLUSTER_IDS = "cluster_ids"
+CLUSTER_IDS, CLUSTER_OUTPUTS = "cluster_ids", "cluster_outputs"
 SAMPLES, _KEYS, _CLASSES = "samples", "keys.jsonl", "classes.jsonl"
 _SIDE = 480  # pixels of the longer side of a sample's pictures
 
 
-def read_assignment(evaluation: Artifact, ids: Sequence[int], classes: int) -> NDArray[np.int64]:
-    """Return the class of each cluster, (clusters,).
+def read_assignment(
+    evaluation: Artifact, ids: Sequence[int], outputs: Sequence[Sequence[int]], classes: int
+) -> NDArray[np.int64]:
+    """Return the class of each cluster, (clusters,), for clusters of some ids that are made of outputs of a model.
 
     Raises:
-        UsageError: the evaluation had clusters of other ids, or classes that there are none of here.
+        UsageError: the evaluation had clusters of other ids or of other outputs, or classes that there are none of
+            here.
     """
     value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
     if len(value) != len(ids):
@@ -46,11 +49,25 @@ def read_assignment(evaluation: Artifact, ids: Sequence[int], classes: int) -> N
             f"The evaluation '{evaluation.id}' matches the clusters {as_ranges(matched)}, but here they are "
             f"{as_ranges(ids)}: other classes were merged."
         )
+    _require_same_outputs(evaluation, ids, outputs)
     if max(value, default=-1) >= classes:
         raise UsageError(
             f"The evaluation '{evaluation.id}' matches class {max(value)}, but there are {classes} classes here."
         )
     return np.array(value, np.int64)
+
+
+def _require_same_outputs(evaluation: Artifact, ids: Sequence[int], outputs: Sequence[Sequence[int]]) -> None:
+    """Raise UsageError where a cluster of the same id is another one, because other classes were merged into it."""
+    before = evaluation.manifest.summary.get(CLUSTER_OUTPUTS)
+    if before is None:  # without merges, or of an earlier version
+        return
+    for number, was, now in zip(ids, before, outputs, strict=True):
+        if now and list(now) != was:
+            raise UsageError(
+                f"The evaluation '{evaluation.id}' matches a class {number} that is made of the model's outputs "
+                f"{as_ranges(was)}, but here it is made of {as_ranges(now)}: other classes were merged."
+            )
 
 
 def cluster_ids(summary: Mapping[str, Any]) -> list[int]:

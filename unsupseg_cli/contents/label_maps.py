@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,5 +95,19 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
 
 def read_entries(folder: Path) -> list[ClassEntry]:
     """Read the classes of label maps, by ascending id, from the file beside them."""
-    entries = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
-    return [ClassEntry(id=entry["id"], name=entry["name"], color=entry["color"]) for entry in entries]
+    return [
+        ClassEntry(id=record["id"], name=record["name"], color=record["color"]) for record in _records(folder)
+    ]
+
+
+def read_outputs(folder: Path) -> list[list[int]]:
+    """Read the outputs of the model that each class of label maps is made of, from the file beside them.
+
+    An entry is empty where the file, of an earlier version, does not tell.
+    """
+    return [[int(output) for output in record.get("clusters", [])] for record in _records(folder)]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    return records

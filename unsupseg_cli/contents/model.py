@@ -154,6 +154,14 @@ class ModelFile(BaseModel):
         """The class of each output, (K,)."""
         return [self.classes[index] for index in self.index_of_outputs]
 
+    @property
+    def outputs_of_classes(self) -> list[list[int]]:
+        """The outputs that each class is made of, ascending."""
+        outputs: list[list[int]] = [[] for _ in self.classes]
+        for output, index in enumerate(self.index_of_outputs):
+            outputs[index].append(output)
+        return outputs
+
 
 @dataclass(frozen=True)
 class OpenModel:
@@ -332,8 +340,10 @@ def _renumber_head(name: str, offset: int) -> str:
     return f"feature_heads.{int(index) + offset}.{parameter}"
 
 
-def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
+def class_index(reference: str, classes: Sequence[ClassEntry], outputs: Sequence[Sequence[int]]) -> int:
     """Return the index of the class that a name or an id means.
+
+    ``outputs`` are those that each class is made of: they tell where the id of a merged class went.
 
     Raises:
         UsageError: there is none, or the reference is one class's id and, as in ``class 3``, in the name of another.
@@ -348,10 +358,21 @@ def class_index(reference: str, classes: Sequence[ClassEntry]) -> int:
                 f"'{reference}' may mean '{names[index]}', whose id it is, or '{old}': give the name."
             )
         return index
+    if reference.isdecimal() and (into := _merged_into(int(reference), classes, outputs)):
+        raise UsageError(f"Class {int(reference)} was merged into {into.id}, '{into.name}': give that one.")
     raise UsageError(
         f"The model has no class '{reference}' (a name, or one of the ids {as_ranges(ids)})"
         f"{did_you_mean(reference, names)}"
     )
+
+
+def _merged_into(
+    number: int, classes: Sequence[ClassEntry], outputs: Sequence[Sequence[int]]
+) -> ClassEntry | None:
+    """Return the class that took in the one of an id; None where it is of none, or ids were renumbered since."""
+    if any(entry.id not in own for entry, own in zip(classes, outputs, strict=True)):
+        return None
+    return next((entry for entry, own in zip(classes, outputs, strict=True) if number in own), None)
 
 
 def open_model(

@@ -61,7 +61,7 @@ def _by_index(file: ModelFile, values: Mapping[str, str]) -> dict[int, str]:
     """Return values by the index of their class."""
     by_index: dict[int, str] = {}
     for reference, value in values.items():
-        index = class_index(reference, file.classes)
+        index = class_index(reference, file.classes, file.outputs_of_classes)
         if index in by_index:
             entry = file.classes[index]
             raise UsageError(f"Class {entry.id}, '{entry.name}', is given twice.")
@@ -81,7 +81,10 @@ def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
         UsageError: there is no such class, a group has fewer than two, or a class is in two groups.
     """
     into = list(range(len(file.classes)))
-    chosen = [[class_index(reference, file.classes) for reference in group] for group in groups]
+    chosen = [
+        [class_index(reference, file.classes, file.outputs_of_classes) for reference in group]
+        for group in groups
+    ]
     indices = [index for group in chosen for index in group]
     if not chosen or any(len(group) < 2 for group in chosen):
         raise UsageError("A group to merge has at least two classes, separated by commas, such as 3,5.")
@@ -102,13 +105,6 @@ def merge(file: ModelFile, groups: Sequence[Sequence[str]]) -> ModelFile:
 def classes_record(file: ModelFile) -> list[dict[str, Any]]:
     """Return what ``classes.json`` says of each class: id, name, colour, and the outputs that it is made of."""
     return [
-        {
-            "id": entry.id,
-            "name": entry.name,
-            "color": list(entry.color),
-            "clusters": [
-                output for output, of_output in enumerate(file.index_of_outputs) if of_output == index
-            ],
-        }
-        for index, entry in enumerate(file.classes)
+        {"id": entry.id, "name": entry.name, "color": list(entry.color), "clusters": outputs}
+        for entry, outputs in zip(file.classes, file.outputs_of_classes, strict=True)
     ]

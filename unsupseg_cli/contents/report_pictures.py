@@ -14,7 +14,7 @@ from PIL import Image
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import read_assignment, read_legend, read_samples
-from unsupseg_cli.contents.label_maps import LabelMaps
+from unsupseg_cli.contents.label_maps import LabelMaps, read_outputs
 from unsupseg_cli.contents.native_masks import NativeMasks
 from unsupseg_cli.contents.predictions import predicted_images
 from unsupseg_cli.core.errors import UnsupsegError
@@ -172,7 +172,8 @@ def prediction_view(predictions: Artifact, evaluation: Artifact | None = None) -
     colors = np.array([entry.color for entry in maps.classes], np.uint8).reshape(-1, 3)
     if evaluation is not None and (legend := read_legend(evaluation)):
         own = np.array([*(rgb for _, rgb in legend), UNMATCHED_COLOR], np.uint8)
-        colors = own[read_assignment(evaluation, [entry.id for entry in maps.classes], len(legend))]
+        ids, outputs = [entry.id for entry in maps.classes], read_outputs(predictions.path)
+        colors = own[read_assignment(evaluation, ids, outputs, len(legend))]
 
     def view(key: str) -> NDArray[np.uint8]:
         labels = maps.read(key)

@@ -9,7 +9,13 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from unsupseg_cli.contents.evaluation import CLUSTER_IDS, cluster_ids, write_sheet, write_tables
+from unsupseg_cli.contents.evaluation import (
+    CLUSTER_IDS,
+    CLUSTER_OUTPUTS,
+    cluster_ids,
+    write_sheet,
+    write_tables,
+)
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.labels import OBJECTS, VOID
 from unsupseg_cli.data.label_survey import remark_on_counts
@@ -25,6 +31,7 @@ def score_tally(
     folder: Path,
     tally: Tally,
     ids: Sequence[int],
+    outputs: Sequence[Sequence[int]],
     space: LabelSpace,
     protocol: Protocol,
     assignment: NDArray[np.int64] | None,
@@ -32,8 +39,8 @@ def score_tally(
 ) -> dict[str, Any]:
     """Match, score, and write tables and pictures; return the summary.
 
-    ``ids`` are those of the clusters, which the tally counts from 0; ``warnings`` gets lines about classes that never
-    occur and much void.
+    ``ids`` are those of the clusters, which the tally counts from 0, and ``outputs`` those of the model that each is
+    made of; ``warnings`` gets lines about classes that never occur and much void.
 
     Raises:
         UnsupsegError: no image was counted.
@@ -64,6 +71,8 @@ def score_tally(
         summary["kinds"] = {kind: scores.of(members) for kind, members in space.by_kind.items()}
     if list(ids) != cluster_ids(summary):
         summary[CLUSTER_IDS] = list(ids)
+    if any(len(own) > 1 for own in outputs):
+        summary[CLUSTER_OUTPUTS] = [list(own) for own in outputs]
     if protocol.matching == OBJECTS:
         summary["hungarian"] = score(matrix, match(matrix)).to_json()
     if tally.probe.matrix.any():

@@ -11,7 +11,7 @@ from pathlib import Path
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.label_maps import LabelMaps
+from unsupseg_cli.contents.label_maps import LabelMaps, read_outputs
 from unsupseg_cli.contents.model import ClassEntry, class_index
 from unsupseg_cli.contents.predictions import images_still_there
 from unsupseg_cli.contents.rasters import RASTERS
@@ -39,7 +39,11 @@ def export_labels(
     artifact = take_artifact("predictions", predictions, context)
     images = LabelledImages(artifact, context)
     wishes = Wishes(
-        _things(config, images.entries), config.min_area, config.url, config.bring_images, _rasters(artifact)
+        _things(config, artifact, images.entries),
+        config.min_area,
+        config.url,
+        config.bring_images,
+        _rasters(artifact),
     )
     classes = [Class(entry.id, entry.name, entry.color) for entry in images.entries]
     try:
@@ -115,10 +119,13 @@ def _rasters(predictions: Artifact) -> tuple[tuple[str, Path], ...]:
     )
 
 
-def _things(config: ExportLabelsConfig, entries: Sequence[ClassEntry]) -> frozenset[int] | None:
+def _things(
+    config: ExportLabelsConfig, predictions: Artifact, entries: Sequence[ClassEntry]
+) -> frozenset[int] | None:
     if not config.things:
         return None
-    return frozenset(class_index(reference, entries) for reference in config.things)
+    outputs = read_outputs(predictions.path)
+    return frozenset(class_index(reference, entries, outputs) for reference in config.things)
 
 
 @contextmanager

@@ -155,7 +155,7 @@ class _Evaluation:
     """The scores of all images, of which this process counts some."""
 
     def __init__(self, call: Call, draft: Draft) -> None:
-        from unsupseg_cli.contents.label_maps import read_entries
+        from unsupseg_cli.contents.label_maps import read_entries, read_outputs
         from unsupseg_cli.contents.model import read_model
         from unsupseg_cli.contents.skipped import Skipped
         from unsupseg_cli.inference.evaluation import require_all_predicted
@@ -164,10 +164,11 @@ class _Evaluation:
         self._call, self._draft = call, draft
         self._scored, self._space = _scored(call), _space(call)
         if self._scored.manifest.kind == "model":
-            entries = read_model(self._scored)[0].classes
+            file, _ = read_model(self._scored)
+            entries, self._outputs = file.classes, file.outputs_of_classes
         else:
             require_all_predicted(self._scored, _dataset(call))
-            entries = read_entries(self._scored.path)
+            entries, self._outputs = read_entries(self._scored.path), read_outputs(self._scored.path)
         self._ids = [entry.id for entry in entries]
         self._skipped = Skipped(call.context, call.config.strict)
         empty, shard = Tally.empty(len(self._ids), len(self._space.names)), parse_shard(call.config.shard)
@@ -221,8 +222,9 @@ class _Evaluation:
         call, draft, dataset = self._call, self._draft, _dataset(self._call)
         tally, skipped = self._writer.close()
         assignment = self._assignment()
+        clusters = (self._ids, self._outputs)
         summary = score_tally(
-            draft.folder, tally, self._ids, self._space, _protocol(call), assignment, draft.warnings
+            draft.folder, tally, *clusters, self._space, _protocol(call), assignment, draft.warnings
         )
         if skipped:
             examples = ", ".join(list(skipped)[:5])
@@ -247,8 +249,33 @@ class _Evaluation:
                     f"{unnamed} of {len(self._ids)} clusters have no name: their pixels count as errors"
                 )
             return assignment
-        evaluation = inputs.get("assignment")
-        return read_assignment(evaluation, self._ids, len(names)) if evaluation else None
+        if (evaluation := inputs.get("assignment")) is None:
+            return None
+        if remark := _remark_on_weights(self._call, evaluation):
+            self._draft.warnings.append(remark)
+        return read_assignment(evaluation, self._ids, self._outputs, len(names))
+
+
+def _remark_on_weights(call: Call, evaluation: Artifact) -> str:
+    """Return a line that another training made the clusters that an evaluation matched; empty where none is known."""
+    weights = [_weights_behind(artifact, call) for artifact in (_scored(call), evaluation)]
+    if None in weights or weights[0] == weights[1]:
+        return ""
+    return (
+        f"the matching is that of '{evaluation.id}', of clusters that another training made: cluster 0 there need not "
+        "be cluster 0 here"
+    )
+
+
+def _weights_behind(artifact: Artifact, call: Call) -> str | None:
+    """Return the digest of the weights of a model, or of the one behind an artifact; None where that is gone."""
+    from unsupseg_cli.contents.predictions import model_key
+
+    model: Artifact | None = artifact
+    if artifact.manifest.kind != "model":
+        key = model_key(artifact, call.context)
+        model = call.context.workspace.find_key("model", key) if key else None
+    return model.manifest.outputs["model.safetensors"].sha256 if model else None
 
 
 def _of_images(call: Call, items: Sequence[Item], skipped: Skipped) -> Iterator[Segmented]:

@@ -308,8 +308,10 @@ def _shown_class(call: Call) -> int | None:
     """Return the index of the class that the pictures show alone."""
     from unsupseg_cli.contents.model import class_index, read_model
 
-    only = call.config.only
-    return None if only is None else class_index(only, read_model(call.input("model"))[0].classes)
+    if call.config.only is None:
+        return None
+    file, _ = read_model(call.input("model"))
+    return class_index(call.config.only, file.classes, file.outputs_of_classes)
 
 
 STAGE = Stage(
