@@ -347,3 +347,14 @@ def test_a_model_of_a_file_has_no_images_to_compare_classes_by(model, context, t
     result = CliRunner().invoke(app, ["classes", "merge", "--to", "2", "--model", str(file), *workspace])
     assert result.exit_code == 2
     assert "came from a file, without the features" in " ".join(result.stderr.split())
+
+
+def test_a_list_shows_the_backbone_behind_each_artifact(model, blocks, context):
+    """Of artifacts whose own options name none: a model, one with other names, and predictions."""
+    named = classes(of(model, names={"0": "sky"}), context)
+    predictions = segment(named, blocks, context)
+    workspace = ["--workspace", str(context.workspace.root)]
+    for kind, ids in (("model", (model.id, named.id)), ("predictions", (predictions.id,))):
+        result = CliRunner().invoke(app, ["list", kind, *workspace])
+        rows = {line.split()[1]: line.split()[2] for line in result.stdout.splitlines()[1:]}
+        assert rows == dict.fromkeys(ids, "untrained")

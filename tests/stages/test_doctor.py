@@ -34,9 +34,12 @@ def test_a_healthy_machine_has_everything_and_nothing_is_written(tmp_path):
     assert "default" in found["crf", "torch"].value
     assert "not there yet" in found["disk", "workspace"].value
     assert found["weights", "tiny"].value.endswith("tiny.safetensors")
-    assert "dino_deitsmall8_pretrain.pth, or the hub" in found["weights", "dino_vits8"].value
-    assert "on no hub" in found["weights", "dino_vits8_300ep"].value
-    assert "--weights FILE" in found["weights", "what is not found"].value
+    assert ("weights", "dino_vits8") not in found  # what is simply not there yet reads as no fault
+    assert "dino_vits8, dino_vits16, " in found["weights", "on the hub"].value
+    ways = found["weights", "to have them"].value
+    assert "first `extract --backbone NAME`; without network give --weights FILE" in ways
+    of_files = "dino_vits8_300ep (--weights dino_deitsmall8_300ep_pretrain.pth)"
+    assert found["weights", "as files only"].value == of_files
     assert not (tmp_path / "w").exists()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,9 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.methods.registry import not_installed
 from unsupseg_cli.pipeline.table import stages
 
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.index import Entry
+
 app = typer.Typer()
 
 
@@ -28,6 +32,18 @@ def _require_kind(kind: str, there: list[str]) -> None:
     known = {*there, *(made for stage in stages().values() for made in (stage.makes, *stage.also))}
     if kind not in known:
         raise UsageError(f"There is no kind of artifacts '{kind}'{did_you_mean(kind, known)}")
+
+
+def _backbone(entry: Entry, entries: Mapping[str, Entry], above: frozenset[str] = frozenset()) -> str:
+    """Return the backbone of an artifact, or of those that it was made from; empty where none is known.
+
+    ``entries`` are all of the workspace, by key; ``above`` those that lead here, since a changed manifest may go round.
+    """
+    if own := entry.settings.get("backbone"):
+        return str(own)
+    inputs = (entries[key] for *_, key in entry.inputs if key in entries and key not in above)
+    behind = (_backbone(before, entries, above | {entry.key}) for before in inputs)
+    return next(filter(None, behind), "")
 
 
 @app.command("list")
@@ -52,13 +68,13 @@ def list_artifacts(
             ]
             result(json.dumps(rows, indent=1))
             return
-        rows = []
+        entries, rows = {item.entry.key: item.entry for item in space.listed()}, []
         for entry in (item.entry for item in listed):
             remarks = [*(["used labels"] if entry.used_labels else []), not_installed(entry.settings)]
             row = (
                 entry.kind,
                 entry.id,
-                str(entry.settings.get("backbone", "")),
+                _backbone(entry, entries),
                 str(entry.settings.get("classes") or ""),
                 " ".join(used for _, _, used, _ in entry.inputs),
                 entry.started,

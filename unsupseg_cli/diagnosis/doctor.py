@@ -208,21 +208,27 @@ def _crf() -> Iterator[Finding]:
 
 
 def _weights(workspace: Workspace, files: Mapping[str, Path]) -> Iterator[Finding]:
-    """Say of each backbone where its weights were found."""
+    """Say where weights were found, of each backbone that has some here, and how the others come here."""
     used = _used_weights_files(workspace)
-    missing = False
+    missing = []
     for name, row in ALIASES.items():
         place, advice = _find_weights(name, row, files, used)
-        missing |= not place
-        yield Finding("weights", name, place or f"not found ({_ways_to_get(row)})", advice)
-    if missing:
+        if place:
+            yield Finding("weights", name, place, advice)
+        else:
+            missing.append(name)
+    if of_hub := [name for name in missing if ALIASES[name].tag]:
         offline = " (HF_HUB_OFFLINE is set: not on this machine)" if os.environ.get("HF_HUB_OFFLINE") else ""
+        yield Finding("weights", "on the hub", ", ".join(of_hub))
         yield Finding(
             "weights",
-            "what is not found",
-            f"is fetched from the hub by the first `extract`{offline}; without network give --weights FILE, or run "
-            f"once where there is one and copy {_hub_folder()}",
+            "to have them",
+            f"each is fetched by the first `extract --backbone NAME`{offline}; without network give --weights FILE "
+            f"(`unsupseg backbones show NAME`), or run once where there is one and copy {_hub_folder()}",
         )
+    if of_files := [name for name in missing if not ALIASES[name].tag]:
+        wanted = ", ".join(f"{name} (--weights {ALIASES[name].file})" for name in of_files)
+        yield Finding("weights", "as files only", wanted)
 
 
 def _find_weights(
@@ -278,11 +284,6 @@ def _used_weights_files(workspace: Workspace) -> dict[str, Path]:
         if name and Path(name).exists():
             used[str(artifact.manifest.config["backbone"])] = Path(name)
     return used
-
-
-def _ways_to_get(row: BackboneRow) -> str:
-    file = f"--weights {row.file}" if row.file else "--weights FILE"
-    return f"{file}, or the hub" if row.tag else f"on no hub: {file}"
 
 
 def _hub_folder() -> str:
