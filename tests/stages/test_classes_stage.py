@@ -146,7 +146,12 @@ def test_names_and_colors_reach_the_predictions(model, blocks, context):
         ({"1": "road", "2": "road"}, "merge them"),
         ({"1": "class 2"}, "merge them"),
         ({"1": "road", "class 1": "street"}, "given twice"),
-        ({"1": ""}, "cannot be the name"),
+        ({"1": ""}, "cannot be the name of a class: it is empty"),
+        ({"1": "a\nb"}, r"'a\\nb' cannot be the name of a class: it holds characters that do not show"),
+        (
+            {"1": "a\u202eb"},
+            r"'a\\u202eb' cannot be the name of a class: it holds characters that do not show",
+        ),
         ({"1": "a,b"}, "without commas"),
         ({"1": "3"}, "number"),
         ({}, "No class was given"),
@@ -155,6 +160,13 @@ def test_names_and_colors_reach_the_predictions(model, blocks, context):
 def test_names_that_would_be_ambiguous_are_refused(model, context, names, message):
     with pytest.raises(UsageError, match=message):
         classes(of(model, names=names), context)
+
+
+def test_names_of_scripts_with_joiners_are_names(model, context):
+    name = (
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0646\u0645"  # Persian, with a joiner that shows nothing itself
+    )
+    assert read_model(classes(of(model, names={"1": name}), context))[0].classes[1].name == name
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -282,7 +283,9 @@ def test_without_a_coordinate_system_there_is_no_longitude(world, tmp_path):
             ExportLabelsConfig(format="geojson", out=tmp_path / "a.geojson"), found.id, world.context
         )
     assert not (tmp_path / "a.geojson").exists()
-    out = export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg"), found.id, world.context)
+    polygons = ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg")
+    with warnings.catch_warnings(action="error"):  # what pyogrio warns of is said in a line of our own
+        out = export_labels(polygons, found.id, world.context)
     assert pyogrio.read_info(out)["features"] > 0
     plain = tmp_path / "plain.png"
     Image.fromarray(ground_of(1)).save(plain)
@@ -290,6 +293,15 @@ def test_without_a_coordinate_system_there_is_no_longitude(world, tmp_path):
     assert not (found.path / "geo").exists()
     with pytest.raises(UsageError, match="None of the images tells its place"):
         export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "b.gpkg"), found.id, world.context)
+
+
+def test_a_tiff_that_tells_no_place_gets_no_world_file(world, tmp_path):
+    """One that tells pixels without data only: a map program would lay it upside down at the origin."""
+    path = write_tiff(tmp_path / "scan.tif", corner(ground_of(2)), nodata=0)
+    found = predicted(world, path)
+    assert not list(found.path.rglob("*.pgw"))
+    with rasterio.open(found.path / "geo/scan.tif") as raster:
+        assert (raster.read(1)[:60, :60] == raster.nodata).all()
 
 
 def test_a_rotated_transform_is_kept(world, tmp_path):

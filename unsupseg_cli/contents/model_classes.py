@@ -9,30 +9,41 @@ from PIL import ImageColor
 
 from unsupseg_cli.contents.model import ModelFile, class_index
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.names import has_controls, visible
+from unsupseg_cli.core.names import visible
+
+_MARKS = "\u200c\u200d\u200e\u200f"  # joiners and marks of direction, which scripts need
 
 
 def rename(file: ModelFile, names: Mapping[str, str]) -> ModelFile:
     """Return a model whose classes, given by name or id, have new names.
 
     Raises:
-        UsageError: there is no such class, or a name is empty, a number, taken, or holds ``=`` or a comma.
+        UsageError: there is no such class, or a name is empty, a number, taken, or holds ``=``, a comma or
+            characters that do not show.
     """
     classes = list(file.classes)
     for index, name in _by_index(file, names).items():
-        if not name or name != name.strip() or not name.isprintable() or set(name) & {",", "="}:
-            raise UsageError(f"'{name}' cannot be the name of a class: expected text without commas and '='.")
-        if name.isdecimal():
-            raise UsageError(f"'{name}' cannot be the name of a class: a number means the class of that id.")
-        if has_controls(name):
-            raise UsageError(
-                f"'{visible(name)}' has characters that a terminal would obey: choose another name."
-            )
+        _require_name(name)
         classes[index] = classes[index].model_copy(update={"name": name})
     taken = [entry.name for entry in classes]
     if duplicate := next((name for name in taken if taken.count(name) > 1), None):
         raise UsageError(f"Two classes would be called '{duplicate}'; merge them, or choose another name.")
     return file.model_copy(update={"classes": classes})
+
+
+def _require_name(name: str) -> None:
+    """Raise UsageError for what cannot be the name of a class."""
+    if not name.strip():
+        reason = "it is empty"
+    elif not all(char.isprintable() or char in _MARKS for char in name):
+        reason = "it holds characters that do not show, or that a terminal would obey"
+    elif name.isdecimal():
+        reason = "a number means the class of that id"
+    elif name != name.strip() or set(name) & {",", "="}:
+        reason = "expected text without commas and '='"
+    else:
+        return
+    raise UsageError(f"'{visible(name)}' cannot be the name of a class: {reason}.")
 
 
 def recolor(file: ModelFile, colors: Mapping[str, str]) -> ModelFile:

@@ -93,7 +93,9 @@ def world_files(folder: Path, item: Item) -> list[Path]:
     """Write a world file beside the PNG files of a georeferenced image or window; return them."""
     if not (has_rasterio() and is_raster(item.image)) or (item.reading and item.reading.page):
         return []
-    a, b, c, d, e, f = georeference(item.image).transform
+    if (place := georeference(item.image)).is_nowhere:  # a TIFF that tells nodata only
+        return []
+    a, b, c, d, e, f = place.transform
     top, left = item.reading.window[:2] if item.reading and item.reading.window else (0, 0)
     x, y = left + 0.5, top + 0.5  # a world file tells the centre of the first pixel
     numbers = (a, d, b, e, a * x + b * y + c, d * x + e * y + f)

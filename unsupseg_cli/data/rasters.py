@@ -56,6 +56,11 @@ class Georeference:
     height: int
     width: int
 
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether the file tells no place at all: neither a coordinate system nor a transform."""
+        return not self.crs and self.transform == (1, 0, 0, 0, 1, 0)
+
 
 def is_raster(path: Path) -> bool:
     """Tell whether a file is a TIFF with tags of a place on the ground, or of pixels without data."""

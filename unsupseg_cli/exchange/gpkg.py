@@ -5,6 +5,7 @@ Source of the format: OGC GeoPackage Encoding Standard; written by GDAL.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
 
 
 def _write_layer(out: Path, name: str, system: str, regions: list[GroundRegion], classes: Classes) -> None:
-    from pyogrio.raw import write
+    from pyogrio.raw import write as write_layer
 
     columns: dict[str, Any] = {
         "class": np.array([classes[region.group].id for region in regions], np.int32),
@@ -50,17 +51,19 @@ def _write_layer(out: Path, name: str, system: str, regions: list[GroundRegion],
         "image": np.array([region.image for region in regions], object),
         "area": np.array([region.area for region in regions], np.float64),
     }
-    write(
-        str(out),
-        geometry=np.array([_wkb(region.polygon["coordinates"]) for region in regions], object),
-        field_data=list(columns.values()),
-        fields=list(columns),
-        crs=system or None,
-        geometry_type="Polygon",
-        driver="GPKG",
-        layer=name,
-        append=out.exists(),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # `write` above says so itself
+        write_layer(
+            str(out),
+            geometry=np.array([_wkb(region.polygon["coordinates"]) for region in regions], object),
+            field_data=list(columns.values()),
+            fields=list(columns),
+            crs=system or None,
+            geometry_type="Polygon",
+            driver="GPKG",
+            layer=name,
+            append=out.exists(),
+        )
 
 
 def _wkb(rings: list[list[tuple[float, float]]]) -> bytes:

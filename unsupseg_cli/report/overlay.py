@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.report.letters import Font, font_for
 from unsupseg_cli.report.palette import VOID_COLOR, check_labels
 
 WRONG_COLOR = (214, 60, 40)
@@ -109,20 +110,20 @@ def legend(
         width: of the picture in pixels.
         size: of the letters in pixels.
     """
-    font = ImageFont.load_default(size)
     shown = range(len(names)) if present is None else present
     gap, swatch, line = size, size, round(1.7 * size)
     places, x, y = [], gap, gap // 2
     for index in shown:
+        font = font_for(names[index], size)
         text = fit_text(names[index], font, width - 3 * gap - swatch)
         advance = swatch + gap // 2 + round(font.getlength(text)) + round(1.5 * gap)
         if x > gap and x + advance > width:
             x, y = gap, y + line
-        places.append((index, text, x, y))
+        places.append((index, text, font, x, y))
         x += advance
     picture = Image.new("RGB", (width, y + line + gap // 2), "white")
     draw = ImageDraw.Draw(picture)
-    for index, text, x, y in places:
+    for index, text, font, x, y in places:
         middle = y + line // 2
         box = (x, middle - swatch // 2, x + swatch, middle + swatch // 2)
         draw.rounded_rectangle(
@@ -132,7 +133,7 @@ def legend(
     return picture
 
 
-def fit_text(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+def fit_text(text: str, font: Font, width: float) -> str:
     """Return the text, its middle replaced by dots if it is wider than ``width`` pixels."""
     if font.getlength(text) <= width:
         return text

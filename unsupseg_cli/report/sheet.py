@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.report.letters import font_for
 from unsupseg_cli.report.overlay import blend, colorize, error_map, fit_text, legend
 from unsupseg_cli.report.palette import UNMATCHED_COLOR, VOID_COLOR
 
@@ -102,7 +103,6 @@ def grid(
     if not columns or not any(picture is not None for row in rows for picture in row):
         raise UsageError("A contact sheet needs at least one picture, got none.")
     gap, size = _gap(cell), _letters(cell)
-    font, title_font = ImageFont.load_default(size), ImageFont.load_default(round(1.3 * size))
     line = round(1.7 * size)
     lines = max((heading.count("\n") + 1 for heading in headings), default=0)
     heights = [_height(row, cell) for row in rows]
@@ -114,13 +114,11 @@ def grid(
     page = Image.new("RGB", (width, total), "white")
     draw = ImageDraw.Draw(page)
     if title:
-        draw.text(
-            (gap, gap + line / 2), fit_text(title, title_font, width - 2 * gap), INK, title_font, anchor="lm"
-        )
+        _write(draw, (gap, gap + line / 2), title, width - 2 * gap, INK, round(1.3 * size))
     for column, heading in enumerate(headings):
         for number, text in enumerate(heading.split("\n")):
             place = (gap + column * (cell + gap), top + (number + 0.5) * line - gap / 4)
-            draw.text(place, fit_text(text, font, cell), INK, font, anchor="lm")
+            _write(draw, place, text, cell, INK, size)
     y = body
     for index, (row, height) in enumerate(zip(rows, heights, strict=True)):
         for column, picture in enumerate(row):
@@ -130,24 +128,40 @@ def grid(
                 page.paste(fitted, (x, y + (height - fitted.height) // 2))
         y += height
         if label_heights[index]:
-            text = fit_text(labels[index], font, width - 2 * gap)
-            draw.text((gap, y + line / 2), text, FAINT, font, anchor="lm")
+            _write(draw, (gap, y + line / 2), labels[index], width - 2 * gap, FAINT, size)
         y += label_heights[index] + gap
     if footer:
         page.paste(footer, (0, y))
     return page
 
 
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    width: float,
+    color: tuple[int, int, int],
+    size: int,
+) -> None:
+    """Write a line whose middle left end is at a place, shortened to a width."""
+    font = font_for(text, size)
+    draw.text(place, fit_text(text, font, width), color, font, anchor="lm")
+
+
 def _legend(
     samples: Sequence[Sample], names: Sequence[str], colors: NDArray[np.uint8], *, width: int, size: int
 ) -> Image.Image:
-    """Return the legend of the classes that occur, and of unmatched and void pixels where there are any."""
+    """Return the legend of the classes that occur, and of pixels without one where there are any.
+
+    Predictions without one are unmatched where there is a truth to match, else of pixels without data, say.
+    """
     predicted = {int(value) for sample in samples for value in np.unique(sample.prediction)}
     true = {int(value) for s in samples if s.truth is not None for value in np.unique(s.truth)}
     present = sorted((predicted | true) - {VOID})
     present += [len(names)] * (VOID in predicted) + [len(names) + 1] * (VOID in true)
     extended = np.concatenate([colors[: len(names)], np.array([UNMATCHED_COLOR, VOID_COLOR], np.uint8)])
-    return legend([*names, "unmatched", "void"], extended, present, width=width, size=size)
+    without = "unmatched" if true else "no class"
+    return legend([*names, without, "void"], extended, present, width=width, size=size)
 
 
 def _gap(cell: int) -> int:

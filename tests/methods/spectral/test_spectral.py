@@ -208,6 +208,8 @@ def test_objects_are_chosen_where_tokens_tell_images_apart_before_a_background(o
     source = MemorySource([view[::5, ::5] for view in views])
     assert with_masks(source, masks, clusters="auto", background="auto")[0]["clusters"] == "objects"
     assert with_masks(source, masks, clusters="auto", background="none")[0]["clusters"] == "tokens"
+    few, _ = with_masks(source, masks, len(masks.labels) + 2, clusters="auto", background="auto")
+    assert (few["background"], few["clusters"]) == (True, "tokens")  # as of one photo, with a mask or two
 
 
 def test_objects_are_asked_for_where_there_are_none_or_too_few(objects, world):

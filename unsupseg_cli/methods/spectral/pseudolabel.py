@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,29 @@ from unsupseg_cli.training.tokens import draw_tokens
 
 _KMEANS_SAMPLE = 200_000  # tokens: as `--method kmeans`
 _NO_MASK = "the masks cover nothing; give others by --pseudolabels or --masks, or --set background=none."
+
+
+@dataclass(frozen=True, eq=False)
+class _Objects:
+    """The masks of all views.
+
+    ``means`` are those of their tokens (n, C), zero of a mask without any; ``sizes`` tell how many each view has, and
+    ``covered``, (h, w) of each view, the number of the mask that most of a cell lies on.
+    """
+
+    means: Tensor
+    sizes: list[int]
+    covered: list[Tensor]
+
+    @property
+    def there(self) -> Tensor:
+        """Whether a mask has tokens, (n,) bool."""
+        return self.means.any(1)
+
+    @property
+    def count(self) -> int:
+        """The masks that have tokens."""
+        return int(self.there.sum())
 
 
 class SpectralLabeller(Labeller):
@@ -47,15 +71,13 @@ class SpectralLabeller(Labeller):
         if self.options.clusters == "tokens":
             return figures | self._cluster_tokens()
         if self.options.clusters == "objects":
-            return figures | self._cluster_objects()
+            return figures | self._cluster_objects(self._describe_objects())
         first = self._cluster_graph(0)
         same = figures["same_image"] = first[1].same_group
         if same > OWN_IMAGE:
             told = f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image"
             if self.options.clusters == "auto":
-                of = "masks" if self._foreground is not None else "tokens"
-                self.inputs.reporter.info(f"{told}: clusters are of k-means of {of} instead of the graph's")
-                return figures | (self._cluster_tokens() if of == "tokens" else self._cluster_objects())
+                return figures | self._cluster_without_graph(told)
             self.inputs.reporter.warn(
                 f"{told}: these features tell images apart rather than what they show; compare with "
                 "--set clusters=tokens, or take another --backbone or --layer"
@@ -115,6 +137,15 @@ class SpectralLabeller(Labeller):
         clusters = cluster_graph(tokens, views, self._clusters, **counts, seed=stream, reporter=reporter)
         return tokens, clusters
 
+    def _cluster_without_graph(self, reason: str) -> dict[str, Any]:
+        """Cluster the masks, where there is a background and enough of them, else the tokens; say which and why."""
+        objects = None if self._foreground is None else self._describe_objects()
+        few = objects is not None and objects.count < self._clusters
+        of = "masks" if objects is not None and not few else "tokens"
+        why = f" (masks: {objects.count}, too few for {self._clusters} clusters)" if objects and few else ""
+        self.inputs.reporter.info(f"{reason}: clusters are of k-means of {of} instead of the graph's{why}")
+        return self._cluster_tokens() if objects is None or few else self._cluster_objects(objects)
+
     def _cluster_tokens(self) -> dict[str, Any]:
         """Fit centres of k-means on the tokens."""
         tokens, _ = self._draw(_KMEANS_SAMPLE, seeds.stream(self.inputs.seed, "kmeans", "sample"))
@@ -124,13 +155,9 @@ class SpectralLabeller(Labeller):
         self._centroids = result.centroids
         return {"tokens": len(tokens), "inertia": result.inertia, "clusters": "tokens"}
 
-    def _cluster_objects(self) -> dict[str, Any]:
-        """Cluster the masks, by the whitened mean of their tokens, and give each cell on one its class.
-
-        Raises:
-            UsageError: there is no background, or there are fewer masks than classes.
-        """
-        masks, features, device = self.inputs.masks, self.inputs.features, self.inputs.device
+    def _describe_objects(self) -> _Objects:
+        """Return what is known of each mask; raises UsageError where there is no background."""
+        masks, features = self.inputs.masks, self.inputs.features
         if masks is None or self._foreground is None:
             raise UsageError(
                 "clusters=objects takes what the masks leave out as the background, and there is none: give masks of "
@@ -142,26 +169,34 @@ class SpectralLabeller(Labeller):
             means.append(masked_means(features.tokens([view])[0], of_view))
             area = F.interpolate(torch.from_numpy(of_view)[None].float(), grid, mode="area")
             covered.append(area[0].argmax(0) if len(of_view) else torch.zeros(grid, dtype=torch.long))
-        points, sizes = torch.cat(means), [len(mean) for mean in means]
-        there = points.any(1)
-        count = int(there.sum())
-        if count < self._clusters:
+        return _Objects(torch.cat(means), [len(mean) for mean in means], covered)
+
+    def _cluster_objects(self, objects: _Objects) -> dict[str, Any]:
+        """Cluster the masks, by the whitened mean of their tokens, and give each cell on one its class.
+
+        Raises:
+            UsageError: there are fewer masks than classes.
+        """
+        assert self._foreground is not None
+        if objects.count < self._clusters:
+            masks = f"{objects.count} masks are" if objects.count != 1 else "1 mask is"
             raise UsageError(
-                f"{count} masks are fewer than {self._clusters} classes: ask for fewer --classes, or give other masks."
+                f"{masks} fewer than {self._clusters} classes: ask for fewer --classes, or give other masks."
             )
+        points, there = objects.means, objects.there
         counts = {name: getattr(self.options, name) for name in ("restarts", "iterations")}
         seed, reporter = seeds.stream(self.inputs.seed, "kmeans"), self.inputs.reporter
         units = F.normalize(whitened(points[there]), dim=-1)
         result = spherical_kmeans(units, self._clusters, **counts, seed=seed, reporter=reporter)
-        classes = torch.zeros(len(points), dtype=torch.long, device=device)
+        classes = torch.zeros(len(points), dtype=torch.long, device=points.device)
         classes[there] = result.labels + 1
         self._objects = [
             of_masks[number] * cells if len(of_masks) else number
             for of_masks, number, cells in zip(
-                torch.split(classes.cpu(), sizes), covered, self._foreground, strict=True
+                torch.split(classes.cpu(), objects.sizes), objects.covered, self._foreground, strict=True
             )
         ]
-        return {"masks": count, "inertia": result.inertia, "clusters": "objects"}
+        return {"masks": objects.count, "inertia": result.inertia, "clusters": "objects"}
 
     def learned(self) -> dict[str, Tensor]:
         """Return the centres, or the sample with its clusters, or the class of each cell; and the foreground."""
