@@ -264,8 +264,8 @@ def test_turned_and_unreadable_images_are_told(labels, context, tmp_path):
     context.reporter.warn = said.append
     found = predictions_of({"a.jpg": labels["a.png"]}, NAMES, context, tmp_path / "photos", skipped=["b.jpg"])
     written(found, context, "hdf5", tmp_path / "out.h5")
-    assert "1 images that could not be read" in said[0]
-    assert "turned by their EXIF orientation" in said[1]
+    assert "1 image that could not be read has no label map" in said[0]
+    assert "1 image is turned by EXIF orientation" in said[1]
 
 
 def test_the_command_prints_what_it_wrote(predictions, context, tmp_path):

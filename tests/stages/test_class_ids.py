@@ -186,6 +186,22 @@ def test_the_id_of_a_merged_class_says_where_it_went(model, merged, blocks, cont
             classes(ClassesConfig(model=twice.id, names={gone: "sky"}), context)
 
 
+def test_a_report_of_applied_classes_shows_them_once_under_their_model(model, merged, blocks, context):
+    scored = segment(model, blocks, context, keep="scores")
+    refined = refine(RefineConfig(predictions=scored.id, workers=1), context)
+    named = classes(ClassesConfig(model=merged.id, names={"0": "sky"}), context)
+    for before, views in ((scored, ["prediction"]), (refined, ["prediction", "refined"])):
+        middle = classes(ClassesConfig(model=merged.id, predictions=before.id), context)
+        applied = classes(ClassesConfig(model=named.id, predictions=middle.id), context)
+        page = gather([applied], context)
+        assert page.notes == []
+        assert page.legends[0][0] == f"Classes of {named.id}"
+        assert page.legends[0][1][0][0] == "sky"
+        (_, _, slides) = page.slides[0]
+        assert [name for name, _ in slides[0].views][-len(views) :] == views
+        assert len({name for name, _ in slides[0].views}) == len(slides[0].views)
+
+
 def test_models_and_maps_without_ids_are_read_as_they_were(model, blocks, context, monkeypatch):
     entries = json.loads((model.path / "model.json").read_text())["classes"]
     assert all(entry.keys() == {"name", "color"} for entry in entries)  # so that keys and digests stay

@@ -86,12 +86,13 @@ class LabelledImages:
         """Return what users of the files should know, a line each."""
         lines = []
         if self._skipped:
-            lines.append(f"{self._skipped:,} images that could not be read have no label map")
+            has = " that could not be read has" if self._skipped == 1 else "s that could not be read have"
+            lines.append(f"{self._skipped:,} image{has} no label map")
         turned = sum(orientation_of(path) != 1 for path in self._files.values())
         if turned:
             lines.append(
-                f"{turned:,} images are turned by their EXIF orientation: the labels are upright, and a program that "
-                "reads stored pixels sees such images turned"
+                f"{turned:,} image{' is' if turned == 1 else 's are'} turned by EXIF orientation: the labels are "
+                "upright, and a program that reads stored pixels sees such images turned"
             )
         return lines
 

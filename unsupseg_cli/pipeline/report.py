@@ -179,9 +179,8 @@ def _add_predicted(page: Page, subject: Subject, album: Album) -> None:
     same = proposals is not None and _of_same_images(proposals, artifact)
     if proposals is not None and same:
         _try(page, lambda: views.append(("proposal", mask_view(proposals, subject.context))))
-    for source in subject.chain:
-        if source.manifest.kind == "predictions" and _of_same_images(source, artifact):
-            name = "refined" if source.manifest.stage == "refine" else "prediction"
+    for name, source in subject.predictions().items():
+        if _of_same_images(source, artifact):
             _try(page, partial(_append_view, views, name, source))
     data, slides = artifact.manifest.data, list[Slides]()
     _try(page, lambda: slides.extend(prediction_slides(artifact, views, subject.context, album)))
@@ -218,7 +217,7 @@ def _add_classes(page: Page, subjects: Sequence[Subject], album: Album, sheets: 
         legend = read_legend(subject.artifact)
         if legend and all(entries != legend for _, entries in page.legends):
             page.legends.append((f"Classes of the labels of {subject.artifact.id}", legend))
-    models = {model.manifest.key: (model, s) for s in subjects if (model := s.last("model")) is not None}
+    models = {model.manifest.key: (model, s) for s in subjects if (model := s.model) is not None}
     for model, subject in models.values():
         _try(page, partial(_add_model, page, model, subject, album, sheets.get(model.id)))
 

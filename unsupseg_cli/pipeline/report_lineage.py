@@ -11,6 +11,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.manifest import Input, Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.evaluation import read_samples
+from unsupseg_cli.contents.predictions import model_key
 from unsupseg_cli.contents.report_pictures import (
     Album,
 )
@@ -48,6 +49,28 @@ class Subject:
         """Return the last artifact of some kinds in the lineage, made by a stage where one is named."""
         fitting = (a for a in reversed(self.chain) if a.manifest.kind in kinds)
         return next((a for a in fitting if stage in ("", a.manifest.stage)), None)
+
+    @property
+    def model(self) -> Artifact | None:
+        """The model whose classes the artifact has: of predictions that `classes apply` made, the one it applied."""
+        key = model_key(self.artifact, self.context)
+        return next((a for a in self.chain if a.manifest.key == key), None) or self.last("model")
+
+    def predictions(self) -> dict[str, Artifact]:
+        """Return the predictions of the lineage by what they are, ``prediction`` or ``refined``; the last of each."""
+        of_key = {artifact.manifest.key: artifact for artifact in self.chain}
+        named: dict[str, Artifact] = {}
+        for artifact in self.chain:
+            if artifact.manifest.kind != "predictions":
+                continue
+            made: Artifact | None = artifact
+            while made is not None and made.manifest.stage == "classes":
+                before = made.input("predictions")
+                made = of_key.get(before.key) if before else None
+            named["refined" if made is not None and made.manifest.stage == "refine" else "prediction"] = (
+                artifact
+            )
+        return named
 
 
 def subject_of(artifact: Artifact, context: Context) -> Subject:
