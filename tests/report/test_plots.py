@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,3 +57,11 @@ def test_saved_files_are_pictures_and_repeatable(tmp_path):
     save(iou_figure([0.5, 0.2, 0.1], NAMES), tmp_path / "a.pdf")
     save(Image.new("RGB", (3, 2)), tmp_path / "c.png")
     assert Image.open(tmp_path / "c.png").size == (3, 2)
+
+
+def test_names_are_no_formulas_and_other_scripts_warn_of_nothing(tmp_path):
+    names, counts = [r"$\no$", "日本"], np.array([[5, 1], [2, 7]])
+    with warnings.catch_warnings(action="error"):
+        save(confusion_figure(counts, names), tmp_path / "confusion.png")
+        save(iou_figure([0.5, 0.6], names, mean=0.55), tmp_path / "iou.png")
+    assert (tmp_path / "iou.png").stat().st_size > 0

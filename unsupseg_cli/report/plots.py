@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,7 +28,14 @@ def save(picture: Figure | Image.Image, path: Path | str) -> None:
         picture.save(path)
     else:
         metadata = {"Software": None} if str(path).endswith(".png") else None
-        picture.savefig(path, metadata=metadata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+")  # of names in other scripts: boxes stand for them
+            picture.savefig(path, metadata=metadata)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Return names that others chose so that nothing in them is read as a formula."""
+    return [name.replace("$", r"\$") for name in names]
 
 
 def confusion_figure(confusion: ArrayLike, names: Sequence[str], title: str = "") -> Figure:
@@ -47,6 +55,7 @@ def confusion_figure(confusion: ArrayLike, names: Sequence[str], title: str = ""
         counts = counts[:, :-1]
     total = counts.sum(1, keepdims=True)
     share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    names = _plain(names)
     columns = [*names, "unmatched"][: counts.shape[1]]
     cell = 0.42 if classes <= 30 else 0.16
     letters = 9 if classes <= 30 else 5
@@ -102,7 +111,7 @@ def iou_figure(
     if mean is not None:
         axes.axvline(100 * mean, color=INK, linewidth=1, linestyle="--", zorder=0)
         axes.text(100 * mean, -0.75, f"mIoU {100 * mean:.1f}", ha="center", va="bottom", fontsize=8)
-    axes.set_yticks(places, names, fontsize=9)
+    axes.set_yticks(places, _plain(names), fontsize=9)
     axes.set_ylim(len(values) - 0.4, -0.7)
     axes.set_xlim(0, 107)
     axes.set_xlabel("IoU in %")
