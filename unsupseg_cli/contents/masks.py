@@ -30,7 +30,7 @@ from unsupseg_cli.core.shards import WHOLE, Shard
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.geometry import sample_nearest
 from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
-from unsupseg_cli.methods.interface import Labeller, Masks, MaskSet
+from unsupseg_cli.methods.interface import Masks, MaskSet
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
 from unsupseg_cli.report.sheet import grid
@@ -535,26 +535,6 @@ class _MasksOfViews(Sequence[Any]):
 
     def _shown(self, labels: NDArray[np.int16], view: int) -> NDArray[np.int16]:
         return sample_nearest(labels, self._features.view(view))
-
-
-def fit_once(labeller: Labeller, draft: Draft) -> dict[str, Any]:
-    """Return the figures of a labeller that is fitted; one that has learned in this draft goes on with that.
-
-    So all blocks of an artifact are of one fit, whichever processes make them.
-    """
-    path = draft.folder / _LEARNED
-    if draft.is_done(_FIT):
-        draft.bring([path])
-        labeller.restore(load_file(path))
-        figures: dict[str, Any] = draft.note(_FIT)
-        return figures
-    figures = labeller.fit()
-    save_file({name: values.contiguous() for name, values in labeller.learned().items()}, path)
-    draft.finish(_FIT, figures, [path])
-    return figures
-
-
-_LEARNED, _FIT = ".learned.safetensors", "fit"
 
 
 def write_state(folder: Path, state: dict[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from unsupseg_cli.contents.regions import read_regions, read_support
 from unsupseg_cli.contents.views import ViewImages, ViewScores
 from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs, MaskSet
+from unsupseg_cli.training.all_tokens import Parts
 from unsupseg_cli.training.tokens import DeviceSource
 
 
@@ -33,6 +34,7 @@ def open_inputs(
     seed: int | None = None,
     workers: int | None = None,
     live: bool = False,
+    parts: Parts | None = None,
 ) -> Inputs:
     """Open what a part declared to need.
 
@@ -45,6 +47,7 @@ def open_inputs(
         seed: of every random choice.
         workers: processes that decode images.
         live: whether the network is wanted where it is optional.
+        parts: who makes which part of what is learned of the whole collection; default: this process makes all.
 
     Raises:
         UnsupsegError: an array was not kept, or images or weights are gone or are others by now.
@@ -78,7 +81,7 @@ def open_inputs(
     elif "model" in roles:
         declared["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)
-    return Inputs(arrays, device=device, reporter=context.reporter, **declared)
+    return Inputs(arrays, device=device, reporter=context.reporter, parts=parts, **declared)
 
 
 def read_any_masks(

@@ -15,6 +15,7 @@ from torch import Tensor
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
+from unsupseg_cli.training.all_tokens import OwnParts, Parts
 from unsupseg_cli.training.live import Images, LiveSource
 from unsupseg_cli.training.loop import Task
 from unsupseg_cli.training.tokens import TokenSource
@@ -150,6 +151,7 @@ class Inputs:
         features: the declared arrays of each view, on ``device``.
         device: where to compute.
         reporter: is told about the progress.
+        parts: who makes which part of what `fit` learns of the whole collection.
         given: the rest of what was declared, by the names of the properties; None where it is optional and not there.
     """
 
@@ -159,12 +161,14 @@ class Inputs:
         *,
         device: torch.device | None = None,
         reporter: Reporter | None = None,
+        parts: Parts | None = None,
         **given: Any,
     ) -> None:
         if unknown := given.keys() - _GIVEN:
             raise TypeError(f"Inputs has no '{min(unknown)}'; expected some of {', '.join(_GIVEN)}.")
         self.features, self.device = features, device or torch.device("cpu")
         self.reporter, self._given = reporter or Silent(), given
+        self.parts = parts or OwnParts(self.reporter)
 
     def _declared(self, name: str) -> Any:
         if name not in self._given:
@@ -243,6 +247,11 @@ class Labeller(ABC):
 
     def __init__(self, options: Any, inputs: Inputs) -> None:
         self.options, self.inputs = options, inputs
+
+    @property
+    def fits_together(self) -> bool:
+        """Whether `fit` learns through ``inputs.parts`` what takes long, so that all processes fit at once."""
+        return False
 
     def fit(self) -> dict[str, Any]:
         """Learn what spans the whole collection (cluster centres, say); return figures for the manifest.

@@ -98,16 +98,20 @@ def _classes_and_seed(call: Call) -> dict[str, Any]:
 
 
 def parts(call: Call, draft: Draft) -> _Labelling:
-    """Fit the labeller, and open the work of labelling block by block; finished blocks survive a kill."""
+    """Open the work of fitting and of labelling block by block; what is finished survives a kill."""
     return _Labelling(call, draft)
 
 
 class _Labelling:
-    """The masks of all views, of which this process makes some blocks by a labeller that was fitted once."""
+    """The masks of all views, of which this process makes some blocks by a labeller that was fitted once.
+
+    It is fitted while others are kept out, unless they fit together.
+    """
 
     def __init__(self, call: Call, draft: Draft) -> None:
         from unsupseg_cli.contents.features import FeatureSet
-        from unsupseg_cli.contents.masks import MaskWriter, fit_once
+        from unsupseg_cli.contents.fit import DraftParts
+        from unsupseg_cli.contents.masks import MaskWriter
         from unsupseg_cli.contents.method_inputs import open_inputs
         from unsupseg_cli.models.device import resolve_device
 
@@ -115,21 +119,36 @@ class _Labelling:
         draft.deterministic = device.type == "cpu"
         self._call, self._draft = call, draft
         self._features = features = FeatureSet(call.input("features"))
+        soft, shard = config.keep == "scores", parse_shard(config.shard)
         inputs = open_inputs(
-            call.inputs, needs, call.context, device, workers=config.workers, **_classes_and_seed(call)
+            call.inputs,
+            needs,
+            call.context,
+            device,
+            workers=config.workers,
+            parts=DraftParts(draft, shard, call.context.reporter),
+            **_classes_and_seed(call),
         )
         self._labeller = call.part.load()(call.options, inputs)
-        self._figures = fit_once(self._labeller, draft)
+        self._figures: dict[str, Any] = {}
+        if not self._labeller.fits_together:
+            self._fit()
         sizes = self._labeller.sizes()
         if sizes is None:
             sizes = features.sizes if needs.images else features.grids
-        soft, shard = config.keep == "scores", parse_shard(config.shard)
         self._writer = MaskWriter(draft, features.views["key"], sizes, soft, shard)
         self.missing = self._writer.missing
 
     def write(self) -> None:
         """Label the views of the shard's blocks."""
+        if self._labeller.fits_together:
+            self._fit()
         self._writer.fill(self._labeller.label, self._call.context, figures=self._labeller.figures)
+
+    def _fit(self) -> None:
+        from unsupseg_cli.contents.fit import fit_once
+
+        self._figures = fit_once(self._labeller, self._draft)
 
     def close(self) -> dict[str, Any]:
         """Join the blocks, draw sheets, and return the summary."""

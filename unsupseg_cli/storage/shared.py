@@ -69,8 +69,8 @@ class SharedDraft(Draft):
                 continue
             self._take_note(item.path.rpartition("/")[2].removesuffix(".json"), stored.data)
         for path in sorted((self.folder / "done").glob("*.json")):
-            content = self._read(path.stem)
-            if content and content["files"] and path.stem not in self._notes and super().is_done(path.stem):
+            content = self._read(path.stem) if path.stem not in self._notes else None
+            if content and content["files"] and super().is_done(path.stem):
                 self.finish(path.stem, content["note"], [self.folder / name for name in content["files"]])
 
     def is_done(self, part: str) -> bool:

@@ -109,6 +109,31 @@ class DeviceSource:
             )
 
 
+class ViewsSource:
+    """Some views of another source, counted from 0."""
+
+    def __init__(self, source: TokenSource, views: Sequence[int]) -> None:
+        self._source, self._views = source, views
+
+    @property
+    def dim(self) -> int:
+        """Channels C of a token."""
+        return self._source.dim
+
+    @property
+    def grids(self) -> NDArray[np.int64]:
+        """Rows and columns of each view, (N, 2)."""
+        return self._source.grids[self._views]
+
+    def tokens(self, views: Sequence[int]) -> list[Tensor]:
+        """Return the tokens of some views, each (h, w, C) float32."""
+        return self._source.tokens([self._views[view] for view in views])
+
+    def array(self, name: str, views: Sequence[int]) -> list[Tensor]:
+        """Return an array of some views, as the source gives it."""
+        return self._source.array(name, [self._views[view] for view in views])
+
+
 def flat_batches(
     source: TokenSource,
     views_per_batch: int = _VIEWS_AT_ONCE,

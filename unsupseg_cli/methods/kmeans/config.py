@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from unsupseg_cli.core.config import setting
 from unsupseg_cli.core.ports import FEATURES, Port
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
@@ -12,11 +16,11 @@ class PseudolabelOptions(MethodOptions):
 
     restarts: int = setting(5, "Runs from different starts; the lowest inertia is kept.", ge=1, le=1000)
     iterations: int = setting(50, "Most Lloyd iterations of a run.", ge=1, le=10_000)
-    sample: int = setting(
+    sample: Annotated[int, Field(ge=1)] | Literal["all"] = setting(
         200_000,
         "Most tokens that the centres are fitted on, drawn evenly over the images: the inertia over all tokens is "
-        "higher by about the share classes / sample.",
-        ge=1,
+        "higher by about the share classes / sample. all: those of 200,000 are moved by passes over all tokens, which "
+        "the processes of --shard, --devices and --executor share.",
     )
 
 

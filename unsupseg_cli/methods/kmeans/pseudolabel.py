@@ -12,6 +12,7 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.methods.interface import Labeller, Masks
 from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
+from unsupseg_cli.training.all_tokens import kmeans_of_all_tokens
 from unsupseg_cli.training.tokens import sample_tokens
 
 
@@ -20,9 +21,16 @@ class KMeansLabeller(Labeller):
 
     options: PseudolabelOptions
 
+    @property
+    def fits_together(self) -> bool:
+        """Whether several processes share the passes over all tokens."""
+        return self.options.sample == "all"
+
     def fit(self) -> dict[str, Any]:
-        """Fit the centres on a sample of the tokens; raises UsageError for more classes than tokens."""
+        """Fit the centres on a sample of the tokens, or on all; raises UsageError for more classes than tokens."""
         options, inputs = self.options, self.inputs
+        if options.sample == "all":
+            return self._fit_all()
         draw = seeds.stream(inputs.seed, "kmeans", "sample")
         sample = sample_tokens(inputs.features, options.sample, draw, inputs.reporter)
         inputs.reporter.info(
@@ -39,6 +47,23 @@ class KMeansLabeller(Labeller):
         )
         self.centroids = result.centroids  # on the tokens' device
         return {"inertia": result.inertia, "inertias": list(result.inertias), "tokens": len(sample)}
+
+    def _fit_all(self) -> dict[str, Any]:
+        options, inputs = self.options, self.inputs
+        result = kmeans_of_all_tokens(
+            inputs.features,
+            inputs.classes,
+            inputs.parts,
+            restarts=options.restarts,
+            iterations=options.iterations,
+            seed=seeds.stream(inputs.seed, "kmeans"),
+            device=inputs.device,
+            reporter=inputs.reporter,
+        )
+        self.centroids = result.centroids.to(inputs.device)
+        inputs.reporter.info(f"k-means: {result.passes} passes over {result.tokens:,} tokens")
+        figures = {"tokens": result.tokens, "passes": result.passes}
+        return {"inertia": result.inertia, "inertias": list(result.inertias), **figures}
 
     def learned(self) -> dict[str, Tensor]:
         """Return the centres (K, C)."""
