@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from unsupseg_cli.core import shards
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.shards import parse_shard
 from unsupseg_cli.inference import tally
-from unsupseg_cli.methods.kmeans.config import TrainOptions
+from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
 from unsupseg_cli.pipeline.table import entries, get_stage
 from unsupseg_cli.stages.graph import GraphConfig
 
@@ -39,6 +40,10 @@ ON_CPU = {"device": "cpu", "workers": 0}
 CALLS = {
     "graph": (graph, GraphConfig(neighbors=3, device="cpu")),
     "pseudolabel": (pseudolabel, PseudolabelConfig(classes=4, **ON_CPU)),
+    "pseudolabel-all": (
+        partial(pseudolabel, options=PseudolabelOptions(sample="all")),
+        PseudolabelConfig(classes=4, **ON_CPU),
+    ),
     "predict": (predict, PredictConfig(flip=True, keep="scores", **ON_CPU)),
     "predict-tokens": (predict, PredictConfig(features="FEATURES", flip=False, **ON_CPU)),
     "eval": (evaluate, EvalConfig(sheet=3, **ON_CPU)),

@@ -27,8 +27,9 @@ from unsupseg_cli.clustering import neighbours
 from unsupseg_cli.contents import masks
 from unsupseg_cli.core import shards
 from unsupseg_cli.inference import tally
-from unsupseg_cli.methods.kmeans.config import TrainOptions
+from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
 from unsupseg_cli.stages.graph import GraphConfig
+from unsupseg_cli.training import all_tokens
 
 ON_CPU = {"device": "cpu", "workers": 0}
 
@@ -84,4 +85,38 @@ def test_every_stage_is_made_by_two_machines(bucket, machine, photos, tmp_path, 
         assert made.manifest.summary == whole.manifest.summary
         assert made.manifest.warnings == whole.manifest.warnings
         assert machine("three").verify(machine("three").get(made.id)) == []
+    assert machine("three").leftovers(shared=True) == []
+
+
+def test_a_fit_that_another_machine_left_is_gone_on_with(bucket, machine, photos, tmp_path, monkeypatch):
+    """What it learned of parts of the collection is in the bucket, in the middle of a pass."""
+    monkeypatch.setattr(all_tokens, "_LEAST_VIEWS", 1)
+    monkeypatch.setattr(all_tokens, "_BLOCK", 1)
+    make, parts = all_tokens._AllTokens._pass, []
+
+    def stopping(fit, centroids, part):
+        if len(parts) == stop_after:
+            raise KeyboardInterrupt
+        parts.append(part)
+        return make(fit, centroids, part)
+
+    monkeypatch.setattr(all_tokens._AllTokens, "_pass", stopping)
+    features = ExtractConfig(dataset=f"{photos}/", size=32, backbone="untrained", **ON_CPU)
+    local, one, two = Context(Workspace(tmp_path / "local")), Context(machine("one")), Context(machine("two"))
+    config, options = PseudolabelConfig(classes=2, **ON_CPU), PseudolabelOptions(sample="all")
+    stop_after = None
+    for context in (local, one):
+        extract(features, context)
+    whole = pseudolabel(config, local, options=options)
+    count, parts, stop_after = len(parts), [], 8
+    with pytest.raises(KeyboardInterrupt):
+        pseudolabel(config.model_copy(update={"shard": "1/2"}), one, options=options)
+    stop_after = None
+    made = [
+        pseudolabel(config.model_copy(update={"shard": f"{number}/2"}), two, options=options)
+        for number in (2, 1)
+    ]
+    assert len(parts) == count
+    assert made[-1] is not None
+    assert (made[-1].id, made[-1].manifest.digest) == (whole.id, whole.manifest.digest)
     assert machine("three").leftovers(shared=True) == []
