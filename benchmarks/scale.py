@@ -1,7 +1,7 @@
 """Peak memory and seconds of the stages behind `extract` over growing collections: memory flat, time linear?
 
     python benchmarks/scale.py [--views 25000,50000,100000,200000] [--stages pseudolabel,train,graph,eval]
-        [--engine exact] [--folder DIR]
+        [--engine exact] [--shares 1,2,4] [--folder DIR]
 
 The features are generated: views of 4 x 4 tokens of 32 channels (float16) that scatter around 8 directions, written as
 `extract` writes them. Each stage runs in a process of its own that has imported everything. Memory
@@ -10,6 +10,11 @@ system takes back at will. Beside it stands what each view adds to that of the r
 flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does. The further stage
 "images" is what `extract` knows of all images before it embeds the first: it lists generated pictures of 8 x 8 pixels,
 reads their digests and their sizes.
+
+"pseudolabel-all" moves the centres of k-means by passes over all tokens, "pseudolabel-memory" fits them on all tokens
+in memory. --shares lets 1, 2, ... processes at once make "pseudolabel-all", each a share: CPU seconds (cores may be
+fewer), of the process that took longest and of all, the parts of passes that each made, and whether the artifact is
+that of the first row.
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import multiprocessing
+import os
 import pkgutil
+import shutil
 import tempfile
 import threading
 import time
@@ -113,6 +120,22 @@ def pseudolabel(context: Any, engine: Literal["exact", "faiss"]) -> None:
     pseudolabel(PseudolabelConfig(classes=CLASSES, sheet=0, device="cpu"), context, options=options)
 
 
+def pseudolabel_all(context: Any, engine: str, shard: str | None = None) -> Any:
+    from unsupseg_cli import PseudolabelConfig, pseudolabel
+    from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
+
+    config = PseudolabelConfig(classes=CLASSES, sheet=0, device="cpu", shard=shard)
+    return pseudolabel(config, context, options=PseudolabelOptions(restarts=2, sample="all"))
+
+
+def pseudolabel_memory(context: Any, engine: str) -> None:
+    from unsupseg_cli import PseudolabelConfig, pseudolabel
+    from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
+
+    options = PseudolabelOptions(restarts=2, sample=10**12)
+    pseudolabel(PseudolabelConfig(classes=CLASSES, sheet=0, device="cpu"), context, options=options)
+
+
 def train(context: Any, engine: Literal["exact", "faiss"]) -> None:
     from unsupseg_cli import TrainConfig, train
     from unsupseg_cli.methods.kmeans.config import TrainOptions
@@ -141,6 +164,8 @@ def evaluate(context: Any, engine: Literal["exact", "faiss"]) -> None:
 STAGES: dict[str, Callable[[Any, Any], None]] = {
     "images": images,
     "pseudolabel": pseudolabel,
+    "pseudolabel-all": pseudolabel_all,
+    "pseudolabel-memory": pseudolabel_memory,
     "train": train,
     "graph": graph,
     "eval": evaluate,
@@ -165,15 +190,20 @@ def owned() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 2**10
 
 
+def import_all() -> None:
+    """Import what stages import while they work."""
+    for room in ("contents", "clustering", "methods.kmeans", "stages", "training", "report"):
+        package = importlib.import_module(f"unsupseg_cli.{room}")
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+
+
 def measure(stage: str, engine: str, folder: Path, views: int) -> None:
     """Run a stage and print its row."""
     from unsupseg_cli.artifacts.context import Context
     from unsupseg_cli.artifacts.workspace import Workspace
 
-    for room in ("contents", "clustering", "methods.kmeans", "stages", "training", "report"):
-        package = importlib.import_module(f"unsupseg_cli.{room}")
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
+    import_all()
     before, start, peak = owned(), time.perf_counter(), Peak()
     peak.start()
     STAGES[stage](Context(Workspace(folder)), engine)
@@ -191,6 +221,57 @@ def measure(stage: str, engine: str, folder: Path, views: int) -> None:
     )
 
 
+def make_share(folder: Path, shard: str, ready: Any, told: Any) -> None:
+    """Make a share of the pseudo-labels when all processes are ready; tell what it took, and the artifact's digest."""
+    from unsupseg_cli.artifacts.context import Context
+    from unsupseg_cli.artifacts.workspace import Workspace
+    from unsupseg_cli.training.all_tokens import _AllTokens
+
+    import_all()
+    make, parts = _AllTokens._pass, []
+
+    def counting(fit: _AllTokens, centroids: Any, part: int) -> Any:
+        parts.append(part)
+        return make(fit, centroids, part)
+
+    _AllTokens._pass = counting  # type: ignore[method-assign]
+    ready.wait()
+    start = time.process_time()
+    artifact = pseudolabel_all(Context(Workspace(folder)), "", shard)
+    told.put((time.process_time() - start, len(parts), artifact and artifact.manifest.digest))
+
+
+def measure_shares(folder: Path, views: int, counts: list[int]) -> None:
+    """Print a row for each number of processes that make the pseudo-labels together."""
+    context, digests = multiprocessing.get_context("spawn"), []
+    print("| views | processes | CPU s, longest | CPU s, all | parts of passes | as the first |")
+    print("|---|---|---|---|---|---|")
+    for count in counts:
+        place = folder.with_name(f"{folder.name}-by-{count}")
+        shutil.copytree(folder / "features", place / "features", copy_function=os.link)
+        shutil.copy(folder / "current.json", place)
+        ready, told = context.Barrier(count), context.SimpleQueue()
+        processes = [
+            context.Process(target=make_share, args=(place, f"{number}/{count}", ready, told))
+            for number in range(1, count + 1)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"a share of {count}: exit code {process.exitcode}")
+        rows = [told.get() for _ in range(count)]
+        seconds, parts = [row[0] for row in rows], sorted(row[1] for row in rows)
+        digests += [digest for *_, digest in rows if digest]
+        same = "yes" if digests[-1] == digests[0] else "no"
+        shown = " + ".join(map(str, parts))
+        print(
+            f"| {views:,} | {count} | {max(seconds):.1f} | {sum(seconds):.1f} | {shown} | {same} |",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,6 +279,7 @@ def main() -> None:
     parser.add_argument("--views", default="25000,50000,100000,200000")
     parser.add_argument("--stages", default="pseudolabel,train,graph,eval")
     parser.add_argument("--engine", default="exact", help="of the graph")
+    parser.add_argument("--shares", help="numbers of processes")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -206,7 +288,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for views in map(int, options.views.split(",")):
             place = Path(folder) / f"{views}"
-            stages = options.stages.split(",")
+            stages = [stage for stage in options.stages.split(",") if stage]
             for target, arguments in [
                 (make_features, (place, views)),
                 *([(make_images, (Path(f"{place}-images"), views))] if "images" in stages else []),
@@ -217,6 +299,8 @@ def main() -> None:
                 process.join()
                 if process.exitcode:
                     raise SystemExit(f"{target.__name__} {arguments}: exit code {process.exitcode}")
+            if options.shares:
+                measure_shares(place, views, [int(count) for count in options.shares.split(",")])
 
 
 if __name__ == "__main__":
