@@ -45,7 +45,7 @@ def photos(tmp_path):
 @pytest.fixture(autouse=True)
 def _blocks_of_one_view(monkeypatch):
     monkeypatch.setattr(extraction, "views_per_block", lambda *_: 1)
-    monkeypatch.setattr("unsupseg_cli.contents.masks.views_per_block", lambda *_: 1)
+    monkeypatch.setattr("unsupseg_cli.contents.mask_writer.views_per_block", lambda *_: 1)
 
 
 class PowerLoss(Exception):  # noqa: N818 - it is no error of the program

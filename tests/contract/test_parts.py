@@ -20,7 +20,7 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.contents import masks, method_inputs
+from unsupseg_cli.contents import mask_writer, method_inputs
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method
@@ -189,7 +189,7 @@ def test_what_is_declared_is_read_and_nothing_else(work, world, tmp_path, monkey
 def test_shards_of_a_labeller_are_of_one_fit(work, world, tmp_path, monkeypatch):
     if work.stage.name != "pseudolabel":
         pytest.skip("a trainer")
-    monkeypatch.setattr(masks, "views_per_block", lambda *_: 2)
+    monkeypatch.setattr(mask_writer, "views_per_block", lambda *_: 2)
     contexts = []
     for name in ("whole", "shards"):
         shutil.copytree(world.workspace.root, tmp_path / name)

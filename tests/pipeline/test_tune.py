@@ -158,7 +158,7 @@ def test_a_full_disk_is_no_fault_of_a_candidate(call, here, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("unsupseg_cli.contents.masks.MaskWriter.fill", full)
+    monkeypatch.setattr("unsupseg_cli.contents.mask_writer.MaskWriter.fill", full)
     said = call("tune", "small.toml", "--workers", 0, code=1)[1]
     assert "is full" in said
     assert "left out" not in said

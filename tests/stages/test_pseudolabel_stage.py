@@ -22,7 +22,8 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents.features import FeatureSet
-from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, _write_table, read_masks, warn_of_single_masks
+from unsupseg_cli.contents.mask_writer import _write_table, warn_of_single_masks
+from unsupseg_cli.contents.masks import LabelMaps, SoftMasks, read_masks
 from unsupseg_cli.contents.network import live_source
 from unsupseg_cli.contents.views import ViewImages
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -167,7 +168,7 @@ def test_masks_of_other_features_are_refused(features, folder, context):
 def test_finished_blocks_are_not_labelled_again(features, context, monkeypatch):
     from unsupseg_cli.methods.primaps import pseudolabel as module
 
-    monkeypatch.setattr("unsupseg_cli.contents.masks.views_per_block", lambda *given: 2)
+    monkeypatch.setattr("unsupseg_cli.contents.mask_writer.views_per_block", lambda *given: 2)
     whole = label(context)
     digests = {name: output.sha256 for name, output in whole.manifest.outputs.items()}
     calls = []

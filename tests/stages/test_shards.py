@@ -27,7 +27,7 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.clustering import neighbours
-from unsupseg_cli.contents import masks
+from unsupseg_cli.contents import mask_writer
 from unsupseg_cli.core import shards
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.shards import parse_shard
@@ -98,7 +98,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(shards, "IMAGES", 2)
     monkeypatch.setattr(tally, "IMAGES", 2)
     monkeypatch.setattr(neighbours, "_PART", 3)
-    monkeypatch.setattr(masks, "views_per_block", lambda *_: 2)
+    monkeypatch.setattr(mask_writer, "views_per_block", lambda *_: 2)
 
 
 @pytest.fixture(params=CALLS)

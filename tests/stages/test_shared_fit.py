@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, Workspace, extract, pseudolabel
-from unsupseg_cli.contents import masks
+from unsupseg_cli.contents import mask_writer
 from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
 from unsupseg_cli.training import all_tokens
 
@@ -33,7 +33,7 @@ def work(made, tmp_path, monkeypatch):
     """A function that labels in a workspace of a name, which begins with the features; in many parts."""
     monkeypatch.setattr(all_tokens, "_LEAST_VIEWS", 4)
     monkeypatch.setattr(all_tokens, "_BLOCK", 1)
-    monkeypatch.setattr(masks, "views_per_block", lambda *_: 4)
+    monkeypatch.setattr(mask_writer, "views_per_block", lambda *_: 4)
 
     def call(name, shard=None, options=ALL):
         if not (tmp_path / name).exists():

@@ -22,7 +22,7 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.workspace import Workspace
-from unsupseg_cli.contents.images import file_digests
+from unsupseg_cli.contents.digests import file_digests
 from unsupseg_cli.contents.option_files import decided_by
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.inference import extraction
@@ -191,12 +191,12 @@ def test_labels_that_change_during_an_evaluation_are_an_error(photos, context, m
 
 
 def test_masks_that_change_during_an_import_are_an_error(photos, context, monkeypatch):
-    from unsupseg_cli.contents import masks
+    from unsupseg_cli.contents import mask_writer
 
     def interfere(*_):
         Image.fromarray(np.ones((64, 96), np.uint8)).save(photos / "labels" / "0.png")
 
-    monkeypatch.setattr(masks, "draw_masks", interfere)
+    monkeypatch.setattr(mask_writer, "draw_masks", interfere)
     config = ImportMasksConfig(
         masks_from=photos / "labels", dataset=f"{photos / 'images'}/", from_labels=True
     )
@@ -214,11 +214,11 @@ def test_a_changed_file_of_equal_size_and_time_is_seen(photos, context):
 
 
 def test_unreadable_is_not_remembered(photos, context, monkeypatch):
-    from unsupseg_cli.contents import images as contents
+    from unsupseg_cli.contents import digests
 
     path = photos / "images" / "0.png"
     with monkeypatch.context() as patch:
-        patch.setattr(contents, "digest_or_unreadable", lambda _: "unreadable")
+        patch.setattr(digests, "digest_or_unreadable", lambda _: "unreadable")
         assert file_digests([("0", path)], context) == [["0", "unreadable"]]
     ((_, digest),) = file_digests([("0", path)], context)
     assert len(digest) == 64

@@ -24,7 +24,7 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.clustering import neighbours
-from unsupseg_cli.contents import masks
+from unsupseg_cli.contents import mask_writer
 from unsupseg_cli.core import shards
 from unsupseg_cli.inference import tally
 from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
@@ -69,7 +69,7 @@ def test_every_stage_is_made_by_two_machines(bucket, machine, photos, tmp_path, 
     for module in (shards, tally):
         monkeypatch.setattr(module, "IMAGES", 2)
     monkeypatch.setattr(neighbours, "_PART", 2)
-    monkeypatch.setattr(masks, "views_per_block", lambda *_: 2)
+    monkeypatch.setattr(mask_writer, "views_per_block", lambda *_: 2)
     local, one, two = Context(Workspace(tmp_path / "local")), Context(machine("one")), Context(machine("two"))
     for stage, config in calls(photos):
         options = {"options": TrainOptions(steps=3, restarts=1, batch=2)} if stage.name == "train" else {}

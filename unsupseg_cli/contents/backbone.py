@@ -11,7 +11,7 @@ import torch
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
-from unsupseg_cli.contents.images import remembered_weights
+from unsupseg_cli.contents.digests import remembered_weights
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.models.backbone import JSON_NAME, Backbone, backbone_row, load_backbone, resolve_precision
 from unsupseg_cli.models.backbones import ALIASES, TINY

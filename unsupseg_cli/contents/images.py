@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from unsupseg_cli.artifacts.cache import Cache
-from unsupseg_cli.artifacts.canonical import digest_json
-from unsupseg_cli.artifacts.context import DIGESTS, ROOTS, WEIGHTS, Context
+from unsupseg_cli.artifacts.context import ROOTS, Context
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.manifest import DataSource, Manifest
-from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, stamp
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.core.address import Address, is_address, is_file_address, parse_address
+from unsupseg_cli.contents.digests import fingerprint
+from unsupseg_cli.contents.fetched import address_of, brought, folder_of, parse_images, with_origin
+from unsupseg_cli.core.address import is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.core.paths import anchored
-from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.data.datasets import Dataset, dataset_names, frames_of, in_parts, open_dataset, space_of
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.inputs import expand
@@ -89,57 +87,20 @@ def open_data(
     options |= {name: getattr(config, name) for name in fields}
     options["windows"] = windows or (Windows(config.windows) if config.windows else None)
     name, place = brought(config.dataset, context)
-    options["left_out"] = tuple(_here(folder, place) for folder in options["left_out"])
+    options["left_out"] = tuple(folder_of(folder, place) for folder in options["left_out"])
     try:
         dataset = open_dataset(name, split=config.split or default_split, **options)
     except UsageError:
         if config.split is not None or default_split is None:
             raise
         dataset = open_dataset(name, **options)  # a folder need not have the usual split
-    dataset = _from(place, dataset)
+    dataset = with_origin(place, dataset)
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
     if source is not None and not given:
         dataset = read_as(dataset, Reading.from_json(source.reading))
     _tell(dataset, context, config.strict)
     return _at_most(dataset, context)
-
-
-_Fetched = tuple[str, Path] | None  # an address, and the folder that it was fetched into
-
-
-def brought(name: str, context: Context | None) -> tuple[str, _Fetched]:
-    """Return what opens a data set on this machine, and where it was fetched from, of an address."""
-    if not is_address(name) or is_file_address(name):
-        return name, None
-    from unsupseg_cli.storage.images import bring_images
-
-    cache, reporter = (context.cache, context.reporter) if context else (Cache.of_environment(), Silent())
-    folder = bring_images(name, cache, reporter)
-    return f"{folder}/", (str(parse_address(name)), folder)
-
-
-def _from(place: _Fetched, dataset: Dataset) -> Dataset:
-    """Return a data set that knows the address it was fetched from."""
-    if place is None:
-        return dataset
-    return replace(dataset, origin=_there(dataset.root, place))
-
-
-def _there(folder: Path, place: _Fetched) -> str:
-    """Return the address that a folder was fetched from; the folder where it was not."""
-    if place is None or not folder.is_relative_to(place[1]):
-        return str(folder.absolute())
-    inside = folder.relative_to(place[1]).as_posix()
-    return place[0] if inside == "." else f"{place[0]}/{inside}"
-
-
-def _here(folder: Path, place: _Fetched) -> Path:
-    """Return the folder that an address in a manifest was fetched into."""
-    if place is None or not is_address(folder):
-        return folder
-    inside = parse_address(place[0]).within(str(folder))
-    return folder if inside is None else place[1] / inside
 
 
 def _at_most(dataset: Dataset, context: Context) -> Dataset:
@@ -213,8 +174,8 @@ def reopen(data: DataSource, context: Context | None = None, **files: Any) -> Da
         return read_as(_named_again(data), Reading.from_json(data.reading))
     location = same_images(data)
     name, place = brought(location.pop("dataset"), context)
-    location["left_out"] = tuple(_here(folder, place) for folder in location["left_out"])
-    dataset = _from(place, open_dataset(name, split=data.split, **files, **location))
+    location["left_out"] = tuple(folder_of(folder, place) for folder in location["left_out"])
+    dataset = with_origin(place, open_dataset(name, split=data.split, **files, **location))
     return read_as(dataset, Reading.from_json(data.reading))
 
 
@@ -279,7 +240,7 @@ def describe_images(dataset: Dataset, context: Context) -> DataSource:
 def _scan_of(dataset: Dataset) -> dict[str, Any]:
     """Return what finds the same images again."""
     place = (dataset.origin, dataset.root) if dataset.origin else None
-    left_out = [_there(folder, place) for folder in dataset.left_out]
+    left_out = [address_of(folder, place) for folder in dataset.left_out]
     reading = dataset.items[0].reading if dataset.items else None
     return {
         "image_suffix": dataset.image_suffix,
@@ -332,37 +293,6 @@ def identify_images(dataset: Dataset, context: Context) -> DataSource:
     )
 
 
-def label_fingerprint(items: Iterable[Item], context: Context) -> str:
-    """Return the content fingerprint of the label files; only evaluation and diagnosis call this."""
-    return fingerprint(((item.key, item.label) for item in items if item.label is not None), context)
-
-
-def space_digest(space: LabelSpace) -> str:
-    """Return the digest of everything in a label space that decides how labels are read, scored and shown."""
-    values = {part.name: getattr(space, part.name) for part in fields(space) if part.name != "hint"}
-    return digest_json({name: _plain(value) for name, value in values.items()})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _plain(value[name]) for name in sorted(value)}
-    return sorted(value) if isinstance(value, frozenset) else value
-
-
-def remember_weights(backbone: str, file: Path, digest: str, context: Context) -> None:
-    """Remember the digest of the weights in a file, so that a dry run need not load them."""
-    remembered, entry = context.remembered(WEIGHTS), [*stamp(file), digest]
-    name = f"{backbone} {file.resolve()}"
-    if remembered.get(name) != entry:
-        context.remember(WEIGHTS, {**remembered, name: entry})
-
-
-def remembered_weights(backbone: str, file: Path, context: Context) -> str | None:
-    """Return the digest that the weights in a file had, unless the file changed since or was never used."""
-    entry = context.remembered(WEIGHTS).get(f"{backbone} {file.resolve()}")
-    return str(entry[-1]) if entry and file.exists() and entry[:-1] == stamp(file) else None
-
-
 def open_paths(
     paths: Sequence[Path],
     context: Context | None = None,
@@ -391,7 +321,7 @@ def open_paths(
     items: dict[str, Item] = {}
     remote = [is_address(path) for path in paths]
     named = tuple(
-        str(_address(path)) if far else anchored(path, Path.cwd())
+        str(parse_images(path)) if far else anchored(path, Path.cwd())
         for path, far in zip(paths, remote, strict=True)
     )
     here = [
@@ -423,51 +353,6 @@ def open_paths(
     origin = named[0] if remote[0] else ""
     dataset = Dataset("images", root, "all", tuple(items.values()), origin=origin, **parts)
     return dataset if context is None else _at_most(dataset, context)
-
-
-def _address(path: Path) -> Address:
-    """Return the address that a path was given as; raises UsageError where it is malformed."""
-    try:
-        return parse_address(path)
-    except ValueError as error:
-        raise UsageError(f"The images: {error}.") from None
-
-
-def fingerprint(files: Iterable[tuple[str, Path]], context: Context) -> str:
-    """Return a digest of the contents of files under their names, see `file_digests`."""
-    return digest_json(sorted(file_digests(files, context)))
-
-
-def file_digests(files: Iterable[tuple[str, Path]], context: Context) -> list[list[str]]:
-    """Return [name, digest of the content] of files; digests are remembered until a file changes.
-
-    The call remembers what it saw (`Sources`). That a file is unreadable is asked again by every call.
-
-    Raises:
-        UnsupsegError: a file is gone, or is being written.
-    """
-    cache = context.remembered(DIGESTS)
-    pairs, changed, files = [], False, list(files)
-    for name, path in context.reporter.track(files, "digests of files", total=len(files)):
-        place = str(path.resolve())
-        try:
-            seen, entry = stamp(path), cache.get(place)
-            if entry is None or entry[:-1] != seen or entry[-1] == UNREADABLE:
-                entry = [*seen, digest_or_unreadable(path)]
-                if stamp(path) != seen:
-                    raise UnsupsegError(f"'{path}' is being written: call again when it is at rest.")
-                cache.pop(place, None)
-                if entry[-1] != UNREADABLE:
-                    cache[place], changed = entry, True
-        except OSError as error:
-            raise UnsupsegError(
-                f"'{path}' cannot be read ({error.strerror}); it was there a moment ago."
-            ) from None
-        context.sources.add(path, seen, entry[-1])
-        pairs.append([name, str(entry[-1])])
-    if changed:
-        context.remember(DIGESTS, cache)
-    return pairs
 
 
 def named_space(artifact: Artifact) -> LabelSpace | None:

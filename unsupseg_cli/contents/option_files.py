@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
-from unsupseg_cli.contents.images import file_digests
+from unsupseg_cli.contents.digests import file_digests
 from unsupseg_cli.core.config import Config
 
 

@@ -20,14 +20,8 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.images import (
-    describe_images,
-    file_digests,
-    fingerprint,
-    open_paths,
-    read_as,
-    reopen,
-)
+from unsupseg_cli.contents.digests import file_digests, fingerprint
+from unsupseg_cli.contents.images import describe_images, open_paths, read_as, reopen
 from unsupseg_cli.contents.label_maps import (
     CLASSES,
     LabelMaps,

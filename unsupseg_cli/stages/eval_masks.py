@@ -68,7 +68,8 @@ class EvalMasksConfig(Config):
 
 def identify(call: Call) -> Identity:
     """Return what decides the scores: the masks, and the objects."""
-    from unsupseg_cli.contents.images import describe_images, fingerprint, label_fingerprint
+    from unsupseg_cli.contents.digests import fingerprint, label_fingerprint
+    from unsupseg_cli.contents.images import describe_images
 
     config, context, dataset = call.config, call.context, _dataset(call)
     if config.truth is not None:

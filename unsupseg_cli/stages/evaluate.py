@@ -104,7 +104,8 @@ _PROBE_FILES = ("labels", "class_file", "label_suffix")
 
 def identify(call: Call) -> Identity:
     """Return what decides the scores of a model or of predictions."""
-    from unsupseg_cli.contents.images import describe_images, label_fingerprint, space_digest
+    from unsupseg_cli.contents.digests import label_fingerprint, space_digest
+    from unsupseg_cli.contents.images import describe_images
     from unsupseg_cli.contents.predictions import require_predicted
     from unsupseg_cli.contents.stored_tokens import require_tokens
     from unsupseg_cli.models.backbone import resolve_precision
@@ -348,7 +349,7 @@ def _dataset(call: Call) -> Dataset:
 def _probe_labels(call: Call) -> str:
     """Return the fingerprint of the labels that the linear probe is fitted on."""
     from unsupseg_cli.artifacts.identity import UNKNOWN
-    from unsupseg_cli.contents.images import label_fingerprint
+    from unsupseg_cli.contents.digests import label_fingerprint
     from unsupseg_cli.diagnosis.linear_probe import training_data
 
     config = call.config

@@ -222,7 +222,8 @@ def _reads(values: Mapping[str, Any]) -> tuple[Port, ...]:
 
 def identify(call: Call) -> Identity:
     """Return what decides the features."""
-    from unsupseg_cli.contents.images import identify_images, remember_weights
+    from unsupseg_cli.contents.digests import remember_weights
+    from unsupseg_cli.contents.images import identify_images
     from unsupseg_cli.inference.extraction import default_batch
     from unsupseg_cli.models.backbone import resolve_precision
 

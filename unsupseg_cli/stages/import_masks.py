@@ -70,7 +70,8 @@ class ImportMasksConfig(DataConfig):
 
 def identify(call: Call) -> Identity:
     """Return what decides the masks: the images, the files of the masks, and how they are read."""
-    from unsupseg_cli.contents.images import fingerprint, identify_images
+    from unsupseg_cli.contents.digests import fingerprint
+    from unsupseg_cli.contents.images import identify_images
 
     config, data = call.config, identify_images(_dataset(call), call.context)
     unread = config.unread()
@@ -103,7 +104,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     import numpy as np
 
     from unsupseg_cli.contents.features import write_views
-    from unsupseg_cli.contents.masks import MaskWriter, draw_masks
+    from unsupseg_cli.contents.mask_writer import MaskWriter, draw_masks
     from unsupseg_cli.data.geometry import View
     from unsupseg_cli.data.images import read_image
     from unsupseg_cli.data.views import table_of_views
@@ -207,7 +208,7 @@ def foresee(call: Call) -> Foreseen:
     """Return about the bytes of the masks, at the images' own size."""
     import numpy as np
 
-    from unsupseg_cli.contents.masks import label_bytes
+    from unsupseg_cli.contents.mask_writer import label_bytes
 
     sizes = np.array(_readable(call)[1], np.int64)
     return Foreseen({"views": len(sizes), "overlapping": 0, "masks": len(sizes)}, label_bytes(sizes))

@@ -55,7 +55,7 @@ def identify(call: Call) -> Identity:
 def _probe_digest(call: Call) -> str:
     """Return the digest of the images, labels and classes of the probe, whose scores are in the summary."""
     from unsupseg_cli.artifacts.canonical import digest_json
-    from unsupseg_cli.contents.images import fingerprint, label_fingerprint, space_digest
+    from unsupseg_cli.contents.digests import fingerprint, label_fingerprint, space_digest
     from unsupseg_cli.pretraining.run import probe_data
 
     space, *parts = probe_data(_config(call))

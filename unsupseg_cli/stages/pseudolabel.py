@@ -111,7 +111,7 @@ class _Labelling:
     def __init__(self, call: Call, draft: Draft) -> None:
         from unsupseg_cli.contents.features import FeatureSet
         from unsupseg_cli.contents.fit import DraftParts
-        from unsupseg_cli.contents.masks import MaskWriter
+        from unsupseg_cli.contents.mask_writer import MaskWriter
         from unsupseg_cli.contents.method_inputs import open_inputs
         from unsupseg_cli.models.device import resolve_device
 
@@ -153,7 +153,7 @@ class _Labelling:
     def close(self) -> dict[str, Any]:
         """Join the blocks, draw sheets, and return the summary."""
         from unsupseg_cli.contents.exemplars import draw_exemplars
-        from unsupseg_cli.contents.masks import (
+        from unsupseg_cli.contents.mask_writer import (
             draw_masks,
             warn_of_single_masks,
             warn_of_unused_classes,
@@ -198,7 +198,7 @@ def finish(call: Call, labels: Artifact) -> None:
 def foresee(call: Call) -> Foreseen:
     """Return about the bytes of the label maps, by cell or by pixel."""
     from unsupseg_cli.contents.features import foreseen_grids
-    from unsupseg_cli.contents.masks import label_bytes
+    from unsupseg_cli.contents.mask_writer import label_bytes
 
     features = call.input("features")
     scale = int(features.manifest.summary["patch_size"]) if call.needs.images else 1

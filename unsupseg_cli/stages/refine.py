@@ -96,7 +96,7 @@ def foresee(call: Call) -> Foreseen:
     if _refined(call).manifest.kind == "predictions":
         return Foreseen()
     from unsupseg_cli.contents.features import foreseen_grids
-    from unsupseg_cli.contents.masks import label_bytes
+    from unsupseg_cli.contents.mask_writer import label_bytes
 
     features = _features(call)
     return Foreseen(
@@ -176,7 +176,8 @@ class _RefinedMasks:
 
     def __init__(self, call: Call, draft: Draft) -> None:
         from unsupseg_cli.contents.features import FeatureSet
-        from unsupseg_cli.contents.masks import STATE, MaskScores, MaskWriter
+        from unsupseg_cli.contents.mask_writer import MaskWriter
+        from unsupseg_cli.contents.masks import STATE, MaskScores
         from unsupseg_cli.contents.views import ViewImages
 
         config, labels = call.config, _refined(call)
@@ -207,7 +208,7 @@ class _RefinedMasks:
 
     def close(self) -> dict[str, Any]:
         """Join the blocks, draw the sheet, and return the summary."""
-        from unsupseg_cli.contents.masks import draw_masks, warn_of_single_masks
+        from unsupseg_cli.contents.mask_writer import draw_masks, warn_of_single_masks
 
         summary = self._writer.close()
         warn_of_single_masks(self._draft, summary)
