@@ -4,8 +4,8 @@
 
 Tokens are made up: 200 directions of unequal frequency with noise, so that 27 clusters do not fit them exactly. The
 labeller of `pseudolabel --method kmeans` is fitted and labels all tokens of a source that makes them on the fly, each
-number of --memory in a process of its own. Then it is fitted on samples and on all of --tokens in memory; the inertia
-is that over all of them.
+number of --memory in a process of its own: on a sample, and by passes over all. Then it is fitted on samples, by passes
+(sample=all) and on all of --tokens in memory; the inertia is that over all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Sequence
+from itertools import product
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +79,7 @@ def compare_samples(options: argparse.Namespace) -> None:
         tokens[view] = made.tokens([view])[0]
     source, flat = MemorySource(list(tokens)), tokens.view(-1, options.dim)
     rows = []
-    for sample in (*options.samples, len(flat)):
+    for sample in (*options.samples, "all", len(flat)):
         found, seconds = [], []
         for seed in options.seeds:
             chosen = PseudolabelOptions(sample=sample, restarts=options.restarts)
@@ -91,17 +93,19 @@ def compare_samples(options: argparse.Namespace) -> None:
     print("| sample | inertia | range over seeds | above all, % | classes / sample, % | s | time of all |")
     print("|---|---|---|---|---|---|---|")
     for sample, value, spread, seconds in rows:
-        bound = f"{100 * options.classes / sample:.3f} | {seconds:.1f} | {seconds / longest:.3f}"
-        print(f"| {sample:,} | {value:.5f} | {spread:.5f} | {100 * (value / least - 1):.2f} | {bound} |")
+        share = "" if sample == "all" else f"{100 * options.classes / sample:.3f}"
+        bound = f"{share} | {seconds:.1f} | {seconds / longest:.3f}"
+        name = sample if sample == "all" else f"{sample:,}"
+        print(f"| {name} | {value:.5f} | {spread:.5f} | {100 * (value / least - 1) + 0:.2f} | {bound} |")
 
 
-def peak_of(count: int, classes: int, dim: int) -> None:
+def peak_of(count: int, classes: int, dim: int, sample: Any) -> None:
     """Fit and label tokens that are made on the fly, and print the peak memory of this process before and after."""
     torch.set_num_threads(1)
     source = MadeSource(count, dim)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    labeller = KMeansLabeller(PseudolabelOptions(), Inputs(source, classes=classes, seed=0))
+    labeller = KMeansLabeller(PseudolabelOptions(sample=sample), Inputs(source, classes=classes, seed=0))
     labeller.fit()
     fitted = time.perf_counter() - start
     fit_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -111,7 +115,8 @@ def peak_of(count: int, classes: int, dim: int) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     size = count * dim * 4 / 2**20
     print(
-        f"| {count:,} | {size:,.0f} | {before:.0f} | {fit_peak:.0f} | {peak:.0f} | {fitted:.0f} | {labelled:.0f} |",
+        f"| {count:,} | {sample} | {size:,.0f} | {before:.0f} | {fit_peak:.0f} | {peak:.0f} | {fitted:.0f} "
+        f"| {labelled:.0f} |",
         flush=True,
     )
 
@@ -133,11 +138,11 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=5)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
-    print("| tokens | their MiB | peak MiB before | of fitting | of labelling | fit, s | label, s |")
-    print("|---|---|---|---|---|---|---|", flush=True)
-    for count in options.memory:
+    print("| tokens | sample | their MiB | peak MiB before | of fitting | of labelling | fit, s | label, s |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for count, sample in product(options.memory, (200_000, "all")):
         child = multiprocessing.get_context("spawn").Process(
-            target=peak_of, args=(count, options.classes, options.dim)
+            target=peak_of, args=(count, options.classes, options.dim, sample)
         )
         child.start()
         child.join()
