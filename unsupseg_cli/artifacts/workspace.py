@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, suppress
 from copy import copy
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any
 
 from unsupseg_cli.artifacts.arrays import HDF5, pack_hdf5
 from unsupseg_cli.artifacts.artifact import Artifact as Artifact
-from unsupseg_cli.artifacts.canonical import digest_file
+from unsupseg_cli.artifacts.current import CURRENT, as_current, with_current
 from unsupseg_cli.artifacts.draft import SHARED, Draft, SharedWork
 from unsupseg_cli.artifacts.environment import describe_environment, peak_memory_bytes
 from unsupseg_cli.artifacts.files import (
@@ -36,22 +34,17 @@ from unsupseg_cli.artifacts.manifest import (
     Manifest,
     OlderFormatError,
     Output,
-    is_result,
-    is_scratch,
     read_manifest,
 )
+from unsupseg_cli.artifacts.outputs import is_as_listed, lasting, output_of, outputs_of, size_of
 from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError, did_you_mean
-from unsupseg_cli.core.threads import usable_cores
 
-CURRENT = "current.json"
 _PARTIAL = ".partial"
 _RETIRED = f"{_PARTIAL}-retired"
 LOCKS = ".locks"
 """The folder of the lock files."""
 _DAMAGED = ".damaged"
-_UNFINISHED = {".partial", ".tmp"}  # what zarr and torch call a file until it is whole
 _SHOWN = 5  # ids that a message names
-_HASHING = 8  # files at a time, at most
 _MUCH = 4 * 2**30  # bytes that take more than a few seconds to read once more
 MISSING, CHANGED = "is missing", "was changed after it was written"
 """What `verify` says of a file."""
@@ -367,7 +360,7 @@ class Workspace:
         if (artifact.folder / _DAMAGED).exists():
             return False
         files = ((artifact.folder / name, output.bytes) for name, output in artifact.manifest.outputs.items())
-        return all(_file_size(path) == size for path, size in files)
+        return all(size_of(path) == size for path, size in files)
 
     def _hold(
         self, lock: Path, subject: str, wait: float, tell: Callable[[str], None] | None
@@ -422,14 +415,14 @@ class Workspace:
         (draft.folder / HDF5).unlink(missing_ok=True)  # of a call that was killed here
         if identity.execution.get("store") == "hdf5":
             draft.take_over()
-        outputs = {**_outputs(draft.folder), **draft.elsewhere()}
+        outputs = {**outputs_of(draft.folder), **draft.elsewhere()}
         digest = Manifest.digest_of(outputs)
         if identity.execution.get("store") == "hdf5":
             packed = [path.name for path in pack_hdf5(draft.folder)]
             outputs = {name: output for name, output in outputs.items() if name.split("/")[0] not in packed}
-            outputs[HDF5] = _output(draft.folder, draft.folder / HDF5)
+            outputs[HDF5] = output_of(draft.folder, draft.folder / HDF5)
         # Scratch is left out: it is gone a moment later, and there are some files of it for every block.
-        sync_files([*_lasting(draft.folder), draft.folder])
+        sync_files([*lasting(draft.folder), draft.folder])
         manifest = identity.manifest(
             environment=describe_environment(),
             started=clock.started.isoformat(timespec="seconds"),
@@ -533,7 +526,7 @@ class Workspace:
         path = artifact.folder / name
         if not path.exists():
             return MISSING
-        return "" if _is_as_listed(path, output) else CHANGED
+        return "" if is_as_listed(path, output) else CHANGED
 
     def _mark(self, artifact: Artifact, damaged: bool) -> None:
         """Note whether an artifact is damaged."""
@@ -594,27 +587,6 @@ class Workspace:
             shutil.rmtree(folder)
 
 
-def with_current(
-    current: dict[str, dict[str, str]], artifacts: Sequence[Artifact]
-) -> dict[str, dict[str, str]]:
-    """Return what names the last artifacts once these are the last ones of their kinds and splits."""
-    changed = {kind: dict(names) for kind, names in current.items()}
-    for artifact in artifacts:
-        splits = changed.setdefault(artifact.manifest.kind, {})
-        splits["*last*"] = artifact.id
-        if artifact.manifest.data:
-            splits[artifact.manifest.data.split] = artifact.id
-    return changed
-
-
-def as_current(text: str) -> dict[str, dict[str, str]]:
-    """Return what names the last artifacts; nothing where the text cannot be read, for every input can be named."""
-    try:
-        return {kind: names for kind, names in json.loads(text).items() if isinstance(names, dict)}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
-
-
 class _Clock:
     """When the work began: the date for people, and the ticks that time is measured by."""
 
@@ -630,50 +602,12 @@ def _is_complete(draft: Draft, identity: Identity) -> bool:
     try:
         manifest = read_manifest(draft.folder)
         named = (manifest.kind, manifest.id, manifest.key) == (identity.kind, identity.id, identity.key)
-        if named and all(_is_as_listed(draft.folder / name, out) for name, out in manifest.outputs.items()):
+        if named and all(is_as_listed(draft.folder / name, out) for name, out in manifest.outputs.items()):
             return True
     except UnsupsegError:
         pass
     path.unlink()
     return False
-
-
-def _is_as_listed(path: Path, output: Output) -> bool:
-    return _file_size(path) == output.bytes and digest_file(path) == output.sha256
-
-
-def _lasting(folder: Path) -> list[Path]:
-    """Return the files and folders of a draft that are no scratch, nor what a killed call left of a file."""
-    paths = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        scratch = name.partition("/")[0] in ("done", "checkpoint") or is_scratch(name)
-        if not scratch and path.suffix not in _UNFINISHED:
-            paths.append(path)
-    return paths
-
-
-def _outputs(folder: Path) -> dict[str, Output]:
-    """Describe the files of a draft that are published."""
-    paths = {path.relative_to(folder).as_posix(): path for path in _lasting(folder) if path.is_file()}
-    with ThreadPoolExecutor(
-        min(_HASHING, usable_cores())
-    ) as threads:  # hashing leaves the other threads free to run
-        outputs = threads.map(lambda path: _output(folder, path), paths.values())
-        return dict(zip(paths, outputs, strict=True))
-
-
-def _output(folder: Path, path: Path) -> Output:
-    path.chmod(0o644)  # some writers make files that only their owner may read
-    name = path.relative_to(folder).as_posix()
-    return Output(bytes=path.stat().st_size, sha256=digest_file(path), result=is_result(name))
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1
 
 
 def _is_free(lock: Path) -> bool:

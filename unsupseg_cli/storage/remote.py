@@ -25,19 +25,17 @@ from typing import Any
 from filelock import FileLock
 
 from unsupseg_cli.artifacts.cache import Cache
+from unsupseg_cli.artifacts.current import CURRENT, as_current, with_current
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import disk_errors, exclusive, require_space, write_atomic
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import MANIFEST, Manifest, Output, read_manifest
 from unsupseg_cli.artifacts.workspace import (
     CHANGED,
-    CURRENT,
     LOCKS,
     MISSING,
     Artifact,
     Workspace,
-    as_current,
-    with_current,
 )
 from unsupseg_cli.core.address import Address, is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
