@@ -56,6 +56,27 @@ def test_a_kill_between_the_renames_of_force_hides_no_artifact(kill_matrix, matr
     assert Workspace(space).get(name).path == space / "features" / name
 
 
+def test_a_kill_in_a_pass_over_all_tokens_gives_the_same_digest(kill_matrix, matrix, tmp_path):
+    matrix.make("extract")
+    made = {"extract": matrix.made["extract"]}
+    arguments = [*kill_matrix.command("pseudolabel-kmeans", matrix.images, made), "--set", "sample=all"]
+
+    def digest(space):
+        return Workspace(space).current("pseudolabels").manifest.digest
+
+    whole = _copy(matrix.space, tmp_path / "whole")
+    changes, expected = matrix.driver.run(arguments, whole)["changes"], digest(whole)
+    passes = Workspace(whole).current("pseudolabels").manifest.summary["passes"]
+    notes = 0
+    for point in range(1, changes, max(1, changes // 6)):
+        space = _copy(matrix.space, tmp_path / "space")
+        assert matrix.driver.run(arguments, space, point=point)["code"] == -9
+        notes = max(notes, len(list(space.glob("pseudolabels/.partial-*/done/k-means-pass-*"))))
+        assert matrix.driver.run(arguments, space)["code"] == 0
+        assert digest(space) == expected, f"killed before change {point} of {changes}"
+    assert notes == passes > 0
+
+
 def _copy(source, target):
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, copy_function=os.link)

@@ -54,7 +54,8 @@ class Columns(Mapping[str, list[Any]]):
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, dict[str, list[Any]]()
-        self._names = list(pq.read_schema(path).names)
+        metadata = pq.read_metadata(path)
+        self._names, self.rows = list(metadata.schema.to_arrow_schema().names), int(metadata.num_rows)
 
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self._read:
@@ -62,6 +63,11 @@ class Columns(Mapping[str, list[Any]]):
                 raise KeyError(name)
             self._read[name] = pq.read_table(self._path, columns=[name])[name].to_pylist()
         return self._read[name]
+
+    def numbers(self, *names: str) -> NDArray[np.int64]:
+        """Return columns of whole numbers side by side, (rows, columns), without making lists of them."""
+        table = pq.read_table(self._path, columns=list(names))
+        return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.int64)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -78,7 +84,7 @@ class FeatureSet:
         self.views = Columns(artifact.path / VIEWS)
 
     def __len__(self) -> int:
-        return len(self.views["key"])
+        return self.views.rows
 
     def view(self, row: int) -> View:
         """Return a view: its box in the image, its size."""
@@ -87,7 +93,7 @@ class FeatureSet:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Height and width of each view in pixels, (N, 2)."""
-        return np.stack([self.views["height"], self.views["width"]], axis=1).astype(np.int64)
+        return self.views.numbers("height", "width")
 
     def share_of_same_image(self, neighbours: NDArray[np.int32]) -> float:
         """Return the share of neighbours (N, k) that are views of the same image."""
