@@ -1,7 +1,9 @@
 """Which block's tokens to take: k-means on several blocks, and figures without labels that might choose between them.
 
     python benchmarks/blocks.py DATASET [--root DIR] [--classes K] [--backbone NAME --weights FILE] [--debias 0]
-        [--layers=-1,-2,-3,-4,-5] [--images 90] [--seeds 0 1 2]
+        [--layers=-1,-2,-3,-4,-5,-1+-3] [--images 90] [--seeds 0 1 2]
+
+-1+-3 are the tokens of two blocks side by side.
 
 Fitted on train, scored on val, 224 x 224 pixels, maps of 64 x 64 cells, no CRF. Beside mIoU: the share of the tokens'
 variance within images that place tells; the share of tokens whose nearest other one is of their own image; how much
@@ -76,7 +78,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="dinov2_vits14")
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--debias", type=int, default=0)
-    parser.add_argument("--layers", default="-1,-2,-3,-4,-5")
+    parser.add_argument("--layers", default="-1,-2,-3,-4,-5,-1+-3")
     parser.add_argument("--images", type=int, default=90)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
@@ -93,8 +95,9 @@ def main() -> None:
         truths.append(truth[rows][:, columns])
     names = len(val.space.names)
     lines, first = {}, {}
-    for layer in map(int, options.layers.split(",")):
-        network = load_backbone(options.backbone, options.weights, layer=layer, debias=options.debias)
+    for layer in options.layers.split(","):
+        blocks = tuple(map(int, layer.split("+")))
+        network = load_backbone(options.backbone, options.weights, layer=blocks, debias=options.debias)
         found, other = tokens(network, shown), tokens(network, judged)
         flat = found.flatten(0, 2)
         sample = flat[torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:_SAMPLE]]
