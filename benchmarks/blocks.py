@@ -47,7 +47,7 @@ def pictures(items: Sequence[Item], side: int) -> NDArray[np.uint8]:
 @torch.inference_mode()
 def tokens(network: Backbone, images: NDArray[np.uint8]) -> Tensor:
     """Return the tokens (N, h, w, C) of images, at length 1."""
-    batches = torch.from_numpy(images).split(8)
+    batches = torch.split(torch.from_numpy(images), 8)
     looks = [network(network.normalise(batch), keep=("patch",))["patch"] for batch in batches]
     return F.normalize(torch.cat(looks).float(), dim=-1)
 
@@ -94,7 +94,8 @@ def main() -> None:
         rows, columns = ((places * length).astype(int) for length in truth.shape)
         truths.append(truth[rows][:, columns])
     names = len(val.space.names)
-    lines, first = {}, {}
+    lines: dict[str, str] = {}
+    first: dict[str, NDArray[np.int16]] = {}
     for layer in options.layers.split(","):
         blocks = tuple(map(int, layer.split("+")))
         network = load_backbone(options.backbone, options.weights, layer=blocks, debias=options.debias)
