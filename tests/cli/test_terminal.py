@@ -67,7 +67,7 @@ def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, tr
     lines = {line.split()[0]: line.split() for line in call("list")[0].splitlines()}
     features, masks = lines["features"][1], lines["pseudolabels"][1]
     assert lines["features"][2] == "untrained"
-    assert lines["pseudolabels"][2:4] == ["4", features]
+    assert lines["pseudolabels"][2:5] == ["untrained", "4", features]
     assert masks in lines["model"]
     assert "no kind of artifacts 'models'; did you mean 'model'?" in call("list", "models", code=2)[1]
 
