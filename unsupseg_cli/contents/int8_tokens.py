@@ -24,7 +24,10 @@ _STEPS = 254  # from the least to the largest code
 
 
 def encode(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the codes (B, h, w, C) int8 of values of as many views, 2^126 at most, and their scale and zero (B, C) float32."""
+    """Return the codes (B, h, w, C) int8 of values of as many views, and their scale and zero (B, C) float32.
+
+    Values are finite, 2^126 at most.
+    """
     values = values.float()
     low, high = values.amin((1, 2)), values.amax((1, 2))
     scale, zero = high / _STEPS - low / _STEPS, high / 2 + low / 2
