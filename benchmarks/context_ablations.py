@@ -150,9 +150,13 @@ def main() -> None:
     print("|---|" + "---|" * len(rows["k-means"][0]))
     for name, seeds in rows.items():
         cells = [[100 * one[key] for one in seeds] for key in seeds[0]]
-        print(
-            f"| {name} | " + " | ".join(f"{np.mean(cell):.1f} ± {np.std(cell):.1f}" for cell in cells) + " |"
-        )
+        print(f"| {name} | " + " | ".join(map(spread, cells)) + " |")
+
+
+def spread(values: list[float]) -> str:
+    """Return mean and sample deviation."""
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
 
 def _primaps(features: FeatureSet, classes: int, seed: int, context: Context) -> Scores:
