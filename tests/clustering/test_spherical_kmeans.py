@@ -106,15 +106,6 @@ def test_errors_say_what_to_do():
         spherical_kmeans(points, 2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_agrees_with_the_cpu():
-    points, _ = blobs(noise=0.3)
-    cpu, gpu = spherical_kmeans(points, 6), spherical_kmeans(points.cuda(), 6)
-    assert torch.allclose(cpu.centroids, gpu.centroids.cpu(), atol=1e-3)
-    assert gpu.centroids.is_cuda
-
-
 def test_runs_side_by_side_are_those_of_one_after_the_other(monkeypatch):
     points, _ = blobs(noise=0.5)
     together = spherical_kmeans(points, 7, restarts=5, seed=3)

@@ -12,7 +12,7 @@ from unsupseg_cli.clustering.spherical import nearest, spherical_kmeans
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training import all_tokens
 from unsupseg_cli.training.all_tokens import OwnParts, kmeans_of_all_tokens
-from unsupseg_cli.training.tokens import DeviceSource, MemorySource
+from unsupseg_cli.training.tokens import MemorySource
 
 
 class Recorded(OwnParts):
@@ -122,15 +122,3 @@ def test_tokens_that_cannot_be_clustered_are_refused():
     views[8][0, 0, 1] = float("nan")
     with pytest.raises(UnsupsegError, match="NaN"):
         kmeans_of_all_tokens(MemorySource(views), 2, OwnParts(), sample=4)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_gpu_agrees_with_the_cpu(source, small_parts):
-    cuda = torch.device("cuda")
-    cpu, gpu = (
-        kmeans_of_all_tokens(DeviceSource(source, device), 6, OwnParts(), sample=60, device=device)
-        for device in (torch.device("cpu"), cuda)
-    )
-    assert gpu.inertia == pytest.approx(cpu.inertia, rel=1e-2)
-    assert not gpu.centroids.is_cuda
