@@ -1,12 +1,11 @@
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_proposals import clustered, reference_proposals, smooth_random
 from torch import Tensor
 
 from unsupseg_cli.clustering.principal import principal_direction
@@ -15,9 +14,6 @@ from unsupseg_cli.methods.interface import Inputs, Masks
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions
 from unsupseg_cli.methods.primaps.pseudolabel import PrimapsLabeller, Proposals, propose
 from unsupseg_cli.training.tokens import MemorySource
-
-sys.path.insert(0, str(Path(__file__).parent))
-from reference_proposals import clustered, reference_proposals, smooth_random
 
 CONFIG = PseudolabelOptions()
 
