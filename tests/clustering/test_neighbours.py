@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -85,10 +84,15 @@ def test_ties_at_the_border_go_to_the_lower_index(make, k, block):
         found = nearest_neighbours(rows, k, engine=engine, block=block)
         assert (found.indices == order).all()
         np.testing.assert_allclose(found.similarity, cosine, atol=1e-3)
-    unit = F.normalize(torch.from_numpy(rows), dim=1)
-    for queries in torch.arange(len(unit)).split(block or len(unit)):
-        columns, _ = neighbours._compare_with_all(unit, queries, k)  # what a GPU does
-        assert (columns.numpy() == order[queries]).all()
+
+
+def test_equal_rows_are_equal_however_their_products_are_rounded():
+    rows = np.array(
+        [[-2, -1, 0], *[[-1, -1, -1]] * 4], np.float32
+    )  # a cosine nearly half way between two steps
+    for block in (1, 2, 5):
+        found = nearest_neighbours(rows * np.array([[1], [1], [3], [0.7], [11]], np.float32), 2, block=block)
+        assert found.indices.tolist() == [[1, 2], [2, 3], [1, 3], [1, 2], [1, 2]]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,6 +1,7 @@
 """`--executor ray` on a cluster of two nodes in this machine: the same artifacts as without."""
 
 import json
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -10,9 +11,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from unsupseg_cli import Context, ExtractConfig, extract
+from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, extract, pseudolabel
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
 from unsupseg_cli.pipeline.executor import executor
 
 pytest.importorskip("ray", reason="needs the extra ray")
@@ -49,6 +51,17 @@ def config(folder, **fields):
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
     return extract(config(folder), Context(Workspace(tmp_path_factory.mktemp("whole"))))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A workspace with features of 520 images: three parts of a pass over all tokens."""
+    root = tmp_path_factory.mktemp("many")
+    rng = np.random.default_rng(0)
+    for number in range(520):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(root / f"{number:03d}.png")
+    workspace = Workspace(tmp_path_factory.mktemp("parts"))
+    return workspace, extract(config(root), Context(workspace))
 
 
 class Heard:
@@ -122,6 +135,18 @@ def test_a_worker_that_is_killed_in_the_middle_is_replaced(folder, whole, tmp_pa
         monkeypatch.setattr(ray_executor, "_PATIENCE_SECONDS", 1)
         with pytest.raises(UnsupsegError, match="the cluster has no free GPU"):
             perform(extract, config(folder, device="cuda"), context)
+
+
+@pytest.mark.slow
+def test_actors_share_the_passes_of_kmeans_over_all_tokens(parts, tmp_path, address):
+    workspace, features = parts
+    options = PseudolabelOptions(sample="all", restarts=1, iterations=3)
+    chosen = PseudolabelConfig(features=features.id, classes=3, sheet=0)
+    other = Workspace(shutil.copytree(workspace.root, tmp_path / "other"))
+    here = pseudolabel(chosen, Context(other), options=options)
+    on_actors = chosen.model_copy(update={"executor": "ray", "address": address})
+    there = pseudolabel(on_actors, Context(workspace), options=options)
+    assert (there.id, there.manifest.digest) == (here.id, here.manifest.digest)
 
 
 SMALL = {"extract.size": 32, "pseudolabel.sample": 500, "pseudolabel.restarts": 1, "train.steps": 5}

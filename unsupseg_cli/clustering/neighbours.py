@@ -1,7 +1,7 @@
 """Nearest neighbours by cosine: the graph of images (or crops) that look alike.
 
-Exact search compares blocks of rows with all rows, so that memory is O(N (C + k) + block x N) and never N x N:
-with faiss's flat index on a CPU, which is faster there, and by a product of matrices on other devices.
+Exact search compares blocks of rows with all rows, so that memory is O(N (C + k) + block x N) and never N x N;
+approximate search looks at some of faiss's inverted lists.
 Source: STEGO (Hamilton et al., ICLR 2022, section 4.1): the 30 nearest images by pooled features.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import starmap
 from typing import Any, Literal
 
 import numpy as np
@@ -24,12 +26,14 @@ Engine = Literal["exact", "faiss"]
 
 LARGE = 100_000  # rows beyond which `auto` takes faiss: exact search grows with the square
 _BLOCK_BYTES = 128 << 20
-_STEP = 2.0**-20  # similarities are compared in steps coarser than the rounding of a matrix product
+_STEP = 2.0**-20  # similarities that are equal in steps of this are equal
+_MARGIN = 2.0**-17  # more than float32 products of unit rows are off by
+_SPARE = 16  # candidates beyond k: a margin below the k-th hardly ever holds as many
 _LISTS, _PROBES = 2, 64  # faiss: 2 sqrt(N) lists, of which 64 are searched; recall in benchmarks/graph.py
 _POINTS_PER_LIST = 64  # faiss: rows that train the lists, its own default is 256
 _FLAT = 20_000  # rows up to which faiss searches everything
 _PART = 4096  # rows of a part, and that faiss searches at a time
-_SORT_BLOCK = 256  # rows that are sorted whole at a time
+_SORT_BLOCK = 128  # rows that are judged in float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,14 +93,14 @@ class NeighbourSearch:
 
     Of fewer than k + 1 rows each has all others as neighbours: k is then N - 1. Among equally similar rows
     (to within 1e-6) the lower index comes first. A zero row has similarity 0 with everything. What is found does not
-    depend on the rows that are asked together.
+    depend on the rows that are asked together: float32 finds candidates, whose order float64 decides.
 
     Args:
         descriptors: (N, C), any floating type; lengths do not matter.
         k: neighbours per row.
         engine: ``exact``, ``faiss`` (exact up to 20,000 rows, inverted lists beyond) or ``auto``.
         device: where the exact engine works; faiss works on the CPU.
-        block: rows at a time; default: 4096 for faiss, for a product as many as take 128 MiB.
+        block: rows at a time; default: 4096 for faiss, for exact as many as take 128 MiB.
         reporter: is told of the lists.
 
     Raises:
@@ -114,17 +118,30 @@ class NeighbourSearch:
         block: int | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        self._unit, device = _unit_rows(descriptors, k), torch.device(device)
-        self.rows = len(self._unit)
+        self._given, device = _checked(descriptors, k), torch.device(device)
+        self.rows = len(self._given)
         self.k, self.engine = min(k, self.rows - 1), resolve_engine(engine, self.rows)
         self._index: Any = None
         self._exhaustive = self.engine == "exact" or self.rows <= _FLAT
-        if self.engine == "exact" and device.type != "cpu":
-            self._unit = self._unit.to(device)
+        if self.engine == "exact":
+            self._given = self._given.to(device)
             self._block = block or max(1, _BLOCK_BYTES // (4 * self.rows))
         else:
-            self._index = _faiss_index(self._unit, self._exhaustive, reporter or Silent())
+            unit = F.normalize(self._given.float(), dim=1)
+            self._index = _faiss_index(unit, self._exhaustive, reporter or Silent())
             self._block = block or _PART
+
+    @cached_property
+    def _unit(self) -> Tensor:
+        """The rows at length 1, (N, C) float32; faiss has its own."""
+        return F.normalize(self._given.float(), dim=1)
+
+    @cached_property
+    def _scale(self) -> Tensor:
+        """One over the length of each row (N,) float64, 0 of a zero row."""
+        parts = torch.split(self._given, _PART)
+        length = torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in parts])
+        return torch.where(length > 0, 1 / length, 0)
 
     def parts(self) -> list[range]:
         """Return the rows in parts of some thousands, the same whatever the device."""
@@ -132,36 +149,60 @@ class NeighbourSearch:
 
     def __call__(self, rows: range) -> Neighbours:
         """Return the neighbours of some rows that follow each other."""
-        search = self._compare if self._index is None else self._search
-        found = [search(part) for part in _cut(rows, self._block)]
+        found = [self._search(part) for part in _cut(rows, self._block)]
         indices, similarity = (torch.cat(values).cpu() for values in zip(*found, strict=True))
         return Neighbours(indices.int().numpy(), similarity.half().numpy(), self.engine)
 
-    def _compare(self, rows: range) -> tuple[Tensor, Tensor]:
-        """Return columns and values (n, k) from products with all rows."""
-        queries = torch.arange(rows.start, rows.stop, device=self._unit.device)
-        return _compare_with_all(self._unit, queries, self.k)
+    def _search(self, block: range) -> tuple[Tensor, Tensor]:
+        """Return columns and values (n, k) of the nearest of a block of rows.
 
-    def _search(self, rows: range) -> tuple[Tensor, Tensor]:
-        """Return columns and values (n, k) that faiss finds.
-
-        Rows that it leaves unsettled are compared with all others by a product: those whose lists held too few
-        and, in an exhaustive search, those where one more would be equally similar: faiss takes any of the equal ones.
+        Rows that the candidates leave unsettled are compared with all others: those whose lists held too few and, in an
+        exhaustive search, those where a row that is no candidate may be as similar.
         """
-        k, queries = self.k, torch.arange(rows.start, rows.stop)
-        # Two more than k: the row itself, which goes to the end, and the one after the border.
-        products, numbers = self._index.search(self._unit[queries].numpy(), min(k + 2, self.rows))
-        columns, values = torch.from_numpy(numbers), torch.from_numpy(products)
-        values = values.div(_STEP).round().mul(_STEP)
-        values[columns == queries[:, None]] = -torch.inf
-        columns, values = _ordered(columns, values)
+        k, queries = self.k, torch.arange(block.start, block.stop, device=self._given.device)
+        candidates = self._candidates(queries)
+        parts = zip(torch.split(queries, _SORT_BLOCK), torch.split(candidates, _SORT_BLOCK), strict=True)
+        columns, values = (torch.cat(found) for found in zip(*starmap(self._judge, parts), strict=True))
         chosen, best = columns[:, :k], values[:, :k]
-        unsettled = (~torch.isfinite(best) | (chosen < 0)).any(1)
-        if self._exhaustive and values.shape[1] > k:
-            unsettled |= values[:, k - 1] == values[:, k]
-        for part in torch.split(unsettled.nonzero()[:, 0], _SORT_BLOCK):
-            chosen[part], best[part] = _compare_with_all(self._unit, queries[part], k)
+        unsettled = ~torch.isfinite(best).all(1)
+        if self._exhaustive and values.shape[1] < self.rows:
+            unsettled |= values[:, k - 1] - values[:, -2] <= _MARGIN  # the last one may be the row itself
+        numbers = unsettled.nonzero()[:, 0]
+        for rows in _cut(range(len(numbers)), _SORT_BLOCK):
+            chosen[numbers[rows]], best[numbers[rows]] = self._compare_with_all(queries[numbers[rows]])
         return chosen, best
+
+    def _candidates(self, queries: Tensor) -> Tensor:
+        """Return the columns of the nearest by float32, some more than k; of -1 where the lists held fewer."""
+        count = min(self.k + _SPARE, self.rows)
+        if self._index is not None:
+            unit = F.normalize(self._given[queries].float(), dim=1)
+            return torch.from_numpy(self._index.search(unit.numpy(), count)[1])
+        return (self._unit[queries] @ self._unit.T).topk(count, dim=1).indices
+
+    def _judge(self, queries: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Return candidates (n, m) in their order, with their values; -inf for the row itself, and for -1."""
+        products = self._given[columns].double() @ self._given[queries].double()[:, :, None]
+        values = products[..., 0] * self._scale[columns] * self._scale[queries, None]
+        values = _in_steps(values).masked_fill((columns == queries[:, None]) | (columns < 0), -torch.inf)
+        by_column = columns.argsort(dim=1)
+        columns, values = columns.gather(1, by_column), values.gather(1, by_column)
+        values, by_value = values.sort(dim=1, descending=True, stable=True)
+        return columns.gather(1, by_value), values
+
+    def _compare_with_all(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Return columns and values (n, k) of the nearest among all rows."""
+        everything = torch.split(torch.arange(self.rows, device=queries.device), _PART)
+        rows = self._given[queries].double()
+        products = torch.cat([rows @ self._given[part].double().T for part in everything], 1)
+        cosine = products * self._scale * self._scale[queries, None]
+        cosine = _in_steps(cosine).scatter_(1, queries[:, None], -torch.inf)
+        values, columns = cosine.sort(dim=1, descending=True, stable=True)
+        return columns[:, : self.k], values[:, : self.k]
+
+
+def _in_steps(values: Tensor) -> Tensor:
+    return values.div(_STEP).round().mul(_STEP)
 
 
 def _cut(rows: range, most: int) -> list[range]:
@@ -169,8 +210,8 @@ def _cut(rows: range, most: int) -> list[range]:
     return [rows[start : start + most] for start in range(0, len(rows), most)]
 
 
-def _unit_rows(descriptors: NDArray[Any] | Tensor, k: int) -> Tensor:
-    """Return the rows at length 1, (N, C) float32 on the CPU; raises what `NeighbourSearch` does."""
+def _checked(descriptors: NDArray[Any] | Tensor, k: int) -> Tensor:
+    """Return the rows (N, C) on the CPU; raises what `NeighbourSearch` does."""
     rows = torch.as_tensor(descriptors)
     if rows.ndim != 2:
         raise UnsupsegError(
@@ -186,7 +227,7 @@ def _unit_rows(descriptors: NDArray[Any] | Tensor, k: int) -> Tensor:
             f"{invalid} of {len(rows)} descriptors hold NaN or infinity; extract the features again with "
             "--precision fp32, and check the backbone's weights."
         )
-    return F.normalize(rows.float(), dim=1).cpu()
+    return rows.cpu()
 
 
 def _faiss_index(unit: Tensor, exhaustive: bool, reporter: Reporter) -> Any:
@@ -206,34 +247,3 @@ def _faiss_index(unit: Tensor, exhaustive: bool, reporter: Reporter) -> Any:
         index.train(rows)
     index.add(rows)
     return index
-
-
-def _compare_with_all(unit: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return columns and values (n, k) of the rows numbered ``queries`` (n,) from their products with all rows."""
-    cosine = unit[queries] @ unit.T
-    cosine[torch.arange(len(queries), device=unit.device), queries] = -torch.inf
-    return _largest(cosine, k)
-
-
-def _largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return columns and values (rows, k) of the largest entries; of equal ones the first columns.
-
-    ``cosine`` is overwritten. `topk` takes any of the equal entries at the border of the k, so rows where the
-    next one equals the last are sorted whole.
-    """
-    cosine.div_(_STEP).round_().mul_(_STEP)
-    values, columns = cosine.topk(min(k + 1, cosine.shape[1]), dim=1)
-    chosen = columns[:, :k]
-    if values.shape[1] > k:
-        tied = (values[:, k - 1] == values[:, k]).nonzero()[:, 0]
-        for part in torch.split(tied, _SORT_BLOCK):
-            chosen[part] = cosine[part].sort(dim=1, descending=True, stable=True).indices[:, :k]
-    return _ordered(chosen, cosine.gather(1, chosen))
-
-
-def _ordered(columns: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort the entries of every row by falling value, equal ones by rising column."""
-    by_column = columns.argsort(dim=1)
-    columns, values = columns.gather(1, by_column), values.gather(1, by_column)
-    values, by_value = values.sort(dim=1, descending=True, stable=True)
-    return columns.gather(1, by_value), values
