@@ -9,6 +9,7 @@ from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.seeds import stream
+from unsupseg_cli.core.words import are, counted
 
 
 class Options(Config):
@@ -75,3 +76,9 @@ def test_what_does_not_fit_is_named_with_its_layer():
         UsageError, match=r"^The options \(file\) do not go together: --size 0 wants a NAME\.$"
     ):
         build_config(Nameless, {"file": {"size": 2}})
+
+
+def test_one_thing_is_told_as_one():
+    assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(n, "class") for n in (1, 1204)] == ["1 class", "1,204 classes"]
+    assert [are(n) for n in (0, 1, 2)] == ["are", "is", "are"]

@@ -310,7 +310,7 @@ def test_mistakes_after_extraction(call, photos, tmp_path):
     assert "96x64" in said
     bad.unlink()
     _, said = call("eval", "--dataset", images(photos, "val"), *labels, "--workers", 0)
-    assert "1 images without a label" in said
+    assert "1 image without a label" in said
     bad.write_bytes(good)
     shard = next((Path(other) / "patch" / "c").rglob("0"))
     while shard.is_dir():

@@ -220,7 +220,7 @@ def test_images_that_are_gone_are_no_hindrance(predictions, context, tmp_path, f
     written(predictions, context, format, out)
     gone = [line for line in said if "gone" in line]
     assert gone == (
-        ["1 images are gone (such as 'a.png'): their labels stand alone"]
+        ["1 image is gone (such as 'a.png'): their labels stand alone"]
         if format in ("coco-panoptic", "yolo-seg", "voc")
         else []
     )
@@ -284,5 +284,5 @@ def test_the_command_prints_what_it_wrote(predictions, context, tmp_path):
     done = CliRunner().invoke(app, [str(word) for word in call])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(out)
-    assert "1 regions of less than 2 pixels" in " ".join(done.stderr.split())
+    assert "1 region of less than 2 pixels" in " ".join(done.stderr.split())
     assert not [path for path in out.parent.iterdir() if path != out]

@@ -182,7 +182,7 @@ def test_pages_are_images_by_option(call, tmp_path):
     one, said = call(*common)
     assert "2 pages: the first is taken, the others are dropped" in said
     both, said = call(*common, "--pages")
-    assert "2 pages of 1 files are an image each" in said
+    assert "2 pages of 1 file, each an image" in said
     assert "others are dropped" not in said
     assert one != both
     call("pseudolabel", "--method", "kmeans", "--classes", 2, "--features", both)

@@ -111,7 +111,7 @@ def test_a_coco_file_tells_the_objects_with_crowds_and_images_that_it_lists(tmp_
     assert (summary["images"], summary["objects"]) == (2, 3)
     assert summary["by_class"]["ap50"] == pytest.approx(1)
     assert any("elsewhere" in text or "does not have" in text for text in made.manifest.warnings)
-    assert "1 images without a label, or not in the file of objects, were left out" in made.manifest.warnings
+    assert "left out: 1 image without a label, or not in the file of objects" in made.manifest.warnings
     with pytest.raises(UsageError, match="--min-share has no effect"):
         scored(context, regions, truth=path, min_share=0.5)
 

@@ -105,7 +105,7 @@ def test_masks_that_overlap_are_kept_whole_with_classes_scores_and_boxes(tmp_pat
     summary = made.manifest.summary
     assert summary["class_names"] == ["tree", "roof"]
     assert (summary["masks"], summary["overlapping"], summary["empty"]) == (3, 1, ["b.png"])
-    assert "no mask was found in 1 views (b.png)" in made.manifest.warnings
+    assert "no mask was found in 1 view (b.png)" in made.manifest.warnings
     assert table(made)["source"] == ["annotation 1", "annotation 2", "annotation 3"]
     assert (made.path / "sheet.png").exists()
     assert not made.manifest.used_labels
@@ -154,7 +154,7 @@ def test_each_value_of_a_label_map_is_a_mask_or_a_class_of_regions(tmp_path, pho
     assert classes.rows(0).area.tolist() == [16, 17]
     assert made.manifest.summary["class_names"] == ["3", "7"]
     assert classes.rows(0).group.tolist() == [1, 1]
-    assert "left out: 1 masks of fewer pixels than 2" in made.manifest.warnings
+    assert "left out: 1 mask of fewer pixels than 2" in made.manifest.warnings
     assert table(made)["source"][:2] == ["value 7", "value 7"]
 
 
@@ -197,8 +197,8 @@ def test_groups_and_tiny_masks_are_left_out_and_counted(tmp_path, photos, contex
     path = coco_file(tmp_path / "coco.json", annotations=entries)
     made = bring(path, photos, context)
     assert made.manifest.summary["masks"] == 1
-    assert "left out: 1 masks marked iscrowd (groups; --crowd takes them)" in made.manifest.warnings
-    assert "left out: 1 masks of fewer pixels than 1" in made.manifest.warnings
+    assert "left out: 1 mask marked iscrowd (groups; --crowd takes them)" in made.manifest.warnings
+    assert "left out: 1 mask of fewer pixels than 1" in made.manifest.warnings
     assert bring(path, photos, context, crowd=True).manifest.summary["masks"] == 2
     assert bring(path, photos, context, min_area=4).manifest.summary["masks"] == 0
 
@@ -208,7 +208,7 @@ def test_a_folder_of_the_splits_name_is_taken_and_unreadable_images_have_no_view
     made = bring(label_maps(tmp_path / "maps" / "all").parent, photos, context)
     assert list(made.manifest.summary["skipped"]) == ["broken.png"]
     assert made.manifest.summary["views"] == 3
-    assert any("1 images are unreadable" in text for text in made.manifest.warnings)
+    assert any("1 image is unreadable" in text for text in made.manifest.warnings)
     with pytest.raises(UnsupsegError, match="--strict"):
         bring(tmp_path / "maps", photos, context, strict=True)
 
@@ -322,13 +322,13 @@ def test_masks_of_other_images_are_left_out_when_asked(tmp_path, photos, context
         bring(path, photos, context)
     made = bring(path, photos, context, skip_unknown=True)
     assert made.manifest.summary["masks"] == 1
-    assert "left out: 1 images that the data set does not have" in made.manifest.warnings
+    assert "left out: 1 image that the data set does not have" in made.manifest.warnings
 
 
 @pytest.mark.parametrize("skip", [True, False])
 def test_a_file_of_masks_of_another_data_set_or_of_none_is_refused(tmp_path, photos, context, skip):
     path = coco_file(tmp_path / "coco.json", images=[{**IMAGE, "file_name": "x.png"}], annotations=[])
-    with pytest.raises(UsageError, match=r"None of the 1 images .* 'a.png', .* 'x.png'|no image 'x.png'"):
+    with pytest.raises(UsageError, match=r"No image .* among the 1 .* 'a.png', .* 'x.png'|no image 'x.png'"):
         bring(path, photos, context, skip_unknown=skip)
     coco_file(path, annotations=[])
     with pytest.raises(UsageError, match="holds no mask: its list of annotations or results is empty"):
@@ -381,7 +381,7 @@ def test_primaps_trains_on_them_whatever_the_views_of_the_features_show(tmp_path
     reporter = Silent()
     reporter.info = told.append
     masks = read_imported(made, features, Context(context.workspace, reporter))
-    assert any("overlap in 1 images" in text for text in told)
+    assert any("overlap in 1 image" in text for text in told)
     assert len(masks.labels) == len(features)
     for view in range(len(features)):
         assert masks.labels[view].shape == tuple(features.sizes[view])

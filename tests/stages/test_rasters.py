@@ -325,13 +325,13 @@ def test_images_without_any_data_are_left_out_and_told(world, tmp_path):
     write_tiff(folder / "empty.tif", np.zeros((64, 64, 3), np.uint8), nodata=0, **UTM)
     context = Context(Workspace(tmp_path / "work"), world.context.reporter)
     config = ExtractConfig(dataset=f"{folder}/", size=32, backbone="untrained", workers=0, device="cpu")
-    with pytest.raises(UsageError, match=r"No image .* is left: .*1 images whose pixels all hold no data"):
+    with pytest.raises(UsageError, match=r"No image .* is left: .*1 image whose pixels all hold no data"):
         extract(config, context)
     write_tiff(folder / "full.tif", ground_of(3), nodata=0, **UTM)
     world.said.clear()
     assert extract(config, context).manifest.data.count == 1
     assert any(
-        "left out: 1 images whose pixels all hold no data, such as 'empty.tif'" in line for line in world.said
+        "left out: 1 image whose pixels all hold no data, such as 'empty.tif'" in line for line in world.said
     )
     with pytest.raises(UsageError, match="is left"):
         predicted(world, folder / "empty.tif")
@@ -386,9 +386,7 @@ def test_without_rasterio_the_extra_is_named(world, tmp_path, monkeypatch):
         small = write_tiff(tmp_path / "small.tif", ground_of(4)[:90, :90], **UTM)
         world.said.clear()
         predicted(world, small)
-        assert any(
-            "1 images tell their place on the ground" in line and "[geo]" in line for line in world.said
-        )
+        assert any("known of 1 image" in line and "[geo]" in line for line in world.said)
     finally:
         rasters.has_rasterio.cache_clear()
 

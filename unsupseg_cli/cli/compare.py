@@ -15,6 +15,7 @@ from unsupseg_cli.cli.console import TerminalReporter, print_table, result
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.names import cell
+from unsupseg_cli.core.words import counted
 
 if TYPE_CHECKING:
     from unsupseg_cli.pipeline.compare import Comparison, Row
@@ -74,7 +75,7 @@ def _title(comparison: Comparison) -> str:
     size = protocol["size"] or "model's"
     flip = "mirrored too" if protocol["flip"] else "not mirrored"
     return (
-        f"{comparison.dataset}/{comparison.split}, {comparison.images} images; "
+        f"{comparison.dataset}/{comparison.split}, {counted(comparison.images, 'image')}; "
         f"protocol {protocol['name']}: {protocol['geometry']}, size {size}, {protocol['filter']}, {flip}, "
         f"matching {protocol['matching']}"
     )

@@ -15,6 +15,7 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import result
 from unsupseg_cli.cli.workspace import refuse_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.datasets import open_dataset, space_of
 from unsupseg_cli.data.layouts import LAYOUTS
 
@@ -96,7 +97,9 @@ def check(
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         report = check_dataset(dataset, lambda items: track(items, "check", console=console, transient=True))
         out = Console(highlight=False, soft_wrap=True)
-        out.print(f"{dataset.name}/{dataset.split}: {report.images} images, {report.labelled} with a label")
+        out.print(
+            f"{dataset.name}/{dataset.split}: {counted(report.images, 'image')}, {report.labelled} with a label"
+        )
         expected = LAYOUTS[dataset.name].counts.get(dataset.split) if dataset.name in LAYOUTS else None
         if expected not in (None, report.images):
             console.print(
@@ -113,7 +116,9 @@ def check(
             for problem in report.problems[:10]:
                 console.print(problem, markup=False)
             count = len(report.problems)
-            broken = f"{count} files are broken; the first are" if count > 1 else "1 file is broken; it is"
+            broken = f"{counted(count, 'file')} {are(count)} broken; " + (
+                "the first are" if count > 1 else "it is"
+            )
             raise UnsupsegError(f"{broken} named above.")
 
     run_guarded(action, verbose=False)

@@ -13,6 +13,7 @@ from unsupseg_cli.cli.command import Invocation, stage_command
 from unsupseg_cli.cli.run import explain_steps
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.models.backbones import default_backbone
 from unsupseg_cli.pipeline.options import RunConfig, SegmentConfig
 from unsupseg_cli.pipeline.recipe import Step, resolve
@@ -91,7 +92,7 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
     from unsupseg_cli.contents.result_folder import CLASS_SHEET, IMAGE_SHEET, REPORT
 
     reporter.info(
-        f"{classes} classes; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'; "
+        f"{counted(classes, 'class')}; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'; "
         f"'{out / REPORT}' shows all of it in a browser"
     )
     reporter.info(

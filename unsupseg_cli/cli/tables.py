@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from unsupseg_cli.core.labels import OBJECTS
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.methods.declaration import Method, Part
 from unsupseg_cli.methods.registry import get_method
 
@@ -16,7 +17,7 @@ def score_table(summary: dict[str, Any]) -> Table:
     """Return the scores of an evaluation as a table: per class, then the means."""
     protocol = summary["protocol"]
     flip = (", flip" if protocol["flip"] else "") + (", CRF" if summary.get("crf") else "")
-    title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {summary['images']} images"
+    title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {counted(summary['images'], 'image')}"
     title += ", classes named by labels of objects" if protocol["matching"] == OBJECTS else ""
     table = Table("class", "IoU %", "share of pixels %", title=title, title_justify="left", box=None)
     pixels = summary["pixels"]

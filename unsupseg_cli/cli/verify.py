@@ -10,6 +10,7 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import TerminalReporter, say
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.methods.registry import not_installed
 
 app = typer.Typer()
@@ -41,6 +42,6 @@ def verify(
         for artifact in artifacts:
             if remark := not_installed(artifact.manifest.config):
                 say(f"{artifact.id}: made by the {remark}")
-        say(f"{len(artifacts)} artifacts are whole")
+        say(f"{counted(len(artifacts), 'artifact')} {are(len(artifacts))} whole")
 
     run_guarded(action, verbose=False)

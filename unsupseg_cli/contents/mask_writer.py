@@ -23,6 +23,7 @@ from unsupseg_cli.contents.view_arrays import ViewArraysWriter
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.shards import WHOLE, Shard
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.methods.interface import Masks
 from unsupseg_cli.report.overlay import blend
 from unsupseg_cli.report.palette import class_colors
@@ -161,7 +162,9 @@ class MaskWriter:
         self._arrays.close([note["arrays"] for note in self._notes()])
         empty = [self._keys[view] for view in tally.empty]
         if empty:
-            self._draft.warnings.append(f"no mask was found in {len(empty)} views ({', '.join(empty[:5])})")
+            self._draft.warnings.append(
+                f"no mask was found in {counted(len(empty), 'view')} ({', '.join(empty[:5])})"
+            )
         return {
             **tally.figures,
             "views": tally.views,
@@ -252,7 +255,7 @@ def warn_of_unused_classes(draft: Draft, summary: Mapping[str, Any], classes: in
     """Warn of classes that no mask has, where masks have classes."""
     used = summary["classes_used"]
     if 0 < used < classes:
-        draft.warnings.append(f"{classes - used} of {classes} classes have no mask: try fewer --classes")
+        draft.warnings.append(f"without a mask: {classes - used} of {classes} classes; try fewer --classes")
 
 
 def _mismatch(masks: Masks, size: tuple[int, ...]) -> str:

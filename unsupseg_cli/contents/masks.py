@@ -22,6 +22,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import VIEWS, Columns, FeatureSet, features_behind, view_of
 from unsupseg_cli.contents.view_arrays import ViewArrays
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.crf.trust import trusted
 from unsupseg_cli.data.geometry import sample_nearest
 from unsupseg_cli.data.masks import cell_boxes, to_label_map, to_masks
@@ -192,8 +193,8 @@ def read_imported(artifact: Artifact, features: FeatureSet, context: Context) ->
     overlapping = artifact.manifest.summary["overlapping"]
     if overlapping:
         context.reporter.info(
-            f"masks of '{artifact.id}' overlap in {overlapping} images: in label maps the one of higher score counts, "
-            "of equal scores the smaller"
+            f"masks of '{artifact.id}' overlap in {counted(overlapping, 'image')}: in label maps the one of higher "
+            "score counts, of equal scores the smaller"
         )
     masks = _MasksOfViews(MaskReader(artifact, context), features)
     groups, scores = ByView(len(masks), masks.group), ByView(len(masks), masks.score)

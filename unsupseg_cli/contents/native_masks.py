@@ -14,6 +14,7 @@ from unsupseg_cli.contents.features import features_behind, view_of
 from unsupseg_cli.contents.images import images_behind
 from unsupseg_cli.contents.masks import MaskReader
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.geometry import place
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item
@@ -73,11 +74,9 @@ class NativeMasks:
 
     def remarks(self) -> list[str]:
         """Return what was left out so far, a line each."""
-        left_out = {
-            "views that show an image mirrored": self.mirrored,
-            "masks without a pixel at the size of their image": self.vanished,
-        }
-        return [f"left out: {count:,} {what}" for what, count in left_out.items() if count]
+        views, masks = counted(self.mirrored, "mirrored view"), counted(self.vanished, "mask")
+        left_out = {views: self.mirrored, f"{masks} without a pixel at the size of the image": self.vanished}
+        return [f"left out: {what}" for what, count in left_out.items() if count]
 
 
 def _whole(layers: list[NDArray[np.int16]], number: int) -> NDArray[np.bool_]:

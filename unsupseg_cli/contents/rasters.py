@@ -13,6 +13,7 @@ from PIL import Image
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_path
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.rasters import (
     Georeference,
@@ -59,8 +60,8 @@ def write_rasters(
         return []
     if not has_rasterio():
         return [
-            f"{len(files):,} images tell their place on the ground, and the label maps do not, nor is nodata void: "
-            "pip install 'unsupseg[geo]' and predict again with --force"
+            f"the place on the ground, known of {counted(len(files), 'image')}, is lost in the label maps, and nodata "
+            "is no void: pip install 'unsupseg[geo]' and predict again with --force"
         ]
     nowhere = []
     for image, parts in files.items():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.paths import local_path
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
 from unsupseg_cli.data.items import Item, as_key, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
@@ -150,7 +151,9 @@ def _with_windows(dataset: Dataset, windows: Windows | None) -> Dataset:
             items += kept
     remarks = list(dataset.remarks)
     if empty:
-        remarks.append(f"left out: {len(empty)} images whose pixels all hold no data, such as '{empty[0]}'")
+        remarks.append(
+            f"left out: {counted(len(empty), 'image')} whose pixels all hold no data, such as '{empty[0]}'"
+        )
     if windows and (cut or holes):
         which = "with pixels that hold no data" if windows.whole else "that hold no data"
         left_out = f", {holes:,} {which} are left out" if holes else ""
@@ -221,7 +224,7 @@ def _with_pages(dataset: Dataset) -> Dataset:
             continue
         for page in range(1, pages + 1):
             items.append(Item(f"{item.key}/{page:04d}.tif", item.image, None, Reading(page=page)))
-    remarks.append(f"{len(items):,} pages of {len(dataset.items):,} files are an image each")
+    remarks.append(f"{counted(len(items), 'page')} of {counted(len(dataset.items), 'file')}, each an image")
     return replace(dataset, items=tuple(items), remarks=tuple(remarks), pages=True)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.images import open_image, orientation_of
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace, read_label
@@ -186,7 +187,7 @@ def _remark_on_turns(turned: list[Item]) -> list[str]:
     first = turned[0]
     assert first.label is not None
     return [
-        f"{len(turned)} images have another EXIF orientation than their label (first '{first.image.name}': "
+        f"other EXIF orientations than their labels have {counted(len(turned), 'image')} (first '{first.image.name}': "
         f"{orientation_of(first.image)}, '{first.label.name}': {orientation_of(first.label)}): each is turned by its "
         "own, so labels are taken as drawn over the upright image"
     ]

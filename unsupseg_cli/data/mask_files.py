@@ -6,6 +6,7 @@ Everything is looked over before the first mask is handed out: `check` reads all
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy import ndimage
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item, ItemIndex, relative_key
@@ -57,12 +59,16 @@ class Findings:
     """What `check` found: names of the classes, and what was left out and why."""
 
     class_names: tuple[str, ...] = ()
-    left_out: dict[str, int] = field(default_factory=dict)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
 
-    def leave_out(self, reason: str, count: int = 1) -> None:
-        """Count something that is left out."""
-        self.left_out[reason] = self.left_out.get(reason, 0) + count
+    def leave_out(self, noun: str, which: str, count: int = 1) -> None:
+        """Count something that is left out: what one of it is called, and which of them."""
+        self.left_out[noun, which] += count
+
+    def lines(self) -> list[str]:
+        """Return how many of what were left out, such as '2 masks of fewer pixels than 4'."""
+        return [f"{counted(count, noun)} {which}" for (noun, which), count in self.left_out.items() if count]
 
 
 class MaskSource(ABC):
@@ -117,7 +123,7 @@ class MaskSource(ABC):
                 f"written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
             )
 
-    names = "images"
+    unknown = "image", "that the data set does not have"
     """What is matched with the images of the data set."""
     _unknown = False
 
@@ -129,7 +135,7 @@ class MaskSource(ABC):
             self._problems.append(f"{place}: {error}")
             return None
         if item is None and self.skip_unknown:
-            self.findings.leave_out(f"{self.names} that the data set does not have")
+            self.findings.leave_out(*self.unknown)
         elif item is None:
             self._unknown = True
             self._problems.append(f"{place}: the data set has no image '{name}'")
@@ -231,7 +237,7 @@ class CocoSource(MaskSource):
             names[item] = image.name
         if listed and not names and not self._problems:
             raise UsageError(
-                f"None of the {len(listed):,} images that '{self.path}' names is one of the data set: its first image "
+                f"No image of the data set is among the {len(listed):,} that '{self.path}' names: its first image "
                 f"is '{self.items[0].key}', the first of the file '{next(iter(listed.values())).name}'."
             )
         return matched
@@ -239,7 +245,7 @@ class CocoSource(MaskSource):
     def _take(self, item: int, record: CocoMask) -> None:
         """Look a record over and keep it, or count or name it."""
         if record.crowd and not self._crowd:
-            self.findings.leave_out("masks marked iscrowd (groups; --crowd takes them)")
+            self.findings.leave_out("mask", "marked iscrowd (groups; --crowd takes them)")
             return
         try:
             area = int(decode(record.segmentation, *self.sizes[item]).sum())
@@ -247,7 +253,7 @@ class CocoSource(MaskSource):
             self._problems.append(f"{record.place} ('{self.items[item].key}'): {error}")
             return
         if area < self.least:
-            self.findings.leave_out(f"masks of fewer pixels than {self.least}")
+            self.findings.leave_out("mask", f"of fewer pixels than {self.least}")
             return
         records = self._records.setdefault(item, [])
         records.append(record)
@@ -262,7 +268,7 @@ class LabelMapSource(MaskSource):
     each connected region of it (over edges and corners) a mask. ``background`` are values that are no mask.
     """
 
-    names = "label maps of images"
+    unknown = "label map", "of images that the data set does not have"
 
     def __init__(
         self,
@@ -314,7 +320,7 @@ class LabelMapSource(MaskSource):
             _, values, area = self._split(raw)
             kept = values[area >= self.least]
             if len(kept) < len(values):
-                self.findings.leave_out(f"masks of fewer pixels than {self.least}", len(values) - len(kept))
+                self.findings.leave_out("mask", f"of fewer pixels than {self.least}", len(values) - len(kept))
             if len(kept) > MOST_MASKS:
                 self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
             present |= set(kept.tolist())

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.images import IMAGE_SUFFIXES, PLUGINS
 
 _SHOWN = 5  # names, and kinds of files, in one remark
@@ -32,9 +33,9 @@ class Scan:
         """Return what the user is told of a collection of so many images."""
         kinds = [f"{suffix} {count}" for suffix, count in self.others.most_common()]
         others = (
-            f", {_counted(sum(self.others.values()), 'other file')} ({_shortened(kinds)})" if kinds else ""
+            f", {counted(sum(self.others.values()), 'other file')} ({_shortened(kinds)})" if kinds else ""
         )
-        lines = [f"{_counted(images, 'image')}{others}", *(f"left out: {reason}" for reason in self.left_out)]
+        lines = [f"{counted(images, 'image')}{others}", *(f"left out: {reason}" for reason in self.left_out)]
         for suffix in sorted(set(self.others) & set(PLUGINS)):
             lines.append(f"{suffix} files can be read after `pip install {PLUGINS[suffix]}`")
         return lines
@@ -43,7 +44,7 @@ class Scan:
         """Return a sentence on what is broken, empty where nothing is."""
         if not self.broken:
             return ""
-        names = "1 name is" if len(self.broken) == 1 else f"{len(self.broken)} names are"
+        names = f"{counted(len(self.broken), 'name')} {are(len(self.broken))}"
         return (
             f"{names} no readable file or folder (a link that leads nowhere, a pipe, no permission) and left out: "
             f"{_shortened(self.broken)}"
@@ -109,10 +110,6 @@ def _is_artifact(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"stage", "key", "digest", "outputs"} <= content.keys()
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _shortened(parts: Sequence[str]) -> str:

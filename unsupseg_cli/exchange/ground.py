@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.rasters import require_rasterio
 from unsupseg_cli.exchange.labelled import Classes
 from unsupseg_cli.exchange.table import Wishes
@@ -81,7 +82,9 @@ class Ground:
         """Return what was left out, a line."""
         if not self.left_out:
             return []
-        return [f"left out: {self.left_out:,} regions of less than {self._wishes.least} pixels (--min-area)"]
+        return [
+            f"left out: {counted(self.left_out, 'region')} of less than {self._wishes.least} pixels (--min-area)"
+        ]
 
 
 def _area(ring: list[tuple[float, float]]) -> float:

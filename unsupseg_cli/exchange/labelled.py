@@ -15,6 +15,7 @@ from scipy import ndimage
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_path
+from unsupseg_cli.core.words import are, counted
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class Regions:
         """Return what was left out, a line."""
         if not self.left_out:
             return []
-        return [f"left out: {self.left_out:,} regions of less than {self._least} pixels (--min-area)"]
+        return [
+            f"left out: {counted(self.left_out, 'region')} of less than {self._least} pixels (--min-area)"
+        ]
 
 
 class Images:
@@ -132,7 +135,8 @@ class Images:
         """Return which images were gone, a line."""
         if not self._gone:
             return []
-        return [f"{len(self._gone):,} images are gone (such as '{self._gone[0]}'): their labels stand alone"]
+        gone = f"{counted(len(self._gone), 'image')} {are(len(self._gone))} gone"
+        return [f"{gone} (such as '{self._gone[0]}'): their labels stand alone"]
 
 
 class Names:

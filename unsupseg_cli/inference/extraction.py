@@ -28,6 +28,7 @@ from unsupseg_cli.core.grouping import indices_by
 from unsupseg_cli.core.options import WHOLE_VIEWS, StoreDtype
 from unsupseg_cli.core.progress import Reporter, duration
 from unsupseg_cli.core.shards import Shard
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import UnreadableImage, image_size
@@ -214,7 +215,7 @@ def _shrunk(items: Sequence[Item], sizes: Sequence[tuple[int, int]], geometry: G
 def remark_on_strips(keys: Sequence[str]) -> str:
     """Return what the user is told of images that are enlarged less than others."""
     shown = ", ".join(f"'{key}'" for key in keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
-    strips = "1 long and narrow image is" if len(keys) == 1 else f"{len(keys)} long and narrow images are"
+    strips = f"{counted(len(keys), 'long and narrow image')} {are(len(keys))}"
     return f"{strips} not enlarged to --size, to bound the tokens: {shown}"
 
 
@@ -241,18 +242,14 @@ def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
     if layout.shrunk:
         key, share = min(layout.shrunk.items(), key=lambda pair: pair[1])
         reporter.warn(
-            f"{_counted(len(layout.shrunk), 'GeoTIFF')} shown whole at a small share of the resolution ('{key}': "
+            f"{counted(len(layout.shrunk), 'GeoTIFF')} shown whole at a small share of the resolution ('{key}': "
             f"{100 * share:.0f} %), in which houses and roads vanish: --windows 512 cuts such images"
         )
     range_of = f"{few:,}" if few == largest else f"{few:,} to {largest:,}"
     reporter.info(
-        f"{_counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "
+        f"{counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "
         f"is {width}x{height} pixels"
     )
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 class Extraction:
@@ -312,7 +309,9 @@ class Extraction:
         what = "Regions" if self.layout.regions else "Features"
         # Rows lie on disk twice for a while: as blocks, and joined.
         require_space(
-            self.draft.folder, self.needed + packed + 2 * rows, f"{what} of {len(self.views):,} views"
+            self.draft.folder,
+            self.needed + packed + 2 * rows,
+            f"{what} of {counted(len(self.views), 'view')}",
         )
         block = self._views_per_block(max(grid_arrays.values(), default=(1,)))
         self.writers = {
@@ -375,8 +374,8 @@ class Extraction:
                 value.float().sum().item()  # waits for the device
             seconds.append(time.perf_counter() - start)
         self.context.reporter.info(
-            f"{len(self.views):,} regions of {len(self.layout.items):,} images: {forwards:,} forwards of "
-            f"'{self.backbone.name}' at {height}x{width}, about {duration(forwards * min(seconds) / count)}"
+            f"{counted(len(self.views), 'region')} of {counted(len(self.layout.items), 'image')}: {forwards:,} "
+            f"forwards of '{self.backbone.name}' at {height}x{width}, about {duration(forwards * min(seconds) / count)}"
         )
 
     def _trial_arrays(self) -> dict[str, Tensor]:
@@ -511,7 +510,7 @@ class Extraction:
             )
         if empty := self.layout.empty:
             examples = ", ".join(empty[:_NAMED])
-            self.draft.warnings.append(f"no region was kept in {len(empty)} images ({examples})")
+            self.draft.warnings.append(f"no region was kept in {counted(len(empty), 'image')} ({examples})")
         if self.backbone.name == "untrained":
             self.draft.warnings.append(
                 "the backbone 'untrained' has random weights: it shows the pipeline, not what features can do"

@@ -17,6 +17,7 @@ from unsupseg_cli.contents.predictions import images_still_there
 from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.images import orientation_of
 from unsupseg_cli.exchange.labelled import Class, LabelledImage
 from unsupseg_cli.exchange.table import Wishes, suffix_of, write
@@ -56,11 +57,10 @@ def export_labels(
         ) from None
     for remark in [*images.remarks(), *remarks]:
         context.reporter.warn(remark)
-    count, what = len(images), "label maps of {:,} image"
+    what = f"label maps of {counted(len(images), 'image')}"
     if config.format in ("geojson", "gpkg"):
-        count, what = len(wishes.rasters), "polygons of {:,} GeoTIFF"
-    plural = "" if count == 1 else "s"
-    context.reporter.info(f"'{artifact.id}': {what.format(count)}{plural} as {config.format}")
+        what = f"polygons of {counted(len(wishes.rasters), 'GeoTIFF')}"
+    context.reporter.info(f"'{artifact.id}': {what} as {config.format}")
     return config.out
 
 
@@ -91,7 +91,7 @@ class LabelledImages:
         turned = sum(orientation_of(path) != 1 for path in self._files.values())
         if turned:
             lines.append(
-                f"{turned:,} image{' is' if turned == 1 else 's are'} turned by EXIF orientation: the labels are "
+                f"{counted(turned, 'image')} {are(turned)} turned by EXIF orientation: the labels are "
                 "upright, and a program that reads stored pixels sees such images turned"
             )
         return lines

@@ -14,6 +14,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.native_masks import NativeMasks
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.coco import encode
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.pipeline.inputs import take_artifact
@@ -45,7 +46,7 @@ def export_masks(config: ExportMasksConfig, masks: str | None = None, context: C
         raise UsageError(f"'{out}' cannot be written ({error.strerror}); give another --out.") from None
     for remark in remarks:
         context.reporter.warn(remark)
-    counts = f"{len(content['annotations']):,} masks of {len(content['images']):,} images"
+    counts = f"{counted(len(content['annotations']), 'mask')} of {counted(len(content['images']), 'image')}"
     context.reporter.info(f"'{artifact.id}': {counts}, {out.stat().st_size / 1e6:.1f} MB")
     return out
 
@@ -104,5 +105,7 @@ def coco_content(
         count = max(highest + 1, len(names))
         content["categories"] = [{"id": k, "name": names.get(k, str(k))} for k in range(count)]
         without = sum("category_id" not in entry for entry in annotations)
-        remarks += [f"{without:,} masks have no class, and so no category_id"] if without else []
+        remarks += (
+            [f"without a class, and so without category_id: {counted(without, 'mask')}"] if without else []
+        )
     return content, remarks

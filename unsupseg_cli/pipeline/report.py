@@ -24,6 +24,7 @@ from unsupseg_cli.contents.report_pictures import (
     prediction_view,
 )
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.pipeline.report_lineage import Subject, resources, steps, subject_of
 from unsupseg_cli.pipeline.report_scores import add_mask_scores, add_scores
 from unsupseg_cli.report.page import (
@@ -119,7 +120,7 @@ def _about(subjects: Sequence[Subject]) -> str:
     for subject in subjects:
         manifest = subject.artifact.manifest
         data = manifest.data
-        images = f" of {data.dataset}/{data.split} ({data.count} images)" if data else ""
+        images = f" of {data.dataset}/{data.split} ({counted(data.count, 'image')})" if data else ""
         parts.append(f"{manifest.kind}{images}, made {manifest.started or 'at an unknown time'}")
     return "; ".join(parts) + "."
 

@@ -17,6 +17,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.options import DataConfig, split
 from unsupseg_cli.core.ports import ANY_MASKS, Port
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 
 if TYPE_CHECKING:
@@ -118,7 +119,9 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
         scores.update(predicted, list(objects_of(items[item.key], size)), size)
     draft.warnings += read.remarks()
     if scores.beyond:
-        draft.warnings.append(f"{scores.beyond:,} masks beyond the 100 best of an image do not count")
+        draft.warnings.append(
+            f"not counted: {counted(scores.beyond, 'mask')} beyond the 100 best of an image"
+        )
     if scores.unnamed:
         draft.warnings.append(
             f"{scores.unnamed:,} of {scores.objects:,} objects have no class, and count where it does not matter"
@@ -143,7 +146,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 def _left_out(items: list[Item], judged: list[Item]) -> list[str]:
     missing = len(items) - len(judged)
     return (
-        [f"{missing:,} images without a label, or not in the file of objects, were left out"]
+        [f"left out: {counted(missing, 'image')} without a label, or not in the file of objects"]
         if missing
         else []
     )
@@ -242,9 +245,7 @@ def _coco_truth(
             continue  # has no masks either
     source: CocoSource = CocoSource(path, items, sizes, crowd=True, from_labels=True, skip_unknown=True)
     findings = source.check(reporter)
-    draft.warnings += [
-        f"left out of '{path.name}': {count:,} {what}" for what, count in findings.left_out.items()
-    ]
+    draft.warnings += [f"left out of '{path.name}': {line}" for line in findings.lines()]
     number = {items[index].key: index for index in source.listed}
 
     def objects_of(item: Item, size: tuple[int, int]) -> Iterator[Object]:

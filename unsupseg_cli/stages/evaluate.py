@@ -16,6 +16,7 @@ from unsupseg_cli.core.labels import OBJECTS
 from unsupseg_cli.core.options import BatchConfig, DataConfig, DividedConfig, Precision
 from unsupseg_cli.core.ports import STORED, Port
 from unsupseg_cli.core.shards import parse_shard
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.crf.config import CRFConfig
 from unsupseg_cli.pipeline.model_input import opened_model
 from unsupseg_cli.pipeline.stage import Call, Stage, once
@@ -232,7 +233,7 @@ class _Evaluation:
             draft.warnings.append(f"unreadable images left out: {len(skipped)} ({examples})")
         draft.warnings += _settled(call)[1]
         if dataset.unlabelled:
-            draft.warnings.append(f"{len(dataset.unlabelled)} images without a label were left out")
+            draft.warnings.append(f"left out: {counted(len(dataset.unlabelled), 'image')} without a label")
         summary["crf"] = call.config.crf
         summary["skipped"] = skipped
         write_json(draft.folder / SCORES, summary)

@@ -30,6 +30,7 @@ from unsupseg_cli.core.options import (
 )
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, Port
 from unsupseg_cli.core.shards import parse_shard
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.pipeline.extraction_input import (
     backbone_of,
     device_of,
@@ -340,10 +341,10 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
             count = most_anchors(foreseen_grids(call.input("features")), config.scales)
         bound = f"at most {count:,}" if count else "an unknown number of"
         context.reporter.info(
-            f"{bound} regions of {len(dataset.items):,} images: more is known with their input"
+            f"{bound} regions of {counted(len(dataset.items), 'image')}: more is known with their input"
         )
         return np.full((count, 2), snap(config.size or 0, info.patch_size) // info.patch_size)
-    context.reporter.info(f"reading the sizes of {len(dataset.items):,} images")
+    context.reporter.info(f"reading the sizes of {counted(len(dataset.items), 'image')}")
     skipped = Skipped(context, config.strict)
     if config.regions is None:
         layout = lay_out_views(dataset, geometry_of(call), info.patch_size, skipped, flip=config.flip)
@@ -360,7 +361,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         skipped,
     ).views
     forwards = "as many" if config.embed == "crop" else "one an image, not"
-    context.reporter.info(f"{len(views):,} regions of {len(dataset.items):,} images, {forwards} forwards")
+    context.reporter.info(
+        f"{counted(len(views), 'region')} of {counted(len(dataset.items), 'image')}, {forwards} forwards"
+    )
     return views.grids(info.patch_size)
 
 

@@ -11,6 +11,7 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import Config, execution, setting
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import DataConfig
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.pipeline.stage import Call, Foreseen, Stage, once
 from unsupseg_cli.pipeline.stage import produce as make
 
@@ -125,11 +126,13 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
     writer.fill(make, call.context, "import-masks", sources=names.pop)
     summary = writer.close()
     draft.warnings += findings.remarks
-    draft.warnings += [f"left out: {count:,} {what}" for what, count in findings.left_out.items()]
+    draft.warnings += [f"left out: {line}" for line in findings.lines()]
     skipped = _readable(call)[2]
     if skipped:
         first, reason = next(iter(skipped.items()))
-        draft.warnings.append(f"{len(skipped)} images are unreadable and have no view ('{first}': {reason})")
+        draft.warnings.append(
+            f"{counted(len(skipped), 'image')} {are(len(skipped))} unreadable: no view ('{first}': {reason})"
+        )
     items = source.items
     draw_masks(
         draft.folder,

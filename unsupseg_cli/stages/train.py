@@ -11,6 +11,7 @@ from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.config import execution, setting
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import ClassCount, DeviceConfig, EventFolder
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.pipeline.stage import Call, Stage, once, say_unread
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 
@@ -197,7 +198,9 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     if classes != identity_values.get("classes", classes):
         raise UnsupsegError(f"The trainer gave {classes} classes, expected {identity_values['classes']}.")
     if labels and (masks := labels.manifest.summary["masks"]) < classes:
-        draft.warnings.append(f"there are only {masks} masks for {classes} classes: try fewer --classes")
+        draft.warnings.append(
+            f"there {are(masks)} only {counted(masks, 'mask')} for {counted(classes, 'class')}: try fewer --classes"
+        )
     write_trained(draft.folder, call.method.name, trained, call.input("features"), call.context)
     return {"method": call.method.name, "classes": classes, **trained.figures}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from unsupseg_cli.artifacts.artifact import Artifact
 from unsupseg_cli.artifacts.manifest import Output
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.storage.objects import Objects
 
 TOGETHER = 8
@@ -35,7 +36,7 @@ def fetch_files(artifact: Artifact, files: dict[str, Output], prefix: str, objec
     size = sum(output.bytes for output in files.values())
     if size > _TOLD:
         objects.tell(
-            f"fetching '{artifact.id}' from '{objects.address}': {len(files):,} files, {size / 1e6:,.0f} MB"
+            f"fetching '{artifact.id}' from '{objects.address}': {counted(len(files), 'file')}, {size / 1e6:,.0f} MB"
         )
 
     def fetch(name: str) -> None:
@@ -64,7 +65,7 @@ def put_files(folder: Path, names: Collection[str], prefix: str, objects: Object
     """
     size = sum(size_of(folder / name) for name in names)
     if size > _TOLD:
-        objects.tell(f"putting {len(names):,} files, {size / 1e6:,.0f} MB, into '{objects.address}'")
+        objects.tell(f"putting {counted(len(names), 'file')}, {size / 1e6:,.0f} MB, into '{objects.address}'")
 
     def put(name: str) -> None:
         path, file = f"{prefix}/{name}", folder / name

@@ -92,7 +92,7 @@ def test_without_a_background_classes_begin_at_0():
 
 def test_a_support_set_takes_part_in_clustering_and_in_spread():
     regions = regions_of(DIRECTIONS[:1], parent=[0], tag=[0])
-    with pytest.raises(UsageError, match="1 masks for 2 clusters"):
+    with pytest.raises(UsageError, match="There is 1 mask for 2 clusters"):
         labeller_of(regions).fit()
     labeller = labeller_of(regions, support=regions_of(DIRECTIONS[1:], [-1] * 3, [-1] * 3))
     assert labeller.fit() == {"mask_classes": 2, "clustered": 1, "support": 3, "single_clusters": 0}

@@ -108,8 +108,8 @@ def test_what_cannot_be_learnt_is_left_out_and_said(pupil):
         [2]
     ] * 3  # views without an object teach nothing
     background, without = labeller.inputs.reporter.said
-    assert background.startswith("2 masks are of class 0, which is the background here, and are left out")
-    assert without == "the detector does not learn 1 masks, which have no class"
+    assert background.startswith("2 masks of class 0, which is the background here, are left out")
+    assert without == "the detector does not learn 1 mask without a class"
     with pytest.raises(UsageError, match="no mask that a detector could learn"):
         labeller_of([[], [0]]).fit()
 

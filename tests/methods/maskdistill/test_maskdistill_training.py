@@ -159,7 +159,7 @@ class Recorder(Silent):
 @pytest.mark.parametrize(
     ("groups", "options", "said"),
     [
-        ([0, 2, 0], {}, "2 masks are of class 0, which is the background here"),
+        ([0, 2, 0], {}, "2 masks of class 0, which is the background here"),
         ([1, 2, -1], {}, None),
         ([0, 2, 0], {"background": False}, None),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unsupseg_cli.core.progress import Reporter
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.methods.interface import MaskSet
 
 
@@ -11,6 +12,6 @@ def warn_of_background(masks: MaskSet, reporter: Reporter, become: str) -> None:
     count = sum(int((groups == 0).sum()) for groups in masks.groups)
     if count:
         reporter.warn(
-            f"{count:,} masks are of class 0, which is the background here, and {become}; where it is a class like the "
-            "others, give --set background=false"
+            f"{counted(count, 'mask')} of class 0, which is the background here, {are(count)} {become}; where it is a "
+            "class like the others, give --set background=false"
         )

@@ -17,6 +17,7 @@ from unsupseg_cli.clustering.principal import whitened
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.masks import masked_means, to_layers
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks, RegionSet
 from unsupseg_cli.methods.maskdistill.config import ClustersOptions
@@ -65,7 +66,9 @@ class MaskClusters(Labeller):
             together = torch.cat([tokens, support.rows(options.token, self.inputs.reporter).cpu()])
         _check(together, count)
         points = F.normalize(whitened(together) if options.whiten else together, dim=-1).numpy()
-        self.inputs.reporter.info(f"k-means: {len(points):,} masks, {count} centres, {options.restarts} runs")
+        self.inputs.reporter.info(
+            f"k-means: {counted(len(points), 'mask')}, {count} centres, {options.restarts} runs"
+        )
         kmeans = self._kmeans(points, count)
         self._take(kmeans.transform(points[: len(tokens)]))
         if single := int((np.bincount(kmeans.labels_, minlength=count) <= 1).sum()):
@@ -162,7 +165,8 @@ def _check(tokens: Tensor, count: int) -> None:
         raise UsageError("1 class leaves no cluster beside the background; ask for more --classes.")
     if len(tokens) < count:
         raise UsageError(
-            f"There are {len(tokens)} masks for {count} clusters; ask for fewer --classes, or for more masks."
+            f"There {are(len(tokens))} {counted(len(tokens), 'mask')} for {count} clusters; ask for fewer --classes, "
+            "or for more masks."
         )
     if not bool(torch.isfinite(tokens).all()):
         raise UnsupsegError("The token of a mask holds NaN or infinite values; extract the features again.")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.labels import VOID
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.masks import resized
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
@@ -44,7 +45,7 @@ class MaskDetector:
         if not views:
             raise UsageError("There is no mask that a detector could learn; give other masks.")
         if left := sum(int((group == VOID).sum()) for group in self._groups) * (not self._without):
-            inputs.reporter.warn(f"the detector does not learn {left:,} masks, which have no class")
+            inputs.reporter.warn(f"the detector does not learn {counted(left, 'mask')} without a class")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "detector"))
             self._network = self._build(views, numbers)

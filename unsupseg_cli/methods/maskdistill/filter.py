@@ -100,7 +100,7 @@ class FilterLabeller(Labeller):
         """Train the detector, where one is asked for; return figures of its training."""
         if self.options.background and self.options.source != "predictions":
             assert self.inputs.masks is not None
-            warn_of_background(self.inputs.masks, self.inputs.reporter, "are left out")
+            warn_of_background(self.inputs.masks, self.inputs.reporter, "left out")
         if self.options.source != "detector":
             return {}
         self._detector = MaskDetector(self.options, self.inputs)

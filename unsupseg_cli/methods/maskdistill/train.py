@@ -39,7 +39,7 @@ class MaskDistillTrainer(Trainer):
         assert inputs.masks is not None
         inputs.masks.require_classes(inputs.classes)
         if options.background:
-            warn_of_background(inputs.masks, inputs.reporter, "are learnt as what no mask covers is")
+            warn_of_background(inputs.masks, inputs.reporter, "learnt as what no mask covers is")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.stream(inputs.seed, "network"))
             self.network = self._build()

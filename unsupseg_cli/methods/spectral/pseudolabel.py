@@ -16,6 +16,7 @@ from unsupseg_cli.clustering.spectral import OWN_IMAGE, GraphClusters, cluster_g
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.foreground import find_foreground
 from unsupseg_cli.data.masks import masked_means
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
@@ -179,7 +180,7 @@ class SpectralLabeller(Labeller):
         """
         assert self._foreground is not None
         if objects.count < self._clusters:
-            masks = f"{objects.count} masks are" if objects.count != 1 else "1 mask is"
+            masks = f"{counted(objects.count, 'mask')} {are(objects.count)}"
             raise UsageError(
                 f"{masks} fewer than {self._clusters} classes: ask for fewer --classes, or give other masks."
             )
