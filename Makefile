@@ -3,6 +3,7 @@
 # make test-recipes  every recipe, on small pictures with few steps
 # make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
 # make test-interop  exported labels, read by datumaro and label-studio-sdk (in a folder of their own: they want another numpy)
+# make test-azure    a workspace in Azure's emulator, which npm installs
 # make check   lint, types and the direction of imports
 
 VENV ?= .venv
@@ -10,8 +11,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INTEROP := $(VENV)/interop
+AZURITE := $(VENV)/azurite
 
-.PHONY: install demo test test-slow test-recipes test-interop test-gpu check lint types layers clean
+.PHONY: install demo test test-slow test-recipes test-interop azurite test-azure test-gpu check lint types layers clean
 
 install: $(STAMP)
 
@@ -44,6 +46,14 @@ $(INTEROP): $(STAMP)
 
 test-interop: $(INTEROP)
 	PYTHONPATH=$(INTEROP) OMP_NUM_THREADS=1 $(BIN)/pytest tests/pipeline/test_export_labels_elsewhere.py -rs
+
+azurite: $(AZURITE)
+
+$(AZURITE): $(STAMP)
+	npm install --silent --no-fund --no-audit --prefix $@ azurite@3.35.0
+
+test-azure: $(AZURITE)
+	PATH="$(abspath $(AZURITE))/node_modules/.bin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest tests/storage/test_azure.py -rs
 
 test-gpu: install
 	$(BIN)/pytest tests/gpu -rs

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from fixtures.artifacts import never, recipe, write_one
+from fixtures.artifacts import hang, never, recipe, write_one
 from PIL import Image
 
 from unsupseg_cli.artifacts.manifest import DataSource
@@ -163,18 +163,10 @@ def test_who_was_overtaken_publishes_nothing_and_takes_what_is_there(bucket, mac
     assert machine("three").verify(made) == []
 
 
-def _hang(workspace, ready):
-    def work(draft):
-        ready.set()
-        time.sleep(60)
-
-    workspace.produce(recipe(), work)
-
-
 def test_after_a_kill_the_lease_passes_and_another_machine_makes_it(bucket, machine):
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_hang, args=(machine("one"), ready))
+    process = context.Process(target=hang, args=(machine("one"), ready))
     process.start()
     assert ready.wait(60)
     said = []

@@ -345,7 +345,10 @@ def _code(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if not str(error):
+        return type(error).__name__
+    line = str(error).splitlines()[0]
+    return re.sub(r"^Generic \w+ error: ", "", line).rstrip(".")[:200]  # the client's name of any service
 
 
 def _short(text: str) -> str:
