@@ -17,10 +17,9 @@ import uuid
 from email.utils import formatdate
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fixtures.artifacts import hang, never, recipe, write_one
-from PIL import Image
+from fixtures.pictures import noise
 
 from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.core.address import parse_address
@@ -97,11 +96,8 @@ def machine(address, tmp_path):
 
 
 def test_the_commands_give_the_digests_of_a_local_run(address, call, monkeypatch):
-    Path("photos").mkdir()
+    noise(Path("photos"), {f"{number}.png": (48, 64) for number in range(3)})
     Path("unsupseg.toml").write_text("workers = 0\n")
-    for number in range(3):
-        noise = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
-        Image.fromarray(noise).save(f"photos/{number}.png")
     digests = []
     for place in ("local", address):
         monkeypatch.setenv("UNSUPSEG_WORKSPACE", place)

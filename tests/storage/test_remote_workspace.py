@@ -7,11 +7,11 @@ import pickle
 import signal
 import threading
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
 from fixtures.artifacts import hang, never, recipe, write_one
-from PIL import Image
+from fixtures.pictures import noise
 
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.artifacts.workspace import Workspace
@@ -263,13 +263,8 @@ CHAIN = (
 
 
 def test_the_commands_give_the_digests_of_a_local_run(bucket, call, monkeypatch, tmp_path):
-    from pathlib import Path
-
-    Path("photos").mkdir()
+    noise(Path("photos"), {f"{number}.png": (48, 64) for number in range(4)})
     Path("unsupseg.toml").write_text("workers = 0\n")
-    for number in range(4):
-        noise = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
-        Image.fromarray(noise).save(f"photos/{number}.png")
     digests = []
     for place in ("local", bucket.address()):
         monkeypatch.setenv("UNSUPSEG_WORKSPACE", place)

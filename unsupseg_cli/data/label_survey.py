@@ -187,7 +187,7 @@ def _remark_on_turns(turned: list[Item]) -> list[str]:
     first = turned[0]
     assert first.label is not None
     return [
-        f"other EXIF orientations than their labels have {counted(len(turned), 'image')} (first '{first.image.name}': "
+        f"EXIF orientation other than the label's: {counted(len(turned), 'image')} (first '{first.image.name}': "
         f"{orientation_of(first.image)}, '{first.label.name}': {orientation_of(first.label)}): each is turned by its "
         "own, so labels are taken as drawn over the upright image"
     ]
