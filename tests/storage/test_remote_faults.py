@@ -133,6 +133,49 @@ def test_what_no_try_mends_is_one_sentence_at_once(bucket, machine, status, code
     assert bucket.keys() == []
 
 
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "",
+        "localhost:5599",
+        "127.0.0.1:5599",
+        "minio.example.com",
+        "ftp://host",
+        "http://",
+        "http://a b",
+        "http://a:99999",
+    ],
+)
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_that_is_no_address_of_a_server_is_refused(bucket, call, monkeypatch, variable, endpoint):
+    monkeypatch.setenv(variable, endpoint)
+    said = call("list", "--workspace", bucket.address(), code=2)[1]
+    assert f"{variable} is '{endpoint}', which is no address of a server: expected http://HOST:PORT" in said
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "said"),
+    [
+        ("http", "no-such-host.invalid", r"\(.*[Nn]ame.*\)"),
+        ("https", None, r"\(https:// where the server speaks http://\)"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_right_is_not_waited_for(bucket, machine, monkeypatch, scheme, host, said):
+    endpoint = f"{scheme}://{host or bucket.url.partition('//')[2]}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    begun = time.monotonic()
+    with pytest.raises(UnsupsegError, match=rf"cannot be reached at {endpoint} {said}: mend the endpoint"):
+        machine().exists()
+    assert time.monotonic() - begun < 10
+
+
+def test_a_bucket_that_is_not_there_is_told_before_any_work(bucket, call, blocks):
+    bucket.fail(99, "404 Not Found", "NoSuchBucket")
+    out, err = call("extract", blocks, "--backbone", "untrained", "--workspace", bucket.address(), code=1)[:2]
+    assert "There is no bucket" in err
+    assert "images" not in out + err
+
+
 def test_credentials_that_only_read_reuse_and_make_nothing(bucket, machine):
     artifact = make(machine("one"))
     bucket.fail(99, "403 Forbidden", "AccessDenied", "PUT DELETE")

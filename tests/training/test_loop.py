@@ -264,6 +264,27 @@ def test_tokens_are_drawn_of_those_that_may_be_and_with_their_views(limit):
     assert torch.equal(views, torch.arange(70).repeat_interleave(cells)[places])
 
 
+class _Watched(MemorySource):
+    """Remembers which views were read."""
+
+    def __init__(self, tokens):
+        super().__init__(tokens)
+        self.read = []
+
+    def tokens(self, views):
+        self.read += views
+        return super().tokens(views)
+
+
+@pytest.mark.parametrize("views", [640, 700, 6400])
+def test_a_sample_is_no_larger_than_asked_for_and_reads_no_more_views_than_it_has_tokens(views):
+    source = _Watched([torch.full((2, 2, 1), float(view)) for view in range(views)])
+    drawn, owners = draw_tokens(source, 20, 0)
+    assert len(drawn) == 20
+    assert drawn[:, 0].tolist() == owners.tolist() == source.read
+    assert np.diff(owners.tolist()).max() < 2 * views / 20 + 64, "over all views"
+
+
 def test_a_device_source_gives_the_same_tokens_elsewhere():
     source = MemorySource([torch.ones(2, 3, 4), torch.zeros(1, 2, 4)])
     moved = DeviceSource(source, torch.device("meta"))

@@ -79,18 +79,18 @@ class PackedReader:
         self._path, self._dtype = folder / name, np.dtype(dtype)
         self._pieces = RowReader(self._path)
         offset, shape = RowReader(folder / f"{name}_offset"), RowReader(folder / f"{name}_shape")
-        self._offset = offset.rows(0, len(offset)).tolist()
-        self.shapes: list[tuple[int, ...]] = [tuple(row) for row in shape.rows(0, len(shape)).tolist()]
-        if len(self._offset) != len(self.shapes) + 1 or self._offset[-1] != len(self._pieces):
+        self._offset, self._shape = offset.rows(0, len(offset)), shape.rows(0, len(shape))
+        if len(self._offset) != len(self) + 1 or self._offset[-1] != len(self._pieces):
             raise UnsupsegError(f"The array '{self._path}' does not fit the offsets beside it; {MEND}")
 
     def __len__(self) -> int:
-        return len(self.shapes)
+        return len(self._shape)
 
     def __getitem__(self, view: int) -> Array:
         """Return the array of one view."""
-        piece = self._pieces.peek(self._offset[view], self._offset[view + 1])
-        out = np.empty(self.shapes[view], self._dtype)
+        start, stop = self._offset[view : view + 2].tolist()
+        piece = self._pieces.peek(start, stop)
+        out = np.empty(self._shape[view], self._dtype)
         try:
             if _LENGTHS.unpack_from(piece.data) != (out.nbytes, len(piece)):
                 raise ValueError("its length is another")

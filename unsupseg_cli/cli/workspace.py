@@ -85,11 +85,13 @@ def open_workspace(
 
 
 def open_place(place: Path | Address, cache: Cache, tell: Callable[[str], None]) -> Workspace:
-    """Return the workspace at a place."""
+    """Return the workspace at a place; raises UnsupsegError, before any work, where a bucket is not to be had."""
     if isinstance(place, Path):
         from unsupseg_cli.artifacts.workspace import Workspace
 
         return Workspace(place)
     from unsupseg_cli.storage import open as storage
 
-    return storage.open_workspace(place, cache, tell)
+    space = storage.open_workspace(place, cache, tell)
+    space.exists()
+    return space

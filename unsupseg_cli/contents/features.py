@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, has_array
+from unsupseg_cli.artifacts.columns import Columns
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.int8_tokens import TokenReader
@@ -49,33 +50,6 @@ def view_of(views: Mapping[str, Sequence[Any]], row: int) -> View:
     return View(box=tuple(views["box"][row]), **fields)
 
 
-class Columns(Mapping[str, list[Any]]):
-    """The columns of a Parquet file, each as a list that is read when it is first asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._read = path, dict[str, list[Any]]()
-        metadata = pq.read_metadata(path)
-        self._names, self.rows = list(metadata.schema.to_arrow_schema().names), int(metadata.num_rows)
-
-    def __getitem__(self, name: str) -> list[Any]:
-        if name not in self._read:
-            if name not in self._names:
-                raise KeyError(name)
-            self._read[name] = pq.read_table(self._path, columns=[name])[name].to_pylist()
-        return self._read[name]
-
-    def numbers(self, *names: str) -> NDArray[np.int64]:
-        """Return columns of whole numbers side by side, (rows, columns), without making lists of them."""
-        table = pq.read_table(self._path, columns=list(names))
-        return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.int64)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
 class FeatureSet:
     """The features of one split; also the `TokenSource` of stored tokens."""
 
@@ -93,11 +67,11 @@ class FeatureSet:
     @property
     def sizes(self) -> NDArray[np.int64]:
         """Height and width of each view in pixels, (N, 2)."""
-        return self.views.numbers("height", "width")
+        return np.stack([self.views[name].numpy() for name in ("height", "width")], axis=1).astype(np.int64)
 
     def share_of_same_image(self, neighbours: NDArray[np.int32]) -> float:
         """Return the share of neighbours (N, k) that are views of the same image."""
-        keys = np.array(self.views["key"])
+        keys = self.views["key"].codes()
         return float((keys[neighbours] == keys[:, None]).mean())
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader
+from unsupseg_cli.artifacts.columns import Columns
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.packed import PackedReader, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
-from unsupseg_cli.contents.features import VIEWS, Columns, FeatureSet, features_behind, view_of
+from unsupseg_cli.contents.features import VIEWS, FeatureSet, features_behind, view_of
 from unsupseg_cli.contents.view_arrays import ViewArrays
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.words import counted
@@ -106,7 +107,7 @@ class MaskReader(MaskTable):
     def __init__(self, artifact: Artifact, context: Context) -> None:
         super().__init__(artifact.path)
         if artifact.manifest.kind == "masks":
-            self.views: Mapping[str, list[Any]] = Columns(artifact.path / VIEWS)
+            self.views = Columns(artifact.path / VIEWS)
         else:
             self.views = FeatureSet(features_behind(artifact, context)).views
 

@@ -38,10 +38,10 @@ def read_regions(artifact: Artifact, features: FeatureSet, masks: Artifact | Non
         )
     return RegionSet(
         regions,
-        view=np.array([view_of[key] for key in views["key"]], np.int64),
-        parent=np.array(views["parent"], np.int64),
-        tag=np.array(views["tag"], np.int64),
-        box=np.array(views["box"], np.float64),
+        view=np.fromiter((view_of[key] for key in views["key"]), np.int64, len(views["key"])),
+        parent=views["parent"].numpy().astype(np.int64),
+        tag=views["tag"].numpy().astype(np.int64),
+        box=views["box"].numpy().astype(np.float64),
         same_network=_network(regions) == _network(features),
         of_masks=_of_masks(artifact, regions, features, masks),
         shown=partial(_shown, regions, features, view_of),
@@ -52,8 +52,8 @@ def read_support(artifact: Artifact) -> RegionSet:
     """Open regions of any images, whose ``view`` is -1."""
     regions = FeatureSet(artifact)
     views = regions.views
-    parent, tag = (np.array(views[name], np.int64) for name in ("parent", "tag"))
-    box = np.array(views["box"], np.float64)
+    parent, tag = (views[name].numpy().astype(np.int64) for name in ("parent", "tag"))
+    box = views["box"].numpy().astype(np.float64)
     return RegionSet(regions, view=np.full(len(box), -1, np.int64), parent=parent, tag=tag, box=box)
 
 

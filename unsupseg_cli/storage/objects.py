@@ -13,9 +13,10 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import urlsplit
 
 from unsupseg_cli.artifacts.files import whole_file
-from unsupseg_cli.core.address import Address
+from unsupseg_cli.core.address import SCHEMES, Address
 from unsupseg_cli.core.errors import StorageError, UsageError
 from unsupseg_cli.core.progress import duration
 
@@ -35,6 +36,13 @@ _LISTED = 1000  # objects in one answer of a listing
 
 Version = dict[str, str]
 """What says which content an object has: its ETag, and its generation where the service has these."""
+
+
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+"""Variables that the client reads, the one that counts first; one that is no address makes it panic."""
 
 
 class ForbiddenError(StorageError):
@@ -59,6 +67,36 @@ class Listed:
     modified: datetime
 
 
+def endpoint_of(address: Address) -> str:
+    """Return the server that the environment names for a service, empty for the service's own.
+
+    Raises:
+        UsageError: it is not an address of a server.
+    """
+    named = {name: os.environ[name] for name in _ENDPOINTS.get(address.scheme, ()) if name in os.environ}
+    for name, endpoint in named.items():
+        if not _is_server(endpoint):
+            raise UsageError(
+                f"{name} is '{endpoint}', which is no address of a server: expected http://HOST:PORT or https://HOST; "
+                f"or unset it for {SCHEMES[address.scheme]} itself."
+            )
+    return next(iter(named.values()), "")
+
+
+def _is_server(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and text.isprintable()
+            and " " not in text
+        )
+    except ValueError:  # a port that is none
+        return False
+
+
 def open_store(address: Address) -> ObjectStore:
     """Return the store of an address, with credentials and endpoint from the environment.
 
@@ -72,7 +110,7 @@ def open_store(address: Address) -> ObjectStore:
         raise UsageError(
             f"'{address}' lies in object storage, which needs the package obstore: pip install 'unsupseg[cloud]'"
         ) from None
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    endpoint = endpoint_of(address)
     try:
         return from_url(
             str(address),
@@ -103,6 +141,7 @@ class Objects:
     store: Any = field(repr=False)
     tell: Callable[[str], None] = field(default=lambda _: None, repr=False)
     patience: float = PATIENCE
+    _met: bool = field(default=False, init=False, repr=False)  # the endpoint has answered once
 
     def read(self, path: str) -> Stored | None:
         """Return the content of an object; None where it is not there."""
@@ -265,7 +304,9 @@ class Objects:
             except (BaseError, FileNotFoundError, OSError, TimeoutError) as error:
                 reason = self._reason(error)
                 if reason is None:
+                    self._met = True
                     raise
+                self._require_reachable(error, reason)
                 if time.monotonic() - begun > self.patience:
                     raise StorageError(
                         f"'{self.address}' did not answer for {duration(self.patience)} ({reason}): look at the "
@@ -282,7 +323,22 @@ class Objects:
             else:
                 if told:
                     self.tell(f"'{self.address}' answers again")
+                self._met = True
                 return answer
+
+    def _require_reachable(self, error: Exception, reason: str) -> None:
+        """Raise StorageError where waiting would not help: no TLS there, or no such host, which has never answered."""
+        text = str(error)
+        if (
+            "InvalidContentType" in text
+            or "InvalidCertificate" in text
+            or ("dns error" in text and not self._met)
+        ):
+            named = endpoint_of(self.address) or SCHEMES[self.address.scheme]
+            raise StorageError(
+                f"'{self.address}' cannot be reached at {named} ({reason}): mend the endpoint in the environment, see "
+                "docs/cloud.md."
+            ) from None
 
     def _forbidden(self, error: Exception) -> ForbiddenError:
         code = _code(error)
@@ -352,5 +408,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _short(text: str) -> str:
-    """Return the end of the first line, where a client says what failed."""
+    """Return what failed: what the system says of it, else the end of the first line."""
+    if "InvalidContentType" in text:
+        return "https:// where the server speaks http://"
+    certificate = re.search(r"InvalidCertificate\(\s*(\w+)", text)
+    if certificate is not None:
+        return f"its certificate: {certificate[1]}"
+    causes = re.findall(r'(?:error|message): "([^"]+)"', text)
+    if causes:
+        return str(causes[-1])[:120]
     return text.splitlines()[0].rpartition(" - ")[2][:120] if text else "no answer"

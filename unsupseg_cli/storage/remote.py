@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
@@ -41,7 +40,7 @@ from unsupseg_cli.core.address import Address, is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.storage.claims import LEASE, Claim, Claims
 from unsupseg_cli.storage.leftovers import DAMAGED, leftovers
-from unsupseg_cli.storage.objects import ForbiddenError, Objects, Version, open_store
+from unsupseg_cli.storage.objects import ForbiddenError, Objects, Version, endpoint_of, open_store
 from unsupseg_cli.storage.records import Record, Records, path_of
 from unsupseg_cli.storage.shared import SHARES, SharedDraft, attempt_of, begin_attempt
 from unsupseg_cli.storage.transfer import fetch_files, lacking, put_files
@@ -394,8 +393,7 @@ def _silent(message: str) -> None:
 
 def _folder_name(address: Address) -> str:
     """Return the folder of the mirror: readable, and another one for each address and endpoint."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
-    digest = hashlib.sha256(f"{address} {endpoint}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{address} {endpoint_of(address)}".encode()).hexdigest()
     return f"{address.scheme}-{address.bucket}-{address.name}"[:80] + f"-{digest[:12]}"
 
 

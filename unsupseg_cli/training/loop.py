@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -154,9 +154,14 @@ def batch_views(schedule: Schedule, step: int) -> list[int]:
     size = min(schedule.batch, schedule.views)
     per_epoch = schedule.views // size
     epoch, position = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed(seeds.stream(schedule.seed, "batches", epoch))
-    order = torch.randperm(schedule.views, generator=generator)
+    order = _order(schedule.views, schedule.seed, epoch)
     return [int(view) for view in order[position * size : (position + 1) * size]]
+
+
+@lru_cache(maxsize=1)  # of ten million views a permutation takes a second: too long for each step
+def _order(views: int, seed: int, epoch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seeds.stream(seed, "batches", epoch))
+    return torch.randperm(views, generator=generator)
 
 
 def fit(

@@ -158,29 +158,61 @@ def draw_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Return up to ``limit`` tokens (n, C) drawn evenly over all views without replacement, and their views (n,).
 
-    Every view gives the same share of its cells, so that large images count by their area. A reporter is told the
-    progress. ``within`` tells of the cells of all views, in their order, which may be drawn.
+    Every view gives the same share of its cells, so that large images count by their area; where views are many times
+    as many as tokens, some give one and are read. A reporter is told the progress. ``within`` tells of the cells of all
+    views, in their order, which may be drawn.
     """
-    cells = torch.from_numpy(source.grids.prod(1))
-    groups = torch.split(torch.arange(len(cells)), _VIEWS_AT_ONCE)
-    lengths = [int(cells[group].sum()) for group in groups]
+    cells = source.grids.prod(1)
+    groups = [
+        range(start, min(start + _VIEWS_AT_ONCE, len(cells)))
+        for start in range(0, len(cells), _VIEWS_AT_ONCE)
+    ]
+    lengths = [int(cells[group.start : group.stop].sum()) for group in groups]
     allowed = lengths if within is None else [int(part.sum()) for part in torch.split(within, lengths)]
-    share = min(1.0, limit / max(1, sum(allowed)))
-    keeps = [min(count, max(1, round(share * count))) for count in allowed]
+    keeps = _even_shares(allowed, limit)
     generator = torch.Generator().manual_seed(seed)
-    # Filled in place: memory holds the sample once and a batch, however many tokens there are.
+    # Filled in place: memory holds the sample once and some views, however many tokens there are.
     sample, numbers, start, filled = torch.empty(0), torch.empty(sum(keeps), dtype=torch.int64), 0, 0
-    for group, batch, keep in zip(groups, flat_batches(source, reporter=reporter), keeps, strict=True):
-        places = torch.arange(len(batch))
+    steps = (reporter or Silent()).track(groups, "read tokens", total=len(groups))
+    for group, length, keep in zip(steps, lengths, keeps, strict=True):
+        places = torch.arange(length)
         if within is not None:
-            places = places[within[start : start + len(batch)]]
+            places = places[within[start : start + length]]
+        start += length
+        if not keep:
+            continue
         chosen = places[torch.randperm(len(places), generator=generator)[:keep].sort().values]
+        tokens, views = _read_places(source, group, cells[group.start : group.stop], chosen)
         if not filled:
-            sample = batch.new_empty(sum(keeps), source.dim)
-        sample[filled : filled + keep] = batch[chosen]
-        numbers[filled : filled + keep] = group.repeat_interleave(cells[group])[chosen]
-        start, filled = start + len(batch), filled + keep
+            sample = tokens.new_empty(sum(keeps), source.dim)
+        sample[filled : filled + keep], numbers[filled : filled + keep] = tokens, views
+        filled += keep
     return sample, numbers.to(sample.device)
+
+
+def _even_shares(counts: Sequence[int], limit: int) -> list[int]:
+    """Return how many tokens each group of views gives, the same share of its own: one at least while that is few."""
+    share = min(1.0, limit / max(1, sum(counts)))
+    if len(counts) <= limit:
+        return [min(count, max(1, round(share * count))) for count in counts]
+    ends = np.floor(
+        np.cumsum(counts) * share + 1e-6
+    )  # what is short of a whole token counts for the next group
+    return [int(keep) for keep in np.diff(ends, prepend=0)]
+
+
+def _read_places(
+    source: TokenSource, group: range, cells: NDArray[np.int64], chosen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the tokens (n, C) at places (n,), in order, of the cells of a group of views, and their views (n,)."""
+    places = chosen.numpy()
+    owners = np.repeat(np.arange(len(group)), cells)[places]
+    inside = places - (cells.cumsum() - cells)[owners]
+    views, first = np.unique(owners, return_index=True)
+    read = source.tokens([group[view] for view in views.tolist()])
+    of_views = zip(read, np.split(inside, first[1:]), strict=True)
+    tokens = torch.cat([view.flatten(0, 1)[torch.from_numpy(cell)] for view, cell in of_views])
+    return tokens, torch.from_numpy(owners) + group.start
 
 
 def shuffled_batches(source: TokenSource, batch: int, seed: int) -> Iterator[Tensor]:
