@@ -109,6 +109,46 @@ def test_the_workspace_goes_on_with_what_was_made(segmented):
     assert "spectral" in call("list", "-w", place / "w")[0]
 
 
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """A folder of results whose classes were named, and predictions of another photo of one of its names after that."""
+    place = tmp_path_factory.mktemp("named")
+    for index, name in enumerate(("photos/a.png", "photos/b.png", "more/a.png")):
+        photo(place / name, index)
+    options = ("-w", place / "w", "--workers", 0)
+    call("segment", place / "photos", "--out", place / "out", *options, "--classes", 2)
+    model, _ = call("classes", "name", "0=sky", "-w", place / "w")
+    others, _ = call("predict", place / "more", *options)
+    return place, Path(model.strip()).name, Path(others.strip()).name
+
+
+def test_classes_go_to_the_predictions_that_a_folder_was_made_from(named):
+    place, _model, others = named
+    before = (place / "out" / "ids" / "a.png.png").read_bytes()
+    _, said = call("classes", "apply", "--out", place / "out", "-w", place / "w")
+    assert f"'{place / 'out'}' was made from 'photos-" in said
+    assert others not in said
+    assert (place / "out" / "ids" / "a.png.png").read_bytes() == before
+    assert json.loads((place / "out" / "classes.json").read_text())[0]["name"] == "sky"
+    said = call("classes", "apply", others, "--out", place / "out", "-w", place / "w", code=2)[1]
+    assert "holds label maps of other images than" in said
+    assert "(the first: 'b.png.png')" in said
+    assert (place / "out" / "ids" / "a.png.png").read_bytes() == before
+
+
+def test_names_that_a_second_call_takes_out_of_the_folder_are_told_and_can_be_had_again(named):
+    place, model, _ = named
+    out = place / "out"
+    call("classes", "apply", "--model", model, "--out", out, "-w", place / "w")
+    _, said = call(
+        "segment", place / "photos", "--out", out, "-w", place / "w", "--workers", 0, "--classes", 2
+    )
+    assert f"told the classes of '{model}' (sky, class 1) and now tells those of" in said
+    advice = said.partition("`unsupseg ")[2].partition("`")[0].replace("'", "").split()
+    call(*advice, "-w", place / "w")
+    assert json.loads((out / "classes.json").read_text())[0]["name"] == "sky"
+
+
 def test_photos_of_several_places_are_one_collection(tmp_path):
     for index, name in enumerate(("one/a.png", "two/a.png", "b.png")):
         photo(tmp_path / name, index)
@@ -152,7 +192,7 @@ def test_maps_of_other_photos_in_the_folder_are_told(tmp_path):
     common = ("-o", tmp_path / "out", "-w", tmp_path / "w", "--workers", 0, "--classes", 2)
     call("segment", tmp_path / "one", *common)
     _, said = call("segment", tmp_path / "two", *common)
-    assert "also holds 1 label maps of other images" in said
+    assert "also holds 1 label map of other images" in said
 
 
 def test_nothing_to_segment_is_told_in_a_sentence(tmp_path):

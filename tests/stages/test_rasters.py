@@ -274,7 +274,10 @@ def test_without_a_coordinate_system_there_is_no_longitude(world, tmp_path):
     flat = write_tiff(tmp_path / "flat.tif", ground_of(1), transform=from_origin(0, 100, 0.5, 0.5))
     world.said.clear()
     found = predicted(world, flat)
-    assert any("1 rasters have no coordinate system (such as 'flat.tif')" in line for line in world.said)
+    assert any(
+        "1 raster without a coordinate system (such as 'flat.tif'), and so are the label maps" in line
+        for line in world.said
+    )
     with rasterio.open(found.path / "geo/flat.tif") as raster:
         assert raster.crs is None
         assert raster.transform == from_origin(0, 100, 0.5, 0.5)

@@ -88,7 +88,10 @@ class PackedReader:
 
     def __getitem__(self, view: int) -> Array:
         """Return the array of one view."""
-        start, stop = self._offset[view : view + 2].tolist()
+        start, stop = (
+            int(self._offset[view]),
+            int(self._offset[view + 1]),
+        )  # the last one's next ends an iteration
         piece = self._pieces.peek(start, stop)
         out = np.empty(self._shape[view], self._dtype)
         try:

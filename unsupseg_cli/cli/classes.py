@@ -40,7 +40,10 @@ class _ModelConfig(Config):
 _command = partial(stage_command, app, _ModelConfig, settings=False, without=("explain_",))
 _PICTURES = {".png", ".jpg", ".jpeg"}
 _PREDICTIONS = Annotated[
-    str | None, typer.Argument(help="Predictions of the model before, refined ones too; default: the last.")
+    str | None,
+    typer.Argument(
+        help="Predictions of the model before, refined ones too; default: those of --out, else the last."
+    ),
 ]
 _NAMED = Annotated[
     str | None, typer.Option("--predictions", help="The same as PREDICTIONS.", show_default=False)
@@ -183,11 +186,16 @@ def merge(invocation: Invocation) -> None:
 )
 def apply(invocation: Invocation) -> None:
     """Bring stored predictions under the names, colors and merges of a model made of theirs; no network runs."""
+    from unsupseg_cli.contents.result_folder import find_source
     from unsupseg_cli.pipeline.inputs import take_artifact
 
-    reference = one_of(predictions=invocation.extra["predictions"], named=invocation.extra["named"])
-    predictions = reference or take_artifact("predictions", None, invocation.context()).id
-    _change(invocation, predictions=predictions, out=invocation.extra["out"])
+    out, context = invocation.extra["out"], invocation.context()
+    predictions = one_of(predictions=invocation.extra["predictions"], named=invocation.extra["named"])
+    if predictions is None and out is not None and (source := find_source(out, context)) is not None:
+        invocation.reporter.info(f"'{out}' was made from '{source.id}'")
+        predictions = source.id
+    predictions = predictions or take_artifact("predictions", None, context).id
+    _change(invocation, predictions=predictions, out=out)
 
 
 def _change(invocation: Invocation, **changes: Any) -> None:

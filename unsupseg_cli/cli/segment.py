@@ -37,7 +37,13 @@ def segment(invocation: Invocation) -> None:
     if invocation.explain:
         explain_steps(steps)
     context = invocation.context()
-    from unsupseg_cli.contents.result_folder import CLASS_SHEET, REPORT, require_own, write_results
+    from unsupseg_cli.contents.result_folder import (
+        CLASS_SHEET,
+        REPORT,
+        require_own,
+        tell_of_lost_names,
+        write_results,
+    )
     from unsupseg_cli.pipeline.report import write_report
     from unsupseg_cli.pipeline.run import run
 
@@ -45,6 +51,7 @@ def segment(invocation: Invocation) -> None:
     _tell_backbone(steps, reporter)
     artifacts = run(steps, context)
     predictions, model = artifacts["predict"], artifacts["train"]
+    tell_of_lost_names(predictions, out, context)
     write_results(predictions, model, out, context)
     write_report([predictions], out / REPORT, context, {model.id: out / CLASS_SHEET})
     _tell_what_next(out, model.manifest.summary["classes"], reporter)

@@ -17,7 +17,15 @@ from unsupseg_cli.core.address import is_address
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.core.paths import anchored
-from unsupseg_cli.data.datasets import Dataset, dataset_names, frames_of, in_parts, open_dataset, space_of
+from unsupseg_cli.data.datasets import (
+    Dataset,
+    dataset_names,
+    folder_name,
+    frames_of,
+    in_parts,
+    open_dataset,
+    space_of,
+)
 from unsupseg_cli.data.images import remarks_on_images
 from unsupseg_cli.data.inputs import expand
 from unsupseg_cli.data.items import Item, as_key
@@ -351,7 +359,8 @@ def open_paths(
     root = paths[0] if paths[0].is_dir() else paths[0].parent
     parts: dict[str, Any] = {"pages": pages, "windows": windows, "named": named, "step": step}
     origin = named[0] if remote[0] else ""
-    dataset = Dataset("images", root, "all", tuple(items.values()), origin=origin, **parts)
+    name = folder_name(root) if len(paths) == 1 and paths[0].is_dir() else "images"
+    dataset = Dataset(name, root, "all", tuple(items.values()), origin=origin, **parts)
     return dataset if context is None else _at_most(dataset, context)
 
 

@@ -204,7 +204,7 @@ def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
     """
     manifest = predictions.manifest
     assert manifest.data is not None
-    advice = f"Predict again with --force, so that '{predictions.id}' knows where its images are."
+    advice = f"Bring the images of '{predictions.id}' back, or, where they were moved, predict them again with --force."
     try:
         dataset = _predicted_dataset(manifest, context)
     except UsageError as error:

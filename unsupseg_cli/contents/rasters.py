@@ -75,7 +75,8 @@ def write_rasters(
     if not nowhere:
         return []
     return [
-        f"{len(nowhere):,} rasters have no coordinate system (such as '{nowhere[0]}'), and so have their label maps"
+        f"{counted(len(nowhere), 'raster')} without a coordinate system (such as '{nowhere[0]}'), and so are the label "
+        "maps"
     ]
 
 

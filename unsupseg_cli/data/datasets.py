@@ -312,7 +312,7 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     space = LabelSpace.from_file(class_file) if class_file is not None else None
     endings = {"image_suffix": files.image_suffix, "label_suffix": files.label_suffix}
     return Dataset(
-        _folder_name(folder),
+        folder_name(folder),
         folder,
         split,
         tuple(match_labels(images, paths, labels, **endings)),
@@ -359,7 +359,7 @@ def _doubts(images: Path, paths: list[Path]) -> list[str]:
     ]
 
 
-def _folder_name(folder: Path) -> str:
+def folder_name(folder: Path) -> str:
     """Return a name that no known data set has."""
     name = folder.resolve().name or "images"
     return f"{name}-folder" if name in LAYOUTS else name

@@ -167,13 +167,14 @@ def finish(call: Call, made: Artifact) -> None:
 def _bring_results(call: Call, predictions: Artifact, out: Path) -> None:
     """Copy the label maps and pictures; in a folder that `segment` made, the sheets and the report are made anew."""
     from unsupseg_cli.contents.predictions import bring_pictures
-    from unsupseg_cli.contents.result_folder import CLASS_SHEET, REPORT, write_results
+    from unsupseg_cli.contents.result_folder import CLASS_SHEET, REPORT, require_same_images, write_results
     from unsupseg_cli.pipeline.report import write_report
 
     model, context = call.input("model"), call.context
     if not (out / CLASS_SHEET).exists():
         bring_pictures(predictions, out, context.reporter)
         return
+    require_same_images(predictions, out)
     write_results(predictions, model, out, context)
     write_report([predictions], out / REPORT, context, {model.id: out / CLASS_SHEET})
     context.reporter.info(f"all of '{out}' tells these classes now, '{CLASS_SHEET}' and '{REPORT}' too")
