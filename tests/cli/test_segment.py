@@ -149,6 +149,15 @@ def test_names_that_a_second_call_takes_out_of_the_folder_are_told_and_can_be_ha
     assert json.loads((out / "classes.json").read_text())[0]["name"] == "sky"
 
 
+def test_a_step_without_a_video_is_refused(named):
+    place, *_ = named
+    said = call("segment", place / "photos", "--out", place / "new", "--step", 3, "-w", place / "w", code=2)[
+        1
+    ]
+    assert "--step has no effect: it is read where a video is named, and none is" in said
+    assert not (place / "new").exists()
+
+
 def test_photos_of_several_places_are_one_collection(tmp_path):
     for index, name in enumerate(("one/a.png", "two/a.png", "b.png")):
         photo(tmp_path / name, index)

@@ -78,6 +78,14 @@ def test_what_does_not_fit_is_named_with_its_layer():
         build_config(Nameless, {"file": {"size": 2}})
 
 
+@pytest.mark.parametrize("value", [True, False])
+def test_true_and_false_are_no_numbers(value):
+    with pytest.raises(
+        UsageError, match=r"--size .* does not fit: .*expected a number or a text, found true or false"
+    ):
+        build_config(Options, {"file": {"size": value}})
+
+
 def test_one_thing_is_told_as_one():
     assert [counted(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [counted(n, "class") for n in (1, 1204)] == ["1 class", "1,204 classes"]

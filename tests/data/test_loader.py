@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkProcess
 
 import numpy as np
 import psutil
@@ -178,3 +179,22 @@ def test_workers_end_with_their_parent_even_while_they_decode(items, kernel):
         assert workers
         assert wait_until(lambda: not alive())
         assert time.monotonic() - start < 4
+
+
+def test_ctrl_c_waits_until_all_processes_have_started_and_ends_them(items, monkeypatch, workers_alive):
+    started, start = [], ForkProcess.start
+
+    def start_and_press(process):
+        start(process)
+        started.append(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ForkProcess, "start", start_and_press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(load_views(items, GEOMETRY, 8, workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(started) == 2
+    assert wait_until(lambda: not workers_alive())

@@ -221,7 +221,9 @@ def test_images_named_one_by_one_are_found_again(model, blocks, context, tmp_pat
     with pytest.raises(UsageError, match="not those that were predicted"):
         refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
     (tmp_path / "right" / "1.png").unlink()
-    with pytest.raises(UsageError, match=r"1\.png' does not exist.*Predict again with --force"):
+    with pytest.raises(
+        UsageError, match=r"1\.png' does not exist.*Bring the images of 'images-.*' back, or, .*--force"
+    ):
         refine(RefineConfig(predictions=predictions.id, workers=1, iterations=2), context)
 
 

@@ -304,6 +304,23 @@ def test_label_maps_that_do_not_fit_are_named_and_nothing_is_written(
         bring(folder, photos, context)
 
 
+def test_an_image_without_a_file_name_is_named(tmp_path, photos, context):
+    path = coco_file(tmp_path / "coco.json", images=[{"id": 10, "file_name": None}])
+    with pytest.raises(UsageError, match="image number 0: expected an object with 'id' and 'file_name'"):
+        bring(path, photos, context)
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.png", "has no image 'x.png'"), ("a.tif", "are of 'a.png'")])
+def test_maps_without_an_image_of_their_own_are_refused_where_the_masks_of_the_others_are_there(
+    tmp_path, photos, context, name, said
+):
+    folder = label_maps(tmp_path / "maps")
+    bring(folder, photos, context)
+    save(folder / name, np.zeros((32, 48), np.uint8))
+    with pytest.raises(UsageError, match=said):
+        bring(folder, photos, context)
+
+
 def test_names_that_mean_several_images_are_refused_with_both(tmp_path, photos, context):
     save(photos / "other" / "c.png", np.zeros((32, 48, 3), np.uint8))
     path = coco_file(tmp_path / "coco.json")

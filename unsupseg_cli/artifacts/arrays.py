@@ -24,6 +24,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
+from unsupseg_cli.artifacts.damage import MEND
 from unsupseg_cli.core.errors import UnsupsegError
 
 HDF5 = "arrays.h5"
@@ -209,9 +210,6 @@ def _open_hdf5(path: Path) -> h5py.File:
         return h5py.File(path, "r")
     except OSError as error:
         raise UnsupsegError(f"The file '{path}' cannot be opened ({error}); {MEND}") from None
-
-
-MEND = "`unsupseg verify` names what is damaged, and running its stage with --force makes it again."
 
 
 class _HDF5Rows:

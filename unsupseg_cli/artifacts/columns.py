@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from unsupseg_cli.artifacts.damage import reading
+
 _AT_ONCE = 1 << 16  # values that are made Python's together
 
 
@@ -63,14 +65,16 @@ class Columns(Mapping[str, Column]):
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, dict[str, Column]()
-        metadata = pq.read_metadata(path)
-        self._names, self.rows = list(metadata.schema.to_arrow_schema().names), int(metadata.num_rows)
+        with reading(path):
+            metadata = pq.read_metadata(path)
+            self._names, self.rows = list(metadata.schema.to_arrow_schema().names), int(metadata.num_rows)
 
     def __getitem__(self, name: str) -> Column:
         if name not in self._read:
             if name not in self._names:
                 raise KeyError(name)
-            self._read[name] = Column(pq.read_table(self._path, columns=[name])[name])
+            with reading(self._path):
+                self._read[name] = Column(pq.read_table(self._path, columns=[name])[name])
         return self._read[name]
 
     def __iter__(self) -> Iterator[str]:

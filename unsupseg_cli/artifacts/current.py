@@ -24,8 +24,9 @@ def with_current(
 
 
 def as_current(text: str) -> dict[str, dict[str, str]]:
-    """Return what names the last artifacts; nothing where the text cannot be read, for every input can be named."""
+    """Return what names the last artifacts; raises ValueError where the text tells nothing of the kind."""
     try:
-        return {kind: names for kind, names in json.loads(text).items() if isinstance(names, dict)}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
+        current = {kind: dict(names) for kind, names in json.loads(text).items()}
+    except (TypeError, AttributeError, RecursionError):
+        raise ValueError("expected names by kind") from None
+    return current

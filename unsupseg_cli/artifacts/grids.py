@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from unsupseg_cli.artifacts.arrays import (
-    MEND,
     SHARD_BYTES,
     Array,
     RaggedWriter,
@@ -20,6 +19,7 @@ from unsupseg_cli.artifacts.arrays import (
     rows_per_shard,
     write_array,
 )
+from unsupseg_cli.artifacts.damage import MEND
 from unsupseg_cli.core.errors import UnsupsegError
 
 

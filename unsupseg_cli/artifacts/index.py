@@ -90,6 +90,12 @@ class Index:
             if (entry := known[name].entry) is not None:
                 yield folder, entry
 
+    def unreadable(self, kind: str) -> list[Path]:
+        """Return the folders of a kind whose manifest cannot be read."""
+        list(self.entries(kind))  # looks at what is new
+        folders = [folder for folder, _ in _manifests(self._root / kind) if not folder.name.startswith(".")]
+        return [folder for folder in folders if self._load()[f"{kind}/{folder.name}"].entry is None]
+
     def save(self) -> None:
         """Write the index where that saves the next command some work."""
         if self._known is None or self._learned < _WORTH or not self._keep:

@@ -164,8 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UnsupsegError(
-            f"The manifest '{path}' cannot be read ({error}); delete the folder '{folder}' and run the "
-            "stage again."
+            f"The manifest '{path}' cannot be read ({error}); run its stage again with --force."
         ) from None
     return parse_manifest(raw, str(path))
 
@@ -194,6 +193,6 @@ def parse_manifest(raw: Any, path: str) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise UnsupsegError(
-            f"The manifest '{path}' is damaged at '{place}' ({first['msg']}); delete the folder and run the "
-            "stage again."
+            f"The manifest '{path}' is damaged at '{place}' ({first['msg']}); run its stage again "
+            "with --force."
         ) from None

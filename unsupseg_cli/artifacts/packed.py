@@ -15,7 +15,8 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import DTypeLike
 
-from unsupseg_cli.artifacts.arrays import MEND, Array, RaggedWriter, RowReader, has_array, write_array
+from unsupseg_cli.artifacts.arrays import Array, RaggedWriter, RowReader, has_array, write_array
+from unsupseg_cli.artifacts.damage import MEND
 from unsupseg_cli.core.errors import UnsupsegError
 
 blosc.use_threads = False  # a piece is small: threads would cost more than they bring

@@ -135,6 +135,14 @@ class Workspace:
         self._index.save()
         return artifacts
 
+    def unreadable(self, kind: str | None = None) -> list[Path]:
+        """Return the folders of artifacts that `artifacts` leaves out: their manifest cannot be read."""
+        self.listed(kind)
+        assert self._index is not None
+        return [
+            folder for name in self.kinds() if kind in (None, name) for folder in self._index.unreadable(name)
+        ]
+
     def kinds(self) -> list[str]:
         """Return the kinds of artifacts that there are, or were begun: a folder each.
 
@@ -233,8 +241,18 @@ class Workspace:
         return artifact
 
     def find_current(self, kind: str, split: str | None = None) -> Artifact | None:
-        """Return what `current` does, or None; where that artifact was removed, the newest one left."""
-        name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
+        """Return what `current` does, or None; where that artifact was removed, the newest one left.
+
+        Raises:
+            UsageError: the file that tells the last ones is damaged.
+        """
+        try:
+            name = self._read_current().get(kind, {}).get("*last*" if split is None else split)
+        except ValueError:
+            raise UsageError(
+                f"Nobody knows the last {kind}: '{CURRENT}' in the workspace '{self}' is damaged. Name them by their "
+                "id, see `unsupseg list`, or make the same call for them again, which reuses them."
+            ) from None
         listed = self.listed(kind) if name is not None else []
         if name is not None and all(item.entry.id != name for item in listed):
             self.refresh_now()  # another machine made it a moment ago
@@ -490,9 +508,10 @@ class Workspace:
             ) from None
 
     def _read_current(self) -> dict[str, dict[str, str]]:
+        """Return what names the last artifacts; raises ValueError where the file is damaged."""
         try:
             return as_current((self.root / CURRENT).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             return {}
 
     def _set_current(self, artifacts: Sequence[Artifact]) -> None:
@@ -500,7 +519,11 @@ class Workspace:
             return  # reusing from a read-only workspace is fine
         (self.root / LOCKS).mkdir(exist_ok=True)
         with exclusive(self.root / LOCKS / "current.lock", f"'{CURRENT}'", wait=60):
-            write_json(self.root / CURRENT, with_current(self._read_current(), artifacts))
+            try:
+                current = self._read_current()
+            except ValueError:  # damaged: written anew
+                current = {}
+            write_json(self.root / CURRENT, with_current(current, artifacts))
 
     # Care ------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import print_columns, result
+from unsupseg_cli.cli.console import TerminalReporter, print_columns, result
 from unsupseg_cli.cli.workspace import (
     CacheOption,
     CacheSizeOption,
@@ -18,6 +18,7 @@ from unsupseg_cli.cli.workspace import (
     open_workspace,
 )
 from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.methods.registry import not_installed
 from unsupseg_cli.pipeline.table import stages
 
@@ -31,6 +32,7 @@ def _require_kind(kind: str, there: list[str]) -> None:
     """Raise UsageError for a kind that no stage makes and the workspace does not hold."""
     known = {*there, *(made for stage in stages().values() for made in (stage.makes, *stage.also))}
     if kind not in known:
+        known.discard("")  # of a stage that makes no artifact
         raise UsageError(f"There is no kind of artifacts '{kind}'{did_you_mean(kind, known)}")
 
 
@@ -61,6 +63,11 @@ def list_artifacts(
         if kind is not None:
             _require_kind(kind, space.kinds())
         listed = sorted(space.listed(kind), key=lambda item: item.entry.started)
+        if damaged := space.unreadable(kind):
+            TerminalReporter().warn(
+                f"{counted(len(damaged), 'artifact')} left out, whose manifest cannot be read (the first: "
+                f"'{damaged[0]}'): run its stage again with --force"
+            )
         if as_json:
             rows = [
                 json.loads(artifact.manifest.model_dump_json()) | {"path": str(artifact.place)}

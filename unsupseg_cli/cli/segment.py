@@ -72,6 +72,8 @@ def _steps(invocation: Invocation) -> list[Step]:
     images = [os.fspath(path) for path in config.images]
     values: dict[str, Any] = {"extract.images": images, "predict.images": images}
     values |= {f"{stage}.strict": True for stage in ("extract", "predict") if config.strict}
+    if config.step is not None:
+        values |= {"extract.step": config.step, "predict.step": config.step}
     if config.windows is not None:
         values["extract.windows"] = config.windows  # predict cuts as the model was trained
     if config.classes != "auto":

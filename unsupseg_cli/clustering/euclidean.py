@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from unsupseg_cli.core.progress import Reporter, Silent
 
@@ -32,7 +35,11 @@ def euclidean_kmeans(
     """
     draw, best = np.random.RandomState(seed), None
     for _ in (reporter or Silent()).track(range(restarts), f"k-means, {k} centres: starts", total=restarts):
-        run = KMeans(k, n_init=1, max_iter=iterations, random_state=draw).fit(points)
+        with (
+            warnings.catch_warnings()
+        ):  # fewer distinct points than clusters: those that are left empty are told
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            run = KMeans(k, n_init=1, max_iter=iterations, random_state=draw).fit(points)
         if best is None or run.inertia_ < best.inertia_:
             best = run
     assert best is not None

@@ -65,11 +65,14 @@ def find_same_maps(
             continue
         if manifest.data is None or manifest.data.fingerprint != identity.data.fingerprint:
             continue
-        if _deciding(manifest.config) == _deciding(identity.config):
-            try:
-                return stored, reader_of(stored, model, context)
-            except UsageError:
-                continue
+        if manifest.key == identity.key or _deciding(manifest.config) != _deciding(identity.config):
+            continue  # what is made again is not made from itself
+        try:
+            read = reader_of(stored, model, context)
+        except UsageError:
+            continue
+        if not context.workspace.verify(stored):
+            return stored, read
     return None
 
 

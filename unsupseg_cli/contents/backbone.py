@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.damage import read_json
 from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.contents.digests import remembered_weights
 from unsupseg_cli.core.errors import UnsupsegError
@@ -89,7 +89,7 @@ def _used_weights(name: str, file: Path | None, context: Context) -> str:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    value: dict[str, Any] = read_json(path)
     return value
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unsupseg_cli.artifacts.damage import read_json
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.core.errors import UsageError
@@ -39,7 +40,7 @@ def read_assignment(
         UsageError: the evaluation had clusters of other ids or of other outputs, or classes that there are none of
             here.
     """
-    value = json.loads((evaluation.path / ASSIGNMENT).read_text(encoding="utf-8"))
+    value = read_json(evaluation.path / ASSIGNMENT)
     if len(value) != len(ids):
         raise UsageError(
             f"The evaluation '{evaluation.id}' matches {len(value)} clusters, but there are {len(ids)} here."
@@ -177,7 +178,7 @@ def read_naming(evaluation: Artifact, clusters: int, classes: Sequence[str]) -> 
         raise UsageError(
             f"The evaluation '{evaluation.id}' names no classes: its masks have none, or took their names from another."
         )
-    names = json.loads(path.read_text(encoding="utf-8"))
+    names = read_json(path)
     if len(names) > clusters:
         raise UsageError(
             f"The evaluation '{evaluation.id}' names {len(names)} clusters, but there are {clusters} here."

@@ -364,6 +364,12 @@ def open_paths(
     return dataset if context is None else _at_most(dataset, context)
 
 
+def require_videos(paths: Sequence[Path], step: int | None) -> None:
+    """Raise UsageError for a step where no video is named."""
+    if step is not None and not any(map(is_video, expand([path for path in paths if not is_address(path)]))):
+        raise UsageError("--step has no effect: it is read where a video is named, and none is.")
+
+
 def named_space(artifact: Artifact) -> LabelSpace | None:
     """Return the label space of the named data set an artifact was made from, if it was a named one."""
     data = artifact.manifest.data

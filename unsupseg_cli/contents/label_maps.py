@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from unsupseg_cli.artifacts.damage import read_json, reading
 from unsupseg_cli.contents.model import ClassEntry
 from unsupseg_cli.core.bounds import LARGEST_CLASS
 from unsupseg_cli.core.errors import UnsupsegError
@@ -87,7 +87,8 @@ def write_ids(folder: Path, key: str, ids: NDArray[np.int16]) -> Path:
 
 def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
     """Read what `write_ids` wrote, (H, W) with VOID = -1."""
-    with Image.open(folder / "ids" / f"{file_path(key)}.png", formats=["PNG"]) as image:
+    path = folder / "ids" / f"{file_path(key)}.png"
+    with reading(path), Image.open(path, formats=["PNG"]) as image:
         raw = np.array(image)
     void = PALETTE_VOID if raw.dtype == np.uint8 else WIDE_VOID
     return np.where(raw == void, VOID, raw.astype(np.int32)).astype(np.int16)
@@ -95,9 +96,11 @@ def read_ids(folder: Path, key: str) -> NDArray[np.int16]:
 
 def read_entries(folder: Path) -> list[ClassEntry]:
     """Read the classes of label maps, by ascending id, from the file beside them."""
-    return [
-        ClassEntry(id=record["id"], name=record["name"], color=record["color"]) for record in _records(folder)
-    ]
+    with reading(folder / CLASSES):
+        return [
+            ClassEntry(id=record["id"], name=record["name"], color=record["color"])
+            for record in _records(folder)
+        ]
 
 
 def read_outputs(folder: Path) -> list[list[int]]:
@@ -105,9 +108,12 @@ def read_outputs(folder: Path) -> list[list[int]]:
 
     An entry is empty where the file, of an earlier version, does not tell.
     """
-    return [[int(output) for output in record.get("clusters", [])] for record in _records(folder)]
+    with reading(folder / CLASSES):
+        return [[int(output) for output in record.get("clusters", [])] for record in _records(folder)]
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = json.loads((folder / CLASSES).read_text(encoding="utf-8"))
+    records: list[dict[str, Any]] = read_json(folder / CLASSES)
+    if not (isinstance(records, list) and records):
+        raise ValueError("expected a list of classes")
     return records

@@ -17,6 +17,7 @@ from torch import Tensor
 from unsupseg_cli.artifacts.arrays import RowReader
 from unsupseg_cli.artifacts.columns import Columns
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.damage import reading
 from unsupseg_cli.artifacts.grids import GridReader
 from unsupseg_cli.artifacts.packed import PackedReader, is_packed
 from unsupseg_cli.artifacts.workspace import Artifact
@@ -67,9 +68,10 @@ class MaskTable:
 
     def __init__(self, folder: Path) -> None:
         self.layers = Layers(folder)
-        table = pq.read_table(folder / MASKS)
-        self._first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
-        self._columns = {name: table[name].to_numpy() for name in ("area", "score", "class")}
+        with reading(folder / MASKS):
+            table = pq.read_table(folder / MASKS)
+            self._columns = {name: table[name].to_numpy() for name in ("area", "score", "class")}
+            self._first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
 
     def __len__(self) -> int:
         return len(self.layers)

@@ -202,8 +202,9 @@ def read_model(artifact: Artifact) -> tuple[ModelFile, dict[str, Tensor]]:
         _require_finite(tensors)
         return file, tensors
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [""])[0]
         raise UnsupsegError(
-            f"The model '{artifact.id}' is damaged ({error}); run `unsupseg verify {artifact.id}` and train again."
+            f"The model '{artifact.id}' is damaged ({reason}); run `unsupseg verify {artifact.id}` and train again."
         ) from None
 
 

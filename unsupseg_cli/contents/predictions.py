@@ -49,6 +49,10 @@ from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import paletted
 
 NAMED = "images"
+_READABLE, _BESIDE = (
+    ("ids", "color", "overlay", RASTERS),
+    ("legend.png", CLASSES),
+)  # folders and files for people
 
 
 class PredictionWriter:
@@ -308,8 +312,30 @@ def picture_writer(
     return write
 
 
+def require_no_others(out: Path) -> None:
+    """Raise UsageError where a folder holds files that results would be written over, and that are none themselves."""
+    there = [name for name in (*_READABLE, *_BESIDE) if (out / name).exists()]
+    try:
+        with_classes = bool(read_entries(out)) and (out / "ids").is_dir() and (out / "legend.png").is_file()
+    except UnsupsegError:
+        with_classes = False
+    if there and not with_classes:
+        raise UsageError(
+            f"'{out}' holds '{there[0]}', which is not of the results of an earlier call and would be written over: "
+            "name another folder with --out."
+        )
+
+
 def bring_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
-    """Copy the readable files of predictions into a folder of the user's, and say what to look at there."""
+    """Copy the readable files of predictions into a folder of the user's, and say what to look at there.
+
+    Raises:
+        UsageError: it is the folder of the images, or holds files of these names that are none of ours.
+    """
+    data = predictions.manifest.data
+    if data is not None and data.root and Path(data.root).resolve() == out.resolve():
+        raise UsageError(f"'{out}' is the folder of the images: name another one with --out.")
+    require_no_others(out)
     copy_pictures(predictions, out, reporter)
     picture = out / ("overlay" if (predictions.path / "overlay").exists() else "color")
     rasters = f"; '{out / RASTERS}' is for map programs" if (predictions.path / RASTERS).exists() else ""
@@ -325,10 +351,10 @@ def copy_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
             f"'{out}' holds {len(older)} label maps of other classes (such as '{older[0]}'): its {CLASSES} and legend "
             f"now tell those of '{predictions.id}'; give another --out to keep both"
         )
-    for name in ("ids", "color", "overlay", RASTERS):
+    for name in _READABLE:
         if (predictions.path / name).exists():
             shutil.copytree(predictions.path / name, out / name, dirs_exist_ok=True)
-    for name in ("legend.png", CLASSES):
+    for name in _BESIDE:
         shutil.copy2(predictions.path / name, out / name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from unsupseg_cli.artifacts.arrays import Array
+from unsupseg_cli.artifacts.damage import read_json
 from unsupseg_cli.artifacts.packed import PackedReader, PackedWriter
 from unsupseg_cli.core.errors import UnsupsegError
 
@@ -67,7 +68,7 @@ class ViewArrays:
 
     def __init__(self, folder: Path) -> None:
         path = folder / FOLDER / TYPES
-        types = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        types = read_json(path) if path.exists() else {}
         self._readers = {name: PackedReader(folder / FOLDER, name, dtype) for name, dtype in types.items()}
 
     def __call__(self, view: int) -> dict[str, Array]:

@@ -6,6 +6,7 @@ A field is either a *result* field (it changes what is computed and enters the a
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ class Config(BaseModel):
             several = value if isinstance(value, list | tuple) else (value,)
             if any(isinstance(entry, str) and not entry.strip() for entry in several):
                 raise ValueError("it is empty, perhaps a variable of the shell that is not set")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_yes_for_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number, as which a file of settings may hold them."""
+        kinds = str(cls.model_fields[str(info.field_name)].annotation)
+        several = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(entry, bool) for entry in several) and not re.search("bool|Any|Json", kinds):
+            raise ValueError("expected a number or a text, found true or false")
         return value
 
     @field_validator("*")

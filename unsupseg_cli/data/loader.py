@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -127,8 +128,10 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         worker_init_fn=partial(_prepare_worker, parent=os.getpid()),
         multiprocessing_context="fork",
     )
+    with _stops_held():
+        images = iter(loader)  # starts the processes
     try:
-        yield from loader
+        yield from images
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -138,11 +141,25 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         ) from None
 
 
+_STOPS = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def _stops_held() -> Iterator[None]:
+    """Let Ctrl-C wait: while processes start it would be dropped, or end one that does not ignore it yet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare_worker(worker: int, parent: int) -> None:
     """Give a worker one thread, leave Ctrl-C to the parent, and end with it."""
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     torch.set_num_threads(1)
 
 

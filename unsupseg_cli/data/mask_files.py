@@ -96,6 +96,11 @@ class MaskSource(ABC):
         self.findings = Findings()
         self._problems: list[str] = []
 
+    @property
+    def fits(self) -> bool:
+        """Whether nothing was found yet that `check` refuses."""
+        return not self._problems
+
     @abstractmethod
     def files(self) -> dict[str, Path]:
         """Return the files that are read, by a name that does not tell where they lie."""
@@ -214,6 +219,7 @@ class CocoSource(MaskSource):
         listed = dict(file.images) or {
             record.image: CocoImage(record.image) for record in file.records if isinstance(record.image, str)
         }
+        self._refuse()
         if not file.images and any(isinstance(record.image, int) for record in file.records):
             raise UsageError(
                 f"The results in '{self.path}' name their images by number; give the file that says which those are "

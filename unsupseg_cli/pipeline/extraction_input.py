@@ -32,7 +32,7 @@ def device_of(call: Call) -> torch.device:
 @once
 def images_of(call: Call) -> Dataset:
     """Return the images: those named, else those of what regions are found in."""
-    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels
+    from unsupseg_cli.contents.images import open_data, open_paths, require_videos, settle_pixels
     from unsupseg_cli.data.rasters import Windows
     from unsupseg_cli.data.reading import Reading
 
@@ -42,6 +42,7 @@ def images_of(call: Call) -> Dataset:
         config = config.model_copy(update={"split": data.split})
     windows = Windows(config.windows, whole=True) if config.windows else None
     if config.images:
+        require_videos(config.images, config.step)
         given = (config.images, call.context, None, config.strict, config.pages, windows, config.step)
         dataset = open_paths(*given)
     else:

@@ -60,6 +60,11 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
     artifact = context.workspace.find_current(kind)
     if artifact is None:
         commands = " or ".join(f"`unsupseg {name}`" for name in makers(kind))
+        if damaged := context.workspace.unreadable(kind):
+            raise UsageError(
+                f"No {kind} in the workspace '{context.workspace}' can be read: '{damaged[0].name}' is damaged; run "
+                f"{commands or 'what made it'} again with --force."
+            )
         raise UsageError(
             f"No {kind} in the workspace '{context.workspace}' yet; run {commands or 'what makes it'} first, or "
             f"name one with --{kind}."

@@ -69,6 +69,9 @@ class SegmentConfig(DemoConfig):
         None, "Weights file of the backbone (.safetensors, or the original .pth)."
     )
     strict: bool = execution(False, "Fail on an unreadable image instead of skipping it.")
+    step: int | None = execution(
+        None, "Take every n-th frame of a named video (extra video); default: one of each second.", ge=1
+    )
     windows: int | None = execution(
         None,
         "Cut TIFFs that are larger into windows of this side in pixels: for aerial images (extra geo).",

@@ -95,7 +95,7 @@ def identify(call: Call) -> Identity:
 
 def produce(call: Call, identity: Identity) -> tuple[Artifact, bool]:
     """Look everything over before anything is written, unless the masks are there."""
-    if call.context.force or not call.context.workspace.has(identity):
+    if call.context.force or not (_source(call).fits and call.context.workspace.has(identity)):
         _findings(call)
     return make(call, identity)
 

@@ -273,14 +273,24 @@ def finish(call: Call, predictions: Artifact) -> None:
 @once
 def _dataset(call: Call) -> Dataset:
     """Return the images of a call: those named, else those of the model's own data set."""
-    from unsupseg_cli.contents.images import open_data, open_paths, settle_pixels, windows_side
+    from unsupseg_cli.contents.images import (
+        open_data,
+        open_paths,
+        require_videos,
+        settle_pixels,
+        windows_side,
+    )
+    from unsupseg_cli.contents.predictions import require_no_others
     from unsupseg_cli.data.datasets import dataset_names
     from unsupseg_cli.data.rasters import Windows
 
     config, model = call.config, call.input("model")
     side = None if config.pages else config.windows or windows_side(model)
     windows = Windows(side, config.overlap) if side else None
+    if config.out is not None:
+        require_no_others(config.out)
     if config.images:
+        require_videos(config.images, config.step)
         dataset = open_paths(
             config.images, call.context, config.out, config.strict, config.pages, windows, config.step
         )

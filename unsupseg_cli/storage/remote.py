@@ -299,12 +299,15 @@ class RemoteWorkspace(Workspace):
 
     def _read_current(self) -> dict[str, dict[str, str]]:
         stored = self.objects.read(CURRENT)
-        return as_current(stored.data.decode(errors="replace")) if stored else {}
+        return as_current(stored.data.decode()) if stored else {}
 
     def _set_current(self, artifacts: Sequence[Artifact]) -> None:
         for _ in range(_CONTENDERS):  # what others name at the same time is kept
             stored = self.objects.read(CURRENT)
-            current = as_current(stored.data.decode(errors="replace")) if stored else {}
+            try:
+                current = as_current(stored.data.decode()) if stored else {}
+            except ValueError:  # damaged: written anew
+                current = {}
             changed = with_current(current, artifacts)
             if changed == current:
                 return
