@@ -1,6 +1,7 @@
 """`segment`: one call from photos to a folder of results, whatever the folder is like."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,38 @@ def test_names_that_a_second_call_takes_out_of_the_folder_are_told_and_can_be_ha
     advice = said.partition("`unsupseg ")[2].partition("`")[0].replace("'", "").split()
     call(*advice, "-w", place / "w")
     assert json.loads((out / "classes.json").read_text())[0]["name"] == "sky"
+
+
+def test_classes_that_were_changed_since_are_told_where_labels_are_exported(named, tmp_path):
+    place, model, _ = named
+    maps = (place / "w" / "predictions").glob("photos-all-spectral-*")
+    (made,) = (path.name for path in maps if "-classes" not in path.name)
+    options = ("--format", "coco-panoptic", "--out", tmp_path / "coco", "-w", place / "w")
+    assert f"`unsupseg classes apply {made} --model {model}`" in call("export-labels", made, *options)[1]
+    named_maps = Path(call("classes", "apply", made, "--model", model, "-w", place / "w")[0].strip()).name
+    options = ("--format", "coco-panoptic", "--out", tmp_path / "named", "-w", place / "w")
+    assert "has others" not in call("export-labels", named_maps, *options)[1]
+
+
+def test_the_list_tells_the_classes_of_predictions(named):
+    place, *_ = named
+    rows = call("list", "predictions", "-w", place / "w")[0].splitlines()
+    column = rows[0].split().index("K")
+    assert {row.split()[column] for row in rows[1:] if row.startswith("predictions")} == {"2"}
+
+
+def test_the_report_tells_what_was_made_in_its_order(named):
+    place, model, _ = named
+    call("classes", "apply", "--model", model, "--out", place / "out", "-w", place / "w")
+    page = (place / "out" / "report.html").read_text()
+    steps = re.findall(r"<h3>(\d+)\. ([^<]+)", page)
+    made = [
+        json.loads((next(place.glob(f"w/*/{id}")) / "manifest.json").read_text())["started"]
+        for _, id in steps
+    ]
+    assert len(steps) >= 6
+    assert made == sorted(made)
+    assert "classes changed of" in page
 
 
 def test_a_step_without_a_video_is_refused(named):

@@ -36,15 +36,17 @@ def _require_kind(kind: str, there: list[str]) -> None:
         raise UsageError(f"There is no kind of artifacts '{kind}'{did_you_mean(kind, known)}")
 
 
-def _backbone(entry: Entry, entries: Mapping[str, Entry], above: frozenset[str] = frozenset()) -> str:
-    """Return the backbone of an artifact, or of those that it was made from; empty where none is known.
+def _inherited(
+    setting: str, entry: Entry, entries: Mapping[str, Entry], above: frozenset[str] = frozenset()
+) -> str:
+    """Return a setting of an artifact, or of those that it was made from; empty where none is known.
 
     ``entries`` are all of the workspace, by key; ``above`` those that lead here, since a changed manifest may go round.
     """
-    if own := entry.settings.get("backbone"):
+    if own := entry.settings.get(setting):
         return str(own)
     inputs = (entries[key] for *_, key in entry.inputs if key in entries and key not in above)
-    behind = (_backbone(before, entries, above | {entry.key}) for before in inputs)
+    behind = (_inherited(setting, before, entries, above | {entry.key}) for before in inputs)
     return next(filter(None, behind), "")
 
 
@@ -81,8 +83,8 @@ def list_artifacts(
             row = (
                 entry.kind,
                 entry.id,
-                _backbone(entry, entries),
-                str(entry.settings.get("classes") or ""),
+                _inherited("backbone", entry, entries),
+                _inherited("classes", entry, entries),
                 " ".join(used for _, _, used, _ in entry.inputs),
                 entry.started,
                 f"{entry.seconds:.1f}",

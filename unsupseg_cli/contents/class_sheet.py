@@ -49,7 +49,8 @@ def class_sheet(
         best = [keys[image] for image in order if shares[image, index] > 0]
         rows.append([_highlighted(maps.read(key), images[key], index, colors) for key in best])
         notes.append(f"{entry.id}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
-    return grid(rows, labels=notes, title=f"{model.id}: where each class lies", cell=_CELL)
+    swatches = [entry.color for entry in file.classes]
+    return grid(rows, labels=notes, swatches=swatches, title=f"{model.id}: where each class lies", cell=_CELL)
 
 
 def _predictions_of(model: Artifact, context: Context, reference: str | None) -> Artifact:

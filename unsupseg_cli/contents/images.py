@@ -382,6 +382,6 @@ def default_classes(artifact: Artifact) -> int:
     if space is None:
         raise UsageError(
             "The images are a plain folder, whose number of classes nobody knows: give --classes auto, or --classes K "
-            "(try 5 to 30); to `run`, --set pseudolabel.classes=K."
+            "(try 5 to 30); to `run` and `tune`, --set STAGE.classes=auto with the stage that makes pseudo-labels."
         )
     return len(space.names)

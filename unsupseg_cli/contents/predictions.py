@@ -190,6 +190,19 @@ def model_key(predictions: Artifact, context: Context) -> str | None:
     return None
 
 
+def changed_since(predictions: Artifact, context: Context) -> Artifact | None:
+    """Return the newest model whose names, colours or merges were changed since predictions; None where none were."""
+    key = model_key(predictions, context)
+    model = context.workspace.find_key("model", key) if key else None
+    changed, newest = ({model.id} if model else set()), None
+    for listed in context.workspace.listed("model"):
+        artifact = listed.open()
+        if artifact.manifest.execution.get("edited") in changed and artifact.id not in changed:
+            changed.add(artifact.id)
+            newest = artifact
+    return newest
+
+
 def image_part(key: str) -> str:
     """Return the name of the part of a draft that one image is."""
     return file_name("image-" + key.replace("%", "%25").replace("/", "%2F"))

@@ -13,7 +13,7 @@ from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.label_maps import LabelMaps, read_outputs
 from unsupseg_cli.contents.model import ClassEntry, class_index
-from unsupseg_cli.contents.predictions import images_still_there
+from unsupseg_cli.contents.predictions import changed_since, images_still_there
 from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.layers import require_effect
@@ -57,6 +57,11 @@ def export_labels(
         ) from None
     for remark in [*images.remarks(), *remarks]:
         context.reporter.warn(remark)
+    if (edited := changed_since(artifact, context)) is not None:
+        context.reporter.warn(
+            f"the classes are those of '{artifact.id}', and '{edited.id}' has others: `unsupseg classes apply "
+            f"{artifact.id} --model {edited.id}`, then export what it makes"
+        )
     what = f"label maps of {counted(len(images), 'image')}"
     if config.format in ("geojson", "gpkg"):
         what = f"polygons of {counted(len(wishes.rasters), 'GeoTIFF')}"

@@ -100,7 +100,8 @@ def subject_of(artifact: Artifact, context: Context) -> Subject:
         chain[node.manifest.key] = node
 
     visit(artifact)
-    return Subject(artifact, home, list(chain.values()), list(gone.values()))
+    made = sorted(chain.values(), key=lambda one: (one is artifact, one.manifest.started))
+    return Subject(artifact, home, made, list(gone.values()))
 
 
 def steps(subjects: Sequence[Subject], album: Album) -> list[Step]:
@@ -112,7 +113,9 @@ def steps(subjects: Sequence[Subject], album: Album) -> list[Step]:
 
 
 def _all(subjects: Sequence[Subject]) -> list[Artifact]:
-    return list({a.manifest.key: a for subject in subjects for a in subject.chain}.values())
+    ends = {subject.artifact.manifest.key for subject in subjects}
+    every = {a.manifest.key: a for subject in subjects for a in subject.chain}
+    return sorted(every.values(), key=lambda one: (one.manifest.key in ends, one.manifest.started))
 
 
 def _step(artifact: Artifact, album: Album) -> Step:
@@ -127,6 +130,8 @@ def _step(artifact: Artifact, album: Album) -> Step:
         ("on disk", _bytes(_size(manifest))),
         ("deterministic", "yes" if manifest.deterministic else "no (device kernels)"),
     ]
+    if edited := manifest.execution.get("edited"):
+        facts.append(("classes changed of", str(edited)))
     remark = not_installed(manifest.config)
     return Step(
         id=manifest.id,

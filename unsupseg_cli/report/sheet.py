@@ -80,6 +80,7 @@ def grid(
     headings: Sequence[str] = (),
     labels: Sequence[str] = (),
     *,
+    swatches: Sequence[tuple[int, int, int]] = (),
     title: str = "",
     cell: int = 320,
     footer: Image.Image | None = None,
@@ -92,6 +93,7 @@ def grid(
         rows: pictures; None leaves a cell empty, a short row its end.
         headings: one per column, of one or more lines.
         labels: one per row, printed under it.
+        swatches: a colour per row, beside its label.
         title: printed on top.
         cell: width of a picture in pixels.
         footer: pasted below, a legend say.
@@ -128,7 +130,13 @@ def grid(
                 page.paste(fitted, (x, y + (height - fitted.height) // 2))
         y += height
         if label_heights[index]:
-            _write(draw, (gap, y + line / 2), labels[index], width - 2 * gap, FAINT, size)
+            left = gap
+            if index < len(swatches):
+                draw.rectangle(
+                    (gap, y + (line - size) / 2, gap + size, y + (line + size) / 2), swatches[index]
+                )
+                left += round(1.5 * size)
+            _write(draw, (left, y + line / 2), labels[index], width - left - gap, FAINT, size)
         y += label_heights[index] + gap
     if footer:
         page.paste(footer, (0, y))
