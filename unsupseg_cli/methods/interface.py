@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,9 +134,13 @@ class RegionSet:
 
     def rows(self, name: str, reporter: Reporter | None = None) -> Tensor:
         """Return ``cls`` or ``pooled`` of all regions, (R, C) float32; a reporter is told the progress."""
-        blocks = [range(first, min(first + _ROWS, len(self))) for first in range(0, len(self), _ROWS)]
-        tracked = (reporter or Silent()).track(blocks, f"read {name} of regions", total=len(blocks))
-        return torch.cat([torch.stack(self.features.array(name, block)) for block in tracked])
+        return torch.cat(list(self.blocks(name, range(len(self)), reporter)))
+
+    def blocks(self, name: str, rows: Sequence[int], reporter: Reporter | None = None) -> Iterator[Tensor]:
+        """Yield ``cls`` or ``pooled`` of some regions in their order, (n, C) float32 at a time."""
+        starts = range(0, len(rows), _ROWS)
+        for start in (reporter or Silent()).track(starts, f"read {name} of regions", total=len(starts)):
+            yield torch.stack(self.features.array(name, rows[start : start + _ROWS]))
 
 
 Segment = Callable[[Sequence[int], Sequence[NDArray[np.uint8]]], list[Tensor]]

@@ -57,7 +57,17 @@ def test_one_of_the_two_counts_is_enough():
     assert {*part.exemplars()[0], *part.exemplars()[1]} == {1, 4}
 
 
-def test_exemplars_are_the_nearest_regions_nearest_first():
+def test_of_more_regions_than_are_clustered_together_some_are_drawn_evenly(monkeypatch):
+    monkeypatch.setattr("unsupseg_cli.methods.transfgu.pseudolabel._CLUSTERED", 4)
+    part = labeller([1] * 10, 1)
+    assert part.fit()["regions"] == 10
+    drawn = part.regions.rows("cls")[[0, 3, 6, 9]]
+    torch.testing.assert_close(part.concepts[0], drawn.mean(0))
+
+
+@pytest.mark.parametrize("at_once", [4, 4096])
+def test_exemplars_are_the_nearest_regions_nearest_first(monkeypatch, at_once):
+    monkeypatch.setattr("unsupseg_cli.methods.interface._ROWS", at_once)
     part = labeller([1] * 30, 3)
     part.fit()
     distances = torch.cdist(part.concepts, part.regions.rows("cls"))

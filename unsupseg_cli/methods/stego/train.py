@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unsupseg_cli.clustering.prototypes import Prototypes
-from unsupseg_cli.clustering.spectral import OWN_IMAGE, neighbours_of_others
+from unsupseg_cli.clustering.spectral import neighbours_of_others
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
@@ -31,6 +31,7 @@ from unsupseg_cli.training.tokens import TokenSource, draw_tokens, flat_batches,
 
 _COMPARED = 8000  # tokens, as many as spectral clustering compares
 _MEASURED_BATCHES = 8  # with 16 images of 121 points, two million pairs of each kind
+_OWN_IMAGE = 0.15  # between street scenes (7 and 8 %), where STEGO gains, and clothes (21 %), where it loses
 _COLLAPSED = 0.95  # mean cosine between the codes of all tokens; opposite codes with 97 % in one reach 0.94
 
 
@@ -241,10 +242,10 @@ class StegoTrainer(Trainer):
         draw = seeds.stream(inputs.seed, "own neighbours")
         tokens, views = draw_tokens(inputs.features, _COMPARED, draw, inputs.reporter)
         same = neighbours_of_others(_unit(tokens), views, 10, inputs.reporter)[2]
-        if same > OWN_IMAGE:
+        if same > _OWN_IMAGE:
             inputs.reporter.warn(
                 f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image: where it was more than "
-                f"{100 * OWN_IMAGE:.0f} %, STEGO was below k-means on the same features (docs/results.md)"
+                f"{100 * _OWN_IMAGE:.0f} %, STEGO was below k-means on the same features, or level with it"
             )
         return same
 

@@ -23,6 +23,7 @@ from unsupseg_cli.models.class_row import ClassRow, class_row
 from unsupseg_cli.models.memory import with_backoff
 
 _IMAGES = 8  # at a time
+_CLUSTERED = 1_000_000  # most regions that are clustered together: 1.5 GB of 384 channels
 _EXEMPLARS = 8
 
 
@@ -98,14 +99,9 @@ class TransfguLabeller(Labeller):
         """Cluster the regions."""
         options, reporter = self.options, self.inputs.reporter
         self._members = _groups(options, self.regions, self.inputs.classes)
-        tokens = self.regions.rows("cls", reporter).cpu().numpy()
-        if not np.isfinite(tokens).all():
-            raise UnsupsegError(
-                "A region's CLS token holds NaN or infinite values; extract the regions again."
-            )
         parts = [
             cluster_concepts(
-                tokens[members],
+                self._tokens(members),
                 count,
                 options,
                 seeds.stream(self.inputs.seed, f"concepts-{part}"),
@@ -116,9 +112,28 @@ class TransfguLabeller(Labeller):
         self.concepts = torch.cat(parts).to(self.inputs.device)
         foreground = int((self.regions.tag == 1).sum())
         reporter.info(
-            f"{len(self.concepts)} concepts from {len(tokens):,} regions, {foreground:,} of the foreground"
+            f"{len(self.concepts)} concepts from {len(self.regions):,} regions, {foreground:,} of the foreground"
         )
-        return {"regions": len(tokens), "foreground_regions": foreground, "concepts": len(self.concepts)}
+        return {
+            "regions": len(self.regions),
+            "foreground_regions": foreground,
+            "concepts": len(self.concepts),
+        }
+
+    def _tokens(self, members: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the CLS tokens (n, C) of regions, or of as many as are clustered, evenly drawn."""
+        reporter = self.inputs.reporter
+        if len(members) > _CLUSTERED:
+            reporter.info(f"concepts of {_CLUSTERED:,} of {len(members):,} regions, evenly drawn")
+            members = members[np.linspace(0, len(members) - 1, _CLUSTERED).astype(np.int64)]
+        tokens = torch.cat(
+            [block.cpu() for block in self.regions.blocks("cls", members.tolist(), reporter)]
+        ).numpy()
+        if not np.isfinite(tokens).all():
+            raise UnsupsegError(
+                "A region's CLS token holds NaN or infinite values; extract the regions again."
+            )
+        return tokens
 
     def learned(self) -> dict[str, Tensor]:
         """Return the concepts (K, C)."""
@@ -131,15 +146,24 @@ class TransfguLabeller(Labeller):
 
     def exemplars(self) -> list[list[int]]:
         """Return the regions whose CLS tokens are nearest to each concept; the background has none."""
-        tokens, concepts = self.regions.rows("cls").cpu(), self.concepts.cpu()
         nearest: list[list[int]] = [[]] if self.options.background else []
         first = 0
         for members, count in self._members:
-            distances = torch.cdist(concepts[first : first + count], tokens[members])
-            order = distances.argsort(dim=1)[:, :_EXEMPLARS].numpy()
-            nearest += [members[row].tolist() for row in order]
+            nearest += self._nearest(self.concepts.cpu()[first : first + count], members)
             first += count
         return nearest
+
+    def _nearest(self, concepts: Tensor, members: NDArray[np.int64]) -> list[list[int]]:
+        """Return the regions nearest to each concept (K, C), nearest first, of blocks that are read one by one."""
+        rows, found = torch.empty(len(concepts), 0, dtype=torch.int64), torch.empty(len(concepts), 0)
+        start = 0
+        for block in self.regions.blocks("cls", members.tolist()):
+            numbers = torch.from_numpy(members[start : start + len(block)]).expand(len(concepts), -1)
+            rows = torch.cat([rows, numbers], 1)
+            found = torch.cat([found, torch.cdist(concepts, block.cpu())], 1)
+            order = found.argsort(dim=1, stable=True)[:, :_EXEMPLARS]
+            rows, found, start = rows.gather(1, order), found.gather(1, order), start + len(block)
+        return [row.tolist() for row in rows]
 
     @torch.no_grad()
     def label(self, views: Sequence[int]) -> list[Masks]:
