@@ -16,16 +16,18 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import google_crc32c
-import h5py
 import numpy as np
-import zarr
 from numpy.typing import DTypeLike, NDArray
 
 from unsupseg_cli.artifacts.damage import MEND
 from unsupseg_cli.core.errors import UnsupsegError
+
+if TYPE_CHECKING:  # half a second of imports, which calls that reuse an artifact do without
+    import h5py
+    import zarr
 
 HDF5 = "arrays.h5"
 SHARD_BYTES = 64 << 20
@@ -47,6 +49,8 @@ def create_array(
     path: Path, shape: Sequence[int], dtype: DTypeLike, chunk: Sequence[int], shard: Sequence[int]
 ) -> zarr.Array[Any]:
     """Create a zarr v3 array without compression; ``shard`` is a multiple of ``chunk`` on every axis."""
+    import zarr
+
     return zarr.create_array(
         path,
         shape=tuple(shape),
@@ -85,6 +89,8 @@ class RegularWriter:
 def _begun(path: Path, shape: Sequence[int], dtype: DTypeLike) -> zarr.Array[Any] | None:
     """Return the array that an interrupted call began, if it is of this shape and can be read."""
     try:
+        import zarr
+
         array = zarr.open_array(path, mode="r+").with_config({"write_empty_chunks": True})
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -194,6 +200,8 @@ def pack_hdf5(folder: Path) -> list[Path]:
     """
     arrays = sorted(path.parent for path in folder.glob("[!.]*/zarr.json"))
     partial = folder / f".{HDF5}"
+    import h5py
+
     with h5py.File(partial, "w", libver="v110") as file:
         for path in arrays:
             reader = _ZarrRows(path)
@@ -205,7 +213,16 @@ def pack_hdf5(folder: Path) -> list[Path]:
     return arrays
 
 
+def _open_zarr(path: Path) -> zarr.Array[Any]:
+    import zarr
+
+    array: zarr.Array[Any] = zarr.open_array(path, mode="r")
+    return array
+
+
 def _open_hdf5(path: Path) -> h5py.File:
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -216,6 +233,8 @@ class _HDF5Rows:
     """Maps a contiguous data set of an HDF5 file; others (of somebody else) are read through h5py."""
 
     def __init__(self, path: Path, name: str) -> None:
+        import h5py
+
         file = _open_hdf5(path)
         if name not in file:
             raise UnsupsegError(f"The file '{path}' has no array '{name}'; {MEND}")
@@ -248,7 +267,7 @@ class _ZarrRows:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._array: zarr.Array[Any] = zarr.open_array(path, mode="r")
+            self._array = _open_zarr(path)
         except (OSError, ValueError, KeyError) as error:
             raise UnsupsegError(f"The array '{path}' cannot be opened ({error}); {MEND}") from None
         self._path = path

@@ -16,7 +16,6 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError, features
-from scipy.io import loadmat
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.data.rasters import has_rasterio, read_window, require_rasterio, valid_pixels
@@ -355,6 +354,8 @@ def read_matlab(path: Path, name: str) -> NDArray[np.generic]:
     Raises:
         UnreadableImage: the file is missing, damaged, of version 7.3, or has no such array.
     """
+    from scipy.io import loadmat
+
     _require_file(path)
     try:
         values: NDArray[np.generic] = loadmat(path, variable_names=[name])[name]
