@@ -150,3 +150,10 @@ def test_stdout_that_is_ascii_closed_or_full(tmp_path, monkeypatch, capfd):
         assert not ended.value.code
         assert "not foreseen" not in capfd.readouterr().err
     assert printed.getvalue().startswith(os.fsencode(folder))  # a path that the next command can take
+
+
+@pytest.mark.parametrize("command", [("list",), ("gc",), ("verify",), ("report",)])
+def test_a_workspace_that_is_a_file_is_told(call, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    said = call(*command, "--workspace", tmp_path / "file", code=2)[1]
+    assert "is a file; name a folder with --workspace" in said

@@ -176,7 +176,8 @@ def _source(call: Call) -> MaskSource:
     if config.is_coco:
         for file in filter(None, (path, config.images_file)):
             if not file.is_file():
-                raise UsageError(f"The file '{file}' does not exist.")
+                problem = "is a folder, expected a file" if file.exists() else "does not exist"
+                raise UsageError(f"'{file}' {problem}.")
         coco = {"crowd": config.crowd, "from_labels": config.from_labels}
         return CocoSource(path, items, sizes, images_of=config.images_file, **coco, **common)
     if not path.is_dir():
