@@ -68,10 +68,9 @@ class MaskTable:
 
     def __init__(self, folder: Path) -> None:
         self.layers = Layers(folder)
-        with reading(folder / MASKS):
-            table = pq.read_table(folder / MASKS)
-            self._columns = {name: table[name].to_numpy() for name in ("area", "score", "class")}
-            self._first = np.searchsorted(table["view"].to_numpy(), np.arange(len(self.layers) + 1))
+        with reading(folder / MASKS):  # column by column: of millions of masks they are large
+            self._columns = {name: _column(folder / MASKS, name) for name in ("area", "score", "class")}
+            self._first = np.searchsorted(_column(folder / MASKS, "view"), np.arange(len(self.layers) + 1))
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -97,6 +96,11 @@ class MaskTable:
             return np.asarray(layers[0])
         rows = self.rows(view)
         return to_label_map(layers, rows.score, rows.area)
+
+
+def _column(path: Path, name: str) -> NDArray[Any]:
+    values: NDArray[Any] = pq.read_table(path, columns=[name])[name].to_numpy()
+    return values
 
 
 class MaskReader(MaskTable):
