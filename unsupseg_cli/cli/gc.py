@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,12 @@ from unsupseg_cli.cli.command import run_guarded
 from unsupseg_cli.cli.console import say
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.words import counted
+
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.workspace import Workspace
+
+_LARGEST = 5  # artifacts that are named
 
 app = typer.Typer()
 
@@ -52,5 +59,26 @@ def collect(
             say(f"{'removed' if yes else 'would remove'} {path}")
         if targets and not yes:
             say("nothing was deleted: call again with --yes")
+        if not remove:
+            _tell_largest(space)
 
     run_guarded(action, verbose=False)
+
+
+def _tell_largest(space: Workspace) -> None:
+    """Say which artifacts take most of the disk: each is made again by the call that made it."""
+    entries = [listed.entry for listed in space.listed()]
+    used = Counter(key for entry in entries for *_, key in entry.inputs)
+    largest = sorted(entries, key=lambda entry: -entry.bytes)[:_LARGEST]
+    if not largest:
+        return
+    say(
+        f"what takes most of {sum(entry.bytes for entry in entries) / 1e6:,.1f} MB, and is made again by the same call:"
+    )
+    for entry in largest:
+        made = (
+            f"{counted(used[entry.key], 'artifact')} made of it"
+            if used[entry.key]
+            else f"--remove {entry.id}"
+        )
+        say(f"  {entry.bytes / 1e6:,.1f} MB  {entry.kind} '{entry.id}': {made}")

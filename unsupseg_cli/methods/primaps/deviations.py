@@ -48,7 +48,7 @@ DEVIATIONS = (
         "solver of the axis",
         "Lanczos iterations on the covariance of all images of a batch, to a tolerance",
         "a randomised SVD for each image",
-        "12.8 to 18.0 times as fast (docs/results.md); masks agree with those of the loop, IoU at least 0.95",
+        "12.8 to 18.0 times as fast (docs/speed.md); masks agree with those of the loop, IoU at least 0.95",
     ),
     Deviation(
         "masks on the codes of another method",

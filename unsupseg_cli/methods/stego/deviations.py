@@ -55,7 +55,7 @@ DEVIATIONS = (
         "tokens",
         "stored (in the recipes too: STEGO trains without augmentation)",
         "the backbone in the loop",
-        "11 to 22 times as many steps a second (docs/results.md); losses agree to 1e-4",
+        "11 to 22 times as many steps a second (docs/speed.md); losses agree to 1e-4",
         "train --tokens live",
     ),
     Deviation(
