@@ -22,19 +22,9 @@ from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.models.backbone import load_backbone
 from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.report.token_colors import token_colors
 
 _COLUMNS = 6
-
-
-def components(tokens: list[Tensor]) -> list[NDArray[np.uint8]]:
-    flat = torch.cat([one.flatten(0, 1) for one in tokens])
-    mean = flat.mean(0)
-    directions = torch.linalg.eigh((flat - mean).T @ (flat - mean)).eigenvectors.flip(1)[:, :3]
-    low, high = torch.quantile(
-        ((flat - mean) @ directions)[:: max(1, len(flat) // 100_000)], torch.tensor([0.02, 0.98]), dim=0
-    )
-    shown = [(((one - mean) @ directions - low) / (high - low)).clamp(0, 1) for one in tokens]
-    return [(255 * one).byte().numpy() for one in shown]
 
 
 def heat(attention: Tensor) -> NDArray[np.uint8]:
@@ -62,10 +52,10 @@ def main() -> None:
         out = backbone(
             backbone.normalise(torch.from_numpy(images[-1].copy())[None]), keep=("patch", "attention")
         )
-        tokens.append(out["patch"][0])
+        tokens.append(out["patch"][0].numpy())
         attention.append(out["attention"][0])
     pictures: list[Image.Image] = []
-    for image, colors, heads in zip(images, components(tokens), attention, strict=True):
+    for image, colors, heads in zip(images, token_colors(tokens), attention, strict=True):
         size = (image.shape[1], image.shape[0])
         pictures.append(Image.fromarray(image))
         pictures += [

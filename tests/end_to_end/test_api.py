@@ -54,8 +54,12 @@ def test_scores_are_plain_and_ones_own(example):
         _ = example["model"].scores
 
 
-def test_a_notebook_gets_a_line_and_a_picture(example):
-    evaluation, features = example["evaluation"], example["features"]
+def test_a_notebook_gets_a_line_and_a_picture(example, context):
+    evaluation = example["evaluation"]
+    config = unsupseg_cli.ExtractConfig(
+        dataset=f"{example['place']}/photos/", backbone="untrained", keep=("cls",), size=64
+    )
+    features = unsupseg_cli.extract(config, context)  # no tokens, no picture of them
     miou = f"mIoU {100 * evaluation.scores['miou']:.2f} %"
     assert repr(evaluation) == f"<evaluation {evaluation.id}, photos/all, {miou}>"
     assert f"&lt;evaluation {evaluation.id}" in evaluation._repr_html_()
@@ -66,6 +70,7 @@ def test_a_notebook_gets_a_line_and_a_picture(example):
     assert "<img" not in features._repr_html_()
     with pytest.raises(UsageError, match="has no picture"):
         features.show()
+    assert example["features"].show().width > 240
 
 
 def test_predictions_show_several_images_at_once(example):

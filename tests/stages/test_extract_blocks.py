@@ -174,3 +174,27 @@ def test_a_block_is_computed_while_the_one_before_is_written(tmp_path, items, mo
     run = started(tmp_path, items, embed=tells)
     run.write()
     assert run.missing() == 0
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_sheet_shows_some_views_beside_their_tokens(tmp_path, items, ragged):
+    run = started(tmp_path, items, ragged)
+    run.write()
+    run.close()
+    with Image.open(tmp_path / "draft" / "sheet.png") as sheet:
+        assert sheet.width > 6 * 240
+
+
+def test_a_sheet_is_of_the_blocks_that_are_here(tmp_path, items, monkeypatch):
+    """Those of other machines are not fetched for it."""
+    run = started(tmp_path, items)
+    run.write()
+    run.close()
+    read, take = [], TokenReader.take
+    monkeypatch.setattr(TokenReader, "take", lambda reader, views: read.extend(views) or take(reader, views))
+    there = run.writers["patch"].file
+    monkeypatch.setattr(
+        run.writers["patch"], "file", lambda block: there(block) if block == 1 else tmp_path / "gone"
+    )
+    run._draw(np.arange(COUNT))
+    assert set(read) == {4, 5, 6, 7}

@@ -99,7 +99,7 @@ class Artifact:
         picture = self.picture
         if picture is None:
             raise UsageError(
-                f"'{self.id}' has no picture; predictions, evaluations, masks and most models have one."
+                f"'{self.id}' has no picture; features, masks, predictions, evaluations and most models have one."
             )
         return draw(picture)
 

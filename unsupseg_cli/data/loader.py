@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import FrameType
 
 import numpy as np
 import torch
@@ -141,17 +143,27 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         ) from None
 
 
-_STOPS = {signal.SIGINT, signal.SIGTERM}
-
-
 @contextmanager
 def _stops_held() -> Iterator[None]:
-    """Let Ctrl-C wait: while processes start it would be dropped, or end one that does not ignore it yet."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    """Let Ctrl-C wait: while processes start it would be dropped, or end one that does not ignore it yet.
+
+    The handlers are replaced, since a blocked signal would come by way of another thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[tuple[int, FrameType | None]] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    held = {number: handler for number, handler in before.items() if callable(handler)}
+    for number in held:
+        signal.signal(number, lambda number, frame: pressed.append((number, frame)))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in held.items():
+            signal.signal(number, handler)
+    for number, frame in pressed[:1]:
+        held[signal.Signals(number)](number, frame)
 
 
 def _prepare_worker(worker: int, parent: int) -> None:
@@ -159,7 +171,6 @@ def _prepare_worker(worker: int, parent: int) -> None:
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     torch.set_num_threads(1)
 
 

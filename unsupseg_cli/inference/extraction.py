@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import DTypeLike, NDArray
+from PIL import Image
 from torch import Tensor
 
 from unsupseg_cli.artifacts.arrays import RowReader, write_array, write_rows
@@ -21,7 +22,7 @@ from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import require_space
 from unsupseg_cli.artifacts.grids import GridReader, GridWriter, array_bytes, bytes_needed, views_per_block
 from unsupseg_cli.contents.features import grid_dtypes, write_views
-from unsupseg_cli.contents.int8_tokens import SCALE, ZERO, encode
+from unsupseg_cli.contents.int8_tokens import SCALE, ZERO, TokenReader, encode
 from unsupseg_cli.contents.skipped import Skipped
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.grouping import indices_by
@@ -31,13 +32,15 @@ from unsupseg_cli.core.shards import Shard
 from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.datasets import Dataset
 from unsupseg_cli.data.geometry import Geometry
-from unsupseg_cli.data.images import UnreadableImage, image_size
+from unsupseg_cli.data.images import UnreadableImage, image_size, read_image
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, Render, load_rows, resolve_workers
 from unsupseg_cli.data.rasters import is_raster
 from unsupseg_cli.data.views import ViewTable, table_of_views
 from unsupseg_cli.models.backbone import Backbone
 from unsupseg_cli.models.memory import TOKEN_BUDGET, fitting_batch, with_backoff
+from unsupseg_cli.report.sheet import grid
+from unsupseg_cli.report.token_colors import token_colors
 
 MOST_TOKENS = 8 * TOKEN_BUDGET
 """Tokens of one view that `extract` takes at once; a view of more is refused before any work."""
@@ -48,6 +51,7 @@ _NAMED = 5  # images of a warning
 _SMALL_SHARE = 0.25  # of its resolution at which a GeoTIFF is warned of
 _TIMED, _TIMED_ON_CPU = 4, 2  # forwards, and images in each
 _RUN_PIXELS = 8_000_000  # that a worker renders at a time: 24 MB
+_DRAWN, _SHEET_COLUMNS = 6, 6  # views on the sheet, and pictures in a row of it
 _DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
 
 Embed = Callable[[Tensor], dict[str, Tensor]]
@@ -502,6 +506,8 @@ class Extraction:
             self._drop_failed(np.flatnonzero(readable))
         views = self.views.take(readable)
         write_views(folder, keys, views, regions=self.layout.regions)
+        if "patch" in self.writers and not self.layout.regions:
+            self._draw(np.flatnonzero(readable))
         skipped = {**self.layout.skipped, **failed}
         if skipped:
             examples = ", ".join(list(skipped)[:_NAMED]) + (", ..." if len(skipped) > _NAMED else "")
@@ -526,6 +532,29 @@ class Extraction:
             "data_bytes": self.needed,
             **({"empty": list(self.layout.empty)} if self.layout.regions else {}),
         }
+
+    def _draw(self, rows: NDArray[np.int64]) -> None:
+        """Write ``sheet.png``: some views, evenly chosen, beside their tokens; of those whose blocks are here."""
+        writer, block, here = self.writers["patch"], len(self.blocks[0]), np.arange(len(rows))
+        if writer.regular:  # else they were joined
+            here = here[[writer.file(number // block).exists() for number in here.tolist()]]
+        if not len(here):  # other machines made them all
+            return
+        chosen = here[np.linspace(0, len(here) - 1, min(_DRAWN, len(here))).round().astype(int)]
+        pictures: list[Image.Image] = []
+        tokens = [
+            one.astype(np.float32) for one in TokenReader(self.draft.folder, "patch").take(chosen.tolist())
+        ]
+        for row, colors in zip(rows[chosen].tolist(), token_colors(tokens), strict=True):
+            item, view = self.layout.items[int(self.views.item[row])], self.views[row]
+            image = Image.fromarray(self.layout.render(read_image(item.image, item.reading), view))
+            pictures += [image, Image.fromarray(colors).resize(image.size, Image.Resampling.NEAREST)]
+        drawn = [
+            pictures[start : start + _SHEET_COLUMNS] for start in range(0, len(pictures), _SHEET_COLUMNS)
+        ]
+        grid(drawn, ["image", "tokens"] * (len(drawn[0]) // 2), cell=240).save(
+            self.draft.folder / "sheet.png"
+        )
 
     def _drop_failed(self, good: NDArray[np.int64]) -> None:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
