@@ -162,8 +162,8 @@ def _stops_held() -> Iterator[None]:
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
-    for number, frame in pressed[:1]:
-        held[signal.Signals(number)](number, frame)
+    for which, frame in pressed[:1]:
+        held[signal.Signals(which)](which, frame)
 
 
 def _prepare_worker(worker: int, parent: int) -> None:
