@@ -46,6 +46,7 @@ def test_hdf5_is_one_file_with_the_same_content(folder, whole, tmp_path):
     assert sorted(path.name for path in packed.path.iterdir() if not path.name.startswith(".")) == [
         "arrays.h5",
         "manifest.json",
+        "sheet.png",
         "views.parquet",
     ]
     one, two = FeatureSet(whole), FeatureSet(packed)
