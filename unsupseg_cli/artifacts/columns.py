@@ -44,8 +44,6 @@ class Column(Sequence[Any]):
             return bool(self._values.equals(other._values))
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]  # as of lists
-
     def numpy(self) -> NDArray[Any]:
         """Return the values as one array, (N,), or (N, k) where each is a list of k numbers."""
         if pa.types.is_list(self._values.type):

@@ -21,9 +21,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except _RAISED as error:
-        reason = (
-            "it is missing" if isinstance(error, FileNotFoundError) else (str(error).splitlines() or [""])[0]
-        )
+        missing = isinstance(error, FileNotFoundError)
+        reason = "it is missing" if missing else (str(error).splitlines() or [""])[0]
         raise UnsupsegError(f"The file '{path}' cannot be read ({reason}); {MEND}") from None
 
 

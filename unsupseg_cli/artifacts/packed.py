@@ -89,10 +89,8 @@ class PackedReader:
 
     def __getitem__(self, view: int) -> Array:
         """Return the array of one view."""
-        start, stop = (
-            int(self._offset[view]),
-            int(self._offset[view + 1]),
-        )  # the last one's next ends an iteration
+        # Of what follows the last view there is no second offset: an IndexError ends an iteration.
+        start, stop = int(self._offset[view]), int(self._offset[view + 1])
         piece = self._pieces.peek(start, stop)
         out = np.empty(self._shape[view], self._dtype)
         try:

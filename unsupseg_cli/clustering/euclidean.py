@@ -35,9 +35,8 @@ def euclidean_kmeans(
     """
     draw, best = np.random.RandomState(seed), None
     for _ in (reporter or Silent()).track(range(restarts), f"k-means, {k} centres: starts", total=restarts):
-        with (
-            warnings.catch_warnings()
-        ):  # fewer distinct points than clusters: those that are left empty are told
+        with warnings.catch_warnings():
+            # Of fewer distinct points than clusters, which are told by the clusters that are left empty.
             warnings.simplefilter("ignore", ConvergenceWarning)
             run = KMeans(k, n_init=1, max_iter=iterations, random_state=draw).fit(points)
         if best is None or run.inertia_ < best.inertia_:

@@ -49,10 +49,8 @@ from unsupseg_cli.report.overlay import blend, legend
 from unsupseg_cli.report.palette import paletted
 
 NAMED = "images"
-_READABLE, _BESIDE = (
-    ("ids", "color", "overlay", RASTERS),
-    ("legend.png", CLASSES),
-)  # folders and files for people
+_READABLE = ("ids", "color", "overlay", RASTERS)  # folders for people
+_BESIDE = ("legend.png", CLASSES)
 
 
 class PredictionWriter:

@@ -107,7 +107,10 @@ def training_data(
 def _view_labels(
     features: FeatureSet, view: int, item: Item, geometry: Geometry, space: LabelSpace
 ) -> Tensor:
-    """Return the labels (h, w) int16 that one view of the features sees, at a quarter of its resolution."""
+    """Return the labels (h, w) int16 that one view of the features sees, at a quarter of its resolution.
+
+    Those of all views stay in memory.
+    """
     height, width = image_size(item.image, item.reading)
     patch = int(features.artifact.manifest.summary["patch_size"])
     shown = features.view(view)
@@ -118,9 +121,7 @@ def _view_labels(
             f"The image '{item.image}' has another size than when its features were extracted."
         )
     truth = geometry.render_label(read_truth(item, space, (height, width)), shown)
-    small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(
-        np.int16
-    )  # those of all views stay in memory
+    small = truth[_STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].astype(np.int16)
     return torch.from_numpy(small)
 
 

@@ -535,26 +535,34 @@ class Extraction:
 
     def _draw(self, rows: NDArray[np.int64]) -> None:
         """Write ``sheet.png``: some views, evenly chosen, beside their tokens; of those whose blocks are here."""
-        writer, block, here = self.writers["patch"], len(self.blocks[0]), np.arange(len(rows))
+        writer, here = self.writers["patch"], np.arange(len(rows))
         if writer.regular:  # else they were joined
-            here = here[[writer.file(number // block).exists() for number in here.tolist()]]
+            block = here // len(self.blocks[0])
+            here = here[
+                np.isin(block, [number for number in np.unique(block) if writer.file(number).exists()])
+            ]
         if not len(here):  # other machines made them all
             return
         chosen = here[np.linspace(0, len(here) - 1, min(_DRAWN, len(here))).round().astype(int)]
+        tokens = TokenReader(self.draft.folder, "patch").take(chosen.tolist())
+        colors = token_colors([one.astype(np.float32) for one in tokens])
+        try:
+            images = [self._image(row) for row in rows[chosen].tolist()]
+        except UnreadableImage as error:
+            self.context.reporter.info(f"no picture sheet: {error}")
+            return
         pictures: list[Image.Image] = []
-        tokens = [
-            one.astype(np.float32) for one in TokenReader(self.draft.folder, "patch").take(chosen.tolist())
-        ]
-        for row, colors in zip(rows[chosen].tolist(), token_colors(tokens), strict=True):
-            item, view = self.layout.items[int(self.views.item[row])], self.views[row]
-            image = Image.fromarray(self.layout.render(read_image(item.image, item.reading), view))
-            pictures += [image, Image.fromarray(colors).resize(image.size, Image.Resampling.NEAREST)]
-        drawn = [
-            pictures[start : start + _SHEET_COLUMNS] for start in range(0, len(pictures), _SHEET_COLUMNS)
-        ]
-        grid(drawn, ["image", "tokens"] * (len(drawn[0]) // 2), cell=240).save(
-            self.draft.folder / "sheet.png"
-        )
+        for image, picture in zip(images, colors, strict=True):
+            pictures += [image, Image.fromarray(picture).resize(image.size, Image.Resampling.NEAREST)]
+        starts = range(0, len(pictures), _SHEET_COLUMNS)
+        drawn = [pictures[start : start + _SHEET_COLUMNS] for start in starts]
+        sheet = grid(drawn, ["image", "tokens"] * (len(drawn[0]) // 2), cell=240)
+        sheet.save(self.draft.folder / "sheet.png")
+
+    def _image(self, row: int) -> Image.Image:
+        """Return what a view shows."""
+        item = self.layout.items[int(self.views.item[row])]
+        return Image.fromarray(self.layout.render(read_image(item.image, item.reading), self.views[row]))
 
     def _drop_failed(self, good: NDArray[np.int64]) -> None:
         """Rewrite the arrays without the rows of images that turned out unreadable while decoding (rare)."""
