@@ -1,10 +1,13 @@
 """How far mIoU hangs on the images that were scored: 95 % bootstrap intervals of evaluations from stored tokens.
 
-    python benchmarks/interval.py WORKSPACE EVALUATION... [--draws 1000]
+    python benchmarks/interval.py WORKSPACE EVALUATION... [--draws 1000] [--groups START,START]
 
 Evaluations of one method with one setting of the CRF, which differ in the seed, are one row: their mean. Each draw
 takes as many images with replacement, the same for all rows, and matches clusters anew; the bounds are the 2.5 and 97.5
 per cent of the draws. "above" is the share of draws in which the row is above the first row of the same setting.
+
+--groups tells instead of each evaluation, over the images whose names begin with each text: accuracy and mIoU, matched
+by themselves, and of each class the IoU, and the cluster that has most of its pixels with its share.
 """
 
 from __future__ import annotations
@@ -63,6 +66,25 @@ def miou(images: list[Confusion], drawn: NDArray[np.int64]) -> float:
     return 100 * whole.compute().miou
 
 
+def tell_groups(evaluation: Artifact, starts: list[str], context: Context) -> None:
+    """Print the scores of the images whose names begin with each text, and of all."""
+    assert evaluation.manifest.data is not None
+    dataset, images = reopen(evaluation.manifest.data), confusions(evaluation, context)
+    assert dataset.space is not None
+    for start in [*starts, ""]:
+        whole = Confusion(images[0].clusters, images[0].classes)
+        for item, image in zip(dataset.items, images, strict=True):
+            if item.key.rpartition("/")[2].startswith(start):
+                whole.matrix += image.matrix
+        scores = whole.compute()
+        print(f"{evaluation.id}, {start or 'all'}: {100 * scores.accuracy:.1f} / {100 * scores.miou:.1f}")
+        shares = whole.matrix / whole.matrix.sum(0).clip(1)
+        for number, name in enumerate(dataset.space.names):
+            most = int(shares[:, number].argmax())
+            iou = 100 * float(scores.iou[number])
+            print(f"    {name}: IoU {iou:.0f}, {shares[most, number]:.0%} in cluster {most}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,8 +92,14 @@ def main() -> None:
     parser.add_argument("workspace", type=Path)
     parser.add_argument("evaluations", nargs="+")
     parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--groups", help="beginnings of names")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace), Silent())
+    if options.groups:
+        for name in options.evaluations:
+            evaluation = context.workspace.get(name, "evaluation")
+            tell_groups(evaluation, options.groups.split(","), context)
+        return
     rows: dict[Row, list[list[Confusion]]] = defaultdict(list)
     for name in options.evaluations:
         evaluation = context.workspace.get(name, "evaluation")
