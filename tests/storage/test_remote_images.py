@@ -42,6 +42,16 @@ def test_images_in_a_bucket_have_the_keys_of_a_folder_and_are_fetched_once(bucke
     assert f"{photos}/images" in (data["root"], *data["named"])
 
 
+def test_the_commands_of_the_page_on_object_storage_run(bucket, call, photos):
+    page = (Path(__file__).parents[2] / "docs" / "cloud.md").read_text().split("```sh")[1].split("```")[0]
+    Path("unsupseg.toml").write_text('workers = 0\n[extract]\nbackbone = "untrained"\nsize = 48\n')
+    lines = [line.split() for line in page.replace("s3://my-bucket", f"s3://{bucket.name}").splitlines()]
+    ours = [words[1:] for words in lines if words[:1] == ["unsupseg"]]
+    assert [words[0] for words in ours] == ["extract", "list"]
+    *_, listed = [call(*words)[0] for words in ours]
+    assert "features" in listed
+
+
 def test_the_chain_finds_its_images_again_from_another_cache(bucket, call, photos, monkeypatch, tmp_path):
     call("extract", f"{photos}/", *SMALL)
     call("pseudolabel", "--classes", 2, "--sheet", 0)
