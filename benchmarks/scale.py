@@ -1,13 +1,14 @@
 """Peak memory and seconds of the stages behind `extract` over growing collections: memory flat, time linear?
 
     python benchmarks/scale.py [--views 25000,50000,100000,200000] [--stages pseudolabel,train,graph,eval]
-        [--engine exact] [--shares 1,2,4] [--folder DIR]
+        [--engine exact] [--shares 1,2,4] [--side 4] [--channels 32] [--folder DIR]
 
-The features are generated: views of 4 x 4 tokens of 32 channels (float16) that scatter around 8 directions, written as
-`extract` writes them. Each stage runs in a process of its own that has imported everything. Memory
-is what it adds at its peak (on Linux; looked at every 10 ms): what the process owns, without mapped files, which the
-system takes back at will. Beside it stands what each view adds to that of the row before with the same stage: 0 is
-flat. "eval" counts the stored pseudo-labels against generated label maps of 4 x 4, as scoring does. The further stage
+The features are generated: views of SIDE x SIDE tokens (float16) that scatter around 8 directions, written as
+`extract` writes them; those of 224 pixels by a ViT-S/14 are --side 16 --channels 384. Each stage runs in a process of
+its own that has imported everything. Memory is what it adds at its peak (on Linux; looked at every 10 ms): what the
+process owns, without mapped files, which the system takes back at will. Beside it stands what each view adds to that of
+the row before with the same stage: 0 is flat. "eval" counts the stored pseudo-labels against generated label maps of as
+many cells, as scoring does. The further stage
 "images" is what `extract` knows of all images before it embeds the first: it lists generated pictures of 8 x 8 pixels,
 reads their digests and their sizes.
 
@@ -35,10 +36,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-SIDE, DIM, CLASSES, BLOCK = 4, 32, 8, 64
+CLASSES = 8
 
 
-def make_features(folder: Path, views: int) -> None:
+def make_features(folder: Path, views: int, side: int, dim: int) -> None:
     """Write a features artifact of generated tokens."""
     from unsupseg_cli.artifacts.arrays import write_array
     from unsupseg_cli.artifacts.grids import GridWriter, views_per_block
@@ -48,24 +49,25 @@ def make_features(folder: Path, views: int) -> None:
     from unsupseg_cli.data.views import ViewTable
 
     rng = np.random.default_rng(0)
-    centres = rng.standard_normal((CLASSES, DIM)).astype(np.float32)
-    side = 14 * SIDE
+    centres = rng.standard_normal((CLASSES, dim)).astype(np.float32)
+    pixels = 14 * side
 
     def work(draft: Any) -> dict[str, Any]:
-        grids = np.full((views, 2), SIDE, np.int64)
-        block = views_per_block(grids, (DIM,), np.float16)
-        writer = GridWriter(draft.folder, "patch", grids, (DIM,), np.float16, block)
-        pooled = np.empty((views, DIM), np.float32)
+        grids = np.full((views, 2), side, np.int64)
+        block = views_per_block(grids, (dim,), np.float16)
+        writer = GridWriter(draft.folder, "patch", grids, (dim,), np.float16, block)
+        pooled = np.empty((views, dim), np.float32)
         for number, start in enumerate(range(0, views, block)):
             count = min(block, views - start)
-            chosen = rng.integers(CLASSES, size=(count, SIDE, SIDE))
-            tokens = centres[chosen] + 0.5 * rng.standard_normal((count, SIDE, SIDE, DIM), np.float32)
+            chosen = rng.integers(CLASSES, size=(count, side, side))
+            tokens = centres[chosen] + 0.5 * rng.standard_normal((count, side, side, dim), np.float32)
             writer.write(number, tokens.astype(np.float16))
             pooled[start : start + count] = tokens.mean((1, 2))
         writer.close()
         write_array(draft.folder / "pooled", pooled)
-        rows, none, box = np.arange(views), np.zeros(views, int), np.tile([0.0, 0, side, side], (views, 1))
-        whole = np.full(views, side)
+        rows, none = np.arange(views), np.zeros(views, int)
+        box = np.tile([0.0, 0, pixels, pixels], (views, 1))
+        whole = np.full(views, pixels)
         table = ViewTable(rows, none, box, whole, whole, none > 0, none - 1, none)
         write_views(draft.folder, [f"{row // 1000:04d}/{row:08d}.jpg" for row in rows.tolist()], table)
         return {
@@ -73,12 +75,12 @@ def make_features(folder: Path, views: int) -> None:
             "views": views,
             "backbone": "untrained",
             "patch_size": 14,
-            "dim": DIM,
+            "dim": dim,
             "weights_digest": "",
             "skipped": {},
         }
 
-    geometry = {"geometry": "squash", "size": side, "filter": "bilinear", "flip": False, "ratios": [0.5]}
+    geometry = {"geometry": "squash", "size": pixels, "filter": "bilinear", "flip": False, "ratios": [0.5]}
     backbone = {
         "backbone": "untrained",
         "layer": -1,
@@ -281,6 +283,8 @@ def main() -> None:
     parser.add_argument("--stages", default="pseudolabel,train,graph,eval")
     parser.add_argument("--engine", default="exact", help="of the graph")
     parser.add_argument("--shares", help="numbers of processes")
+    parser.add_argument("--side", type=int, default=4, help="tokens along the side of a view")
+    parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
@@ -291,7 +295,7 @@ def main() -> None:
             place = Path(folder) / f"{views}"
             stages = [stage for stage in options.stages.split(",") if stage]
             for target, arguments in [
-                (make_features, (place, views)),
+                (make_features, (place, views, options.side, options.channels)),
                 *([(make_images, (Path(f"{place}-images"), views))] if "images" in stages else []),
                 *((measure, (stage, options.engine, place, views)) for stage in stages),
             ]:
