@@ -139,6 +139,9 @@ def test_stdout_that_is_ascii_closed_or_full(tmp_path, monkeypatch, capfd):
         done = run(*arguments, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1
     assert b"cannot be written to stdout (No space left on device)" in done.stderr
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        done = run("list", "--json", "-w", folder / "ws", stdout=full, stderr=subprocess.PIPE)
+    assert done.stderr.strip() == b"error: The result cannot be written to stdout (No space left on device)"
     monkeypatch.setattr(sys, "argv", ["unsupseg", *map(str, arguments)])
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the stop of a batch system is not the tests'
     printed = io.BytesIO()

@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from unsupseg_cli.cli.console import LOG, TerminalReporter
@@ -55,3 +56,12 @@ def test_errors_are_in_the_log_and_a_log_that_cannot_be_written_is_an_error(tmp_
     result = CliRunner().invoke(app, [*call, "--log", str(tmp_path)])
     assert result.exit_code == 2
     assert "cannot be written" in result.stderr
+
+
+def test_a_picture_is_no_log_and_stays_as_it_is(tmp_path):
+    picture = tmp_path / "photo.png"
+    Image.new("RGB", (8, 8)).save(picture)
+    before = picture.read_bytes()
+    result = CliRunner().invoke(app, ["train", "-w", str(tmp_path / "w"), "--log", str(picture)])
+    assert (result.exit_code, picture.read_bytes()) == (2, before)
+    assert "is there and is no text" in result.stderr

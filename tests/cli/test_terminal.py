@@ -1,5 +1,7 @@
 """What one sees while and after a command works."""
 
+from pathlib import Path
+
 import click
 import numpy as np
 import pytest
@@ -78,6 +80,21 @@ def test_merging_says_which_ids_are_gone(call, trained):
     _, said = call("classes", "merge", "3,1,0")
     assert "0-1 into 3 ('class 3');" in said
     assert "classes apply PREDICTIONS" in said
+
+
+def test_merging_names_all_label_maps_that_hold_a_class_that_is_gone(call, trained):
+    made = [Path(call("predict", "--workers", 0)[0]).name]
+    call("classes", "name", "0=sky", "2=sea")
+    made.append(Path(call("classes", "apply")[0]).name)
+    _, said = call("classes", "merge", "sky,sea")
+    assert all(name in said for name in made)
+    made.append(Path(call("classes", "apply")[0]).name)
+    _, said = call("classes", "merge", "3,1")
+    assert all(name in said for name in made)
+    _, said = call("classes", "merge", "3,sky")
+    assert all(name in said for name in made)
+    call("classes", "apply")
+    call("classes", "name", "3=all")
 
 
 def test_an_evaluation_says_what_labels_were_read_for(call, trained, blocks, tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import model_validator
 
 from unsupseg_cli.core.config import Config, execution, setting
-from unsupseg_cli.core.errors import UsageError, did_you_mean
+from unsupseg_cli.core.errors import UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.seeds import stream
 from unsupseg_cli.core.words import are, counted
@@ -84,6 +84,17 @@ def test_true_and_false_are_no_numbers(value):
         UsageError, match=r"--size .* does not fit: .*expected a number or a text, found true or false"
     ):
         build_config(Options, {"file": {"size": value}})
+
+
+def test_a_list_is_no_value():
+    with pytest.raises(UsageError, match=r"--size .* does not fit: expected one value, found a list"):
+        build_config(Options, {"file": {"size": [64]}})
+
+
+def test_a_disk_that_is_full_is_told_in_the_system_s_words():
+    of_hdf5 = "Unable to create file (write failed: time = Fri Nov 27\n, errno = 28, error message = 'x', buf = 0x5)"
+    for error in (OSError(28, "No space left on device"), OSError(of_hdf5)):
+        assert reason_of(error) == "No space left on device"
 
 
 def test_one_thing_is_told_as_one():

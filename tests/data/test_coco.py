@@ -77,7 +77,7 @@ def test_polygons_are_filled_and_joined():
         ({"size": [10, 8], "counts": [80]}, r"of size \[10, 8\] .height, width., its image is \[8, 10\]"),
         ({"counts": [80]}, "of size None"),
         ({"size": [8, 10], "counts": [70]}, "make 70 pixels, its image has 80"),
-        ({"size": [8, 10], "counts": [90, -10]}, "make 90 pixels"),
+        ({"size": [8, 10], "counts": [90, -10]}, "hold -10, and none may be below 0"),
         ({"size": [8, 10], "counts": [1.5, 78.5]}, "neither a text nor whole numbers"),
         ({"size": [8, 10], "counts": [10**30]}, "neither a text nor whole numbers"),
         ({"size": [8, 10], "counts": [True, 79]}, "neither a text nor whole numbers"),

@@ -251,6 +251,8 @@ def test_what_does_not_fit_a_format_is_said(labels, context, tmp_path):
         written(many, context, "coco-instances", tmp_path / "d.json", things=["car"])
     with pytest.raises(UsageError, match=r"ends in \.json"):
         written(many, context, "coco-instances", tmp_path / "d.txt")
+    with pytest.raises(UsageError, match="--min-area has no effect: coco-panoptic writes no regions without"):
+        written(many, context, "coco-panoptic", tmp_path / "d", min_area=9)
     with pytest.raises(UsageError, match="--url has no effect"):
         written(many, context, "voc", tmp_path / "d", url="x")
 
@@ -260,9 +262,15 @@ def test_turned_and_unreadable_images_are_told(labels, context, tmp_path):
     exif[0x0112] = 6
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (24, 32)).save(tmp_path / "photos" / "a.jpg", exif=exif)
+    Image.new("RGB", (24, 32)).save(
+        tmp_path / "photos" / "b.jpg", exif=exif
+    )  # of which there is no label map
+    exif[0x0112] = 77  # turns nothing
+    Image.new("RGB", (32, 24)).save(tmp_path / "photos" / "c.jpg", exif=exif)
     said = []
     context.reporter.warn = said.append
-    found = predictions_of({"a.jpg": labels["a.png"]}, NAMES, context, tmp_path / "photos", skipped=["b.jpg"])
+    maps = dict.fromkeys(("a.jpg", "c.jpg"), labels["a.png"])
+    found = predictions_of(maps, NAMES, context, tmp_path / "photos", skipped=["b.jpg"])
     written(found, context, "hdf5", tmp_path / "out.h5")
     assert "1 image that could not be read has no label map" in said[0]
     assert "1 image is turned by EXIF orientation" in said[1]

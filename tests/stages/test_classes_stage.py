@@ -30,7 +30,7 @@ from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.model_classes import classes_record
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
@@ -296,6 +296,33 @@ def test_maps_whose_meaning_changes_are_named(model, blocks, context, tmp_path):
     assert "1 label maps of other classes" in said[0]
 
 
+def test_a_folder_on_a_full_disk_holds_whole_files(model, blocks, context, tmp_path, monkeypatch):
+    made = segment(model, blocks, context)
+    copy, copied = shutil.copyfile, []
+
+    def filling(source, target):
+        copied.append(target)
+        if len(copied) > 2:
+            Path(target).write_bytes(b"")
+            raise OSError(28, "No space left on device")
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", filling)
+    with pytest.raises(
+        UnsupsegError, match=r"cannot be written \(No space left on device\): free some space"
+    ) as told:
+        predict(
+            PredictConfig(
+                model=model.id, dataset=f"{blocks}/", keep="labels", workers=0, out=tmp_path / "out"
+            ),
+            context,
+        )
+    assert str(made.place) in str(told.value)
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) == 2
+    assert all(Image.open(path).size for path in written)
+
+
 def test_the_command_line(model, blocks, context, tmp_path):
     def call(*arguments, code=0):
         workspace = ("--workspace", str(context.workspace.root))
@@ -325,6 +352,12 @@ def test_the_command_line(model, blocks, context, tmp_path):
         "sea",
     ]
     assert Image.open(tmp_path / "new" / "sheet.png").width > 300
+    call("show", "--out", str(tmp_path / "new" / "sheet.png"))  # its own
+    photo = tmp_path / "photo.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    before = photo.read_bytes()
+    assert "is no class sheet" in call("show", "--out", str(photo), code=2)[1]
+    assert photo.read_bytes() == before
     assert "CLASS=VALUE" in call("name", "sky", code=2)[1]
     assert "given twice" in call("name", "0=a", "0=b", code=2)[1]
     assert ".png" in call("show", "--out", "sheet.txt", code=2)[1]

@@ -14,7 +14,7 @@ def test_the_tokens_of_views_are_told_and_too_many_are_refused(call, tmp_path):
     photos = tmp_path / "photos"
     strip(photos, 64, 32)
     _, said = call("extract", "--dataset", photos, "--size", 32, "--workers", 0)
-    assert "1 view of 32 tokens each, 32 in all; the largest is 64x32 pixels" in said
+    assert "to embed: 1 view of 32 tokens each, 32 in all; the largest is 64x32 pixels" in said
     strip(photos, 20_000, 400, "long.png")
     _, said = call("extract", "--dataset", photos, "--size", 320, "--workers", 0, code=2)
     assert "long.png' of 20000x400 pixels becomes a view of 16000x320, which is 80,000 tokens" in said

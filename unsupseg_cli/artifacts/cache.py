@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from unsupseg_cli.artifacts.manifest import MANIFEST
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 
 SIZE = ".cached"
 """The hidden file of an entry that holds its bytes."""
@@ -75,7 +75,7 @@ class Cache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"The cache '{self.root}' cannot be written ({error.strerror}); give another folder with --cache or "
+                f"The cache '{self.root}' cannot be written ({reason_of(error)}); give another folder with --cache or "
                 "$UNSUPSEG_CACHE."
             ) from None
         return folder

@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from unsupseg_cli.core.errors import StorageError, UnsupsegError
+from unsupseg_cli.core.errors import StorageError, UnsupsegError, reason_of
 from unsupseg_cli.core.progress import duration
 
 
@@ -31,6 +31,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files below a folder to another one, where others stay; each is there whole or as it was before."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(place) as partial:
+                shutil.copyfile(path, partial)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -172,7 +182,7 @@ def exclusive(
         ) from None
     except OSError as error:
         raise StorageError(
-            f"The lock '{path}' cannot be made ({error.strerror}); the workspace must be a folder that you "
+            f"The lock '{path}' cannot be made ({reason_of(error)}); the workspace must be a folder that you "
             "may write to."
         ) from None
     try:

@@ -37,7 +37,7 @@ from unsupseg_cli.artifacts.manifest import (
     read_manifest,
 )
 from unsupseg_cli.artifacts.outputs import is_as_listed, lasting, output_of, outputs_of, size_of
-from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError, did_you_mean
+from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError, did_you_mean, reason_of
 
 _PARTIAL = ".partial"
 _RETIRED = f"{_PARTIAL}-retired"
@@ -503,7 +503,7 @@ class Workspace:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(
-                f"The workspace '{self}' cannot be written ({error.strerror}); give another folder with "
+                f"The workspace '{self}' cannot be written ({reason_of(error)}); give another folder with "
                 "--workspace or $UNSUPSEG_WORKSPACE."
             ) from None
 

@@ -21,7 +21,7 @@ from unsupseg_cli.cli.workspace import (
     refuse_address,
 )
 from unsupseg_cli.core.config import Config, execution
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.pipeline.stage import perform
 from unsupseg_cli.stages.classes import STAGE, ClassesConfig
 from unsupseg_cli.stages.scan import STAGE as SCAN
@@ -89,7 +89,8 @@ def show(
 
     def action() -> None:
         from unsupseg_cli.artifacts.context import Context
-        from unsupseg_cli.contents.class_sheet import class_sheet
+        from unsupseg_cli.artifacts.files import whole_file
+        from unsupseg_cli.contents.class_sheet import class_sheet, require_class_sheet, save_class_sheet
         from unsupseg_cli.contents.model import read_model
         from unsupseg_cli.contents.model_classes import classes_record
         from unsupseg_cli.pipeline.inputs import take_artifact
@@ -101,12 +102,16 @@ def show(
         artifact = take_artifact("model", one_of(model=model, named=named), context)
         file, _ = read_model(artifact)
         if out is not None:
+            require_class_sheet(out)
             picture = class_sheet(artifact, file, context, predictions)
             try:
                 out.parent.mkdir(parents=True, exist_ok=True)
-                picture.save(out)
+                with whole_file(out) as unfinished:
+                    save_class_sheet(picture, unfinished)
             except OSError as error:
-                raise UsageError(f"'{out}' cannot be written ({error.strerror or error}).") from None
+                raise UsageError(
+                    f"'{out}' cannot be written ({reason_of(error)}); give another --out."
+                ) from None
             context.reporter.info(f"the picture is '{out}'")
         records = classes_record(file)
         if as_json:

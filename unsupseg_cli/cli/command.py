@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import traceback
 import types
 import typing
@@ -109,7 +110,7 @@ _COMMON: dict[str, Any] = {
         Path | None,
         typer.Option(
             "--log",
-            help="Also write what is told here into this file, as plain lines.",
+            help="Also write what is told here into this file, as plain lines after those that it holds.",
             show_default=False,
             callback=refuse_address,
         ),
@@ -222,6 +223,13 @@ def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = No
     except Exception as error:
         if verbose:
             traceback.print_exc()
+        if isinstance(error, UnicodeEncodeError) and (reads := sys.getfilesystemencoding()) != "utf-8":
+            _err.print(
+                f"[red]error:[/red] {escape(ascii(error.object))} is no name of a file in {reads}, the encoding "
+                "that this environment asks for: set PYTHONUTF8=1, or LC_ALL=C.UTF-8",
+                soft_wrap=True,
+            )
+            raise typer.Exit(2) from None
         text = escape(visible(f"{type(error).__name__}: {error}"))
         _err.print(
             f"[red]error:[/red] {text} (not foreseen: please report it with the traceback that -v prints)",

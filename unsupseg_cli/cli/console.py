@@ -29,7 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.progress import duration
 
@@ -48,10 +48,11 @@ class _Log:
         """Write to a file from now on, behind what it holds; raises UsageError where that is not possible."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _require_text(path)
             self.file, self.path = path.open("a", encoding="utf-8", errors="backslashreplace"), path
         except OSError as error:
             raise UsageError(
-                f"--log '{path}' cannot be written ({error.strerror}); name another file."
+                f"--log '{path}' cannot be written ({reason_of(error)}); name another file."
             ) from None
 
     def close(self) -> None:
@@ -71,6 +72,17 @@ class _Log:
         lines = filter(str.strip, captured.get().splitlines())  # bars leave empty ones
         self.file.writelines(f"{now} {line.rstrip()}\n" for line in lines)
         self.file.flush()
+
+
+def _require_text(path: Path) -> None:
+    """Raise UsageError where a file is there that lines cannot be added to: a picture, say."""
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(4096)
+        if b"\0" in start:
+            raise UsageError(
+                f"--log '{path}' is there and is no text, which lines could be added to; name another file."
+            )
 
 
 LOG = _Log()
@@ -199,12 +211,13 @@ def result(line: str) -> None:
     except BrokenPipeError:
         raise
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = reason_of(error)
         with suppress(OSError, ValueError), Path(os.devnull).open("w") as nothing:
             os.dup2(
                 nothing.fileno(), sys.stdout.fileno()
             )  # what is left is flushed at the end, and fails again
-        raise UnsupsegError(f"The result cannot be written to stdout ({reason}): {line}") from None
+        what = f": {line}" if len(line) <= _WIDEST and "\n" not in line else ""  # a path, not a table
+        raise UnsupsegError(f"The result cannot be written to stdout ({reason}){what}") from None
 
 
 def print_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

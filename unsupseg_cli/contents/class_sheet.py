@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.workspace import Artifact
@@ -20,6 +23,7 @@ from unsupseg_cli.report.sheet import grid
 
 _SHOWN = 4  # images of a class on the sheet
 _CELL = 320  # width of one in pixels
+_MARK = "unsupseg class sheet"
 
 
 def class_sheet(
@@ -51,6 +55,23 @@ def class_sheet(
         notes.append(f"{entry.id}   {entry.name}   {100 * shares[:, index].mean():.1f} % of the pixels")
     swatches = [entry.color for entry in file.classes]
     return grid(rows, labels=notes, swatches=swatches, title=f"{model.id}: where each class lies", cell=_CELL)
+
+
+def save_class_sheet(sheet: Image.Image, path: Path) -> None:
+    """Write a class sheet as the kind of picture that the suffix names, with a mark that it is one."""
+    mark = PngInfo()
+    mark.add_text("Software", _MARK)
+    sheet.save(path, pnginfo=mark, comment=_MARK)  # PNG takes the one, JPEG the other
+
+
+def require_class_sheet(path: Path) -> None:
+    """Raise UsageError where a file is there that is no class sheet, and would be written over."""
+    if path.is_dir():
+        raise UsageError(
+            f"'{path}' is a folder; name a picture with --out, such as '{path / 'classes.png'}'."
+        )
+    if path.exists() and _MARK.encode() not in path.read_bytes()[:2000]:
+        raise UsageError(f"'{path}' is there and is no class sheet; name another picture with --out.")
 
 
 def _predictions_of(model: Artifact, context: Context, reference: str | None) -> Artifact:

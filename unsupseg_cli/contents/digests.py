@@ -10,7 +10,7 @@ from typing import Any
 from unsupseg_cli.artifacts.canonical import digest_json
 from unsupseg_cli.artifacts.context import DIGESTS, WEIGHTS, Context
 from unsupseg_cli.artifacts.sources import UNREADABLE, digest_or_unreadable, stamp
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.labels import LabelSpace
 
@@ -43,7 +43,7 @@ def file_digests(files: Iterable[tuple[str, Path]], context: Context) -> list[li
                     cache[place], changed = entry, True
         except OSError as error:
             raise UnsupsegError(
-                f"'{path}' cannot be read ({error.strerror}); it was there a moment ago."
+                f"'{path}' cannot be read ({reason_of(error)}); it was there a moment ago."
             ) from None
         context.sources.add(path, seen, entry[-1])
         pairs.append([name, str(entry[-1])])

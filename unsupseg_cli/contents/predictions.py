@@ -17,7 +17,7 @@ from torch import Tensor
 from unsupseg_cli.artifacts.arrays import RowReader, write_array
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.draft import Draft
-from unsupseg_cli.artifacts.files import write_json
+from unsupseg_cli.artifacts.files import copy_files, whole_file, write_json
 from unsupseg_cli.artifacts.manifest import Manifest
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.digests import file_digests, fingerprint
@@ -34,7 +34,7 @@ from unsupseg_cli.contents.model import ModelFile
 from unsupseg_cli.contents.model_classes import classes_record
 from unsupseg_cli.contents.rasters import RASTERS, world_files, write_rasters, write_whole_overlays
 from unsupseg_cli.contents.skipped import Skipped
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.names import file_name, file_path
 from unsupseg_cli.core.progress import Reporter
@@ -186,6 +186,18 @@ def model_key(predictions: Artifact, context: Context) -> str | None:
         before = artifact.input("predictions")
         artifact = context.workspace.find_key("predictions", before.key) if before else None
     return None
+
+
+def weights_behind(artifact: Artifact, context: Context) -> str | None:
+    """Return the digest of the weights of a model, or of the one behind an artifact; None where that is gone.
+
+    It is the same for all models that names, colours or merges were given to.
+    """
+    model: Artifact | None = artifact
+    if artifact.manifest.kind != "model":
+        key = model_key(artifact, context)
+        model = context.workspace.find_key("model", key) if key else None
+    return model.manifest.outputs["model.safetensors"].sha256 if model else None
 
 
 def changed_since(predictions: Artifact, context: Context) -> Artifact | None:
@@ -342,12 +354,19 @@ def bring_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None
 
     Raises:
         UsageError: it is the folder of the images, or holds files of these names that are none of ours.
+        UnsupsegError: it cannot be written.
     """
     data = predictions.manifest.data
     if data is not None and data.root and Path(data.root).resolve() == out.resolve():
         raise UsageError(f"'{out}' is the folder of the images: name another one with --out.")
     require_no_others(out)
-    copy_pictures(predictions, out, reporter)
+    try:
+        copy_pictures(predictions, out, reporter)
+    except OSError as error:
+        raise UnsupsegError(
+            f"'{out}' cannot be written ({reason_of(error)}): free some space, or name another folder with --out; "
+            f"all is in '{predictions.place}'."
+        ) from None
     picture = out / ("overlay" if (predictions.path / "overlay").exists() else "color")
     rasters = f"; '{out / RASTERS}' is for map programs" if (predictions.path / RASTERS).exists() else ""
     reporter.info(f"copied to '{out}': look at '{picture}'{rasters}")
@@ -363,10 +382,10 @@ def copy_pictures(predictions: Artifact, out: Path, reporter: Reporter) -> None:
             f"now tell those of '{predictions.id}'; give another --out to keep both"
         )
     for name in _READABLE:
-        if (predictions.path / name).exists():
-            shutil.copytree(predictions.path / name, out / name, dirs_exist_ok=True)
+        copy_files(predictions.path / name, out / name)
     for name in _BESIDE:
-        shutil.copy2(predictions.path / name, out / name)
+        with whole_file(out / name) as partial:
+            shutil.copyfile(predictions.path / name, partial)
 
 
 def _older_maps(predictions: Artifact, out: Path) -> list[str]:

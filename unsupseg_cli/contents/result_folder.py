@@ -11,15 +11,16 @@ import numpy as np
 from PIL import Image
 
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.files import copy_files
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.applied_classes import reader_of
-from unsupseg_cli.contents.class_sheet import class_sheet
+from unsupseg_cli.contents.class_sheet import class_sheet, save_class_sheet
 from unsupseg_cli.contents.label_maps import CLASSES, LabelMaps
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.model_classes import classes_record
 from unsupseg_cli.contents.predictions import copy_pictures, predicted_images
 from unsupseg_cli.contents.rasters import RASTERS
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.names import file_path
 from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.images import read_image
@@ -43,7 +44,7 @@ def require_own(out: Path) -> None:
         )
     except OSError as error:
         raise UsageError(
-            f"'{out}' cannot be opened ({error.strerror}); name another folder with --out."
+            f"'{out}' cannot be opened ({reason_of(error)}); name another folder with --out."
         ) from None
     strange = sorted(names - _OWN)
     if strange or (names and not {CLASSES, "ids"} <= names):
@@ -70,19 +71,22 @@ def write_results(predictions: Artifact, model: Artifact, out: Path, context: Co
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        class_sheet(model, read_model(model)[0], context, predictions.id).save(draft / CLASS_SHEET)
+        save_class_sheet(
+            class_sheet(model, read_model(model)[0], context, predictions.id), draft / CLASS_SHEET
+        )
         image_sheet(predictions, model, context).save(draft / IMAGE_SHEET)
         copy_pictures(predictions, draft, context.reporter)
         if not out.exists():
             draft.rename(out)
             return
         _tell_of_others(predictions, out, context)
-        shutil.copytree(draft, out, dirs_exist_ok=True)
-        shutil.rmtree(draft)
+        copy_files(draft, out)
     except OSError as error:
         raise UnsupsegError(
-            f"The results cannot be written to '{out}' ({error.strerror or error}); they are in '{predictions.place}'."
+            f"The results cannot be written to '{out}' ({reason_of(error)}); they are in '{predictions.place}'."
         ) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _tell_of_others(predictions: Artifact, out: Path, context: Context) -> None:

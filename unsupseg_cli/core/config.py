@@ -85,9 +85,11 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_yes_for_one(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false for a number, as which a file of settings may hold them."""
+    def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number, and a list for one value: a file of settings may hold them."""
         kinds = str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, list) and not re.search("tuple|list|dict|Any|Json|Mapping|Sequence", kinds):
+            raise ValueError("expected one value, found a list")
         several = value if isinstance(value, list | tuple) else (value,)
         if any(isinstance(entry, bool) for entry in several) and not re.search("bool|Any|Json", kinds):
             raise ValueError("expected a number or a text, found true or false")

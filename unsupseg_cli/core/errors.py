@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
+_OF_HDF5 = re.compile(r"\berrno = (\d+)")  # within many words about its own insides
 _MANY = 12  # names: of more only those close to the mistyped one are told
 
 
@@ -29,7 +32,11 @@ class StorageError(UnsupsegError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name where it says nothing."""
+    """Return the first line of what an error says, or its name where it says nothing; the system's words for a disk."""
+    if words := getattr(error, "strerror", None):
+        return str(words)
+    if number := _OF_HDF5.search(str(error)):
+        return os.strerror(int(number[1]))
     details = getattr(error, "errors", None)  # of pydantic, whose first line says only how many there are
     if callable(details) and (problems := details()):
         place = ".".join(map(str, problems[0]["loc"]))

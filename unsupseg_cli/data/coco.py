@@ -183,10 +183,10 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
         lengths = run_lengths(counts)
     else:
         raise MalformedMask("its run lengths are neither a text nor whole numbers")
-    if (lengths < 0).any() or lengths.sum() != height * width:
-        raise MalformedMask(
-            f"its run lengths make {int(lengths.clip(0).sum())} pixels, its image has {height * width}"
-        )
+    if (lengths < 0).any():
+        raise MalformedMask(f"its run lengths hold {lengths.min()}, and none may be below 0")
+    if lengths.sum() != height * width:
+        raise MalformedMask(f"its run lengths make {lengths.sum()} pixels, its image has {height * width}")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(width, height).T
 

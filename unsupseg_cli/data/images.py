@@ -402,7 +402,7 @@ def open_image(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
     except (
         Exception
     ) as error:  # decoders raise anything on damaged files: SyntaxError, struct.error, KeyError, ...
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason_of(error)
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason}") from None
 
 
@@ -418,14 +418,16 @@ def _kind_of(path: Path) -> str:
 
 
 def orientation_of(path: Path) -> int:
-    """Return the EXIF orientation of an image file, 1 where it has none or cannot be read."""
+    """Return the EXIF orientation of an image file; 1 where it has none, one that turns nothing, or is unreadable."""
     try:
         if path.suffix == ".mat":
             return 1
         with open_image(path) as image:
             if image.format == "TIFF":  # Pillow turns a TIFF by itself
-                return int(getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1))
-            return _orientation(image)
+                orientation = int(getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION, 1))
+            else:
+                orientation = _orientation(image)
+            return orientation if orientation in _UPRIGHT else 1
     except UnreadableImage:
         return 1
 

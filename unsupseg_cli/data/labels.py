@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.bounds import LARGEST_LABEL, MOST_CLASSES
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.core.labels import VOID, as_ranges, shortened
 from unsupseg_cli.core.names import has_controls, visible
 from unsupseg_cli.data.class_files import ClassFile, Numbers, read_class_file
@@ -171,7 +171,7 @@ class LabelSpace:
             file = read_class_file(path)
             return _parse_space(path.stem, file)
         except OSError as error:
-            raise UsageError(f"The class file '{path}' cannot be read ({error.strerror}).") from None
+            raise UsageError(f"The class file '{path}' cannot be read ({reason_of(error)}).") from None
         except UnicodeDecodeError:
             raise UsageError(f"The class file '{path}' is not text in UTF-8; save it so.") from None
         except json.JSONDecodeError as error:

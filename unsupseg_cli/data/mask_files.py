@@ -124,8 +124,8 @@ class MaskSource(ABC):
             rest = f"; and {more:,} more" if more > 0 else ""
             hint = " (--skip-unknown leaves masks of other images out)" if self._unknown else ""
             raise UsageError(
-                f"'{self.path}' does not fit the images in {len(self._problems):,} places, so that nothing was "
-                f"written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
+                f"'{self.path}' does not fit the images in {counted(len(self._problems), 'place')}, so that nothing "
+                f"was written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
             )
 
     unknown = "image", "that the data set does not have"

@@ -64,7 +64,8 @@ def settle_reading(
             low, high, usual = _range_of(values, name)
             reading = replace(reading, ranges=(*reading.ranges, (name, low, high)))
             how = "" if usual else ", the 2nd and 98th percentile of them (`extract --stretch` takes others)"
-            said.append(f"{name} values: {low:g} becomes black and {high:g} white in all images{how}")
+            if values.size or broken:  # else no image of this type can be read
+                said.append(f"{name} values: {low:g} becomes black and {high:g} white in all images{how}")
             if broken:
                 share = f"{100 * broken:.2g} % of the {name} values"
                 said.append(f"{share} are NaN or infinite: NaN and -inf become black, inf white")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.core.threads import usable_cores
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.models.backbones import ALIASES, TINY, BackboneRow
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ def _disk(workspace: Path) -> Iterator[Finding]:
     drafts = len(list(workspace.glob("*/.partial-*"))) if workspace.is_dir() else 0
     if drafts:
         advice = "call the same commands again, which go on, or remove them with `unsupseg gc --yes`"
-        yield Finding("disk", "interrupted", f"{drafts} drafts of interrupted or running calls", advice)
+        yield Finding(
+            "disk", "interrupted", f"{counted(drafts, 'draft')} of interrupted or running calls", advice
+        )
 
 
 def _crf() -> Iterator[Finding]:

@@ -251,8 +251,8 @@ def require_bounded(layout: Layout, patch: int, reporter: Reporter) -> None:
         )
     range_of = f"{few:,}" if few == largest else f"{few:,} to {largest:,}"
     reporter.info(
-        f"{counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the largest "
-        f"is {width}x{height} pixels"
+        f"to embed: {counted(len(tokens), 'view')} of {range_of} tokens each, {int(tokens.sum()):,} in all; the "
+        f"largest is {width}x{height} pixels"
     )
 
 

@@ -63,9 +63,7 @@ def load_checkpoint(path: Path) -> object:
     except pickle.UnpicklingError:
         raise UnsupsegError(_not_loaded(path)) from None
     except OSError as error:
-        raise UnsupsegError(
-            f"The weights file '{path}' cannot be read ({error.strerror or error})."
-        ) from None
+        raise UnsupsegError(f"The weights file '{path}' cannot be read ({reason_of(error)}).") from None
     except (ValueError, RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError) as error:
         reason = reason_of(error)
         said = "" if "torch.load" in reason or "weights_only" in reason else f" ({reason[:120]})"

@@ -16,7 +16,7 @@ from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import reading_of, windows_side
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
 from unsupseg_cli.contents.model_file import FileHeader, write_model_file
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.core.labels import moved_without_holes
 from unsupseg_cli.inference.onnx_program import onnx_program
 from unsupseg_cli.pipeline.inputs import take_artifact
@@ -46,8 +46,7 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
         with whole_file(out) as unfinished:
             save(unfinished)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"'{out}' cannot be written ({reason}); give another --out.") from None
+        raise UsageError(f"'{out}' cannot be written ({reason_of(error)}); give another --out.") from None
     if config.frame and (reading := reading_of(artifact).to_json()):
         context.reporter.warn(
             f"the model was trained on images read by {json.dumps(reading)}, and an .onnx file takes 8-bit RGB: bring "

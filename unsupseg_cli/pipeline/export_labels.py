@@ -15,7 +15,7 @@ from unsupseg_cli.contents.label_maps import LabelMaps, read_outputs
 from unsupseg_cli.contents.model import ClassEntry, class_index
 from unsupseg_cli.contents.predictions import changed_since, images_still_there
 from unsupseg_cli.contents.rasters import RASTERS
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.images import orientation_of
@@ -53,7 +53,7 @@ def export_labels(
             remarks = write(config.format, unfinished, classes, iter(images), wishes)
     except OSError as error:
         raise UsageError(
-            f"'{config.out}' cannot be written ({error.strerror or error}); give another --out."
+            f"'{config.out}' cannot be written ({reason_of(error)}); give another --out."
         ) from None
     for remark in [*images.remarks(), *remarks]:
         context.reporter.warn(remark)
@@ -93,7 +93,8 @@ class LabelledImages:
         if self._skipped:
             has = " that could not be read has" if self._skipped == 1 else "s that could not be read have"
             lines.append(f"{self._skipped:,} image{has} no label map")
-        turned = sum(orientation_of(path) != 1 for path in self._files.values())
+        files = (self._files[key] for key in self._keys if key in self._files)
+        turned = sum(orientation_of(path) != 1 for path in files)
         if turned:
             lines.append(
                 f"{counted(turned, 'image')} {are(turned)} turned by EXIF orientation: the labels are "

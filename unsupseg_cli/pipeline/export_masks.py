@@ -12,7 +12,7 @@ from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.native_masks import NativeMasks
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.coco import encode
@@ -43,7 +43,7 @@ def export_masks(config: ExportMasksConfig, masks: str | None = None, context: C
         with whole_file(out) as unfinished:
             unfinished.write_text(json.dumps(content), encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"'{out}' cannot be written ({error.strerror}); give another --out.") from None
+        raise UsageError(f"'{out}' cannot be written ({reason_of(error)}); give another --out.") from None
     for remark in remarks:
         context.reporter.warn(remark)
     counts = f"{counted(len(content['annotations']), 'mask')} of {counted(len(content['images']), 'image')}"

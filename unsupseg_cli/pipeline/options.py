@@ -175,8 +175,11 @@ class ExportLabelsConfig(Config):
             "bring_images": ("coco-panoptic", "yolo-seg", "voc"),
             "url": ("label-studio",),
         }
-        return {
+        unread = {
             name: f"it is read with --format {' or '.join(formats)}"
             for name, formats in readers.items()
             if self.format not in formats
         }
+        if self.format == "coco-panoptic" and not self.things:
+            unread["min_area"] = "coco-panoptic writes no regions without --things"
+        return unread

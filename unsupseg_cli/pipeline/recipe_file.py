@@ -280,12 +280,13 @@ def _anchored(path: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Read paths relative to the recipe they are written in; a data set's name is no path."""
     anchored = dict(values)
     folder = path.resolve().parent
-    for key in {"root", "labels", "class_file", "weights", "masks_from", "images_file"} & anchored.keys():
+    paths = {"root", "labels", "class_file", "weights", "masks_from", "images_file"}
+    for key in (name for name in sorted(paths & anchored.keys()) if isinstance(anchored[name], str)):
         anchored[key] = _below(folder, anchored[key])
     if "images" in anchored:
         given = anchored["images"] if isinstance(anchored["images"], list) else [anchored["images"]]
         anchored["images"] = [name if "://" in str(name) else anchored_path(name, folder) for name in given]
-    if os.sep in str(anchored.get("dataset", "")):
+    if isinstance(anchored.get("dataset"), str) and os.sep in anchored["dataset"]:
         anchored["dataset"] = f"{_below(folder, anchored['dataset'])}{os.sep}"
     return anchored
 

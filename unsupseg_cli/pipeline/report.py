@@ -23,7 +23,7 @@ from unsupseg_cli.contents.report_pictures import (
     prediction_slides,
     prediction_view,
 )
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.words import counted
 from unsupseg_cli.pipeline.report_lineage import Subject, resources, steps, subject_of
 from unsupseg_cli.pipeline.report_scores import add_mask_scores, add_scores
@@ -76,7 +76,7 @@ def write_report(
         write_atomic(out, render(page))
     except OSError as error:
         raise UnsupsegError(
-            f"The report cannot be written to '{out}' ({error.strerror}); name another file with --out."
+            f"The report cannot be written to '{out}' ({reason_of(error)}); name another file with --out."
         ) from None
     return page
 

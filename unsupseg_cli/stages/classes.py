@@ -182,8 +182,9 @@ def _bring_results(call: Call, predictions: Artifact, out: Path) -> None:
 
 def _warn_of_merged(call: Call, model: Artifact) -> None:
     """Say what the classes that a merge took away are part of, and which label maps of before still hold them."""
+    from unsupseg_cli.contents.label_maps import read_entries
     from unsupseg_cli.contents.model import read_model
-    from unsupseg_cli.contents.predictions import model_key
+    from unsupseg_cli.contents.predictions import weights_behind
 
     old, new = (read_model(artifact)[0].entries_of_outputs for artifact in (call.input("model"), model))
     taken: dict[tuple[int, str], set[int]] = {}
@@ -193,11 +194,12 @@ def _warn_of_merged(call: Call, model: Artifact) -> None:
     parts = ", ".join(
         f"{as_ranges(sorted(ids))} into {into} ('{name}')" for (into, name), ids in taken.items()
     )
-    workspace, key = call.context.workspace, call.input("model").manifest.key
+    gone, weights = set[int]().union(*taken.values()), weights_behind(model, call.context)
     older = [
         predictions.id
-        for predictions in workspace.artifacts("predictions")
-        if model_key(predictions, call.context) == key
+        for predictions in call.context.workspace.artifacts("predictions")
+        if weights_behind(predictions, call.context) == weights
+        and gone & {entry.id for entry in read_entries(predictions.path)}
     ]
     which = f" ({', '.join(older)})" if older else ""
     call.context.reporter.warn(

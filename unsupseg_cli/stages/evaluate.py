@@ -260,24 +260,15 @@ class _Evaluation:
 
 def _remark_on_weights(call: Call, evaluation: Artifact) -> str:
     """Return a line that another training made the clusters that an evaluation matched; empty where none is known."""
-    weights = [_weights_behind(artifact, call) for artifact in (_scored(call), evaluation)]
+    from unsupseg_cli.contents.predictions import weights_behind
+
+    weights = [weights_behind(artifact, call.context) for artifact in (_scored(call), evaluation)]
     if None in weights or weights[0] == weights[1]:
         return ""
     return (
         f"the matching is that of '{evaluation.id}', of clusters that another training made: cluster 0 there need not "
         "be cluster 0 here"
     )
-
-
-def _weights_behind(artifact: Artifact, call: Call) -> str | None:
-    """Return the digest of the weights of a model, or of the one behind an artifact; None where that is gone."""
-    from unsupseg_cli.contents.predictions import model_key
-
-    model: Artifact | None = artifact
-    if artifact.manifest.kind != "model":
-        key = model_key(artifact, call.context)
-        model = call.context.workspace.find_key("model", key) if key else None
-    return model.manifest.outputs["model.safetensors"].sha256 if model else None
 
 
 def _of_images(call: Call, items: Sequence[Item], skipped: Skipped) -> Iterator[Segmented]:
