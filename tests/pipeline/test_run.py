@@ -520,7 +520,8 @@ iterations = 1
         outputs = made[step.step.id].manifest.outputs
         size = sum(output.bytes for name, output in outputs.items() if name.startswith("labels/c/"))
         assert 0 < size < 2 * step.bytes
-    assert planned[4].bytes == 2 * 32 * 48 * 3 * 2
+    scores = 2 * 32 * 48 * 3 * 2
+    assert scores < planned[4].bytes < 1.2 * scores  # with maps and pictures
     assert [one.artifact.id for one in plan(steps, context)] == [made[step.id].id for step in steps]
     assert all(one.reused for one in plan(steps, context))
     (found,) = outcomes(steps, made, load_recipe(path).published)

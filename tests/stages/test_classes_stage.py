@@ -30,7 +30,7 @@ from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import read_model
 from unsupseg_cli.contents.model_classes import classes_record
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError
 from unsupseg_cli.data.labels import LabelSpace
 from unsupseg_cli.methods.kmeans.config import TrainOptions as KMeansTrain
 from unsupseg_cli.methods.primaps.config import PseudolabelOptions as Primaps
@@ -321,6 +321,21 @@ def test_a_folder_on_a_full_disk_holds_whole_files(model, blocks, context, tmp_p
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) == 2
     assert all(Image.open(path).size for path in written)
+
+
+def test_a_disk_without_room_is_told_before_the_work(model, blocks, context, monkeypatch):
+    def segmented(**options):
+        config = {"model": model.id, "dataset": f"{blocks}/", "workers": 0, **options}
+        return predict(PredictConfig(**config), context)
+
+    free = shutil.disk_usage(blocks)._replace(free=1000)
+    with monkeypatch.context() as small:
+        small.setattr(shutil, "disk_usage", lambda folder: free)
+        for options in ({}, {"keep": "scores"}):
+            with pytest.raises(StorageError, match=r"`predict` writes needs .* MB but .* --no-overlay"):
+                segmented(**options)
+    assert not list(context.workspace.artifacts("predictions"))
+    assert segmented().manifest.summary["skipped"] == {}
 
 
 def test_the_command_line(model, blocks, context, tmp_path):

@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,23 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing_folder(folder)).free
 
 
-def require_space(folder: Path, needed: int, subject: str) -> None:
-    """Raise StorageError unless ``needed`` bytes (and 1 % more) are free where ``folder`` lies."""
+def require_space(folder: Path, needed: int, subject: str, less: str = "") -> None:
+    """Raise StorageError unless so many bytes (and 1 % more) are free where it lies; ``less`` says what needs fewer."""
     free = shutil.disk_usage(folder).free
     if needed * 1.01 > free:
+        ways = ", ".join(("free some space", "choose another --workspace", *([less] if less else [])))
         raise StorageError(
-            f"{subject} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; free some "
-            "space, choose another --workspace, a smaller --size or fewer arrays with --keep."
+            f"{subject} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; {ways}."
         )
+
+
+def size_on_disk(folder: Path) -> int:
+    """Return the bytes of the files below a folder; one that another process takes away meanwhile does not count."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -146,7 +146,7 @@ def _dry_run(invocation: Invocation, steps: Sequence[Step], first: str | None) -
     if total and None in estimates:
         spent += " and what is unknown"
     invocation.reporter.info(
-        f"disk: {_format_bytes(needed)} of arrays (pictures, tables and models come on top), {_format_bytes(free)} "
+        f"disk: {_format_bytes(needed)} about (tables, sheets and models come on top), {_format_bytes(free)} "
         f"free in '{context.workspace.root}'; time: {spent}"
     )
     if 1.05 * needed > free:

@@ -316,6 +316,7 @@ class Extraction:
             self.draft.folder,
             self.needed + packed + 2 * rows,
             f"{what} of {counted(len(self.views), 'view')}",
+            "a smaller --size or fewer arrays with --keep",
         )
         block = self._views_per_block(max(grid_arrays.values(), default=(1,)))
         self.writers = {

@@ -32,9 +32,9 @@ class Planned:
 
     ``artifact`` is there, or as it will be; it is not ``named`` where its key needs images or weights that were not
     read.
-    ``bytes`` is the size of its arrays, None where the images are not here; pictures, tables and models come on top,
-    as do soft masks, whose number nobody knows before. ``seconds`` is what earlier runs of this workspace and device,
-    or a probe, took, scaled to this one; None is unknown.
+    ``bytes`` is about the size of its arrays and pictures, None where the images are not here; tables, sheets and
+    models come on top, as do soft masks, whose number nobody knows before. ``seconds`` is what earlier runs of this
+    workspace and device, or a probe, took, scaled to this one; None is unknown.
     """
 
     step: Step

@@ -69,6 +69,7 @@ def _produce_shard(call: Call, identity: Identity) -> tuple[Artifact | None, boo
 
     def open_work(draft: Draft) -> SharedWork:
         assert call.stage.parts is not None
+        stages.require_room(call, draft)
         opened.append(call.stage.parts(call, draft))
         return opened[0]
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 class Foreseen:
     """What a dry run knows of an artifact before it is made.
 
-    ``summary`` is as much of its summary as later stages need, ``bytes`` the size of its arrays.
+    ``summary`` is as much of its summary as later stages need, ``bytes`` about the size of its arrays and pictures.
     """
 
     summary: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +52,7 @@ class Stage:
         reads: which of them it reads, by the values of its options that are set; default: all.
         uses: the part of a method that does the work, whose own ports and options come on top.
         foresee: what is known before the work.
+        room: says, as ``foresee`` does, what the disk must have room for before the work; default: the work says it.
         produce: makes or reuses the artifact where that is more than calling ``work``; None where others must finish.
         finish: is called with the artifact, made or reused.
     """
@@ -68,6 +69,7 @@ class Stage:
     reads: Callable[[Mapping[str, Any]], tuple[Port, ...]] | None = None
     uses: Literal["", "labeller", "trainer"] = ""
     foresee: Callable[[Call], Foreseen] = lambda call: Foreseen()
+    room: Callable[[Call], Foreseen] = lambda call: Foreseen()
     produce: Callable[[Call, Identity], tuple[Artifact | None, bool]] | None = None
     finish: Callable[[Call, Artifact], None] | None = None
 
@@ -262,6 +264,7 @@ def _work(call: Call, draft: Draft) -> dict[str, Any]:
     context = call.context
     if context.sources.begin(draft):
         context.reporter.info("files were changed since this was begun: it begins anew")
+    require_room(call, draft)
     summary = call.stage.fill(call, draft)
     try:
         context.sources.require_unchanged()
@@ -269,6 +272,20 @@ def _work(call: Call, draft: Draft) -> dict[str, Any]:
         draft.clear()
         raise
     return summary
+
+
+def require_room(call: Call, draft: Draft) -> None:
+    """Raise StorageError where the disk has no room for what a call will write, but for what its draft holds."""
+    if needed := call.stage.room(call).bytes:
+        from unsupseg_cli.artifacts.files import require_space, size_on_disk
+
+        lacking = needed - size_on_disk(draft.folder)
+        require_space(
+            draft.folder, lacking, f"What `{call.stage.name}` writes", _LESS.get(call.stage.name, "")
+        )
+
+
+_LESS = {"predict": "--keep labels or --no-overlay", "graph": "fewer --neighbors"}
 
 
 def settle(

@@ -122,4 +122,5 @@ STAGE = Stage(
     parts=parts,
     ports=(FEATURES,),
     foresee=foresee,
+    room=foresee,
 )

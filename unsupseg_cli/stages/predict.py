@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.core.bounds import LONGEST_SIDE
 from unsupseg_cli.core.config import Config, execution, setting
+from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.options import BatchConfig, DividedConfig, NamedImagesConfig, Precision
 from unsupseg_cli.core.ports import MODEL, STORED
 from unsupseg_cli.core.shards import parse_shard
@@ -247,19 +249,32 @@ def _of_tokens(call: Call, writer: PredictionWriter) -> Iterator[Segmented]:
 
 
 def foresee(call: Call) -> Foreseen:
-    """Return the bytes of the log-probabilities, where they are kept."""
+    """Return about the bytes of maps and pictures, and of the log-probabilities where they are kept, by some images."""
     from unsupseg_cli.contents.model import class_count, view_multiple
     from unsupseg_cli.contents.skipped import Skipped
+    from unsupseg_cli.core.progress import Silent
+    from unsupseg_cli.data.items import spread
     from unsupseg_cli.inference.extraction import lay_out_views
 
-    config, model = call.config, call.input("model")
-    if config.keep != "scores":
+    config, model, dataset = call.config, call.input("model"), _dataset(call)
+    some = replace(dataset, items=tuple(spread(dataset.items, _LOOKED_AT)))
+    geometry, silent = _geometry(call), replace(call.context, reporter=Silent())
+    try:
+        views = lay_out_views(
+            some, geometry, view_multiple(model, call.context), Skipped(silent, False)
+        ).views
+    except UnsupsegError:  # none of them can be read
         return Foreseen()
-    multiple = view_multiple(model, call.context)
-    skipped = Skipped(call.context, config.strict)
-    views = lay_out_views(_dataset(call), _geometry(call), multiple, skipped).views
-    pixels = int((views.height * views.width).sum())
-    return Foreseen(bytes=pixels * class_count(model) * 2)  # float16
+    share = len(dataset.items) / max(1, len(some.items))
+    scores = int((views.height * views.width).sum()) * class_count(model) * 2  # float16
+    shown = (views.box[:, 2] - views.box[:, 0]) * (views.box[:, 3] - views.box[:, 1])
+    pictures = float(shown.sum()) * (_MAPS + _OVERLAYS * config.overlay)
+    return Foreseen(bytes=int(share * (pictures + scores * (config.keep == "scores"))))
+
+
+_LOOKED_AT = 64  # images
+# Bytes of a pixel of PNGs of ids and of colours, and of a JPEG of the image: photos of docs/first-tries.md.
+_MAPS, _OVERLAYS = 0.08, 0.39
 
 
 def finish(call: Call, predictions: Artifact) -> None:
@@ -333,5 +348,6 @@ STAGE = Stage(
     parts=parts,
     ports=(MODEL, STORED),
     foresee=foresee,
+    room=foresee,
     finish=finish,
 )

@@ -214,5 +214,6 @@ STAGE = Stage(
     parts=parts,
     uses="labeller",
     foresee=foresee,
+    room=foresee,
     finish=finish,
 )

@@ -256,4 +256,5 @@ STAGE = Stage(
         Port("pseudolabels", "pseudolabels", choice="refined"),
     ),
     foresee=foresee,
+    room=foresee,
 )
