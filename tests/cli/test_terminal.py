@@ -6,6 +6,7 @@ import click
 import numpy as np
 import pytest
 import typer
+from fixtures.pictures import save
 from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, extract
@@ -95,6 +96,21 @@ def test_merging_names_all_label_maps_that_hold_a_class_that_is_gone(call, train
     assert all(name in said for name in made)
     call("classes", "apply")
     call("classes", "name", "3=all")
+
+
+def test_labels_beside_images_that_were_named_as_a_folder_are_found(call):
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        label = np.repeat(np.array([0, 1], np.uint8), 24)[:, None].repeat(64, 1)
+        noise = rng.integers(0, 60, (48, 64, 3)) + 150 * label[..., None]
+        save(Path(f"photos/images/{number}.png"), noise.astype(np.uint8))
+        save(Path(f"photos/labels/{number}.png"), label)
+    Path("photos/classes.json").write_text('{"classes": ["low", "high"]}')
+    call("extract", "photos", *SMALL)
+    call("pseudolabel", "--classes", 2, "--sheet", 0)
+    assert "objects" in call("eval-masks")[1]
+    call("train", "--set", "steps=20")
+    assert "3 images" in call("eval", "--workers", 0, "--sheet", 0)[1]
 
 
 def test_an_evaluation_says_what_labels_were_read_for(call, trained, blocks, tmp_path):

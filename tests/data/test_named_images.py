@@ -18,7 +18,7 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.workspace import Workspace
 from unsupseg_cli.contents.images import describe_images, open_paths, reopen
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.data import video
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.images import image_size, read_image
@@ -110,6 +110,40 @@ def test_what_is_no_video_and_a_missing_extra_are_said(tmp_path, film, monkeypat
     monkeypatch.setattr(video, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"unsupseg\[video\]"):
         open_paths([film])
+
+
+def test_a_video_that_is_cut_off_says_how_many_frames_are_there(tmp_path):
+    path = tmp_path / "film.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=15)
+        stream.height, stream.width, stream.pix_fmt, stream.bit_rate = *SIZE, "yuv420p", 10**7
+        for number in range(FRAMES):
+            noise = np.random.default_rng(number).integers(0, 255, (*SIZE, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    assert open_paths([path]).items
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    told = Context()
+    told.reporter.warn = (said := []).append
+    there = len(video.video_header(path).times)
+    open_paths([path], told, step=1)
+    assert said == [
+        f"'film.avi' is cut off or damaged: {there} of the {FRAMES} frames that it declares are there"
+    ]
+    with pytest.raises(UnsupsegError, match="--strict"):
+        open_paths([path], told, strict=True, step=1)
+
+
+def test_sound_alone_is_no_video(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.rate = 44100
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(UsageError, match="it has no pictures, only sound"):
+        open_paths([path])
 
 
 def test_a_video_and_patterns_go_from_extract_to_predict(photos, film, tmp_path, call):

@@ -79,6 +79,23 @@ def test_predictions_show_several_images_at_once(example):
         assert predictions.show().width > one.width * min(1, 320 / max(one.size))
 
 
+def test_what_is_no_input_of_a_stage_is_said(example, context):
+    config = unsupseg_cli.EvalConfig(dataset=f"{example['place']}/photos/", workers=0)
+    model, features = example["model"], example["features"]
+    for inputs, message in (
+        ({"model": features}, "is of kind features, and `eval` reads model as 'model'"),
+        ({"modle": model}, "reads no input 'modle'; did you mean 'model'?"),
+        ({"model": model.id}, "The input 'model' is a str; give the artifact itself"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            unsupseg_cli.evaluate(config, context, inputs=inputs)
+    with pytest.raises(UsageError, match="`train` takes a TrainConfig, and was given a EvalConfig"):
+        unsupseg_cli.train(config, context)
+    with pytest.raises(UsageError, match=r"Context\(Workspace\(...\)\), and was given 'here'"):
+        unsupseg_cli.Context("here")
+    assert {model: 1}[unsupseg_cli.Workspace(str(example["place"] / "artifacts")).get(model.id)] == 1
+
+
 def test_every_stage_and_its_configuration_can_be_imported_and_stands_on_the_page():
     for name in dir(unsupseg_cli):
         value = getattr(unsupseg_cli, name)

@@ -191,3 +191,15 @@ def test_pages_are_images_by_option(call, tmp_path):
     first, second = (read_image(here / f"out/ids/s.tif/000{page}.tif.png")[..., 0] for page in (1, 2))
     assert (first == second[:, ::-1]).mean() > 0.9
     assert (first == second).mean() < 0.1
+
+
+def test_a_stretch_says_which_types_it_loses_and_what_is_no_number(tmp_path):
+    ramp = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    tifffile.imwrite(tmp_path / "wide.tif", (ramp * 9000).astype(np.uint16))
+    ramp[:8, :8] = np.nan
+    tifffile.imwrite(tmp_path / "narrow.tif", ramp)
+    _, said = settle_reading(items(tmp_path), stretch="0,100")
+    assert "1.6 % of the float32 values are NaN or infinite" in said[1]
+    assert "the float32 values (0.0" in said[2]
+    assert "become 1 of 256 shades by --stretch" in said[2]
+    assert len(said) == 3

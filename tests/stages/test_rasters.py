@@ -38,6 +38,7 @@ from unsupseg_cli.data import rasters
 from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.rasters import Windows, inner_parts
 from unsupseg_cli.data.reading import Reading
+from unsupseg_cli.exchange.ground import signed_area
 from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.pipeline.export_labels import export_labels
 from unsupseg_cli.pipeline.options import ExportLabelsConfig
@@ -232,6 +233,9 @@ def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):
             np.testing.assert_array_equal(painted, values)
             assert np.sum(fields["area"]) == pytest.approx((values < 255).sum() / 4)
     features = json.loads(out.read_text())["features"]
+    for rings in (one["geometry"]["coordinates"] for one in features):
+        turns = [signed_area(ring) > 0 for ring in rings]  # RFC 7946: counter-clockwise, holes clockwise
+        assert turns == [True] + [False] * (len(rings) - 1)
     points = np.concatenate([np.concatenate(one["geometry"]["coordinates"]) for one in features])
     np.testing.assert_allclose(points.mean(0), (13.409, 52.5188), atol=2e-3)
 

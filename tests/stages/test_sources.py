@@ -22,12 +22,15 @@ from unsupseg_cli import (
     train,
 )
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.tables import score_table
 from unsupseg_cli.contents.digests import file_digests
 from unsupseg_cli.contents.option_files import decided_by
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.inference import extraction
 from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.methods.maskdistill.config import TrainOptions as MaskDistill
+from unsupseg_cli.pipeline.report import gather
+from unsupseg_cli.report.page import render
 from unsupseg_cli.stages.evaluate import STAGE as EVALUATE
 from unsupseg_cli.stages.evaluate import EvalConfig
 from unsupseg_cli.stages.import_masks import STAGE as IMPORT
@@ -292,6 +295,16 @@ def test_splits_of_equal_names_are_not_confused(photos, context):
     with pytest.raises(UsageError, match="6 of 6 images are not those"):
         evaluate(photos, context, predictions, split="val")
     assert evaluate(photos, context, predictions, split="train").manifest.summary["images"] == 6
+
+
+def test_a_matching_that_was_taken_is_told_as_such(photos, context):
+    predictions = predictions_of(photos, context)
+    first = evaluate(photos, context, predictions)
+    second = evaluate(photos, context, predictions, assignment=first.id)
+    assert score_table(first.manifest.summary).title.split("matching ")[1].startswith("hungarian,")
+    assert score_table(second.manifest.summary).title.split("matching ")[1].startswith(f"as in '{first.id}',")
+    page = render(gather([first, second], context))
+    assert "as in" in page.split("matching")[1][:200] or f"as in &#39;{first.id}&#39;" in page
 
 
 def test_a_matching_of_other_classes_is_refused(photos, context):

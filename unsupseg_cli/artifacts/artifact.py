@@ -34,6 +34,9 @@ class Artifact:
     manifest: Manifest
     workspace: Workspace | None = field(default=None, compare=False)
 
+    def __hash__(self) -> int:
+        return hash(self.manifest.key)
+
     @property
     def path(self) -> Path:
         """Its folder, with all its files: from object storage they are fetched first; raises UnsupsegError then."""

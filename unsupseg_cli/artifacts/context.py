@@ -11,6 +11,7 @@ from unsupseg_cli.artifacts.cache import Cache
 from unsupseg_cli.artifacts.files import write_json
 from unsupseg_cli.artifacts.sources import Sources
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.options import DEFAULT_WORKSPACE
 from unsupseg_cli.core.progress import Reporter, Silent
 
@@ -44,6 +45,13 @@ class Context:
     current: bool = True
     sources: Sources = field(default_factory=Sources)
     cache: Cache = field(default_factory=Cache.of_environment)
+
+    def __post_init__(self) -> None:
+        given: object = self.workspace
+        if not isinstance(given, Workspace):
+            raise UsageError(
+                f"A context takes a workspace, Context(Workspace(...)), and was given '{given}'."
+            )
 
     def say(self, artifact: Artifact, reused: bool) -> Artifact:
         """Tell that an artifact was written or reused, and return it."""

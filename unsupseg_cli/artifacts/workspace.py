@@ -69,8 +69,8 @@ class Workspace:
     keeps_index = True
     """Whether this object may write the index; a dry run writes nothing."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
         self.promised: dict[str, Artifact] = {}
         self._index: Index | None = None
 

@@ -17,7 +17,8 @@ def score_table(summary: dict[str, Any]) -> Table:
     """Return the scores of an evaluation as a table: per class, then the means."""
     protocol = summary["protocol"]
     flip = (", flip" if protocol["flip"] else "") + (", CRF" if summary.get("crf") else "")
-    title = f"protocol {protocol['name']}{flip}, matching {protocol['matching']}, {counted(summary['images'], 'image')}"
+    matching = f"as in '{taken}'" if (taken := summary.get("matched_by")) else protocol["matching"]
+    title = f"protocol {protocol['name']}{flip}, matching {matching}, {counted(summary['images'], 'image')}"
     title += ", classes named by labels of objects" if protocol["matching"] == OBJECTS else ""
     table = Table("class", "IoU %", "share of pixels %", title=title, title_justify="left", box=None)
     pixels = summary["pixels"]

@@ -359,7 +359,11 @@ def open_paths(
     root = paths[0] if paths[0].is_dir() else paths[0].parent
     parts: dict[str, Any] = {"pages": pages, "windows": windows, "named": named, "step": step}
     origin = named[0] if remote[0] else ""
-    name = folder_name(root) if len(paths) == 1 and paths[0].is_dir() else "images"
+    if len(paths) == 1 and paths[0].is_dir():  # with its labels, where it has some
+        parts["space"] = part.space
+        name = folder_name(root)
+    else:
+        name = "images"
     dataset = Dataset(name, root, "all", tuple(items.values()), origin=origin, **parts)
     return dataset if context is None else _at_most(dataset, context)
 

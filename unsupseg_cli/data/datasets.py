@@ -200,7 +200,14 @@ def frames_of(path: Path, step: int | None) -> Dataset:
     remark = (
         f"'{path.name}': {len(numbers):,} of {len(header.times):,} frames, every {numbers.step}. (--step)"
     )
-    return Dataset("images", path.parent, "all", tuple(items), remarks=(remark,))
+    lacking = len(header.times) < header.declared
+    problem = (
+        f"'{path.name}' is cut off or damaged: {len(header.times):,} of the {header.declared:,} frames that it "
+        "declares are there"
+    )
+    return Dataset(
+        "images", path.parent, "all", tuple(items), remarks=(remark,), problem=problem if lacking else ""
+    )
 
 
 def _with_pages(dataset: Dataset) -> Dataset:

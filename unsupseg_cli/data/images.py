@@ -291,6 +291,7 @@ def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool =
     With ``pages`` each page is an image of its own, so that none is dropped; with ``chosen`` bands were asked for.
     """
     by_remark: dict[str, list[Path]] = {}
+    paths = list(dict.fromkeys(paths))  # of pages and windows one file each
     for path in paths:
         header = _tiff(path)
         remarks = (replace(header, pages=1) if pages else header).remarks(chosen) if header else []

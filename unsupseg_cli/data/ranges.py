@@ -18,6 +18,7 @@ from unsupseg_cli.data.reading import PLAIN, Reading, usual_ranges
 _IMAGES, _PIXELS = 64, 10_000  # that a range is found from: images, and pixels of each
 _LOOKED_AT = 8  # images that are decoded to see whether a range fits them
 _USUAL = 25  # % of a usual range that values reach at least, else their own range is taken
+_FEW_SHADES = 16  # of 256: less tells hardly anything apart
 _PERCENTILES = (2.0, 98.0)
 _OUTSIDE = 25  # % of the values outside a range: more are told
 _EIGHT_BITS = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".mat"})
@@ -53,7 +54,9 @@ def settle_reading(
     if stretch is not None:
         reading = _stretched(items, reading, stretch)
         remark = f"stretch: {reading.low:g} becomes black, {reading.high:g} white"
-        return reading, [remark, *_misfit(items, reading, "all")]
+        by_type = _by_type(items, reporter or Silent())
+        lost = [said for name, files in by_type.items() for said in _lost(files, reading, name)]
+        return reading, [remark, *_misfit(items, reading, "all"), *lost]
     said: list[str] = []
     for name, files in _by_type(items, reporter or Silent()).items():
         known = reading.range_of(name)
@@ -66,9 +69,7 @@ def settle_reading(
             how = "" if usual else ", the 2nd and 98th percentile of them (`extract --stretch` takes others)"
             if values.size or broken:  # else no image of this type can be read
                 said.append(f"{name} values: {low:g} becomes black and {high:g} white in all images{how}")
-            if broken:
-                share = f"{100 * broken:.2g} % of the {name} values"
-                said.append(f"{share} are NaN or infinite: NaN and -inf become black, inf white")
+            said += _broken(broken, name)
     return reading, said
 
 
@@ -158,6 +159,30 @@ def _misfit(items: Sequence[Item], reading: Reading, name: str) -> list[str]:
     if share <= _OUTSIDE:
         return []
     return [f"{share:.0f} % of the values lie outside {low:g} to {high:g}, and become black or white"]
+
+
+def _broken(share: float, name: str) -> list[str]:
+    """Say how much of a type's values are no numbers."""
+    if not share:
+        return []
+    of_type = f"{100 * share:.2g} % of the {name} values"
+    return [f"{of_type} are NaN or infinite: NaN and -inf become black, inf white"]
+
+
+def _lost(items: Sequence[Item], reading: Reading, name: str) -> list[str]:
+    """Say which values of a type are no numbers, and whether all of them become nearly one shade of a common range."""
+    values, _, broken = _sample(items, reading)
+    said, range_ = _broken(broken, name), reading.range_of(name)
+    if range_ is None or not values.size:
+        return said
+    least, most = (float(value) for value in np.percentile(values, _PERCENTILES))
+    shades = 255 * (most - least) / (range_[1] - range_[0])
+    if least < most and shades < _FEW_SHADES:
+        said.append(
+            f"the {name} values ({least:g} to {most:g}) become {max(1, round(shades))} of 256 shades by --stretch: "
+            "without it each type has a range of its own"
+        )
+    return said
 
 
 def _rounded(value: float) -> float:

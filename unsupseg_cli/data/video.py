@@ -22,12 +22,16 @@ _AHEAD = 300  # frames that are decoded on the way to a later one, instead of lo
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What a video holds: size of its frames upright, the times of all frames in order, frames in a second."""
+    """What a video holds: size of its frames upright, the times of all frames in order, frames in a second.
+
+    ``declared`` is how many frames the file says that it has, 0 where it does not say.
+    """
 
     height: int
     width: int
     times: tuple[int, ...]
     rate: float
+    declared: int
 
 
 def is_video(path: Path) -> bool:
@@ -96,12 +100,14 @@ def _header(path: Path, size: int, modified: int) -> VideoHeader:
     import av
 
     with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError("it has no pictures, only sound or other data")
         stream = container.streams.video[0]
         times = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
         rate = float(stream.average_rate or 25)
         container.seek(0)
         height, width = _upright(next(container.decode(stream))).shape[:2]
-    return VideoHeader(height, width, tuple(times), rate)
+    return VideoHeader(height, width, tuple(times), rate, int(stream.frames))
 
 
 def _decoded(path: Path, wanted: int) -> Iterator[Any]:

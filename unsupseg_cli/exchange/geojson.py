@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.exchange.ground import Ground
+from unsupseg_cli.exchange.ground import Ground, signed_area
 from unsupseg_cli.exchange.labelled import Classes, LabelledImage
 from unsupseg_cli.exchange.table import Wishes
 
 SUFFIX = ".geojson"
 _WGS84 = "OGC:CRS84"  # longitude first
 _DIGITS = 8  # of a degree: a millimetre
+_FIGURES = 10  # of an area, whose unit may be a square degree
 
 
 def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: Wishes) -> list[str]:
@@ -41,10 +43,21 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
                     "name": entry.name,
                     "fill": f"#{bytes(entry.color).hex()}",
                     "image": region.image,
-                    "area": round(region.area, 3),
+                    "area": float(f"{region.area:.{_FIGURES}g}"),
                 },
-                "geometry": transform_geom(systems[region.image], _WGS84, region.polygon, precision=_DIGITS),
+                "geometry": _wound(
+                    transform_geom(systems[region.image], _WGS84, region.polygon, precision=_DIGITS)
+                ),
             }
             file.write(("," if number else "") + "\n" + json.dumps(feature))
         file.write("\n]}\n")
     return ground.remarks()
+
+
+def _wound(polygon: dict[str, Any]) -> dict[str, Any]:
+    """Return a polygon with its outer ring counter-clockwise and its holes clockwise (RFC 7946, section 3.1.6)."""
+    rings = [
+        ring if (signed_area(ring) > 0) == (number == 0) else ring[::-1]
+        for number, ring in enumerate(polygon["coordinates"])
+    ]
+    return {**polygon, "coordinates": rings}

@@ -70,7 +70,7 @@ class Ground:
                     ):
                         continue
                     area = sum(
-                        (1 if index == 0 else -1) * abs(_area(ring))
+                        (1 if index == 0 else -1) * abs(signed_area(ring))
                         for index, ring in enumerate(polygon["coordinates"])
                     )
                     if area < (self._wishes.least - 0.5) * pixel:
@@ -87,7 +87,7 @@ class Ground:
         ]
 
 
-def _area(ring: list[tuple[float, float]]) -> float:
+def signed_area(ring: list[tuple[float, float]]) -> float:
     """Return the signed area of a closed ring; coordinates are taken from its first point, as they are large."""
     x0, y0 = ring[0]
     points = [(x - x0, y - y0) for x, y in ring]

@@ -10,7 +10,7 @@ from unsupseg_cli.artifacts.identity import UNKNOWN
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.features import FeatureSet, features_behind
 from unsupseg_cli.contents.model_file import take_model
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UsageError, did_you_mean
 from unsupseg_cli.core.ports import Port, ports_to_fill
 from unsupseg_cli.pipeline.table import makers
 
@@ -47,6 +47,23 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
         _require_same_features(taken, {port.role for port in ports if port.views}, context)
         _require_same_images(taken)
     return taken
+
+
+def require_inputs(ports: Sequence[Port], inputs: Mapping[str, object], stage: str) -> None:
+    """Raise UsageError unless inputs are artifacts of the kinds that a stage reads in their roles."""
+    kinds: dict[str, set[str]] = {}
+    for port in ports:
+        kinds.setdefault(port.role, set()).add(port.kind)
+    for role, artifact in inputs.items():
+        if role not in kinds:
+            raise UsageError(f"`{stage}` reads no input '{role}'{did_you_mean(role, kinds)}")
+        if not isinstance(artifact, Artifact):
+            raise UsageError(f"The input '{role}' is a {type(artifact).__name__}; give the artifact itself.")
+        if artifact.manifest.kind not in kinds[role]:
+            raise UsageError(
+                f"'{artifact.id}' is of kind {artifact.manifest.kind}, and `{stage}` reads "
+                f"{' or '.join(sorted(kinds[role]))} as '{role}'."
+            )
 
 
 def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: bool = False) -> Artifact:

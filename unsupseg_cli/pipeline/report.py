@@ -66,9 +66,11 @@ def write_report(
         sheets: class sheets that are there already, by the id of their model.
 
     Raises:
-        UsageError: the file is there and is no report.
+        UsageError: there is no artifact, or the file is there and is no report.
         UnsupsegError: it cannot be written.
     """
+    if not artifacts:
+        raise UsageError("There is no artifact to report.")
     require_report(out)
     page = gather(artifacts, context, sheets)
     try:

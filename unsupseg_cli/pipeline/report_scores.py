@@ -63,7 +63,7 @@ def _score_column(subject: Subject) -> dict[str, str]:
         "protocol": f"{protocol['name']}: {protocol['source']}",
         "geometry": f"{protocol['geometry']}, size {protocol['size'] or 'of the model'}, {protocol['filter']}",
         "mirrored too": "yes" if protocol["flip"] else "no",
-        "matching": str(protocol["matching"]),
+        "matching": f"as in '{taken}'" if (taken := summary.get("matched_by")) else str(protocol["matching"]),
         "CRF": "yes" if summary.get("crf") or refined else "no",
         "labels": "used to make what is scored" if manifest.used_labels else "read for the scores only",
     }

@@ -300,8 +300,12 @@ def settle(
     Raises:
         UsageError: an option has no effect, an input is missing or does not fit.
     """
-    from unsupseg_cli.pipeline.inputs import require_method, take_inputs
+    from unsupseg_cli.pipeline.inputs import require_inputs, require_method, take_inputs
 
+    if not isinstance(config, stage.config):
+        raise UsageError(
+            f"`{stage.name}` takes a {stage.config.__name__}, and was given a {type(config).__name__}."
+        )
     require_effect(config)
     method = None
     if stage.uses:
@@ -317,6 +321,7 @@ def settle(
         ports = ports_of(stage, dict(config), options)
     if inputs is None:
         inputs = take_inputs(ports, config, context)
+    require_inputs(ports, inputs, stage.name)
     ordered = {port.role: inputs[port.role] for port in ports if port.role in inputs}
     for port in ports:
         if port.role in ordered:

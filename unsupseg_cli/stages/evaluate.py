@@ -235,6 +235,8 @@ class _Evaluation:
         if dataset.unlabelled:
             draft.warnings.append(f"left out: {counted(len(dataset.unlabelled), 'image')} without a label")
         summary["crf"] = call.config.crf
+        if "assignment" in call.inputs and "naming" not in call.inputs:
+            summary["matched_by"] = call.inputs["assignment"].id
         summary["skipped"] = skipped
         write_json(draft.folder / SCORES, summary)
         return summary
