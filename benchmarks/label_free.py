@@ -29,14 +29,14 @@ CONDITIONS = {
 }
 CLUSTERS = {
     "kmeans": [{"command": "pseudolabel", "id": "clusters", "method": "kmeans"}],
-    "spectral": [{"command": "pseudolabel", "id": "clusters", "method": "spectral"}],
+    "spectral": [{"command": "pseudolabel", "id": "clusters", "method": "spectral", "set": {"sample": 8000}}],
     "best": [
         {"command": "pseudolabel", "id": "objects", "method": "maskdistill", "part": "masks"},
         {
             "command": "pseudolabel",
             "id": "clusters",
             "method": "spectral",
-            "set": {"clusters": "auto", "background": "auto"},
+            "set": {"clusters": "auto", "background": "auto", "sample": 8000},
         },
     ],
     "primaps": [{"command": "pseudolabel", "method": "primaps"}],

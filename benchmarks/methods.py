@@ -126,7 +126,7 @@ def maskdistill(shared: Shared) -> Iterator[str]:
 
 def best(shared: Shared) -> Iterator[str]:
     masks = call("pseudolabel --method maskdistill --part masks --features", shared.features)
-    choose = "pseudolabel --method spectral --set clusters=auto --set background=auto --set sample=16000 --features"
+    choose = "pseudolabel --method spectral --set clusters=auto --set background=auto --features"
     labels = call(choose, shared.features, "--pseudolabels", masks, shared.seed)
     yield call("train --pseudolabels", labels, shared.seed)
 

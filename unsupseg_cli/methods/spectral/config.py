@@ -23,7 +23,7 @@ class PseudolabelOptions(MethodOptions):
         "outside: class 0 is what the masks given leave out; auto: if they are objects, which leave the border free.",
     )
     sample: int = setting(
-        8000, "Most tokens that are clustered, drawn evenly over the images.", ge=10, le=100_000
+        16_000, "Most tokens that are clustered, drawn evenly over the images.", ge=10, le=100_000
     )
     draws: int = setting(
         4, "Samples that are clustered; the clusters of greatest modularity are kept.", ge=1, le=100

@@ -14,7 +14,7 @@ DEVIATIONS = (
     ),
     Deviation(
         "points",
-        "a sample of 8,000 tokens, which votes on the others",
+        "a sample of 16,000 tokens, which votes on the others",
         "all points",
         "eigenvectors of all tokens of a collection take too long, and the votes are cheap",
         "pseudolabel --set sample=100000, at most",
