@@ -216,7 +216,7 @@ def test_a_vit_without_cls_gives_patches_but_no_cls(tmp_path):
     torch.save(timm.create_model(name, num_classes=0).state_dict(), tmp_path / "w.pth")
     loaded = load_backbone(f"timm:{name}", tmp_path / "w.pth")
     assert loaded(torch.randn(1, 3, 32, 48), keep=("patch",))["patch"].shape == (1, 2, 3, 768)
-    with pytest.raises(UsageError, match="no CLS token"):
+    with pytest.raises(UsageError, match="no CLS token: --keep patch,pooled, or take a ViT of DINO"):
         loaded(torch.randn(1, 3, 32, 48))
 
 

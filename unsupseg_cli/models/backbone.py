@@ -138,7 +138,10 @@ class Backbone(nn.Module):
                 its attention or query of one without.
         """
         if {"cls", "attention", "cls_query"} & set(keep) and getattr(self.vit, "cls_token", None) is None:
-            raise UsageError(f"The backbone '{self.name}' has no CLS token; keep patch and pooled.")
+            raise UsageError(
+                f"The backbone '{self.name}' has no CLS token: --keep patch,pooled, or take a ViT of DINO or DINOv2 or "
+                "`tiny`, which have one (`unsupseg backbones list`)."
+            )
         height, width = images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
         dtype = DTYPES[self.precision]
         with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
