@@ -106,6 +106,8 @@ def test_yolo_polygons_drawn_again_are_the_label_maps(predictions, labels, ids, 
     context.reporter.warn = said.append
     out = written(predictions, context, "yolo-seg", tmp_path / "out")
     about = yaml.safe_load((out / "data.yaml").read_text())
+    assert about["train"] == about["val"] == "images/train"
+    assert "path" not in about  # relative to the file, wherever the trainer is called
     assert about["names"] == dict(enumerate(NAMES))  # without holes, and said where that makes a difference
     merged = "YOLO's numbers of classes have no holes, so that they are not the ids: 2 is 1, 5 is 2, 9 is 3"
     assert said == ([merged] if ids[-1] == 9 else [])

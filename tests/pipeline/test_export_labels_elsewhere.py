@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,3 +78,23 @@ def test_label_studio_takes_the_tasks(export, labels):
             mask = brush.decode_rle(one["value"]["rle"]).reshape(*values.shape, 4)[..., 3] == 255
             found[mask] = NAMES.index(one["value"]["brushlabels"][0])
         np.testing.assert_array_equal(found, values)
+
+
+def test_supervision_reads_the_polygons(labels, tmp_path):
+    supervision = pytest.importorskip("supervision", reason=REASON)
+    context = Context(Workspace(tmp_path / "work"))
+    large = {"a.png": labels["a.png"].repeat(10, 0).repeat(10, 1), "b.jpg": np.full((50, 70), 2, np.int16)}
+    predictions = predictions_of(large, NAMES, context, tmp_path / "photos")
+    out = export_labels(ExportLabelsConfig(format="yolo-seg", out=tmp_path / "yolo"), predictions.id, context)
+    read = supervision.DetectionDataset.from_yolo(
+        str(out / "images" / "train"), str(out / "labels" / "train"), str(out / "data.yaml"), force_masks=True
+    )
+    assert read.classes == NAMES
+    assert len(read) == len(large)
+    for path, _, found in read:
+        values = large[Path(path).name]
+        for group in np.unique(values[values >= 0]):
+            mask, drawn = values == group, found.mask[found.class_id == group].any(0)
+            assert drawn[mask].all()  # which fills the pixels under an outline too
+            assert drawn.sum() < 1.05 * mask.sum()
+        assert set(found.class_id) == set(values[values >= 0])

@@ -38,7 +38,8 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="ascii")
     table = "".join(f"  {number}: {json.dumps(entry.name)}\n" for number, entry in enumerate(classes))
-    yaml = f"path: .\ntrain: images/train\nval: images/train\nnames:\n{table}"
+    # Without `path` folders are relative to the file; a `path` of "." is that of the process which reads it.
+    yaml = f"train: images/train\nval: images/train\nnames:\n{table}"
     (out / "data.yaml").write_text(yaml, encoding="utf-8")
     return regions.remarks() + files.remarks() + _remarks_on_numbers(classes)
 
