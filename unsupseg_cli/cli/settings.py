@@ -91,6 +91,8 @@ class Settings:
 
     def _check(self) -> None:
         """Raise UsageError for what no command reads: a typing mistake would else stay without effect."""
+        if not self.values:
+            return  # the options of all commands take a tenth of a second to load
         table_of_stages = stages()
         options = _PLACES.union(*(stage.config.model_fields for stage in table_of_stages.values()))
         options |= RunConfig.model_fields.keys() | DemoConfig.model_fields.keys()

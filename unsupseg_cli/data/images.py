@@ -41,8 +41,11 @@ def _readable_suffixes() -> frozenset[str]:
             module = import_module(plugin)
             if register:
                 getattr(module, register)()
-    extensions = Image.registered_extensions()
-    readable = {suffix for suffix in _OPTIONAL if extensions.get(suffix) in Image.OPEN}
+    Image.preinit()
+    for name in ("Tiff", "WebP", "Jpeg2K", "Avif"):  # the others of `FORMATS`; all of Pillow's take longer to load
+        with suppress(ImportError):
+            import_module(f"PIL.{name}ImagePlugin")
+    readable = {suffix for suffix in _OPTIONAL if Image.EXTENSION.get(suffix) in Image.OPEN}
     if not features.check("avif") and "pillow_avif" not in sys.modules:
         readable -= {".avif"}
     if not features.check("jpg_2000"):

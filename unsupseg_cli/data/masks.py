@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from unsupseg_cli.core.labels import VOID
@@ -65,6 +64,8 @@ def to_label_map(
 
 def cell_boxes(layers: NDArray[np.int16], count: int) -> NDArray[np.int64]:
     """Return left, top, right and bottom of each mask in cells of the layers, (count, 4); zeros where it is empty."""
+    from scipy import ndimage  # a quarter of a second, which calls that reuse an artifact do without
+
     boxes = np.zeros((count, 4), np.int64)
     for layer in layers:
         for number, extent in enumerate(ndimage.find_objects(layer.astype(np.int32) + 1, max_label=count)):
@@ -107,6 +108,8 @@ def masked_means(tokens: Tensor, masks: NDArray[np.bool_]) -> Tensor:
 
 def component(agrees: NDArray[np.bool_], source: int) -> NDArray[np.bool_]:
     """Return the 4-connected component (h, w) of a flat index; empty where that cell itself does not agree."""
+    from scipy import ndimage
+
     parts, _ = ndimage.label(agrees)
     number = parts.flat[source]
     mask: NDArray[np.bool_] = (parts == number) & (number > 0)
