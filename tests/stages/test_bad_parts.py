@@ -79,13 +79,17 @@ def test_masks_of_too_few_views_are_refused(context, monkeypatch):
     [
         (lambda head: replace(head, class_head={**head.class_head, "dim": 5}), "size mismatch"),
         (lambda head: replace(head, class_head={**head.class_head, "type": "cosin"}), "head of type 'cosin'"),
+        (
+            lambda head: replace(head, class_head={**head.class_head, "heat": 1.0}),
+            "unexpected keyword argument 'heat'",
+        ),
         (lambda head: replace(head, tensors={}), "Missing key"),
         (
             lambda head: replace(head, tensors={name: v * torch.nan for name, v in head.tensors.items()}),
             "'class_head.weight' holds NaN",
         ),
     ],
-    ids=["shape", "type", "nothing", "nan"],
+    ids=["shape", "type", "field", "nothing", "nan"],
 )
 def test_a_model_whose_parts_do_not_fit_is_not_written(context, monkeypatch, change, said):
     label(context)

@@ -42,7 +42,12 @@ def _readable_suffixes() -> frozenset[str]:
             if register:
                 getattr(module, register)()
     Image.preinit()
-    for name in ("Tiff", "WebP", "Jpeg2K", "Avif"):  # the others of `FORMATS`; all of Pillow's take longer to load
+    for name in (
+        "Tiff",
+        "WebP",
+        "Jpeg2K",
+        "Avif",
+    ):  # the others of `FORMATS`; all of Pillow's take longer to load
         with suppress(ImportError):
             import_module(f"PIL.{name}ImagePlugin")
     readable = {suffix for suffix in _OPTIONAL if Image.EXTENSION.get(suffix) in Image.OPEN}

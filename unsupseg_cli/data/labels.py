@@ -66,8 +66,8 @@ class LabelSpace:
 
     @cached_property
     def _table(self) -> NDArray[np.int16]:
-        """Class of each raw value from 0; VOID or _UNKNOWN where it has none."""
-        raw = [*self.mapping, *self.void, 0]
+        """Class of each raw value from 0, at least of all bytes; VOID or _UNKNOWN where it has none."""
+        raw = [*self.mapping, *self.void, 255]
         table = np.full(max(raw) + 1, _UNKNOWN, np.int16)
         for value in self.void:
             if value >= 0:
@@ -99,11 +99,7 @@ class LabelSpace:
                 f"The label '{path}' holds numbers, but the class file '{self.name}' ({self.origin}) gives colours only"
                 ': give label images in these colours, or a JSON --class-file with the "id" of every class.'
             )
-        table = self._table
-        inside = (raw >= 0) & (raw < len(table))
-        classes: NDArray[np.int16] = table[np.where(inside, raw, 0)]
-        classes[~inside] = _UNKNOWN
-        classes[~inside & np.isin(raw, list(self.void))] = VOID  # negative void values
+        classes = self._classes(raw)
         if (classes == _UNKNOWN).any():
             wrong, present = np.unique(raw[classes == _UNKNOWN]), np.unique(raw)
             raise UsageError(
@@ -111,6 +107,17 @@ class LabelSpace:
                 f"Classes are {as_ranges(sorted(self.mapping))}, void is {as_ranges(sorted(self.void))}."
                 f"{_hint(present.tolist(), wrong.tolist(), self)}"
             )
+        return classes
+
+    def _classes(self, raw: NDArray[np.integer[Any]]) -> NDArray[np.int16]:
+        """Return the class of raw values (H, W), VOID or _UNKNOWN where they have none."""
+        table = self._table
+        if raw.dtype == np.uint8:
+            return np.take(table, raw)
+        inside = (raw >= 0) & (raw < len(table))
+        classes: NDArray[np.int16] = table[np.where(inside, raw, 0)]
+        classes[~inside] = _UNKNOWN
+        classes[~inside & np.isin(raw, list(self.void))] = VOID  # negative void values
         return classes
 
     def _encode_colors(self, raw: NDArray[np.integer[Any]], path: Path) -> NDArray[np.int16]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -40,6 +41,13 @@ def build_head(description: dict[str, Any]) -> nn.Module:
             f"The model has a head of type '{kind}', which neither this version nor an installed method knows "
             f"(known: {', '.join(sorted(HEADS))}); update unsupseg, or install the package of the model's method."
         )
+    try:
+        signature(HEADS[kind]).bind(**fields)
+    except TypeError as error:
+        raise UnsupsegError(
+            f"The model's head of type '{kind}' does not fit this version ({error}); it was made by another version "
+            "of unsupseg or of the method's package: use that version, or train again."
+        ) from None
     return HEADS[kind](**fields)
 
 

@@ -27,10 +27,14 @@ def save(picture: Figure | Image.Image, path: Path | str) -> None:
     if isinstance(picture, Image.Image):
         picture.save(path)
     else:
-        metadata = {"Software": None} if str(path).endswith(".png") else None
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Glyph \d+")  # of names in other scripts: boxes stand for them
-            picture.savefig(path, metadata=metadata)
+            if Path(path).suffix == ".png":  # `savefig` draws twice
+                canvas: Any = FigureCanvasAgg(picture)
+                canvas.draw()
+                Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path, dpi=(picture.dpi, picture.dpi))
+            else:
+                picture.savefig(path)
 
 
 def _plain(names: Sequence[str]) -> list[str]:
