@@ -24,7 +24,7 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.progress import Reporter, Silent
 
 OWN_IMAGE = 0.4
-"""Share of nearest tokens in their own image above which k-means of the tokens was better (docs/results.md)."""
+"""Share of nearest tokens in their own image above which k-means of the tokens was better (docs/choices.md)."""
 
 _BLOCK = 2048  # rows that are compared with all points at a time
 _LEAST = 1e-6  # weight of the edge of each point to itself, so that none is without an edge

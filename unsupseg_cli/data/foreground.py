@@ -14,7 +14,7 @@ from torch import Tensor
 from unsupseg_cli.core.labels import VOID
 
 OBJECTS_BELOW = 0.5
-"""Share at the border below which masks were objects before a background (docs/results.md)."""
+"""Share at the border below which masks were objects before a background (docs/choices.md)."""
 
 
 def foreground_cells(maps: Sequence[NDArray[np.int16]], grids: NDArray[np.int64]) -> list[Tensor]:

@@ -37,7 +37,7 @@ class PseudolabelOptions(MethodOptions):
         "auto",
         "Tokens are compared as they are (none) or less the mean of their image; auto: image where two random tokens "
         "of the collection are as alike as the threshold asks, so that every image would be one mask.",
-        source=f"ours (docs/results.md); {_CODE}: none",
+        source=f"ours (docs/choices.md); {_CODE}: none",
     )
     anchor: Literal["largest", "signed"] = setting(
         "largest",
@@ -82,7 +82,7 @@ class TrainOptions(MethodOptions):
         "kmeans",
         "First prototypes: pca (then cosine k-means), spherical kmeans, or the model that the features come from. They "
         "keep their length, which slows their turning.",
-        source=f"kmeans: ours (docs/results.md); {_CODE}: pca on a backbone, the cluster probe on STEGO",
+        source=f"kmeans: ours (docs/choices.md); {_CODE}: pca on a backbone, the cluster probe on STEGO",
     )
     init_batches: int = setting(
         93,
@@ -94,7 +94,7 @@ class TrainOptions(MethodOptions):
     init_sample: int = setting(50_000, "Tokens that spherical k-means starts from.", ge=1, source="ours")
     init_restarts: int = setting(8, "Starts of spherical k-means.", ge=1, le=1000, source="ours")
     epochs: int = setting(
-        10, "Epochs of EM.", ge=1, length=True, source=f"ours (docs/results.md); {_CODE}: 50, best by labels"
+        10, "Epochs of EM.", ge=1, length=True, source=f"ours (docs/choices.md); {_CODE}: 50, best by labels"
     )
     batch: int = setting(32, "Images per step.", ge=1, source=f"{_CODE}: train.py")
     lr: float = setting(5e-3, "Adam's learning rate.", gt=0, source=f"{_CODE}: train.py")
@@ -123,7 +123,7 @@ class TrainOptions(MethodOptions):
         4.0,
         "Sharpness of the class scores: they spread over the classes as alpha * cosine does; 0: as they were trained.",
         ge=0,
-        source=f"ours (docs/results.md); {_CODE}: as trained",
+        source=f"ours (docs/choices.md); {_CODE}: as trained",
     )
     mirror: float = setting(
         0.5, "Probability that an image is mirrored (live tokens only).", ge=0, le=1, source=f"{_CODE}: HFlip"

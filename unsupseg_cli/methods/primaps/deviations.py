@@ -10,7 +10,7 @@ DEVIATIONS = (
         "spherical k-means, the lowest inertia of eight starts",
         "PCA of the tokens, then cosine k-means",
         "the result depends on the start more than on anything else: on the bundled scenes 28.5 instead of 13.1 mIoU "
-        "(docs/results.md)",
+        "(docs/choices.md)",
         "train --set init=pca",
     ),
     Deviation(
@@ -34,7 +34,7 @@ DEVIATIONS = (
         "less the mean of their image, where two random tokens are as alike as the threshold asks",
         "as they are",
         "where all tokens are alike every image becomes one mask: the best that a labelling of whole masks can reach "
-        "is 16.4 mIoU as published and 43.0 here, on the bundled scenes with `tiny` (docs/results.md)",
+        "is 16.4 mIoU as published and 43.0 here, on the bundled scenes with `tiny` (docs/choices.md)",
         "pseudolabel --set center=none",
     ),
     Deviation(
@@ -83,7 +83,7 @@ DEVIATIONS = (
         "as 4 times a cosine",
         "as trained",
         "no token changes its class, and a CRF has something left to do; on the bundled scenes no difference that can "
-        "be told from chance (docs/results.md)",
+        "be told from chance (docs/choices.md)",
         "train --set alpha=0",
     ),
 )

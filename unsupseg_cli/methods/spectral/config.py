@@ -61,7 +61,7 @@ class TrainOptions(MethodOptions):
         "and no class changes.",
         gt=0,
         le=1,
-        source="ours (docs/results.md)",
+        source="ours (docs/choices.md)",
     )
 
     def needs(self) -> Needs:
