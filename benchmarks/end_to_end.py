@@ -1,6 +1,7 @@
 """Photos to label maps with each method, beside the sum of the parts that no way can leave out: time, memory, growth.
 
     python benchmarks/end_to_end.py IMAGES [--counts 500] [--methods kmeans spectral] [--backbone NAME --weights FILE]
+        [--device cpu]
 
 A chain is the commands from `extract` to `predict --features`, in one process that is new for each, start-up counted;
 with --crf also `refine`. The parts are run right before it, in another new process: a bare timm loop over the views,
@@ -93,7 +94,7 @@ def run_chain(method: str, images: Path, options: argparse.Namespace) -> Run:
             call = line.format(**words).split()
             call += ["--dataset", str(images), *network] if call[0] == "extract" else []
             call += options.training.split() if call[0] == "train" else []
-            result = CliRunner().invoke(app, [*call, "--workspace", workspace])
+            result = CliRunner().invoke(app, [*call, "--device", options.device, "--workspace", workspace])
             if result.exit_code:
                 sys.exit(f"{' '.join(call)}\n{result.stderr}")
             made = {"extract": "features", "train": "model", "predict": "predictions"}.get(call[0])
@@ -118,7 +119,7 @@ def run_parts(images: Path, options: argparse.Namespace) -> Run:
     from unsupseg_cli.methods.kmeans.config import PseudolabelOptions
     from unsupseg_cli.models.backbone import load_backbone, resolve_precision
 
-    device = torch.device("cpu")
+    device = torch.device(options.device)
     precision = resolve_precision("auto", device)
     backbone = load_backbone(options.backbone, options.weights).prepare(precision, device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -130,14 +131,15 @@ def run_parts(images: Path, options: argparse.Namespace) -> Run:
     tokens: list[torch.Tensor] = [torch.empty(0)] * len(views)
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+    with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         for members in indices_by(view.shape for view in views).values():
             for first in range(0, len(members), default_batch(device)):
                 part = members[first : first + default_batch(device)]
-                batch = backbone.normalise(torch.from_numpy(np.stack([views[index] for index in part])))
+                batch = torch.from_numpy(np.stack([views[index] for index in part])).to(device)
+                batch = backbone.normalise(batch)
                 found = backbone.model.forward_features(batch)[:, backbone.model.num_prefix_tokens :]
                 for index, value in zip(part, found, strict=True):
-                    tokens[index] = value
+                    tokens[index] = value.cpu()
     seconds["forward"] = time.perf_counter() - start
 
     chosen = PseudolabelOptions()
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=CHAINS, default=list(CHAINS))
     parser.add_argument("--backbone", default="tiny")
     parser.add_argument("--weights", type=Path)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--classes", type=int, default=12)
     parser.add_argument("--training", default="", help="more options of train, such as '--set steps=100'")

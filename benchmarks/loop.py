@@ -1,6 +1,6 @@
 """Steps per second of the training loop beside another checkout's, and beside the bare forward, backward and step.
 
-    python benchmarks/loop.py OTHER_CHECKOUT [--steps 20] [--rounds 5] [--views 64] [--side 28]
+    python benchmarks/loop.py OTHER_CHECKOUT [--steps 20] [--rounds 5] [--views 64] [--side 28] [--device cpu]
 
 STEGO and PriMaPs-EM train on made-up tokens in memory, so that nothing is read ahead and nothing saved. Every round
 runs each loop in a process of its own, one after the other, since other work may load the machine: read the ratios.
@@ -24,7 +24,7 @@ METHODS = ("stego", "primaps")
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 
 
-def trainer_of(method: str, views: int, side: int) -> Any:
+def trainer_of(method: str, views: int, side: int, device: str) -> Any:
     """Return a trainer on tokens (side, side, 384) of some views."""
     import numpy as np
     import torch
@@ -38,7 +38,7 @@ def trainer_of(method: str, views: int, side: int) -> Any:
 
     draw = torch.Generator().manual_seed(0)
     source = MemorySource([torch.randn(side, side, 384, generator=draw) for _ in range(views)])
-    given: dict[str, Any] = {"classes": 27, "seed": 0, "network": None}
+    given: dict[str, Any] = {"classes": 27, "seed": 0, "network": None, "device": torch.device(device)}
     if method == "stego":
         graph = np.array(
             [[(view + 1 + near) % views for near in range(7)] for view in range(views)], np.int32
@@ -50,7 +50,7 @@ def trainer_of(method: str, views: int, side: int) -> Any:
     return PrimapsTrainer(options, Inputs(source, masks=masks, model=None, **given))
 
 
-def time_fit(trainer: Any, steps: int, views: int) -> float:
+def time_fit(trainer: Any, options: argparse.Namespace) -> float:
     """Return steps per second of the loop of the tree that this process runs."""
     from lightning_fabric import Fabric
 
@@ -64,20 +64,21 @@ def time_fit(trainer: Any, steps: int, views: int) -> float:
             yield number
         times.append(time.perf_counter())
 
-    schedule = Schedule(steps=steps + _FIRST, batch=trainer.batch, views=views, seed=0)
-    fit(trainer, schedule, Fabric(accelerator="cpu", devices=1), track=track)
-    return steps / (times[-1] - times[_FIRST])
+    schedule = Schedule(steps=options.steps + _FIRST, batch=trainer.batch, views=options.views, seed=0)
+    fit(trainer, schedule, Fabric(accelerator=options.device, devices=1), track=track)
+    return options.steps / (times[-1] - times[_FIRST])
 
 
-def time_bare(trainer: Any, steps: int, views: int) -> float:
+def time_bare(trainer: Any, options: argparse.Namespace) -> float:
     """Return steps per second of forward, backward and optimizer with nothing around them."""
     from unsupseg_cli.training.batch import Batch
     from unsupseg_cli.training.loop import Schedule, batch_views
 
+    trainer.module.to(options.device)
     optimizer = trainer.optimizer()
     trainer.begin(optimizer)
-    schedule = Schedule(steps=steps + _FIRST, batch=trainer.batch, views=views, seed=0)
-    for step in range(steps + _FIRST):
+    schedule = Schedule(steps=options.steps + _FIRST, batch=trainer.batch, views=options.views, seed=0)
+    for step in range(options.steps + _FIRST):
         if step == _FIRST:
             clock = time.perf_counter()
         batch = Batch.alone(step, batch_views(schedule, step))
@@ -85,12 +86,13 @@ def time_bare(trainer: Any, steps: int, views: int) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return steps / (time.perf_counter() - clock)
+    float(loss)  # waits for the device
+    return options.steps / (time.perf_counter() - clock)
 
 
 def child(options: argparse.Namespace) -> None:
-    measure: Callable[[Any, int, int], float] = time_bare if options.bare else time_fit
-    print(measure(trainer_of(options.method, options.views, options.side), options.steps, options.views))
+    measure: Callable[[Any, argparse.Namespace], float] = time_bare if options.bare else time_fit
+    print(measure(trainer_of(options.method, options.views, options.side, options.device), options))
 
 
 def main() -> None:
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--views", type=int, default=64)
     parser.add_argument("--side", type=int, default=28, help="rows and columns of tokens; even")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -114,7 +117,7 @@ def main() -> None:
         found: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, (tree, extra) in runs.items():
-                sizes = [f"--{key}={getattr(options, key)}" for key in ("steps", "views", "side")]
+                sizes = [f"--{key}={getattr(options, key)}" for key in ("steps", "views", "side", "device")]
                 call = [sys.executable, __file__, str(options.other), "--method", method, *sizes, *extra]
                 environment = {**os.environ, **_KEEP_MEMORY, "PYTHONPATH": str(tree)}
                 done = subprocess.run(call, env=environment, check=True, capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """STEGO's training steps from stored tokens beside the same loop with the frozen backbone in it.
 
-    python benchmarks/stego_steps.py WORKSPACE FEATURES GRAPH [--steps 5] [--rounds 3]
+    python benchmarks/stego_steps.py WORKSPACE FEATURES GRAPH [--steps 5] [--rounds 3] [--device cpu]
 
 FEATURES and GRAPH are ids of the workspace. Rounds alternate between the two sources, since other work may load the
 machine: read the ratio. Both loops draw the same images, points and dropout, so that their losses must agree.
@@ -31,7 +31,8 @@ from unsupseg_cli.training.loop import Schedule, batch_views
 class Loop:
     """The training loop of one token source, a step at a time."""
 
-    def __init__(self, trainer: Trainer, views: int) -> None:
+    def __init__(self, trainer: Trainer, views: int, device: torch.device) -> None:
+        trainer.module.to(device)
         self.trainer, self.optimizer = trainer, trainer.optimizer()
         self.schedule = Schedule(steps=10**6, batch=trainer.batch, views=views, seed=0)
         self.losses: list[float] = []
@@ -48,8 +49,8 @@ class Loop:
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.losses.append(float(loss.detach()))  # waits for the device
         self.seconds.append(time.perf_counter() - start)
-        self.losses.append(float(loss.detach()))
 
 
 def main() -> None:
@@ -61,16 +62,17 @@ def main() -> None:
     parser.add_argument("graph")
     parser.add_argument("--steps", type=int, default=5, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
     artifact = context.workspace.get(options.features, "features")
-    features, device = FeatureSet(artifact), torch.device("cpu")
+    features, device = FeatureSet(artifact), torch.device(options.device)
     neighbours = read_neighbours(context.workspace.get(options.graph, "graph"))
     live = live_source(features, context, device)
     loops = {}
     for name, network in (("stored", None), ("live", live)):
         inputs = Inputs(features, device=device, classes=11, seed=0, graph=neighbours, network=network)
-        loops[name] = Loop(StegoTrainer(TrainOptions(), inputs), len(features))
+        loops[name] = Loop(StegoTrainer(TrainOptions(), inputs), len(features), device)
     ratios = []
     for loop in loops.values():
         loop.step()  # the first step is not timed
