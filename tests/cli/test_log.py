@@ -1,6 +1,9 @@
 """The file of --log: plain lines of what stderr shows, on a terminal too."""
 
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -58,10 +61,30 @@ def test_errors_are_in_the_log_and_a_log_that_cannot_be_written_is_an_error(tmp_
     assert "cannot be written" in result.stderr
 
 
-def test_a_picture_is_no_log_and_stays_as_it_is(tmp_path):
-    picture = tmp_path / "photo.png"
-    Image.new("RGB", (8, 8)).save(picture)
-    before = picture.read_bytes()
-    result = CliRunner().invoke(app, ["train", "-w", str(tmp_path / "w"), "--log", str(picture)])
-    assert (result.exit_code, picture.read_bytes()) == (2, before)
-    assert "is there and is no text" in result.stderr
+@pytest.mark.parametrize("name", ["photo.png", "classes.json"])
+def test_what_is_no_log_stays_as_it_is(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b'{"classes": ["a"]}')
+    if name.endswith(".png"):
+        Image.new("RGB", (8, 8)).save(path)
+    before = path.read_bytes()
+    result = CliRunner().invoke(app, ["train", "-w", str(tmp_path / "w"), "--log", str(path)])
+    assert (result.exit_code, path.read_bytes()) == (2, before)
+    assert "is there and is no log" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_takes_the_log_but_not_the_work(tmp_path):
+    result = CliRunner().invoke(app, ["train", "-w", str(tmp_path / "w"), "--log", "/dev/full"])
+    assert result.exit_code == 2
+    assert "--log '/dev/full' cannot be written (No space left on device): the work goes on" in result.stderr
+    assert "error: No pseudolabels in the workspace" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_behind_stdout_is_foreseen():
+    with Path("/dev/full").open("w") as full:
+        call = [sys.executable, "-m", "unsupseg_cli", "recipes", "list"]
+        done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert "cannot be read or written (No space left on device)" in done.stderr

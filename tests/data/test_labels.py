@@ -72,6 +72,8 @@ def test_a_bare_list_and_256_classes(tmp_path):
     ("content", "reason"),
     [
         ({"classes": ["a", "b", "a"]}, "the name 'a' occurs twice"),
+        ({"classes": [{"name": None}]}, "a class has the name null, expected a word"),
+        ({"classes": [{"name": " "}]}, 'a class has the name " ", expected a word'),
         (
             {"classes": [{"name": "a", "id": 3}, {"name": "b", "ids": [1, 3]}]},
             "'a' and 'b' have the same id 3",

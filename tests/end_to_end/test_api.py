@@ -11,6 +11,7 @@ from PIL import Image
 import unsupseg_cli
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.datasets import scenes_root
+from unsupseg_cli.pipeline.report import write_report
 from unsupseg_cli.pipeline.stage import Stage
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
@@ -86,6 +87,7 @@ def test_what_is_no_input_of_a_stage_is_said(example, context):
         ({"model": features}, "is of kind features, and `eval` reads model as 'model'"),
         ({"modle": model}, "reads no input 'modle'; did you mean 'model'?"),
         ({"model": model.id}, "The input 'model' is a str; give the artifact itself"),
+        ([model], "takes its inputs as artifacts by role, not as a list"),
     ):
         with pytest.raises(UsageError, match=message):
             unsupseg_cli.evaluate(config, context, inputs=inputs)
@@ -93,7 +95,20 @@ def test_what_is_no_input_of_a_stage_is_said(example, context):
         unsupseg_cli.train(config, context)
     with pytest.raises(UsageError, match=r"Context\(Workspace\(...\)\), and was given 'here'"):
         unsupseg_cli.Context("here")
-    assert {model: 1}[unsupseg_cli.Workspace(str(example["place"] / "artifacts")).get(model.id)] == 1
+    workspace = unsupseg_cli.Workspace(str(example["place"] / "artifacts"))
+    assert {model: 1}[workspace.get(model.id)] == 1
+    with pytest.raises(UsageError, match="not by a NoneType"):
+        workspace.get(None)
+
+
+def test_paths_are_names_and_one_artifact_is_a_report(example, context, tmp_path):
+    config = unsupseg_cli.ExtractConfig(dataset=Path("photos"), backbone=Path("tiny"))
+    assert (config.dataset, config.backbone) == ("photos", "tiny")
+    model = example["model"]
+    assert unsupseg_cli.Workspace(example["place"] / "artifacts").get(model.path) == model
+    context = unsupseg_cli.Context(unsupseg_cli.Workspace(example["place"] / "artifacts"))
+    write_report(model, str(tmp_path / "report.html"), context)
+    assert model.id in (tmp_path / "report.html").read_text()
 
 
 def test_every_stage_and_its_configuration_can_be_imported_and_stands_on_the_page():

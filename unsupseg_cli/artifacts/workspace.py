@@ -37,6 +37,7 @@ from unsupseg_cli.artifacts.manifest import (
     read_manifest,
 )
 from unsupseg_cli.artifacts.outputs import is_as_listed, lasting, output_of, outputs_of, size_of
+from unsupseg_cli.artifacts.outside import holds_artifacts
 from unsupseg_cli.core.errors import StorageError, UnsupsegError, UsageError, did_you_mean, reason_of
 
 _PARTIAL = ".partial"
@@ -151,10 +152,12 @@ class Workspace:
         """
         self.refresh()
         folders = self.root.iterdir() if self.root.is_dir() else ()
-        kinds = sorted(path for path in folders if path.is_dir() and not path.name.startswith("."))
-        for path in kinds:
-            refuse_link(path)
-        return [path.name for path in kinds]
+        kinds = []
+        for path in sorted(path for path in folders if path.is_dir() and not path.name.startswith(".")):
+            if holds_artifacts(path):  # else it is of somebody's own
+                refuse_link(path)
+                kinds.append(path.name)
+        return kinds
 
     def damaged(self) -> list[str]:
         """Return why each published folder that is no longer an artifact cannot be read."""
@@ -187,12 +190,15 @@ class Workspace:
                 return artifact
         return None
 
-    def get(self, reference: str, kind: str | None = None) -> Artifact:
+    def get(self, reference: str | Path, kind: str | None = None) -> Artifact:
         """Return the artifact named by an id, the beginning of one, or a path.
 
         Raises:
             UsageError: nothing, or more than one artifact, is meant; or it is of another kind.
         """
+        if not isinstance(reference, str | Path):
+            raise UsageError(f"An artifact is named by its id or path, not by a {type(reference).__name__}.")
+        reference = str(reference)
         if not reference.strip():
             raise UsageError(
                 "The name of an artifact is empty, perhaps a variable of the shell that is not set."
@@ -217,6 +223,9 @@ class Workspace:
                 )
             matches = [item.open() for item in named]
         if not matches:
+            for folder in self.unreadable(kind):
+                if folder.name.startswith(reference):
+                    read_manifest(folder)
             ids = [item.entry.id for item in self.listed(kind)]
             raise UsageError(
                 f"No {kind or 'artifact'} '{reference}' in the workspace '{self}'"

@@ -148,7 +148,8 @@ def scan(invocation: Invocation) -> None:
         style = "bold" if row["classes"] == best else ""
         table.add_row(str(row["classes"]), *figures, f"{100 * row['smallest']:.1f}", style=style)
     invocation.reporter.table(table)
-    invocation.reporter.info(f"{best} classes: `unsupseg pseudolabel --classes {best}`, or --classes auto")
+    auto = ", or --classes auto" if invocation.config.bounds == type(invocation.config)().bounds else ""
+    invocation.reporter.info(f"{best} classes: `unsupseg pseudolabel --classes {best}`{auto}")
     if best == high > low:
         invocation.reporter.info(f"that is the largest tried: --range {low}-{2 * high} looks further")
     invocation.done(artifact)

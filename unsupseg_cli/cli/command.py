@@ -32,7 +32,7 @@ from unsupseg_cli.cli.workspace import (
 )
 from unsupseg_cli.core.address import Address
 from unsupseg_cli.core.config import Config
-from unsupseg_cli.core.errors import UnsupsegError, UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.layers import build_config, explain
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.options import BatchConfig, DataConfig
@@ -220,6 +220,13 @@ def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = No
         raise typer.Exit(130) from None
     except (typer.Exit, BrokenPipeError):
         raise
+    except OSError as error:  # of the machine: a full disk, a file that is gone
+        if verbose:
+            traceback.print_exc()
+        name = f"'{error.filename}'" if error.filename else "A file or stdout"
+        text = escape(visible(f"{name} cannot be read or written ({reason_of(error)})"))
+        _err.print(f"[red]error:[/red] {text}; -v tells where.", soft_wrap=True)
+        raise typer.Exit(1) from None
     except Exception as error:
         if verbose:
             traceback.print_exc()

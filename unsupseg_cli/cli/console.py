@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unsupseg_cli.artifacts.environment import resident_memory_bytes
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.core.errors import UnsupsegError, UsageError, reason_of
 from unsupseg_cli.core.names import visible
 from unsupseg_cli.core.progress import duration
@@ -47,8 +49,9 @@ class _Log:
     def open(self, path: Path) -> None:
         """Write to a file from now on, behind what it holds; raises UsageError where that is not possible."""
         try:
+            require_outside(path, "--log")
             path.parent.mkdir(parents=True, exist_ok=True)
-            _require_text(path)
+            _require_log(path)
             self.file, self.path = path.open("a", encoding="utf-8", errors="backslashreplace"), path
         except OSError as error:
             raise UsageError(
@@ -58,7 +61,8 @@ class _Log:
     def close(self) -> None:
         """Write no more."""
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # what the disk has no room for was told
+                self.file.close()
         self.path = self.file = None
 
     def write(self, *objects: Any, markup: bool = True) -> None:
@@ -70,18 +74,25 @@ class _Log:
             plain.print(*objects, markup=markup, soft_wrap=True)
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         lines = filter(str.strip, captured.get().splitlines())  # bars leave empty ones
-        self.file.writelines(f"{now} {line.rstrip()}\n" for line in lines)
-        self.file.flush()
+        try:
+            self.file.writelines(f"{now} {line.rstrip()}\n" for line in lines)
+            self.file.flush()
+        except OSError as error:
+            path = self.path
+            self.close()
+            text = f"--log '{path}' cannot be written ({reason_of(error)}): the work goes on without it"
+            StderrConsole().print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
 
-def _require_text(path: Path) -> None:
-    """Raise UsageError where a file is there that lines cannot be added to: a picture, say."""
+def _require_log(path: Path) -> None:
+    """Raise UsageError where a file is there that is no log, whose lines begin with their time."""
     if path.is_file():
         with path.open("rb") as file:
-            start = file.read(4096)
-        if b"\0" in start:
+            start = file.read(11)
+        if start and not re.fullmatch(rb"\d{4}-\d\d-\d\d ", start):
             raise UsageError(
-                f"--log '{path}' is there and is no text, which lines could be added to; name another file."
+                f"--log '{path}' is there and is no log of an earlier call, to which lines could be added; name "
+                "another file."
             )
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import copy_files
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.applied_classes import reader_of
 from unsupseg_cli.contents.class_sheet import class_sheet, save_class_sheet
@@ -36,6 +37,7 @@ _CELL = 320  # width of a picture on the sheet in pixels
 
 def require_own(out: Path) -> None:
     """Raise UsageError where a folder of results cannot be made, or holds what is none of ours."""
+    require_outside(out)
     if out.exists() and not out.is_dir():
         raise UsageError(f"'{out}' is a file; name a folder for the results with --out.")
     try:

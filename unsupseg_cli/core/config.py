@@ -86,8 +86,13 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_other_kinds(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false for a number, and a list for one value: a file of settings may hold them."""
+        """Refuse true and false for a number, and a list for one value: a file of settings may hold them.
+
+        A path where a name is expected is that name: Python callers have paths.
+        """
         kinds = str(cls.model_fields[str(info.field_name)].annotation)
+        if isinstance(value, Path) and "Path" not in kinds and "str" in kinds:
+            return str(value)
         if isinstance(value, list) and not re.search("tuple|list|dict|Any|Json|Mapping|Sequence", kinds):
             raise ValueError("expected one value, found a list")
         several = value if isinstance(value, list | tuple) else (value,)

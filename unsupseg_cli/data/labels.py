@@ -191,13 +191,20 @@ class LabelSpace:
             ) from None
 
 
+def _class_name(name: Any) -> str:
+    """Return a class name of a file, of which some are numbers."""
+    if isinstance(name, bool) or not isinstance(name, str | int | float) or not str(name).strip():
+        raise ValueError(f"a class has the name {json.dumps(name)}, expected a word")
+    return str(name)
+
+
 def _parse_space(name: str, file: ClassFile) -> LabelSpace:
     entries, void = file.entries, file.void
     if not entries:
         raise ValueError("it names no class")
     if len(entries) > MOST_CLASSES:
         raise ValueError(f"it names {len(entries):,} classes, expected at most {MOST_CLASSES:,}")
-    names = tuple(str(entry["name"]) for entry in entries)
+    names = tuple(_class_name(entry["name"]) for entry in entries)
     for index, class_name in enumerate(names):
         if class_name in names[:index]:
             raise ValueError(f"the name '{class_name}' occurs twice")

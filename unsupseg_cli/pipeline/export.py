@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.images import reading_of, windows_side
 from unsupseg_cli.contents.model import OpenModel, open_model, read_model
@@ -34,6 +35,7 @@ def export(config: ExportConfig, model: str | None = None, context: Context | No
     """
     context = context or Context()
     out = config.out
+    require_outside(out)
     if out.is_dir():
         raise UsageError(f"--out '{out}' is a folder; give the name of a file.")
     if out.exists() and not context.force:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.label_maps import LabelMaps, read_outputs
 from unsupseg_cli.contents.model import ClassEntry, class_index
@@ -106,6 +107,7 @@ class LabelledImages:
 def _require_out(config: ExportLabelsConfig, force: bool) -> None:
     """Raise UsageError where the file or folder does not fit the format, or is there and may not be replaced."""
     out, suffix = config.out, suffix_of(config.format)
+    require_outside(out)
     if suffix and (out.suffix.lower() != suffix or out.is_dir()):
         raise UsageError(
             f"{config.format} is one file: give --out a name that ends in {suffix}, not '{out}'."

@@ -10,6 +10,7 @@ import numpy as np
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import whole_file
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.native_masks import NativeMasks
 from unsupseg_cli.core.errors import UsageError, reason_of
@@ -32,6 +33,7 @@ def export_masks(config: ExportMasksConfig, masks: str | None = None, context: C
     """
     context = context or Context()
     out = config.out
+    require_outside(out)
     if out.is_dir():
         raise UsageError(f"--out '{out}' is a folder; give the name of a file.")
     if out.exists() and not context.force:

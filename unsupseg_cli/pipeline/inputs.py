@@ -51,6 +51,10 @@ def take_inputs(ports: Sequence[Port], config: Any, context: Context) -> dict[st
 
 def require_inputs(ports: Sequence[Port], inputs: Mapping[str, object], stage: str) -> None:
     """Raise UsageError unless inputs are artifacts of the kinds that a stage reads in their roles."""
+    if not isinstance(inputs, Mapping):
+        raise UsageError(
+            f"`{stage}` takes its inputs as artifacts by role, not as a {type(inputs).__name__}."
+        )
     kinds: dict[str, set[str]] = {}
     for port in ports:
         kinds.setdefault(port.role, set()).add(port.kind)

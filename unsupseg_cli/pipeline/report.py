@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from unsupseg_cli.artifacts.context import Context
 from unsupseg_cli.artifacts.files import write_atomic
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 from unsupseg_cli.contents.class_sheet import class_sheet
 from unsupseg_cli.contents.evaluation import read_legend, read_samples
@@ -52,8 +53,8 @@ def last_artifact(workspace: Workspace) -> Artifact:
 
 
 def write_report(
-    artifacts: Sequence[Artifact],
-    out: Path,
+    artifacts: Artifact | Iterable[Artifact],
+    out: Path | str,
     context: Context,
     sheets: Mapping[str, Path] = MappingProxyType({}),
 ) -> Page:
@@ -69,6 +70,7 @@ def write_report(
         UsageError: there is no artifact, or the file is there and is no report.
         UnsupsegError: it cannot be written.
     """
+    artifacts, out = [artifacts] if isinstance(artifacts, Artifact) else list(artifacts), Path(out)
     if not artifacts:
         raise UsageError("There is no artifact to report.")
     require_report(out)
@@ -85,6 +87,7 @@ def write_report(
 
 def require_report(out: Path) -> None:
     """Raise UsageError where a file is there that is no report, and would be written over."""
+    require_outside(out)
     if out.is_dir():
         raise UsageError(f"'{out}' is a folder; name a file with --out, such as '{out / 'report.html'}'.")
     if out.exists() and f'content="{GENERATOR}"'.encode() not in out.read_bytes()[:2000]:

@@ -300,6 +300,7 @@ def settle(
     Raises:
         UsageError: an option has no effect, an input is missing or does not fit.
     """
+    from unsupseg_cli.artifacts.outside import require_outside
     from unsupseg_cli.pipeline.inputs import require_inputs, require_method, take_inputs
 
     if not isinstance(config, stage.config):
@@ -307,6 +308,8 @@ def settle(
             f"`{stage.name}` takes a {stage.config.__name__}, and was given a {type(config).__name__}."
         )
     require_effect(config)
+    if (out := getattr(config, "out", None)) is not None:
+        require_outside(out)
     method = None
     if stage.uses:
         method = choose_method(config, context)

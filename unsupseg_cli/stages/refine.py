@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unsupseg_cli.artifacts.draft import Draft, SharedWork
+    from unsupseg_cli.artifacts.manifest import Manifest
     from unsupseg_cli.artifacts.workspace import Artifact
     from unsupseg_cli.contents.predictions import PictureWriter
     from unsupseg_cli.methods.interface import Masks
@@ -55,6 +56,8 @@ def identify(call: Call) -> Identity:
         raise UsageError(
             f"'{refined.id}' keeps soft scores, so that --label-confidence has no effect; leave it out."
         )
+    if config.label_confidence is not None:
+        _require_trust(config.label_confidence, manifest)
     if not soft and config.label_confidence is None:
         raise UsageError(_HARD[manifest.kind].format(id=refined.id))
     decided: dict[str, Any] = {**config.crf().result(), "label_confidence": config.label_confidence}
@@ -82,6 +85,16 @@ def identify(call: Call) -> Identity:
         execution=execution,
         used_labels=call.used_labels,
     )
+
+
+def _require_trust(confidence: float, manifest: Manifest) -> None:
+    """Raise UsageError for a probability of labels at which other classes are at least as probable."""
+    classes = int(manifest.summary["classes"]) if manifest.kind == "predictions" else 2  # a mask, and none
+    if confidence * classes <= 1:
+        raise UsageError(
+            f"--label-confidence {confidence:g} says of {classes} classes that a label is no more probable than "
+            f"another: give more than {1 / classes:.2g}, such as 0.9."
+        )
 
 
 def parts(call: Call, draft: Draft) -> SharedWork:

@@ -179,13 +179,13 @@ class RemoteWorkspace(Workspace):
             known = self.records.known().get(name)
         return f"{manifest.kind}/{manifest.id}/{known.attempt if known else 'unknown'}"
 
-    def get(self, reference: str, kind: str | None = None) -> Artifact:
+    def get(self, reference: str | Path, kind: str | None = None) -> Artifact:
         """Return the artifact named by an id, the beginning of one, or its address.
 
         Raises:
             UsageError: nothing, or more than one artifact, is meant; or it is of another kind.
         """
-        if is_address(reference):
+        if isinstance(reference, str) and is_address(reference):
             parts = (self._within(reference) or "").split("/")
             if len(parts) < 2:
                 raise UsageError(f"'{reference}' is no artifact of the workspace '{self}'.")
