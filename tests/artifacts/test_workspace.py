@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from unsupseg_cli.artifacts.canonical import canonical_json, digest_json
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import Manifest, read_manifest
 from unsupseg_cli.artifacts.workspace import Workspace
+from unsupseg_cli.cli.main import app
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
 VALUES = st.recursive(
@@ -200,6 +203,16 @@ def test_verify_names_the_changed_file_and_the_changed_input(tmp_path):
     (child.path / "data.bin").unlink()
     assert any("data.bin' is missing" in problem for problem in space.verify(child))
     assert [item.id for item in space.children(base)] == [child.id]
+
+
+def test_verify_tells_which_inputs_are_gone(tmp_path):
+    workspace = Workspace(tmp_path)
+    features, _ = workspace.produce(recipe(), write_one())
+    labels, _ = workspace.produce(recipe("pseudolabels", inputs=[features.as_input("features")]), write_one())
+    shutil.rmtree(features.path)
+    result = CliRunner().invoke(app, ["verify", "-w", str(tmp_path)])
+    assert f"features '{features.id}', which {labels.id} was made from, is gone" in result.stderr
+    assert (result.exit_code, "1 artifact is whole" in result.stderr) == (0, True)
 
 
 def test_a_newer_format_is_refused_and_a_damaged_manifest_named(tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOp
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.methods.registry import not_installed
+
+if TYPE_CHECKING:
+    from unsupseg_cli.artifacts.workspace import Artifact, Workspace
 
 app = typer.Typer()
 
@@ -42,6 +46,20 @@ def verify(
         for artifact in artifacts:
             if remark := not_installed(artifact.manifest.config):
                 say(f"{artifact.id}: made by the {remark}")
+        for name, made in sorted(_gone(space, artifacts).items()):
+            say(
+                f"{name}, which {', '.join(sorted(made))} {'was' if len(made) == 1 else 'were'} made from, is gone"
+            )
         say(f"{counted(len(artifacts), 'artifact')} {are(len(artifacts))} whole")
 
     run_guarded(action, verbose=False)
+
+
+def _gone(space: Workspace, artifacts: Sequence[Artifact]) -> dict[str, set[str]]:
+    """Return which inputs are not in the workspace, each with the artifacts that were made from it."""
+    gone: dict[str, set[str]] = {}
+    for artifact in artifacts:
+        for item in artifact.manifest.inputs:
+            if space.find_key(item.kind, item.key) is None:
+                gone.setdefault(f"{item.kind} '{item.id}'", set()).add(artifact.id)
+    return gone
