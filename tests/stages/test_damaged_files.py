@@ -107,7 +107,7 @@ def test_a_damaged_list_of_the_last_artifacts_is_told(space, text):
 
 
 @pytest.mark.parametrize("content", [[], {"a": 1}])
-def test_an_artifact_without_a_readable_manifest_is_told(space, content):
+def test_an_artifact_without_a_readable_manifest_is_told(space, blocks, content):
     manifest = one(space, "features/*/manifest.json")
     manifest.write_text(json.dumps(content))
     assert f"1 artifact left out, whose manifest cannot be read (the first: '{manifest.parent}')" in run(
@@ -115,6 +115,9 @@ def test_an_artifact_without_a_readable_manifest_is_told(space, content):
     )
     said = run(space, "pseudolabel", "--classes", 4, code=2)
     assert f"'{manifest.parent.name}' is damaged; run `unsupseg extract` again with --force" in said
+    run(space, "extract", blocks, "--backbone", "untrained", "--size", 48, "--workers", 0)
+    said = run(space, "pseudolabel", "--classes", 4)
+    assert f"features '{manifest.parent.name}' is damaged and was passed over" in said
 
 
 @pytest.mark.parametrize("name", ["classes.json", "legend.png", "ids/mine.png"])

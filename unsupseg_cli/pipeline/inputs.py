@@ -92,6 +92,10 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
         )
     if not quiet:
         context.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
+        for folder in context.workspace.unreadable(kind):
+            context.reporter.warn(
+                f"{kind} '{folder.name}' is damaged and was passed over; `unsupseg verify` says why"
+            )
     return artifact
 
 
