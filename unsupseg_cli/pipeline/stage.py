@@ -52,7 +52,7 @@ class Stage:
         reads: which of them it reads, by the values of its options that are set; default: all.
         uses: the part of a method that does the work, whose own ports and options come on top.
         foresee: what is known before the work.
-        room: says, as ``foresee`` does, what the disk must have room for before the work; default: the work says it.
+        room: where given, the disk must have room for what ``foresee`` says before the work; tells what takes less.
         produce: makes or reuses the artifact where that is more than calling ``work``; None where others must finish.
         finish: is called with the artifact, made or reused.
     """
@@ -69,7 +69,7 @@ class Stage:
     reads: Callable[[Mapping[str, Any]], tuple[Port, ...]] | None = None
     uses: Literal["", "labeller", "trainer"] = ""
     foresee: Callable[[Call], Foreseen] = lambda call: Foreseen()
-    room: Callable[[Call], Foreseen] = lambda call: Foreseen()
+    room: str | None = None
     produce: Callable[[Call, Identity], tuple[Artifact | None, bool]] | None = None
     finish: Callable[[Call, Artifact], None] | None = None
 
@@ -276,16 +276,12 @@ def _work(call: Call, draft: Draft) -> dict[str, Any]:
 
 def require_room(call: Call, draft: Draft) -> None:
     """Raise StorageError where the disk has no room for what a call will write, but for what its draft holds."""
-    if needed := call.stage.room(call).bytes:
+    stage = call.stage
+    if stage.room is not None and (needed := stage.foresee(call).bytes):
         from unsupseg_cli.artifacts.files import require_space, size_on_disk
 
         lacking = needed - size_on_disk(draft.folder)
-        require_space(
-            draft.folder, lacking, f"What `{call.stage.name}` writes", _LESS.get(call.stage.name, "")
-        )
-
-
-_LESS = {"predict": "--keep labels or --no-overlay", "graph": "fewer --neighbors"}
+        require_space(draft.folder, lacking, f"What `{stage.name}` writes", stage.room)
 
 
 def settle(

@@ -122,5 +122,5 @@ STAGE = Stage(
     parts=parts,
     ports=(FEATURES,),
     foresee=foresee,
-    room=foresee,
+    room="fewer --neighbors",
 )

@@ -348,6 +348,6 @@ STAGE = Stage(
     parts=parts,
     ports=(MODEL, STORED),
     foresee=foresee,
-    room=foresee,
+    room="--keep labels or --no-overlay",
     finish=finish,
 )

@@ -214,6 +214,6 @@ STAGE = Stage(
     parts=parts,
     uses="labeller",
     foresee=foresee,
-    room=foresee,
+    room="",
     finish=finish,
 )

@@ -269,5 +269,5 @@ STAGE = Stage(
         Port("pseudolabels", "pseudolabels", choice="refined"),
     ),
     foresee=foresee,
-    room=foresee,
+    room="",
 )
