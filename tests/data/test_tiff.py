@@ -131,12 +131,43 @@ def test_white_that_is_stored_as_zero_is_white(tmp_path, dtype):
     np.testing.assert_array_equal(read_image(path)[..., 0], RGB[..., 0])
 
 
+@pytest.mark.parametrize("bits", range(1, 8))
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_few_bits_go_from_black_to_white(tmp_path, bits, photometric):
+    stored = np.arange(2**bits, dtype=np.uint8)[None]
+    if bits == 1:
+        tifffile.imwrite(tmp_path / "a.tif", stored.astype(bool), photometric=photometric)
+    else:
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric=photometric, bitspersample=bits)
+    expected = np.round(stored / stored.max() * 255)
+    found = read_image(tmp_path / "a.tif")[..., 0]
+    np.testing.assert_array_equal(found, expected if photometric == "minisblack" else 255 - expected)
+
+
+def test_colours_weighted_by_their_transparency_are_laid_over_white(tmp_path):
+    values = np.full((4, 4, 4), (100, 50, 0, 128), np.uint8)
+    path = write(tmp_path / "a.tif", values, photometric="rgb", extrasamples=["assocalpha"])
+    assert read_image(path)[0, 0].tolist() == [227, 177, 127]
+
+
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_frames_that_are_dropped_are_told(tmp_path, suffix):
     frames = [Image.fromarray(np.roll(RGB, step, 1)) for step in range(3)]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
     (remark,) = remarks_on_images([tmp_path / f"a.{suffix}"])
     assert remark.startswith("3 frames: the first is taken, the others are dropped")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
+def test_pictures_of_a_camera_that_are_dropped_are_told(tmp_path, suffix):
+    """A JPEG of several (MPO): a burst, two eyes; no thumbnails and gain maps beside a photo."""
+    frames = [Image.fromarray(np.roll(RGB, step, 1)) for step in range(3)]
+    burst, photo, plain = (tmp_path / f"{name}.{suffix}" for name in ("burst", "photo", "plain"))
+    frames[0].save(burst, format="MPO", save_all=True, append_images=frames[1:])
+    frames[0].save(photo, format="MPO", save_all=True, append_images=[frames[0].resize((5, 3))])
+    frames[0].save(plain)
+    (remark,) = remarks_on_images([burst, photo, plain])
+    assert remark.startswith("3 frames: the first is taken, the others are dropped (1 of 3 images")
 
 
 def test_values_that_are_no_numbers_are_told(tmp_path):

@@ -12,6 +12,8 @@ import pyogrio
 import pytest
 import rasterio
 from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_origin
 from typer.testing import CliRunner
 
@@ -56,12 +58,14 @@ def ground_of(seed=0):
     return colors[:HEIGHT, :WIDTH].astype(np.uint8)
 
 
-def write_tiff(path, values, **options):
+def write_tiff(path, values, finish=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     bands = np.moveaxis(np.atleast_3d(values), -1, 0)
     shape = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2], "dtype": bands.dtype}
     with rasterio.open(path, "w", driver="GTiff", **shape, **options) as raster:
         raster.write(bands)
+        if finish is not None:
+            finish(raster)
     return path
 
 
@@ -300,6 +304,83 @@ def test_without_a_coordinate_system_there_is_no_longitude(world, tmp_path):
     assert not (found.path / "geo").exists()
     with pytest.raises(UsageError, match="None of the images tells its place"):
         export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "b.gpkg"), found.id, world.context)
+
+
+def control_points(raster):
+    corners = [(row, column) for row in (0, HEIGHT) for column in (0, WIDTH)]
+    points = [GroundControlPoint(row, column, 13 + column * 1e-5, 52 - row * 1e-5) for row, column in corners]
+    raster.gcps = points, rasterio.crs.CRS.from_epsg(4326)
+
+
+def sensor_model(raster):
+    one, none = [1, *[0] * 19], [0] * 17
+    raster.rpcs = RPC(
+        height_off=0, height_scale=100, lat_off=52, lat_scale=0.1, long_off=13, long_scale=0.1,
+        line_off=80, line_scale=80, samp_off=80, samp_scale=80, line_num_coeff=[0, 0, -1, *none],
+        line_den_coeff=one, samp_num_coeff=[0, 1, 0, *none], samp_den_coeff=one,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("finish", "means"),
+    [(control_points, "ground control points"), (sensor_model, r"a sensor model \(RPC\)")],
+)
+def test_a_place_that_is_told_by_other_means_is_not_read_and_said(world, tmp_path, finish, means):
+    path = write_tiff(tmp_path / "scene.tif", ground_of(1), finish)
+    world.said.clear()
+    found = predicted(world, path)
+    said = f"1 raster whose place is told by {means} .such as 'scene\\.tif'.*not read.*gdalwarp"
+    assert any(re.search(said, line) for line in world.said)
+    assert not list(found.path.rglob("*.pgw"))
+    with pytest.raises(UsageError, match=rf"'scene\.tif' tells its place by {means}.*gdalwarp.*gpkg"):
+        export_labels(
+            ExportLabelsConfig(format="geojson", out=tmp_path / "a.geojson"), found.id, world.context
+        )
+    out = export_labels(ExportLabelsConfig(format="gpkg", out=tmp_path / "a.gpkg"), found.id, world.context)
+    assert pyogrio.read_info(out)["features"] > 0
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"crs": 'LOCAL_CS["x",UNIT["metre",1]]', "transform": from_origin(0, 100, 1, 1)},
+        {"crs": "EPSG:32633", "transform": from_origin(1e9, 1e9, 1, 1)},
+    ],
+    ids=["local", "far"],
+)
+def test_a_system_without_longitude_is_refused_by_name(world, tmp_path, place):
+    found = predicted(world, write_tiff(tmp_path / "plan.tif", ground_of(1), **place))
+    out = tmp_path / "a.geojson"
+    with pytest.raises(UsageError, match=r"system of 'plan\.tif' cannot be brought to longitude.*gpkg"):
+        export_labels(ExportLabelsConfig(format="geojson", out=out), found.id, world.context)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"crs": "EPSG:32701", "transform": from_origin(180600, 8100000, 50, 50)},
+        {"crs": "EPSG:4326", "transform": from_origin(179.9992, 10, 1e-5, 1e-5)},
+    ],
+    ids=["utm", "degrees"],
+)
+def test_polygons_are_cut_at_the_antimeridian(world, tmp_path, place):
+    found = predicted(world, write_tiff(tmp_path / "fiji.tif", ground_of(1), **place))
+    out = export_labels(
+        ExportLabelsConfig(format="geojson", out=tmp_path / "a.geojson"), found.id, world.context
+    )
+    shapes = [feature["geometry"] for feature in json.loads(out.read_text())["features"]]
+    parts = [
+        part
+        for shape in shapes
+        for part in (shape["coordinates"] if shape["type"] == "MultiPolygon" else [shape["coordinates"]])
+    ]
+    assert len(parts) > len(shapes)
+    for part in parts:
+        longitudes = [longitude for longitude, _ in part[0]]
+        assert -180 <= min(longitudes) <= max(longitudes) <= 180
+        assert max(longitudes) - min(longitudes) < 1
+        assert [signed_area(ring) > 0 for ring in part] == [True] + [False] * (len(part) - 1)
 
 
 def test_a_tiff_that_tells_no_place_gets_no_world_file(world, tmp_path):

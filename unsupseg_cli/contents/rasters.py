@@ -16,6 +16,7 @@ from unsupseg_cli.core.names import file_path
 from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.rasters import (
+    PLACE_BY,
     Georeference,
     georeference,
     has_rasterio,
@@ -63,21 +64,27 @@ def write_rasters(
             f"the place on the ground, known of {counted(len(files), 'image')}, is lost in the label maps, and nodata "
             "is no void: pip install 'unsupseg[geo]' and predict again with --force"
         ]
-    nowhere = []
+    nowhere: dict[str, list[str]] = {}
     for image, parts in files.items():
         place = georeference(image)
         if not place.crs:
-            nowhere.append(image.name)
+            nowhere.setdefault(place.by, []).append(image.name)
         path = folder / raster_name(parts[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_raster(path, place, parts, classes, lambda key: read(folder, key))
         _write_overviews(path, place)
-    if not nowhere:
-        return []
-    return [
-        f"{counted(len(nowhere), 'raster')} without a coordinate system (such as '{nowhere[0]}'), and so are the label "
-        "maps"
-    ]
+    return [_without_system(by, names) for by, names in nowhere.items()]
+
+
+def _without_system(by: str, names: Sequence[str]) -> str:
+    """Say which rasters have no coordinate system, or tell their place ``by`` means that are not read."""
+    rasters, such = counted(len(names), "raster"), f"(such as '{names[0]}')"
+    if not by:
+        return f"{rasters} without a coordinate system {such}, and so are the label maps"
+    return (
+        f"{rasters} whose place is told by {by} {such}: that is not read, and the label maps have no place; `gdalwarp "
+        "FILE NEW.tif` makes a raster with a transform, to be taken instead"
+    )
 
 
 def raster_config(items: Iterable[Item]) -> dict[str, bool]:
@@ -158,6 +165,8 @@ def _write_raster(
         if void == PALETTE_VOID:
             table = {entry.id: (*entry.color, 255) for entry in classes}
             raster.write_colormap(1, {**table, void: (*VOID_COLOR, 0)})
+        if place.by:
+            raster.update_tags(**{PLACE_BY: place.by})
         raster.update_tags(1, **{f"class_{entry.id}": entry.name for entry in classes})
         for key, (top, left, _, _) in windows.items():
             first_row, first_column, height, width = inner[windows[key]]

@@ -20,7 +20,19 @@ from PIL import Image, UnidentifiedImageError, features
 from unsupseg_cli.core.errors import UnsupsegError, reason_of
 from unsupseg_cli.data.rasters import has_rasterio, read_window, require_rasterio, valid_pixels
 from unsupseg_cli.data.reading import Reading, Window
-from unsupseg_cli.data.tiff import SUFFIXES, TiffHeader, read_bands, read_header
+from unsupseg_cli.data.tiff import (
+    CIELAB,
+    CMYK,
+    JPEG,
+    PALETTE,
+    SUFFIXES,
+    YCBCR,
+    TiffHeader,
+    as_meant,
+    color_table,
+    read_bands,
+    read_header,
+)
 from unsupseg_cli.data.video import is_video, read_frame, require_av, video_header
 
 T = TypeVar("T")
@@ -78,7 +90,7 @@ BACKGROUND = (255, 255, 255)
 """What transparent pixels are laid over."""
 
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  \r\n\x87\n", b"\xffO\xffQ"
-_ANIMATED = {".png", ".webp", ".gif", ".avif"}
+_RAW_MODES = {CMYK: "CMYK", CIELAB: "LAB"}  # of Pillow, by the photometric interpretation of a TIFF
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
@@ -122,7 +134,8 @@ def image_size(path: Path, reading: Reading | None = None, max_pixels: int = MAX
 def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read an image as uint8 RGB (H, W, 3), turned upright by its EXIF orientation.
 
-    Transparent pixels are laid over white; of several frames or pages the first is read. Values of more than 8 bits
+    Transparent pixels are laid over white, those of a raster that hold no data are black (`read_known_values`); of
+    several frames or pages the first is read. Values of more than 8 bits
     become 8 bits by the range that ``reading`` has for their type. Without one the image is looked at by itself: the
     narrowest usual range that holds all its values is taken, 0..1 (floats only), 0..255 (not of 16 bits), 0..65535,
     else that from the smallest to the largest. NaN is black.
@@ -131,16 +144,17 @@ def read_image(path: Path, reading: Reading | None = None, max_pixels: int = MAX
         UnreadableImage: the file is missing, damaged, cut short, or larger than ``max_pixels``.
     """
     reading = reading or Reading()
-    if reading.is_part or reading.bands or reading.low is not None:
-        return np.ascontiguousarray(_read_as(path, reading, max_pixels))
+    header = _tiff(path)
+    is_own = header is not None and (header.is_raster or not header.is_of_pillow)
+    if is_own or reading.is_part or reading.bands or reading.low is not None:
+        return np.ascontiguousarray(_read_as(path, header, reading, max_pixels))
     if path.suffix == ".mat":
         return np.ascontiguousarray(read_matlab(path, MATLAB_IMAGE)[..., :3].astype(np.uint8))
-    if header := _tiff_beyond_pillow(path, max_pixels):
-        values = _turn_values(_bands_of(path), header.orientation)
-        return np.ascontiguousarray(_to_colors(values, header.alpha, reading))
     if _is_wide_color(path):
         values = _wide_colors(path, max_pixels)
-        return np.ascontiguousarray(_to_colors(values, values.shape[2] in (2, 4), reading))
+        if values.shape[2] in (2, 4):
+            return np.ascontiguousarray(_over_white(values, reading))
+        return np.ascontiguousarray(_to_colors(values, reading))
     with open_image(path, max_pixels) as image:
         return np.ascontiguousarray(_to_rgb(upright(image), reading))
 
@@ -153,11 +167,13 @@ def read_values(
     Raises:
         UnreadableImage: as `read_image`.
     """
-    if window is not None:
-        return _of_raster(path, lambda: read_window(path, window))
     if is_video(path):
         return _of_video(path, lambda: read_frame(path, page or 1))
     header = _tiff(path)
+    if header is not None and header.is_complex:
+        raise UnreadableImage(f"The image '{path}' holds complex numbers, which are no colours")
+    if window is not None:
+        return _window_of(path, header, window)
     if header is not None and header.plain:
         _require_size(path, header, max_pixels)
         return _turn_values(_bands_of(path, page or 1), header.orientation)
@@ -190,7 +206,7 @@ def read_known_values(
         if valid is not None:
             known = _turn_values(valid[..., None], header.orientation)[..., 0].astype(np.bool_)
         return values, known
-    return values, known if header.nodata is None else ~(values == header.nodata).all(-1)
+    return values, ~(values == header.nodata).all(-1) if header.tells_nodata else known
 
 
 def type_of_values(path: Path) -> str:
@@ -209,26 +225,64 @@ def type_of_values(path: Path) -> str:
     return "uint16" if mode.startswith("I;16") else {"I": "int32", "F": "float32"}.get(mode, "uint8")
 
 
-def _read_as(path: Path, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
+def _read_as(path: Path, header: TiffHeader | None, reading: Reading, max_pixels: int) -> NDArray[np.uint8]:
     values, known = read_known_values(path, reading.page, reading.window, max_pixels)
-    try:
-        chosen = reading.choose(values)
-    except ValueError as error:
-        raise UnreadableImage(f"The image '{path}' does not fit --bands: {error}") from None
-    colors = reading.to_uint8(chosen, known)
-    if reading.window is not None:
-        colors = np.where(known[..., None], colors, np.uint8(0))
+    is_asked = reading.bands or reading.low is not None
+    if header is not None and header.plain and header.alpha and not is_asked:
+        colors = _over_white(values, reading, known, header.premultiplied)
+    else:
+        try:
+            colors = _to_colors(values, reading, known)
+        except ValueError as error:
+            raise UnreadableImage(f"The image '{path}' does not fit --bands: {error}") from None
+    return np.where(known[..., None], colors, np.uint8(0))
+
+
+def _to_colors(
+    values: NDArray[np.generic], reading: Reading, known: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
+    """Return RGB by the bands that are asked for, else the first three or the only one; raises ValueError."""
+    colors = reading.to_uint8(reading.choose(values), known)
     return np.repeat(colors, 3 // colors.shape[2], axis=2)
 
 
-def _to_colors(values: NDArray[np.generic], alpha: bool, reading: Reading) -> NDArray[np.uint8]:
-    """Return RGB by the first three bands, or the only one; transparency in the last one is laid over white."""
-    bands = 3 if values.shape[2] - alpha >= 3 else 1
-    rgb = np.repeat(reading.to_uint8(values[..., :bands]), 3 // bands, axis=2)
-    if not alpha:
-        return rgb
+def _over_white(
+    values: NDArray[np.generic],
+    reading: Reading,
+    known: NDArray[np.bool_] | None = None,
+    premultiplied: bool = False,
+) -> NDArray[np.uint8]:
+    """Return RGB of values whose last band is transparency, laid over white."""
+    rgb = _to_colors(values[..., :-1], reading, known)
     opaque = Reading(rule="none").to_uint8(values[..., -1:]).astype(np.float64) / 255
-    return np.asarray(np.round(opaque * rgb + (1 - opaque) * np.array(BACKGROUND)), np.uint8)
+    front = rgb if premultiplied else opaque * rgb
+    laid = np.minimum(np.round(front + (1 - opaque) * np.array(BACKGROUND)), 255)
+    return np.asarray(laid, np.uint8)
+
+
+def _window_of(path: Path, header: TiffHeader | None, window: Window) -> NDArray[np.generic]:
+    """Return the values (h, w, S) of a window of a TIFF as they are meant, as those of the whole are."""
+    if header is None or header.orientation != 1:
+        what = "it is no TIFF or a damaged one" if header is None else "it is turned by its EXIF orientation"
+        raise UnreadableImage(f"No window of the image '{path}' can be read: {what}")
+    if header.plain:
+        values = _of_raster(path, lambda: read_window(path, window))
+        # GDAL widens what it has no type for: single bits and halves of floats
+        return as_meant(values.astype(header.dtype or values.dtype), header.photometric, header.bits)
+    if header.photometric == YCBCR and header.compression == JPEG:
+        return _of_raster(path, lambda: read_window(path, window))
+    if header.photometric == PALETTE and header.bits <= 8:
+        index = _of_raster(path, lambda: read_window(path, window))[..., 0]
+        return _of_raster(path, lambda: color_table(path)[index.astype(np.intp)])
+    mode = _RAW_MODES.get(header.photometric)
+    if mode is None or header.bits != 8:
+        raise UnreadableImage(
+            f"No window of the image '{path}' can be read: its colours are neither gray, RGB nor of a palette of 8 "
+            "bits; bring it to RGB first, or leave --windows out"
+        )
+    values = _of_raster(path, lambda: read_window(path, window, raw=True))[..., : len(mode)]
+    picture = Image.frombytes(mode, (window[3], window[2]), values.tobytes(), "raw", mode)
+    return np.asarray(picture.convert("RGB"))
 
 
 def _of_raster(path: Path, read: Callable[[], T]) -> T:
@@ -303,7 +357,7 @@ def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool =
     for path in paths:
         header = _tiff(path)
         remarks = (replace(header, pages=1) if pages else header).remarks(chosen) if header else []
-        if (frames := _frames(path)) > 1:
+        if header is None and (frames := _frames(path)) > 1:
             remarks.append(f"{frames} frames: the first is taken, the others are dropped")
         for remark in remarks:
             by_remark.setdefault(remark, []).append(path)
@@ -312,12 +366,23 @@ def remarks_on_images(paths: Sequence[Path], pages: bool = False, chosen: bool =
 
 
 def _frames(path: Path) -> int:
-    """Return the pictures of an animated image, 1 for any other file."""
-    if path.suffix.lower() not in _ANIMATED:
+    """Return the pictures of a file that is no TIFF, 1 where it cannot be read; by its header, but of a GIF.
+
+    Smaller pictures beside the first of a photo (MPO) are thumbnails and gain maps, which nobody misses.
+    """
+    if path.suffix == ".mat" or is_video(path):
         return 1
     try:
         with open_image(path) as image:
-            return int(getattr(image, "n_frames", 1))
+            count = int(getattr(image, "n_frames", 1))
+            if image.format != "MPO":
+                return count
+            size, alike = image.size, 1
+            for number in range(1, count):
+                with suppress(Exception):  # one that is not where the header says
+                    image.seek(number)
+                    alike += image.size == size
+            return alike
     except UnreadableImage:
         return 1
 
@@ -343,8 +408,6 @@ def _bands_of(path: Path, page: int = 1) -> NDArray[np.generic]:
     except Exception as error:  # of damaged files, and of compressions that are not known
         reason = str(error) or type(error).__name__
         raise UnreadableImage(f"The image '{path}' cannot be read: {reason.splitlines()[0]}") from None
-    if values.dtype.kind == "c":
-        raise UnreadableImage(f"The image '{path}' holds complex numbers, which are no colours")
     return values
 
 

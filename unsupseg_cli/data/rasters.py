@@ -20,6 +20,8 @@ from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.reading import Window
 from unsupseg_cli.data.tiff import SUFFIXES, read_header
 
+PLACE_BY = "place_by"
+"""Tag of a GeoTIFF of classes whose image tells its place by other means than a transform: which."""
 _LOOK = 16  # of this many pixels of a side one is looked at to find windows without data
 
 
@@ -48,13 +50,15 @@ class Windows:
 class Georeference:
     """Where an image lies: WKT of its coordinate system, empty without one, and the six numbers of its transform.
 
-    These map column and row to x and y: x = a column + b row + c, y = d column + e row + f.
+    These map column and row to x and y: x = a column + b row + c, y = d column + e row + f. Where the file tells its
+    place ``by`` other means, which are not read, it says by which, and there is neither system nor transform.
     """
 
     crs: str
     transform: tuple[float, float, float, float, float, float]
     height: int
     width: int
+    by: str = ""
 
     @property
     def is_nowhere(self) -> bool:
@@ -80,9 +84,9 @@ def require_rasterio(why: str) -> None:
         raise UsageError(f"{why} needs the package rasterio: pip install 'unsupseg[geo]'.")
 
 
-def read_window(path: Path, window: Window) -> NDArray[np.generic]:
-    """Return the stored values (h, w, S) of a window of a TIFF."""
-    with open_raster(path) as raster:
+def read_window(path: Path, window: Window, raw: bool = False) -> NDArray[np.generic]:
+    """Return the stored values (h, w, S) of a window of a TIFF; without ``raw`` GDAL brings CMYK and others to RGB."""
+    with open_raster(f"GTIFF_RAW:{path}" if raw else path) as raster:
         values: NDArray[np.generic] = raster.read(window=_as_slices(window))
     return np.moveaxis(values, 0, -1)
 
@@ -116,13 +120,20 @@ def georeference(path: Path) -> Georeference:
     """Return where a raster lies."""
     with open_raster(path) as raster:
         a, b, c, d, e, f = map(float, raster.transform[:6])
-        return Georeference(
-            raster.crs.to_wkt() if raster.crs else "", (a, b, c, d, e, f), raster.height, raster.width
-        )
+        by = _other_means(raster) if (a, b, c, d, e, f) == (1, 0, 0, 0, 1, 0) else ""
+        crs = raster.crs.to_wkt() if raster.crs and not by else ""
+        return Georeference(crs, (a, b, c, d, e, f), raster.height, raster.width, by)
+
+
+def _other_means(raster: Any) -> str:
+    """Return by what a raster without a transform tells its place, empty where it tells none."""
+    if raster.gcps[0]:
+        return "ground control points"
+    return "a sensor model (RPC)" if raster.rpcs else ""
 
 
 @contextmanager
-def open_raster(path: Path, mode: str = "r", **profile: Any) -> Iterator[Any]:
+def open_raster(path: Path | str, mode: str = "r", **profile: Any) -> Iterator[Any]:
     """Open a TIFF with rasterio, or make one of a ``profile``; other drivers of GDAL are not asked."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning

@@ -9,7 +9,7 @@ from typing import Any
 
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.words import counted
-from unsupseg_cli.data.rasters import require_rasterio
+from unsupseg_cli.data.rasters import PLACE_BY, require_rasterio
 from unsupseg_cli.exchange.labelled import Classes
 from unsupseg_cli.exchange.table import Wishes
 
@@ -54,6 +54,22 @@ class Ground:
             with rasterio.open(path) as raster:
                 systems[name] = raster.crs
         return systems
+
+    def without_system(self, name: str) -> str:
+        """Say why a GeoTIFF has no coordinate system, and how its image gets one."""
+        import rasterio
+
+        with rasterio.open(dict(self._wishes.rasters)[name]) as raster:
+            by = raster.tags().get(PLACE_BY)
+        if by:
+            return (
+                f"'{name}' tells its place by {by}, of which no coordinates are made: bring the image to a coordinate "
+                "system (gdalwarp FILE NEW.tif) and predict the new one"
+            )
+        return (
+            f"'{name}' has no coordinate system, without which there are no longitudes and latitudes: assign one "
+            "(gdal_edit.py -a_srs EPSG:... FILE) and predict again"
+        )
 
     def __iter__(self) -> Iterator[GroundRegion]:
         """Yield the regions, by image."""
