@@ -1,6 +1,7 @@
 """Polygons in longitude and latitude, cut at the antimeridian; round a pole they are closed along the map's edge.
 
-Source of the rules: RFC 7946, sections 3.1.6 (winding) and 3.1.9 (antimeridian).
+Source of the rules: RFC 7946, sections 3.1.6 (winding) and 3.1.9 (antimeridian). The package `antimeridian` takes no
+longitudes beyond 180 degrees, and loses polygons that touch that line or go round a pole.
 """
 
 from __future__ import annotations
