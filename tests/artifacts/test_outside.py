@@ -7,6 +7,7 @@ import pytest
 
 from unsupseg_cli import Context, PredictConfig, RefineConfig, Workspace, predict, refine
 from unsupseg_cli.artifacts.outside import require_outside
+from unsupseg_cli.contents.class_sheet import require_class_sheet
 from unsupseg_cli.contents.result_folder import require_own
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.pipeline.export_labels import export_labels
@@ -43,6 +44,7 @@ def test_no_command_writes_into_a_workspace(predictions, context, tmp_path, plac
         lambda: write_report([predictions], out, context),
         lambda: predict(PredictConfig(out=out), context),
         lambda: require_own(out),
+        lambda: require_class_sheet(out),
     ):
         with pytest.raises(UsageError, match=said):
             write()

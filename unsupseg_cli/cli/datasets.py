@@ -139,8 +139,10 @@ def prepare(
     def action() -> None:
         if name != "potsdam3":
             raise UsageError(f"'{name}' needs no preparation: give its download as --root.")
+        from unsupseg_cli.artifacts.outside import require_outside
         from unsupseg_cli.data.potsdam import prepare_potsdam
 
+        require_outside(out)
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         counts = prepare_potsdam(
             root, out, lambda tiles: track(tiles, "cut", console=console, transient=True)

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from unsupseg_cli.artifacts.context import Context
+from unsupseg_cli.artifacts.outside import require_outside
 from unsupseg_cli.artifacts.workspace import Artifact
 from unsupseg_cli.contents.label_maps import LabelMaps
 from unsupseg_cli.contents.model import ModelFile
@@ -66,6 +67,7 @@ def save_class_sheet(sheet: Image.Image, path: Path) -> None:
 
 def require_class_sheet(path: Path) -> None:
     """Raise UsageError where a file is there that is no class sheet, and would be written over."""
+    require_outside(path)
     if path.is_dir():
         raise UsageError(
             f"'{path}' is a folder; name a picture with --out, such as '{path / 'classes.png'}'."

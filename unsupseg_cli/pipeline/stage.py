@@ -304,8 +304,9 @@ def settle(
             f"`{stage.name}` takes a {stage.config.__name__}, and was given a {type(config).__name__}."
         )
     require_effect(config)
-    if (out := getattr(config, "out", None)) is not None:
-        require_outside(out)
+    for name in ("out", "tensorboard"):
+        if (place := getattr(config, name, None)) is not None:
+            require_outside(place, f"--{name}")
     method = None
     if stage.uses:
         method = choose_method(config, context)
