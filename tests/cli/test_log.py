@@ -87,4 +87,4 @@ def test_a_full_disk_behind_stdout_is_foreseen():
         call = [sys.executable, "-m", "unsupseg_cli", "recipes", "list"]
         done = subprocess.run(call, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert "cannot be read or written (No space left on device)" in done.stderr
+    assert "cannot be written (No space left on device): free some space, or write elsewhere" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import sys
@@ -201,6 +202,9 @@ def one_of(**given: Any) -> Any:
     return next(iter(options.values()), None)
 
 
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+
+
 def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = None) -> None:
     """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C).
 
@@ -220,16 +224,17 @@ def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = No
         raise typer.Exit(130) from None
     except (typer.Exit, BrokenPipeError):
         raise
-    except OSError as error:  # of the machine: a full disk, a file that is gone
-        if verbose:
-            traceback.print_exc()
-        name = f"'{error.filename}'" if error.filename else "A file or stdout"
-        text = escape(visible(f"{name} cannot be read or written ({reason_of(error)})"))
-        _err.print(f"[red]error:[/red] {text}; -v tells where.", soft_wrap=True)
-        raise typer.Exit(1) from None
     except Exception as error:
         if verbose:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+            name = f"'{error.filename}'" if error.filename else "A file, or what stdout leads to,"
+            text = escape(visible(f"{name} cannot be written ({reason_of(error)})"))
+            _err.print(
+                f"[red]error:[/red] {text}: free some space, or write elsewhere, and make the same call again",
+                soft_wrap=True,
+            )
+            raise typer.Exit(1) from None
         if isinstance(error, UnicodeEncodeError) and (reads := sys.getfilesystemencoding()) != "utf-8":
             _err.print(
                 f"[red]error:[/red] {escape(ascii(error.object))} is no name of a file in {reads}, the encoding "
