@@ -2,8 +2,9 @@
 
     python benchmarks/pseudolabel_scores.py WORKSPACE [PSEUDOLABELS ...]
 
-A row for each artifact, by default for all of the workspace: clusters are matched to classes by the Hungarian rule over
-all views, which must show whole images with labels; cells or pixels without a mask count as errors, or as --unmasked.
+A row for each artifact, by default for all of the workspace that have classes: clusters are matched to classes by the
+Hungarian rule over all views, which must show whole images with labels; cells or pixels without a mask count as
+errors, or as --unmasked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def main() -> None:
     parser.add_argument("--unmasked", type=int, help="class of what has no mask, 0 for a background")
     options = parser.parse_args()
     context = Context(Workspace(options.workspace))
-    names = options.artifacts or [one.id for one in context.workspace.artifacts("pseudolabels")]
+    known = [one for one in context.workspace.artifacts("pseudolabels") if "classes" in one.manifest.config]
+    names = options.artifacts or [one.id for one in known]
     print("| pseudo-labels | options | accuracy | mIoU | classes used |")
     print("|---|---|---|---|---|")
     for name in names:

@@ -40,3 +40,24 @@ def context(tmp_path):
     from unsupseg_cli import Context, Workspace
 
     return Context(Workspace(tmp_path / "work"))
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    """A bucket of the test's own, and the environment that leads to it."""
+    pytest.importorskip("obstore", reason="the extra `cloud` is missing: pip install 'unsupseg[cloud]'")
+    pytest.importorskip("moto", reason="moto is missing: pip install 'unsupseg[dev]'")
+    from fixtures.bucket import open_bucket
+
+    bucket = open_bucket()
+    environment = {
+        "AWS_ENDPOINT_URL": bucket.url,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "UNSUPSEG_CACHE": str(tmp_path / "cache"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    yield bucket
+    bucket.stop()

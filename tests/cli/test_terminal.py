@@ -246,3 +246,24 @@ def test_the_script_that_completes_commands_is_that_of_the_shell_named(call, she
     assert mark in script
     assert "unsupseg" in script
     assert "'tcsh' is not one of" in call("--show-completion", "tcsh", code=2)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice", "told"),
+    [
+        (("list",), "traceback above", True),
+        (("gc",), "traceback above", True),
+        (("graph",), "traceback that -v prints", False),
+        (("graph", "-v"), "traceback above", True),
+    ],
+)
+def test_an_error_that_was_not_foreseen_leads_to_its_traceback(arguments, advice, told, call, monkeypatch):
+    def fail(self, *arguments):
+        raise RuntimeError("the moon is full")
+
+    Path("unsupseg-workspace").mkdir()
+    monkeypatch.setattr(Workspace, "listed", fail)
+    monkeypatch.setattr(Workspace, "current", fail)
+    _, said = call(*arguments, code=1)
+    assert f"RuntimeError: the moon is full (not foreseen: please report it with the {advice})" in said
+    assert ("Traceback" in said) == told

@@ -1,13 +1,15 @@
-"""The command with its libraries loaded, for tests that run scripts of many calls.
+"""The command, and Python, with the command's libraries loaded, for tests that run scripts of many calls.
 
 As a program, with the path of a socket: runs each call that comes in a child, with the caller's files, folder and
-environment. `write_client` writes a command that sends its call there.
+environment. `write_client` writes a program that sends its calls there: one whose name is ``python`` has the script run
+that is its first word, any other the command.
 """
 
 import importlib
 import json
 import os
 import pkgutil
+import runpy
 import signal
 import socket
 import sys
@@ -18,14 +20,14 @@ CLIENT = """#!{python} -SE
 import json, os, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect("{address}")
-job = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
+job = {{"arguments": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [json.dumps(job).encode()], [0, 1, 2])
 sys.exit(server.recv(1)[0])
 """
 
 
 def write_client(path, address):
-    """Write the command that sends its calls to a server."""
+    """Write the program that sends its calls to a server."""
     path.write_text(CLIENT.format(python=sys.executable, address=address))
     path.chmod(0o755)
 
@@ -60,12 +62,20 @@ def answer(connection, main):
     os.chdir(job["folder"])
     os.environ.clear()
     os.environ.update(job["environment"])
-    sys.argv = ["unsupseg", *job["arguments"]]
+    program, *arguments = job["arguments"]
+    script = arguments[0] if Path(program).name == "python" else ""
+    sys.argv = arguments if script else ["unsupseg", *arguments]
     code = 1
     try:
-        main()
+        if script:
+            sys.path.insert(0, str(Path(script).parent))
+            runpy.run_path(script, run_name="__main__")
+        else:
+            main()
         code = 0
     except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()

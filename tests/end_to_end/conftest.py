@@ -43,11 +43,12 @@ def matrix(kill_matrix, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def command_folder(tmp_path_factory):
-    """A folder with the command ``unsupseg``, whose libraries a process has loaded before."""
+    """A folder with the programs ``unsupseg`` and ``python``, whose libraries a process has loaded before."""
     folder = tmp_path_factory.mktemp("bin")
     arguments = [sys.executable, str(Path(command_server.__file__)), str(folder / "socket")]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout.readline() == "ready\n"
-        command_server.write_client(folder / "unsupseg", folder / "socket")
+        for name in ("unsupseg", "python"):
+            command_server.write_client(folder / name, folder / "socket")
         yield folder
         server.terminate()

@@ -111,6 +111,15 @@ def test_the_chain_by_hand(call, photos, tmp_path):
     assert not any(row["used_labels"] for row in listed)
 
 
+def test_the_number_of_classes_that_the_class_file_has_is_proposed(call, photos):
+    call("extract", "--dataset", photos, "--split", "train", *SMALL)
+    _, said = call("pseudolabel", code=2)
+    assert f"or --classes 4, as '{photos / 'classes.json'}' has" in said
+    call("extract", "--dataset", images(photos, "val"), *SMALL)
+    _, said = call("pseudolabel", code=2)
+    assert "or --classes K (try 5 to 30)" in said
+
+
 def test_kinds_of_classes_have_scores_of_their_own(call, photos):
     kinds = [("sky", "stuff"), ("grass", "stuff"), ("road", "stuff"), ("[red]box", "thing")]
     (photos / "kinds.json").write_text(

@@ -39,4 +39,4 @@ def show(
             table.add_row(key.replace("_", " "), str(value))
         Console(highlight=False, soft_wrap=True).print(table)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)

@@ -119,7 +119,7 @@ def show(
         else:
             print_table(_table(records))
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _table(records: list[dict[str, Any]]) -> Table:

@@ -205,9 +205,10 @@ def one_of(**given: Any) -> Any:
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = None) -> None:
+def run_guarded(action: Callable[[], None], verbose: bool | None = None, log: Path | None = None) -> None:
     """Run an action; an error becomes one sentence and an exit code (1 failed, 2 wrong call, 130 Ctrl-C).
 
+    ``verbose`` is whether errors have their traceback; None, of a command without -v: those that were not foreseen.
     ``log`` is the file of --log.
     """
     try:
@@ -242,9 +243,12 @@ def run_guarded(action: Callable[[], None], verbose: bool, log: Path | None = No
                 soft_wrap=True,
             )
             raise typer.Exit(2) from None
+        if verbose is None:
+            traceback.print_exc()
         text = escape(visible(f"{type(error).__name__}: {error}"))
+        found = "that -v prints" if verbose is False else "above"
         _err.print(
-            f"[red]error:[/red] {text} (not foreseen: please report it with the traceback that -v prints)",
+            f"[red]error:[/red] {text} (not foreseen: please report it with the traceback {found})",
             soft_wrap=True,
         )
         raise typer.Exit(1) from None

@@ -67,7 +67,7 @@ def compare(
                 table.add_row(*_cells(row))
             print_table(table)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _title(comparison: Comparison) -> str:

@@ -54,7 +54,7 @@ def show(
             table.add_row(str(index), label, raw, str(space.colors[index]), space.kinds[index])
         console.print(table)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 @app.command("check")
@@ -121,7 +121,7 @@ def check(
             )
             raise UnsupsegError(f"{broken} named above.")
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 @app.command("prepare")
@@ -150,4 +150,4 @@ def prepare(
         console.print(", ".join(f"{count:,} {split}" for split, count in counts.items()))
         result(str(out))
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)

@@ -54,7 +54,7 @@ def doctor(
         if broken := [finding.name for finding in findings if finding.broken]:
             raise UnsupsegError(f"No command works here before this is mended: {', '.join(broken)}.")
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _named_weights(settings: Settings) -> dict[str, Path]:

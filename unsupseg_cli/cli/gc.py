@@ -62,7 +62,7 @@ def collect(
         if not remove:
             _tell_largest(space)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _tell_largest(space: Workspace) -> None:

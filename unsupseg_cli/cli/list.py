@@ -94,4 +94,4 @@ def list_artifacts(
             rows.append(row)
         print_columns(("kind", "id", "backbone", "K", "made from", "made", "seconds", "MB", "remarks"), rows)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)

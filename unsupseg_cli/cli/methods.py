@@ -46,13 +46,13 @@ def show(
         if method.deviations:
             console.print(_deviations(method))
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 @app.command("deviations")
 def print_deviations() -> None:
     """Print what the bundled methods do otherwise than published, as Markdown."""
-    run_guarded(lambda: print(page(map(get_method, BUNDLED)), end=""), verbose=False)
+    run_guarded(lambda: print(page(map(get_method, BUNDLED)), end=""))
 
 
 def _deviations(method: Method) -> Table:

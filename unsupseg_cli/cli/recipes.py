@@ -36,7 +36,7 @@ def list_recipes(
             table.add_row(recipe.name, recipe.data.get("dataset", ""), recipe.backbone, *scores)
         print_table(table)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _row(recipe: RecipeFile) -> dict[str, Any]:
@@ -66,4 +66,4 @@ def show(
         TerminalReporter().info(f"the recipe is '{recipe.reference}'")
         result(recipe_text(recipe).rstrip("\n"))
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)

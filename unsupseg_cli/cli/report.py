@@ -55,4 +55,4 @@ def report(
             reporter.info(f"{missing} missing on it; its end says what and why")
         result(str(out))
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)

@@ -49,7 +49,7 @@ def show(
         else:
             _print_manifest(artifact)
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _scores_csv(artifact: Artifact) -> str:

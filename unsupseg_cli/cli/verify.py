@@ -52,7 +52,7 @@ def verify(
             )
         say(f"{counted(len(artifacts), 'artifact')} {are(len(artifacts))} whole")
 
-    run_guarded(action, verbose=False)
+    run_guarded(action)
 
 
 def _gone(space: Workspace, artifacts: Sequence[Artifact]) -> dict[str, set[str]]:

@@ -19,6 +19,7 @@ from unsupseg_cli.core.options import DataConfig
 from unsupseg_cli.core.paths import anchored
 from unsupseg_cli.data.datasets import (
     Dataset,
+    class_file_of,
     dataset_names,
     folder_name,
     frames_of,
@@ -381,11 +382,14 @@ def named_space(artifact: Artifact) -> LabelSpace | None:
 
 
 def default_classes(artifact: Artifact) -> int:
-    """Return the size of the label space; raises UsageError for a plain folder, which has none."""
+    """Return the size of the label space; raises UsageError for a folder, also one with labels beside its images."""
     space = named_space(artifact)
-    if space is None:
-        raise UsageError(
-            "The images are a plain folder, whose number of classes nobody knows: give --classes auto, or --classes K "
-            "(try 5 to 30); to `run` and `tune`, --set STAGE.classes=auto with the stage that makes pseudo-labels."
-        )
-    return len(space.names)
+    if space is not None:
+        return len(space.names)
+    data = artifact.manifest.data
+    file = class_file_of(Path(data.root)) if data is not None else None
+    asked = "K (try 5 to 30)" if file is None else f"{len(LabelSpace.from_file(file).names)}, as '{file}' has"
+    raise UsageError(
+        f"How many classes a folder of images shows is yours to say: give --classes auto, or --classes {asked}; to "
+        "`run` and `tune`, --set STAGE.classes=auto with the stage that makes pseudo-labels."
+    )

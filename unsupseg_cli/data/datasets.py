@@ -263,6 +263,11 @@ _ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 _CLASS_FILES = ("classes.json", "classes.txt")
 
 
+def class_file_of(folder: Path) -> Path | None:
+    """Return the file that names the classes of a folder's labels, where one lies in it."""
+    return next(filter(Path.is_file, (folder / name for name in _CLASS_FILES)), None)
+
+
 @dataclass(frozen=True)
 class _Files:
     """What is said of the files of a folder."""
@@ -283,7 +288,7 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     images, labels, class_file = folder, files.labels, files.class_file
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         images = folder / "images"
-        class_file = class_file or next(filter(Path.is_file, (folder / name for name in _CLASS_FILES)), None)
+        class_file = class_file or class_file_of(folder)
         labels = labels or (folder / "labels" if class_file is not None else None)
     if labels is not None and class_file is None:
         raise UsageError("--labels needs --class-file: a JSON or text file with the class names.")

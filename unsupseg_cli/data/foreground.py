@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unsupseg_cli.core.labels import VOID
 
-OBJECTS_BELOW = 0.5
+OBJECTS_BELOW = 0.62
 """Share at the border below which masks were objects before a background (docs/choices.md)."""
 
 

@@ -233,7 +233,7 @@ STAGE = Stage(
     name="scan",
     config=ScanConfig,
     makes="scan",
-    version=1,
+    version=2,
     identify=identify,
     work=work,
     ports=(FEATURES, *(replace(port, optional=True, views=True) for port in ANY_MASKS)),
