@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import typer
+from fixtures.documents import PAGES, ROOT
 from fixtures.layouts import potsdam_tiles
 from fixtures.pictures import save
 from PIL import Image
@@ -21,12 +22,6 @@ from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.exchange.table import FORMATS
 from unsupseg_cli.methods.registry import BUNDLED
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("README.md", "docs/*.md", "samples/**/*.md", "unsupseg_cli/methods/*/README.md")
-    for path in ROOT.glob(pattern)
-)
 CODE = re.compile(r"```.*?```|`[^`]+`|^    \S.*?$", re.DOTALL | re.MULTILINE)
 """Fenced blocks, spans and indented lines."""
 
