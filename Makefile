@@ -1,5 +1,5 @@
 # make demo    the whole chain on the bundled scenes (installs first, then needs no network)
-# make test    the tests; make test-slow those that start and end processes for long
+# make test    the tests; make test-slow those that start and end processes for long, and what the documents call
 # make test-recipes  every recipe, on small pictures with few steps
 # make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
 # make test-interop  exported labels, read by datumaro and label-studio-sdk (in a folder of their own: they want another numpy)
@@ -33,7 +33,7 @@ test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow"
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
 
 test-recipes: install
 	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py

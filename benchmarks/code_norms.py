@@ -22,6 +22,7 @@ from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.crf import refine_batch
 from unsupseg_cli.data.datasets import open_dataset
 from unsupseg_cli.data.geometry import Geometry
+from unsupseg_cli.data.images import read_image
 from unsupseg_cli.data.truth import read_truth
 from unsupseg_cli.inference.segment import segment_items
 from unsupseg_cli.metrics.confusion import Confusion
@@ -70,7 +71,8 @@ def main() -> None:
         ours = image.log_probs(*truth.shape)
         largest = max(largest, float((ours - published).abs().max()))
         same_class += int((ours.argmax(0) == published.argmax(0)).sum())
-        refined = [refine_batch([scores], [image.image])[0].argmax(0).numpy() for scores in (ours, published)]
+        picture = geometry.render(read_image(image.item.image), image.view)
+        refined = [refine_batch([scores], [picture])[0].argmax(0).numpy() for scores in (ours, published)]
         equal, pixels = equal + int((refined[0] == refined[1]).sum()), pixels + truth.size
         for name, labels in zip(counts, (*refined, ours.argmax(0).numpy()), strict=True):
             counts[name].update(labels, truth)

@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--root")
     parser.add_argument("--classes", type=int, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--weights", type=lambda name: Path(name).resolve(), required=True)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--crf", action="store_true", help="score with the CRF too")
     options = parser.parse_args()
