@@ -13,6 +13,7 @@ import typer
 from fixtures.documents import PAGES, ROOT
 from fixtures.layouts import potsdam_tiles
 from fixtures.pictures import save
+from fixtures.short import SHORT_TRAININGS
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -91,36 +92,18 @@ def test_the_messages_of_the_troubleshooting_page_are_ours():
             assert part.strip("' ") in source, message
 
 
-SHORT = """
+SHORT = f"""
 backbone = "untrained"
 workers = 0
 [extract]
 size = 208
 [pseudolabel.kmeans]
 restarts = 1
-[train.kmeans]
-steps = 20
-restarts = 2
-[train.primaps]
-epochs = 1
-init_epochs = 1
+{SHORT_TRAININGS}
 """
 
 
 SMALL_VIEWS = "size = 96\nforeground_share = 0"
-SHORT_METHODS = """
-[train.context]
-steps = 2
-[train.maskdistill]
-epochs = 1
-[train.stego]
-steps = 3
-[train.spectral]
-steps = 3
-[train.transfgu]
-cycles = 1
-cycle_steps = 2
-"""
 
 
 @pytest.fixture
@@ -202,7 +185,7 @@ def test_the_blocks_of_the_page_on_data_sets_run(call, labelled):
 
 @pytest.mark.parametrize("method", sorted(BUNDLED))
 def test_the_blocks_of_the_pages_of_methods_run(method, call, photos):
-    Path("unsupseg.toml").write_text(SHORT.replace("size = 208", SMALL_VIEWS) + SHORT_METHODS)
+    Path("unsupseg.toml").write_text(SHORT.replace("size = 208", SMALL_VIEWS))
     for number in range(24 if method == "maskdistill" else 0):  # a mask each, for 20 clusters
         save(Path(f"photos/{number}.png"), grounds(number))
     run_lines(call, lines_of(f"unsupseg_cli/methods/{method}/README.md"))

@@ -1,6 +1,7 @@
 """The benchmarks that the documents call run as they are called there, on tiny data and for a moment."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -15,6 +16,7 @@ from fixtures.documents import PAGES, ROOT, code_in_text
 from fixtures.layouts import build, stripes
 from fixtures.pictures import save
 from fixtures.programs import run
+from fixtures.short import SHORT_TRAININGS
 from safetensors.torch import save_file
 
 CALL = re.compile(
@@ -22,7 +24,7 @@ CALL = re.compile(
 )
 """Variables, the interpreter, the script and the words behind it."""
 
-SHORT = """
+SHORT = f"""
 workers = 0
 [extract]
 size = 56
@@ -35,23 +37,7 @@ classes = 4
 restarts = 1
 [train]
 classes = 4
-[train.kmeans]
-steps = 5
-restarts = 1
-[train.primaps]
-epochs = 1
-init_epochs = 1
-[train.context]
-steps = 2
-[train.maskdistill]
-epochs = 1
-[train.stego]
-steps = 2
-[train.spectral]
-steps = 2
-[train.transfgu]
-cycles = 1
-cycle_steps = 2
+{SHORT_TRAININGS}
 """
 
 RECIPE = """
@@ -246,6 +232,7 @@ def benchmark(world, names, command_folder):
         python = sys.executable if "multiprocessing" in path.read_text() else command_folder / "python"
         given = dict(one.split("=") for one in shlex.split(variables))
         given |= {name: value for name, value in FEWER.items() if name in given}
+        given["PATH"] = f"{command_folder}{os.pathsep}{os.environ['PATH']}"
         said = words_of(script, words, names | {script: names.get(script, {}) | others})
         run(world, python if path.suffix == ".py" else "bash", path, *said, **given)
 

@@ -12,9 +12,10 @@ import torch
 from fixtures.documents import PAGES, code_in_text
 from fixtures.pictures import noise, save
 from fixtures.programs import run
+from fixtures.short import SHORT_TRAININGS
 from safetensors.torch import save_file
 
-SHORT = """
+SHORT = f"""
 backbone = "untrained"
 workers = 0
 [extract]
@@ -24,16 +25,7 @@ steps = 1
 batch = 2
 [pseudolabel.kmeans]
 restarts = 1
-[train.kmeans]
-steps = 5
-restarts = 1
-[train.primaps]
-epochs = 1
-init_epochs = 1
-[train.spectral]
-steps = 2
-[train.stego]
-steps = 2
+{SHORT_TRAININGS}
 """
 RECIPE = """
 name = "my-setting"
