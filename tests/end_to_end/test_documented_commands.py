@@ -48,6 +48,7 @@ masks.set.restarts = 2
 BEHIND = {
     "unsupseg classes color": "0=red",
     "unsupseg demo": "--backbone untrained",
+    "unsupseg eval --features VAL": "--model MODEL",
     "unsupseg eval --linear-probe": "--dataset set/ --split val --model MODEL",
     "unsupseg eval-masks": "--pseudolabels PROPOSALS",
     "unsupseg export": "--out model.onnx --frame 64x64",
@@ -57,14 +58,15 @@ BEHIND = {
     "unsupseg pretrain photos/ --hours 8": "--hours 0.0001",
     "unsupseg pseudolabel --method maskdistill --part filter": "--pseudolabels PSEUDOLABELS --model MODEL",
     "unsupseg segment --classes 8": "photos/",
-    "unsupseg train --method primaps --masks ID": "--features FEATURES",
     "unsupseg segment photos/ --backbone dinov2_vits14": "--weights vits14.safetensors",
+    "unsupseg train --method primaps --masks ID": "--features FEATURES",
 }
 """What is put behind a command: what the text around it says, or what shortens it."""
 BEFORE = {
     "unsupseg classes merge --to 12": ("pseudolabel --classes 14 --features FEATURES", "train"),
     "unsupseg classes merge --to K": ("pseudolabel --classes 4 --features FEATURES", "train"),
     "unsupseg refine": ("predict photos/ --keep scores --model MODEL",),
+    "unsupseg train": ("pseudolabel --classes 3 --features FEATURES",),
     "unsupseg train --tensorboard runs/one": ("pseudolabel --classes 3 --features FEATURES",),
 }
 """What is done before a command."""

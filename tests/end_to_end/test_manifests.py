@@ -69,8 +69,8 @@ def test_outputs_change_only_with_the_version_of_their_stage(matrix, every_call)
     """Artifacts are reused by key, so code that gives other outputs needs another version, of stage or method.
 
     Means and spreads may move by a tenth of the spread and by 0.001: other processors sum in other orders, and where a
-    gradient is next to zero Adam steps by the learning rate either way. When a version was
-    raised: ``UNSUPSEG_GOLDEN=write pytest tests/end_to_end/test_manifests.py`` records the new outputs.
+    gradient is next to zero Adam steps by the learning rate either way. When a version was raised:
+    ``UNSUPSEG_GOLDEN=write pytest tests/end_to_end/test_manifests.py`` records the new outputs.
     """
     found = state(matrix, every_call)
     known = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
