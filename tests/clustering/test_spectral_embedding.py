@@ -17,11 +17,11 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 
 
 def arcs(count=200):
-    """Two long arcs on the sphere that centres cannot tell apart, and what each point is of."""
-    generator = torch.Generator().manual_seed(0)
-    angle = torch.rand(2 * count, generator=generator) * 2.6
+    """Two long arcs on the sphere that centres cannot tell apart, without a gap, and what each point is of."""
+    noise = 0.02 * np.random.default_rng(0).normal(size=2 * count)
+    angle = torch.linspace(0, 2.6, count).repeat_interleave(2)
     of = torch.arange(2 * count) % 2
-    height = torch.where(of == 0, 0.35, -0.35) + 0.02 * torch.randn(2 * count, generator=generator)
+    height = torch.where(of == 0, 0.35, -0.35) + torch.from_numpy(noise).float()
     return F.normalize(torch.stack([angle.cos(), angle.sin(), height], 1), dim=1), of
 
 

@@ -248,8 +248,8 @@ def test_candidates_that_divide_the_images_alike_count_as_one(call, here):
         one, other = (f"'small clusters.classes={number} extract.layer={layer}'" for layer in ("-1", "-1,-3"))
         assert f"{one}, {other} divide the images alike: they count as one in the agreement" in said
     agreements = [row["agreement"] for row in manifest(here, path)["summary"]["candidates"]]
-    assert agreements[0] == pytest.approx(agreements[1], abs=0.02)
-    assert agreements[2] == pytest.approx(agreements[3], abs=0.02)
+    assert agreements[0] == pytest.approx(agreements[1], abs=0.05)
+    assert agreements[2] == pytest.approx(agreements[3], abs=0.05)
     assert max(agreements[2:]) < 0.75, (
         agreements
     )  # of three classes two confirm a part, whatever the twin says
