@@ -1,5 +1,5 @@
 # make demo    the whole chain on the bundled scenes (installs first, then needs no network)
-# make test    the tests; make test-slow those that start and end processes for long, and what the documents call
+# make test    the tests; make test-slow those that start and end processes for long; make test-docs what the documents call
 # make test-recipes  every recipe, on small pictures with few steps
 # make test-gpu  every stage on CUDA beside the CPU (skips without a GPU)
 # make test-interop  exported labels, read by datumaro and label-studio-sdk (in a folder of their own: they want another numpy)
@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 INTEROP := $(VENV)/interop
 AZURITE := $(VENV)/azurite
 
-.PHONY: install demo test test-slow test-recipes test-interop azurite test-azure test-gpu check lint types layers clean
+.PHONY: install demo test test-slow test-docs test-recipes test-interop azurite test-azure test-gpu check lint types layers clean
 
 install: $(STAMP)
 
@@ -30,10 +30,13 @@ demo: install
 	$(BIN)/unsupseg demo
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow and not documents"
 
 test-slow: install
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
+test-docs: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m documents
 
 test-recipes: install
 	OMP_NUM_THREADS=1 UNSUPSEG_TEST_RECIPES=all $(BIN)/pytest tests/end_to_end/test_recipes.py

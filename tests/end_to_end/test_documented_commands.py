@@ -15,6 +15,8 @@ from fixtures.programs import run
 from fixtures.short import SHORT_TRAININGS
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.documents
+
 SHORT = f"""
 backbone = "untrained"
 workers = 0
@@ -152,7 +154,6 @@ def command(world, command_folder):
     return lambda line: run(world, command_folder / "unsupseg", *shlex.split(line))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("line", documented())
 def test_documented_commands_run(line, names, command, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
