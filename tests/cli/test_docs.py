@@ -13,7 +13,7 @@ import typer
 from fixtures.documents import PAGES, ROOT
 from fixtures.layouts import potsdam_tiles
 from fixtures.pictures import save
-from fixtures.short import SHORT_TRAININGS
+from fixtures.short import SHORT_STAGES
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -97,9 +97,7 @@ backbone = "untrained"
 workers = 0
 [extract]
 size = 208
-[pseudolabel.kmeans]
-restarts = 1
-{SHORT_TRAININGS}
+{SHORT_STAGES}
 """
 
 

@@ -16,7 +16,7 @@ from fixtures.documents import PAGES, ROOT, code_in_text
 from fixtures.layouts import build, stripes
 from fixtures.pictures import save
 from fixtures.programs import run
-from fixtures.short import SHORT_TRAININGS
+from fixtures.short import SHORT_STAGES
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.documents
@@ -30,12 +30,7 @@ SHORT = f"""
 workers = 0
 [extract]
 size = 56
-[pretrain]
-steps = 1
-batch = 2
-[pseudolabel.kmeans]
-restarts = 1
-{SHORT_TRAININGS}
+{SHORT_STAGES}
 """
 
 RECIPE = """

@@ -12,7 +12,7 @@ import torch
 from fixtures.documents import PAGES, code_in_text
 from fixtures.pictures import noise, save
 from fixtures.programs import run
-from fixtures.short import SHORT_TRAININGS
+from fixtures.short import SHORT_STAGES
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.documents
@@ -22,12 +22,7 @@ backbone = "untrained"
 workers = 0
 [extract]
 size = 64
-[pretrain]
-steps = 1
-batch = 2
-[pseudolabel.kmeans]
-restarts = 1
-{SHORT_TRAININGS}
+{SHORT_STAGES}
 """
 RECIPE = """
 name = "my-setting"
