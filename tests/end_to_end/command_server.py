@@ -34,11 +34,13 @@ def write_client(path, address):
 
 def serve(address):
     """Answer calls until the process is ended."""
+    before = set(os.environ)
     import unsupseg_cli
     from unsupseg_cli.cli.main import main
 
     for module in pkgutil.walk_packages(unsupseg_cli.__path__, "unsupseg_cli."):
         importlib.import_module(module.name)
+    set_by_imports = {name: value for name, value in os.environ.items() if name not in before}
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
@@ -47,12 +49,12 @@ def serve(address):
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
-            answer(connection, main)
+            answer(connection, main, set_by_imports)
         connection.close()
 
 
-def answer(connection, main):
-    """Run one call and send its exit status."""
+def answer(connection, main, set_by_imports):
+    """Run one call, in whose environment is what the imports set, and send its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     job = json.loads(message)
@@ -61,7 +63,7 @@ def answer(connection, main):
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.chdir(job["folder"])
     os.environ.clear()
-    os.environ.update(job["environment"])
+    os.environ.update(set_by_imports | job["environment"])
     program, *arguments = job["arguments"]
     script = arguments[0] if Path(program).name == "python" else ""
     sys.argv = arguments if script else ["unsupseg", *arguments]
