@@ -1,13 +1,19 @@
 """The Dockerfile names what is there: files, extras, the program, a Python that the package takes."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from fixtures.pictures import noise
+from fixtures.short import SHORT
 
 ROOT = Path(__file__).parents[2]
+STAND_IN = Path(__file__).with_name("docker.py")
 INSTRUCTIONS = {"FROM", "ARG", "WORKDIR", "COPY", "RUN", "ENV", "ENTRYPOINT", "CMD"}
 
 
@@ -76,3 +82,27 @@ def test_arguments_are_declared_before_they_are_used(steps):
         if name == "ARG":
             declared.add(rest.split("=")[0])
         assert set(re.findall(r"\$\{(\w+)\}", rest)) <= declared
+
+
+@pytest.mark.documents
+def test_the_block_of_the_page_runs_on_a_stand_in(tmp_path):
+    """`build` in the checkout, `run` in the folder of the photos."""
+    noise(tmp_path / "photos", {f"{number}.png": (48, 64) for number in range(3)})
+    (tmp_path / "unsupseg.toml").write_text(SHORT)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "docker").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+    (programs / "docker").chmod(0o755)
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {name: value for name, value in os.environ.items() if name != "UNSUPSEG_WORKSPACE"}
+    environment |= {"PATH": path, "STAND_IN_DOCKER": str(tmp_path)}
+    page = (ROOT / "docs/getting-started.md").read_text()
+    lines = re.findall(r"^docker (?:build|run) .*$", page, re.MULTILINE)
+    assert {line.split()[1] for line in lines} == {"build", "run"}
+    for line in lines:
+        place = ROOT if line.startswith("docker build") else tmp_path
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=place, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "photos-segmented/classes.png").exists()

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import torch
 from fixtures.documents import PAGES, ROOT, code_in_text
 from fixtures.layouts import build, stripes
 from fixtures.pictures import save
 from fixtures.programs import run
 from fixtures.short import SHORT_STAGES
-from safetensors.torch import save_file
+from fixtures.weights import write_vits14
 
 pytestmark = pytest.mark.documents
 
@@ -128,11 +126,7 @@ def world(tmp_path_factory):
     for name, classes in (("fashion", 8), ("aerial", 4), ("street", 5)):
         labelled_folder(folder / name, classes)
     build("voc2012", folder / "VOCdevkit")
-    torch.manual_seed(0)
-    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
-    save_file(
-        {name: value.contiguous() for name, value in vit.state_dict().items()}, folder / "vits14.safetensors"
-    )
+    write_vits14(folder / "vits14.safetensors")
     (folder / "docs/images").mkdir(parents=True)
     (folder / "unsupseg.toml").write_text(SHORT)
     (folder / "short.toml").write_text(RECIPE)

@@ -7,23 +7,14 @@ import shutil
 
 import numpy as np
 import pytest
-import timm
-import torch
 from fixtures.documents import PAGES, code_in_text
 from fixtures.pictures import noise, save
 from fixtures.programs import run
-from fixtures.short import SHORT_STAGES
-from safetensors.torch import save_file
+from fixtures.short import SHORT
+from fixtures.weights import write_vits14
 
 pytestmark = pytest.mark.documents
 
-SHORT = f"""
-backbone = "untrained"
-workers = 0
-[extract]
-size = 64
-{SHORT_STAGES}
-"""
 RECIPE = """
 name = "my-setting"
 description = "k-means on my photos"
@@ -91,11 +82,7 @@ def world(tmp_path_factory):
             save(folder / "set/labels" / split / path.name, labels)
             save(folder / "masks" / path.name, np.roll(labels, 8, axis=0))
     (folder / "set/classes.json").write_text(json.dumps({"classes": ["near", "far"]}))
-    torch.manual_seed(0)
-    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=518)
-    save_file(
-        {name: value.contiguous() for name, value in vit.state_dict().items()}, folder / "vits14.safetensors"
-    )
+    write_vits14(folder / "vits14.safetensors")
     (folder / "unsupseg.toml").write_text(SHORT)
     (folder / "my.toml").write_text(RECIPE)
     return folder

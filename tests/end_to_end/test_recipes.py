@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fixtures.pictures import noise, save
+from fixtures.short import SHORT
 from typer.testing import CliRunner
 
 from unsupseg_cli.cli.main import app
@@ -104,6 +105,7 @@ def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
     """As they stand, but for what makes a published row large: data, backbone with its weights, and steps."""
     monkeypatch.chdir(tmp_path)
     Path("my.toml").write_text("".join(blocks_of("recipes.md", "toml")[:2]))
+    Path("unsupseg.toml").write_text(SHORT)
     for split in ("train", "val"):
         noise(Path("photos", split), {f"{number}.png": (64, 80) for number in range(2)})
     lines = "".join(blocks_of(page, "sh")).splitlines()
@@ -116,8 +118,7 @@ def test_the_blocks_of_a_page_run(page, place, tmp_path, monkeypatch):
             made += not flags
             call(*small(words[1], place), *flags)
         else:
-            listed = ["--dry-run"] if words[0] == "tune" and "--dry-run" not in words else []
-            result = CliRunner().invoke(app, [*words, *listed])
+            result = CliRunner().invoke(app, words)
             assert result.exit_code == 0, f"{line}: {result.output}"
     assert made
 

@@ -1,14 +1,19 @@
 """`--executor ray` on a cluster of two nodes in this machine: the same artifacts as without."""
 
 import json
+import re
+import shlex
 import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
+from fixtures.documents import ROOT
+from fixtures.short import SHORT
 from PIL import Image
 
 from unsupseg_cli import Context, ExtractConfig, PseudolabelConfig, extract, pseudolabel
@@ -172,6 +177,19 @@ def test_a_recipe_runs_on_actors_as_it_runs_here(call, tmp_path, address):
     stored, _ = call("eval", "--features", features, "--json", *shared)
     (scored,) = (made for made in here if made.manifest.kind == "evaluation")
     assert json.loads(stored)["summary"]["images"] == scored.manifest.summary["images"]
+
+
+@pytest.mark.documents
+def test_the_commands_of_the_page_on_scaling_run_on_a_cluster(call, blocks, address):
+    Path("photos").symlink_to(blocks)
+    Path("unsupseg.toml").write_text(SHORT)
+    lines = re.findall(
+        r"^unsupseg .* --address HEAD:6379$", (ROOT / "docs/scaling.md").read_text(), re.MULTILINE
+    )
+    assert [shlex.split(line)[1] for line in lines] == ["extract", "run"]
+    for line in lines:
+        path, _ = call(*shlex.split(line.replace("HEAD:6379", address))[1:])
+    assert Path(path, "manifest.json").exists()
 
 
 def node(**changes):
