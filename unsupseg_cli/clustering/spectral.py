@@ -24,50 +24,44 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.progress import Reporter, Silent
 
 OWN_IMAGE = 0.4
-"""Share of nearest tokens in their own image above which k-means of the tokens was better (docs/choices.md)."""
+"""Share of nearest tokens in their own image above which diffused tokens were better (docs/choices.md)."""
 
 _BLOCK = 2048  # rows that are compared with all points at a time
 _LEAST = 1e-6  # weight of the edge of each point to itself, so that none is without an edge
 
 
 class GraphClusters(NamedTuple):
-    """The cluster of each point (n,), how good they are, and the share of nearest points of a point's own group."""
+    """The cluster of each point (n,), how good they are on the graph, and the steps of diffusion before them."""
 
     labels: Tensor
     modularity: float
-    same_group: float
+    steps: int = 0
 
 
-def cluster_graph(
-    points: Tensor,
-    groups: Tensor,
+def spectral_clusters(
+    affinity: csr_matrix,
     k: int,
     *,
-    neighbors: int,
     restarts: int,
     iterations: int,
     seed: Callable[[str], int],
     reporter: Reporter | None = None,
 ) -> GraphClusters:
-    """Cluster points by their nearest ones of other groups.
+    """Cluster points by the first eigenvectors of their graph.
 
     Args:
-        points: unit points (n, C), more than ``k + 1``.
-        groups: the group of each, (n,).
+        affinity: symmetric, (n, n), at least 0, of more than ``k + 1`` points.
         k: number of clusters.
-        neighbors: of each point.
         restarts: of k-means on the eigenvectors.
         iterations: at most, of k-means.
         seed: gives a seed for each purpose.
         reporter: is told the progress.
     """
-    columns, cosines, same = neighbours_of_others(points, groups, neighbors, reporter)
-    affinity = to_affinity(columns, cosines)
     embedding = spectral_embedding(affinity, k, seed("eigenvectors"))
     result = spherical_kmeans(
         embedding, k, restarts=restarts, iterations=iterations, seed=seed("kmeans"), reporter=reporter
     )
-    return GraphClusters(result.labels.to(points.device), modularity(affinity, result.labels), same)
+    return GraphClusters(result.labels, modularity(affinity, result.labels))
 
 
 def neighbours_of_others(

@@ -45,9 +45,10 @@ def share_right(predictions, truth):
     return table.max(1).sum() / table.sum()
 
 
-def test_things_are_found_across_images_of_different_light(world):
+@pytest.mark.parametrize("clusters", ["graph", "diffused"])
+def test_things_are_found_across_images_of_different_light(world, clusters):
     truth, source = world
-    figures, masks = labelled(source)
+    figures, masks = labelled(source, clusters=clusters)
     assert share_right([mask.group[mask.labels] for mask in masks], truth) > 0.98
     assert 0 <= figures["same_image"] <= 1
     assert figures["tokens"] == sum(view.numel() for view in truth)
@@ -112,7 +113,7 @@ def with_masks(source, masks, classes=4, **options):
     return figures, [mask.group[mask.labels] for mask in labeller.label(list(range(VIEWS)))]
 
 
-@pytest.mark.parametrize("clusters", ["graph", "tokens"])
+@pytest.mark.parametrize("clusters", ["graph", "diffused", "tokens"])
 @pytest.mark.parametrize("background", ["outside", "auto"])
 def test_what_objects_leave_out_is_class_0_and_takes_no_cluster(objects, background, clusters):
     truth, source, masks = objects
@@ -150,13 +151,14 @@ def test_a_background_beside_nothing_is_refused(world, objects):
         with_masks(before, masks, 1, background="outside")
 
 
-def test_the_graph_or_k_means_is_chosen_by_the_neighbours_in_other_images(world):
+def test_eigenvectors_or_diffusion_are_chosen_by_the_neighbours_in_other_images(world):
     _, source = world
     alike = [torch.randn(6, 7, 24, generator=torch.Generator().manual_seed(view)) for view in range(VIEWS)]
-    for tokens, clusters in ((source.tokens(range(VIEWS)), "tokens"), (alike, "graph")):
+    for tokens, clusters in ((source.tokens(range(VIEWS)), "diffused"), (alike, "graph")):
         figures, _ = labelled(MemorySource(tokens), clusters="auto")
         assert figures["clusters"] == clusters
-        assert (figures["same_image"] > 0.4) == (clusters == "tokens")
+        assert (figures["same_image"] > 0.4) == (clusters == "diffused")
+        assert ("steps" in figures) == (clusters == "diffused")
 
 
 @pytest.fixture
@@ -207,9 +209,9 @@ def test_objects_are_chosen_where_tokens_tell_images_apart_before_a_background(o
     ]
     source = MemorySource([view[::5, ::5] for view in views])
     assert with_masks(source, masks, clusters="auto", background="auto")[0]["clusters"] == "objects"
-    assert with_masks(source, masks, clusters="auto", background="none")[0]["clusters"] == "tokens"
+    assert with_masks(source, masks, clusters="auto", background="none")[0]["clusters"] == "diffused"
     few, _ = with_masks(source, masks, len(masks.labels) + 2, clusters="auto", background="auto")
-    assert (few["background"], few["clusters"]) == (True, "tokens")  # as of one photo, with a mask or two
+    assert (few["background"], few["clusters"]) == (True, "diffused")  # as of one photo, with a mask or two
 
 
 def test_objects_are_asked_for_where_there_are_none_or_too_few(objects, world):

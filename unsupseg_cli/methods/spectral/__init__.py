@@ -20,5 +20,5 @@ METHOD = Method(
     labellers=(Part(PseudolabelOptions, "unsupseg_cli.methods.spectral.pseudolabel:SpectralLabeller"),),
     trainer=Part(TrainOptions, "unsupseg_cli.methods.spectral.train:LinearTrainer"),
     deviations=DEVIATIONS,
-    version="4",
+    version="5",
 )

@@ -13,10 +13,11 @@ from unsupseg_cli.methods.declaration import Background, MethodOptions, Needs
 class PseudolabelOptions(MethodOptions):
     """Options of ``pseudolabel --method spectral``."""
 
-    clusters: Literal["graph", "tokens", "objects", "auto"] = setting(
+    clusters: Literal["graph", "diffused", "tokens", "objects", "auto"] = setting(
         "graph",
-        "graph: of tokens across images; tokens: k-means; objects: k-means of the masks given, each one thing. auto: "
-        "the graph, unless tokens tell images apart; then objects before a background, else tokens.",
+        "graph: of tokens across images, by its eigenvectors; diffused: k-means of tokens averaged along it; tokens: "
+        "k-means; objects: k-means of the masks given, each one thing. auto: the graph, unless tokens tell images "
+        "apart; then objects before a background, else diffused.",
     )
     background: Background = setting(
         "none",
@@ -35,7 +36,7 @@ class PseudolabelOptions(MethodOptions):
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of the graph where there is none, with the reason."""
-        if self.clusters in ("graph", "auto"):
+        if self.clusters in ("graph", "diffused", "auto"):
             return {}
         of_graph = ("sample", "draws", "neighbors", "voters")
         return dict.fromkeys(of_graph, f"clusters={self.clusters} takes no graph")

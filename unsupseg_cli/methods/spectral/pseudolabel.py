@@ -1,18 +1,27 @@
-"""Features -> one class per token: spectral clusters of a sample and votes of it, or centres of k-means."""
+"""Features -> one class per token: clusters of the graph of a sample and votes of it, or centres of k-means."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from unsupseg_cli.clustering.diffusion import diffused_clusters
 from unsupseg_cli.clustering.principal import whitened
-from unsupseg_cli.clustering.spectral import OWN_IMAGE, GraphClusters, cluster_graph, vote
+from unsupseg_cli.clustering.spectral import (
+    OWN_IMAGE,
+    GraphClusters,
+    neighbours_of_others,
+    spectral_clusters,
+    to_affinity,
+    vote,
+)
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UsageError
@@ -50,6 +59,16 @@ class _Objects:
         return int(self.there.sum())
 
 
+@dataclass(frozen=True, eq=False)
+class _Sample:
+    """Tokens (n, C) of unit length, their graph, and the share of their nearest ones in their own image."""
+
+    tokens: Tensor
+    affinity: csr_matrix
+    same_image: float
+    seed: Callable[[str], int]
+
+
 class SpectralLabeller(Labeller):
     """Clusters of a sample of the tokens, which votes on all others; class 0 where there is a background."""
 
@@ -73,20 +92,12 @@ class SpectralLabeller(Labeller):
             return figures | self._cluster_tokens()
         if self.options.clusters == "objects":
             return figures | self._cluster_objects(self._describe_objects())
-        first = self._cluster_graph(0)
-        same = figures["same_image"] = first[1].same_group
-        if same > OWN_IMAGE:
-            told = f"{100 * same:.0f} % of the tokens' nearest ones lie in their own image"
-            if self.options.clusters == "auto":
-                return figures | self._cluster_without_graph(told)
-            self.inputs.reporter.warn(
-                f"{told}: these features tell images apart rather than what they show; compare with "
-                "--set clusters=tokens, or take another --backbone or --layer"
-            )
-        others = (self._cluster_graph(draw) for draw in range(1, self.options.draws))
-        self._sample, best = max((first, *others), key=lambda drawn: drawn[1].modularity)
-        self._labels = best.labels
-        return figures | {"tokens": len(self._sample), "modularity": best.modularity, "clusters": "graph"}
+        first = self._join(0)
+        figures["same_image"] = first.same_image
+        chosen, objects = self._choose(first.same_image)
+        if objects is not None:
+            return figures | self._cluster_objects(objects)
+        return figures | self._cluster_samples(chosen, first)
 
     def _find_background(self) -> dict[str, Any]:
         """Settle what is background, by the masks given.
@@ -126,26 +137,56 @@ class SpectralLabeller(Labeller):
             )
         return F.normalize(tokens, dim=-1), views
 
-    def _cluster_graph(self, draw: int) -> tuple[Tensor, GraphClusters]:
-        """Return a sample and the clusters of its graph."""
+    def _join(self, draw: int) -> _Sample:
+        """Draw tokens, and join each with its nearest ones in other images."""
         options, reporter = self.options, self.inputs.reporter
         stream = partial(seeds.stream, self.inputs.seed, "spectral", draw)
         tokens, views = self._draw(options.sample, stream("sample"))
         reporter.info(
-            f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} eigenvectors"
+            f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} clusters"
         )
-        counts = {name: getattr(options, name) for name in ("neighbors", "restarts", "iterations")}
-        clusters = cluster_graph(tokens, views, self._clusters, **counts, seed=stream, reporter=reporter)
-        return tokens, clusters
+        columns, cosines, same = neighbours_of_others(tokens, views, options.neighbors, reporter)
+        return _Sample(tokens, to_affinity(columns, cosines), same, stream)
 
-    def _cluster_without_graph(self, reason: str) -> dict[str, Any]:
-        """Cluster the masks, where there is a background and enough of them, else the tokens; say which and why."""
+    def _choose(self, same_image: float) -> tuple[str, _Objects | None]:
+        """Return what is clustered where tokens have a graph, and the masks if it is these; say why."""
+        chosen, reporter = self.options.clusters, self.inputs.reporter
+        if chosen == "diffused" or same_image <= OWN_IMAGE:
+            return "diffused" if chosen == "diffused" else "graph", None
+        told = f"{100 * same_image:.0f} % of the tokens' nearest ones lie in their own image"
+        if chosen == "graph":
+            reporter.warn(
+                f"{told}: these features tell images apart rather than what they show; compare with "
+                "--set clusters=diffused, or take another --backbone or --layer"
+            )
+            return "graph", None
         objects = None if self._foreground is None else self._describe_objects()
         few = objects is not None and objects.count < self._clusters
-        of = "masks" if objects is not None and not few else "tokens"
-        why = f" (masks: {objects.count}, too few for {self._clusters} clusters)" if objects and few else ""
-        self.inputs.reporter.info(f"{reason}: clusters are of k-means of {of} instead of the graph's{why}")
-        return self._cluster_tokens() if objects is None or few else self._cluster_objects(objects)
+        if objects is not None and not few:
+            reporter.info(f"{told}: clusters are of k-means of the masks instead of the graph's")
+            return "objects", objects
+        why = f" (masks: {objects.count}, too few for {self._clusters} clusters)" if objects else ""
+        reporter.info(
+            f"{told}: clusters are of tokens averaged along the graph instead of its eigenvectors{why}"
+        )
+        return "diffused", None
+
+    def _cluster_samples(self, chosen: str, first: _Sample) -> dict[str, Any]:
+        """Cluster several samples, the first of them given; keep the clusters of greatest modularity."""
+        samples = (self._join(draw) if draw else first for draw in range(self.options.draws))
+        found = ((sample, self._cluster_sample(chosen, sample)) for sample in samples)
+        best, clusters = max(found, key=lambda one: one[1].modularity)
+        self._sample, self._labels = best.tokens, clusters.labels.to(best.tokens.device)
+        figures = {"tokens": len(self._sample), "modularity": clusters.modularity, "clusters": chosen}
+        return figures | ({"steps": clusters.steps} if clusters.steps else {})
+
+    def _cluster_sample(self, chosen: str, sample: _Sample) -> GraphClusters:
+        counts = {name: getattr(self.options, name) for name in ("restarts", "iterations")}
+        graph, k, reporter = sample.affinity, self._clusters, self.inputs.reporter
+        if chosen == "graph":
+            return spectral_clusters(graph, k, **counts, seed=sample.seed, reporter=reporter)
+        seed = sample.seed("kmeans")
+        return diffused_clusters(sample.tokens, graph, k, **counts, seed=seed, reporter=reporter)
 
     def _cluster_tokens(self) -> dict[str, Any]:
         """Fit centres of k-means on the tokens."""
