@@ -11,13 +11,14 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 
 
 @pytest.fixture
-def noisy():
-    """Points around three directions, with more noise than signal; their graph, and what each is of."""
+def uneven():
+    """A class of widely scattered points beside two small narrow ones; their graph, and what each point is of."""
     generator = torch.Generator().manual_seed(0)
-    of = torch.arange(600) % 3
-    directions = F.normalize(torch.randn(3, 32, generator=generator), dim=1)
-    points = F.normalize(directions[of] + 0.32 * torch.randn(600, 32, generator=generator), dim=1)
-    columns, cosines, _ = neighbours_of_others(points, torch.arange(600) // 60, 10)
+    of = torch.tensor([0] * 400 + [1] * 100 + [2] * 100)
+    directions = torch.randn(3, 16, generator=generator) + torch.randn(1, 16, generator=generator)
+    scatter = torch.where(of == 0, 0.6, 0.1)[:, None] * torch.randn(600, 16, generator=generator)
+    points = F.normalize(F.normalize(directions, dim=1)[of] + scatter, dim=1)
+    columns, cosines, _ = neighbours_of_others(points, torch.arange(600) % 10, 10)
     return points, to_affinity(columns, cosines), of
 
 
@@ -31,16 +32,16 @@ def test_a_step_goes_half_the_way_to_the_mean_of_the_neighbours():
     assert torch.equal(after[32][3], points[3])  # it has no neighbour
 
 
-def test_clusters_are_better_than_those_of_the_points(noisy):
-    points, affinity, of = noisy
+def test_clusters_are_better_than_those_of_the_points(uneven):
+    points, affinity, of = uneven
     found = diffused_clusters(points, affinity, 3, restarts=5, iterations=50, seed=0)
     before = spherical_kmeans(points, 3, restarts=5, seed=0).labels
-    assert adjusted_rand_score(of, found.labels) > adjusted_rand_score(of, before) + 0.05
+    assert adjusted_rand_score(of, found.labels) > adjusted_rand_score(of, before) + 0.2
     assert found.modularity == modularity(affinity, found.labels) > modularity(affinity, before)
 
 
-def test_the_steps_are_those_of_greatest_modularity(noisy):
-    points, affinity, _ = noisy
+def test_the_steps_are_those_of_greatest_modularity(uneven):
+    points, affinity, _ = uneven
     found = diffused_clusters(points, affinity, 3, restarts=5, iterations=50, seed=0)
     tried = {
         steps: modularity(affinity, spherical_kmeans(moved, 3, restarts=5, iterations=50, seed=0).labels)

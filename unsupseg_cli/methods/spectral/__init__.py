@@ -1,8 +1,9 @@
 """Spectral clustering of tokens by their neighbours in other images, and a linear head that learns the clusters.
 
 Pseudo-labels: a sample of tokens, each joined with its nearest ones in other images; the first K eigenvectors of the
-normalised affinity, clustered by k-means (Ng, Jordan and Weiss, NeurIPS 2001). All other tokens take the class that
-most of the nearest ones of the sample have.
+normalised affinity, clustered by k-means (Ng, Jordan and Weiss, NeurIPS 2001), or the tokens themselves after a
+diffusion along the graph (Zhang, Liu, Li and Wu, IJCAI 2019). All other tokens take the class that most of the nearest
+ones of the sample have.
 
 Training: a linear classifier by cross-entropy on the classes of any pseudo-labels.
 """

@@ -13,6 +13,13 @@ DEVIATIONS = (
         "",
     ),
     Deviation(
+        "diffused tokens",
+        "by the random walk, k-means, as many steps as have the clusters of greatest modularity",
+        "by the symmetric normalised affinity, spectral clustering, more steps while distances within clusters fall",
+        "modularity is of the graph, and falls where classes have become one",
+        "",
+    ),
+    Deviation(
         "points",
         "a sample of 16,000 tokens, which votes on the others",
         "all points",
