@@ -9,6 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 from unsupseg_cli.clustering.spectral import (
     modularity,
     neighbours_of_others,
+    share_in_own_group,
     spectral_embedding,
     to_affinity,
     vote,
@@ -75,6 +76,23 @@ def test_of_a_single_group_the_neighbours_are_its_own():
     columns, _, same = neighbours_of_others(points, torch.zeros(40, dtype=torch.long), 3)
     assert same == 1.0
     assert (columns != torch.arange(40)[:, None]).all()
+
+
+def in_light(groups, of_group, strength):
+    """Return points of three things, each group in a light of its own, and the group of each."""
+    generator = torch.Generator().manual_seed(0)
+    of = torch.arange(groups).repeat_interleave(of_group)
+    things = torch.randn(3, 32, generator=generator)[torch.randint(3, (len(of),), generator=generator)]
+    light = strength * torch.randn(groups, 32, generator=generator)[of]
+    return F.normalize(things + light + 0.5 * torch.randn(len(of), 32, generator=generator), dim=1), of
+
+
+def test_the_share_in_the_own_group_hardly_depends_on_how_many_points_and_groups_there_are():
+    shares = [share_in_own_group(*in_light(*size, 0.3), seed=0) for size in ((48, 16), (48, 200), (200, 48))]
+    assert max(shares) - min(shares) < 0.06
+    assert 0.2 < min(shares) < share_in_own_group(*in_light(48, 16, 0.6), seed=0) - 0.2
+    points, of = in_light(3, 4, 0.3)
+    assert 0 <= share_in_own_group(points, 7 * of, seed=0) <= 1  # fewer than are looked among
 
 
 def test_votes_are_shares_and_follow_the_nearest():

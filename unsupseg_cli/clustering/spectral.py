@@ -23,10 +23,11 @@ from torch import Tensor
 from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.progress import Reporter, Silent
 
-OWN_IMAGE = 0.4
-"""Share of nearest tokens in their own image above which diffused tokens were better (docs/choices.md)."""
+OWN_IMAGE = 0.57
+"""`share_in_own_group` of tokens and images above which diffused tokens were better (docs/choices.md)."""
 
 _BLOCK = 2048  # rows that are compared with all points at a time
+_GROUPS, _OF_GROUP, _LOOKS = 48, 16, 8  # of `share_in_own_group`
 _LEAST = 1e-6  # weight of the edge of each point to itself, so that none is without an edge
 
 
@@ -96,6 +97,29 @@ def neighbours_of_others(
         columns.append(nearest.cpu())
         cosines.append(best.clamp_min(0).cpu())
     return torch.cat(columns), torch.cat(cosines), same / (count * len(points))
+
+
+def share_in_own_group(points: Tensor, groups: Tensor, seed: int) -> float:
+    """Return the share of points whose nearest one is of their own group.
+
+    It is looked for among 16 points of each of 48 groups, several times, so that collections of any size compare: among
+    more points of a group, or fewer groups, more of the nearest are its own.
+
+    Args:
+        points: unit points (n, C).
+        groups: the group of each, (n,).
+        seed: of the points and groups that are put together.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    of = groups.cpu()
+    there = torch.from_numpy(np.unique(of.numpy()))
+    shares = []
+    for _ in range(_LOOKS):
+        order = torch.randperm(len(of), generator=generator)
+        chosen = there[torch.randperm(len(there), generator=generator)[:_GROUPS]]
+        rows = torch.cat([order[of[order] == group][:_OF_GROUP] for group in chosen])
+        shares.append(neighbours_of_others(points[rows], groups[rows], 1)[2])
+    return sum(shares) / len(shares)
 
 
 def to_affinity(columns: Tensor, weights: Tensor) -> csr_matrix:

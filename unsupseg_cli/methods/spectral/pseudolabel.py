@@ -18,6 +18,7 @@ from unsupseg_cli.clustering.spectral import (
     OWN_IMAGE,
     GraphClusters,
     neighbours_of_others,
+    share_in_own_group,
     spectral_clusters,
     to_affinity,
     vote,
@@ -61,11 +62,11 @@ class _Objects:
 
 @dataclass(frozen=True, eq=False)
 class _Sample:
-    """Tokens (n, C) of unit length, their graph, and the share of their nearest ones in their own image."""
+    """Tokens (n, C) of unit length, the view of each (n,), their graph, and seeds for each purpose."""
 
     tokens: Tensor
+    views: Tensor
     affinity: csr_matrix
-    same_image: float
     seed: Callable[[str], int]
 
 
@@ -93,8 +94,8 @@ class SpectralLabeller(Labeller):
         if self.options.clusters == "objects":
             return figures | self._cluster_objects(self._describe_objects())
         first = self._join(0)
-        figures["same_image"] = first.same_image
-        chosen, objects = self._choose(first.same_image)
+        same = figures["same_image"] = share_in_own_group(first.tokens, first.views, first.seed("own image"))
+        chosen, objects = self._choose(same)
         if objects is not None:
             return figures | self._cluster_objects(objects)
         return figures | self._cluster_samples(chosen, first)
@@ -145,15 +146,15 @@ class SpectralLabeller(Labeller):
         reporter.info(
             f"spectral: sample {draw + 1} of {options.draws}, {len(tokens):,} tokens, {self._clusters} clusters"
         )
-        columns, cosines, same = neighbours_of_others(tokens, views, options.neighbors, reporter)
-        return _Sample(tokens, to_affinity(columns, cosines), same, stream)
+        columns, cosines, _ = neighbours_of_others(tokens, views, options.neighbors, reporter)
+        return _Sample(tokens, views, to_affinity(columns, cosines), stream)
 
     def _choose(self, same_image: float) -> tuple[str, _Objects | None]:
         """Return what is clustered where tokens have a graph, and the masks if it is these; say why."""
         chosen, reporter = self.options.clusters, self.inputs.reporter
         if chosen == "diffused" or same_image <= OWN_IMAGE:
             return "diffused" if chosen == "diffused" else "graph", None
-        told = f"{100 * same_image:.0f} % of the tokens' nearest ones lie in their own image"
+        told = f"the nearest token is of the same image for {100 * same_image:.0f} % of the tokens"
         if chosen == "graph":
             reporter.warn(
                 f"{told}: these features tell images apart rather than what they show; compare with "
