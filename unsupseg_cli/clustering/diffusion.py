@@ -22,7 +22,7 @@ from unsupseg_cli.clustering.spherical import spherical_kmeans
 from unsupseg_cli.core.progress import Reporter, Silent
 
 STEPS = (1, 2, 4, 8, 16, 32)
-"""Numbers of steps that are tried."""
+"""Numbers of steps that are tried (ours)."""
 
 
 def diffused_clusters(
