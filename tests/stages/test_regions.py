@@ -89,6 +89,54 @@ def test_a_region_is_embedded_like_an_image_of_its_box(made, photos, tmp_path, k
     np.testing.assert_allclose(FeatureSet(alone).rows("cls"), cls[chosen], atol=1e-4)
 
 
+def test_the_tokens_of_a_region_and_their_mean_are_those_of_an_image_of_its_box(
+    context, made, photos, tmp_path
+):
+    """Of the boxes of masks, whose order is that of the masks."""
+    artifact = regions(context, "masks", keep=("cls", "pooled", "patch"))
+    features = FeatureSet(artifact)
+    (tmp_path / "crops").mkdir()
+    for row, (key, box) in enumerate(zip(features.views["key"], features.views["box"], strict=True)):
+        left, top, right, bottom = (round(value) for value in box)
+        pixels = np.asarray(Image.open(photos / key))[top:bottom, left:right]
+        Image.fromarray(pixels).save(tmp_path / "crops" / f"{row:05d}.png")
+    alone = FeatureSet(
+        extract(
+            ExtractConfig(
+                dataset=f"{tmp_path / 'crops'}/", geometry="squash", keep=("cls", "pooled", "patch"), **BASE
+            ),
+            Context(Workspace(tmp_path / "w")),
+        )
+    )
+    for name in ("cls", "pooled"):
+        np.testing.assert_allclose(alone.rows(name), features.rows(name), atol=1e-4)
+    every = range(len(features.grids))
+    for one, other in zip(alone.tokens(every), features.tokens(every), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)  # stored in half precision
+
+
+@pytest.mark.parametrize(("embed", "forwards"), [("crop", "60 forwards"), ("masked", "12 forwards")])
+def test_a_dry_run_tells_the_forwards_of_regions(call, photos, tmp_path, embed, forwards):
+    (tmp_path / "here" / "boxes.toml").write_text(
+        f"""
+name = "boxes"
+description = "boxes of whole images"
+
+[data]
+dataset = "{photos}/"
+
+[[stage]]
+command = "extract"
+regions = "pyramid"
+levels = 2
+embed = "{embed}"
+backbone = "untrained"
+size = 32
+"""
+    )
+    assert f"60 regions of 12 images, {forwards} " in call("run", "boxes.toml", "--dry-run")[1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_masked_regions_are_the_boxes_of_the_crops(context, made, kind):
     data = {"dataset": f"{made[kind].manifest.data.root}/"} if kind == "pyramid" else {}

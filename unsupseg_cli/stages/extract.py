@@ -360,9 +360,9 @@ def _foreseen_grids(call: Call, info: BackboneInfo) -> NDArray[np.int64]:
         info.patch_size,
         skipped,
     ).views
-    forwards = "as many" if config.embed == "crop" else "one an image, not"
+    forwards = len(views) if config.embed == "crop" else len(np.unique(views.item))
     context.reporter.info(
-        f"{counted(len(views), 'region')} of {counted(len(dataset.items), 'image')}, {forwards} forwards"
+        f"{counted(len(views), 'region')} of {counted(len(dataset.items), 'image')}, {counted(forwards, 'forward')}"
     )
     return views.grids(info.patch_size)
 
