@@ -115,7 +115,7 @@ def test_the_tokens_of_a_region_and_their_mean_are_those_of_an_image_of_its_box(
         np.testing.assert_allclose(one, other, atol=2e-3)  # stored in half precision
 
 
-@pytest.mark.parametrize(("embed", "forwards"), [("crop", "60 forwards"), ("masked", "12 forwards")])
+@pytest.mark.parametrize(("embed", "forwards"), [("crop", "168 forwards"), ("masked", "12 forwards")])
 def test_a_dry_run_tells_the_forwards_of_regions(call, photos, tmp_path, embed, forwards):
     (tmp_path / "here" / "boxes.toml").write_text(
         f"""
@@ -134,7 +134,7 @@ backbone = "untrained"
 size = 32
 """
     )
-    assert f"60 regions of 12 images, {forwards} " in call("run", "boxes.toml", "--dry-run")[1]
+    assert f"168 regions of 12 images, {forwards} " in call("run", "boxes.toml", "--dry-run")[1]
 
 
 @pytest.mark.parametrize("kind", KINDS)
