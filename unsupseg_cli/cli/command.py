@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import json
+import os
 import sys
 import traceback
 import types
@@ -236,6 +237,13 @@ def run_guarded(action: Callable[[], None], verbose: bool | None = None, log: Pa
                 soft_wrap=True,
             )
             raise typer.Exit(1) from None
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            part = max(Path(str(error.filename or "")).parts, key=len, default="")
+            text = (
+                f"'{part[:40]}...' is a name of {len(os.fsencode(part))} bytes, longer than this disk takes"
+            )
+            _err.print(f"[red]error:[/red] {escape(visible(text))}; give a shorter one", soft_wrap=True)
+            raise typer.Exit(2) from None
         if isinstance(error, UnicodeEncodeError) and (reads := sys.getfilesystemencoding()) != "utf-8":
             _err.print(
                 f"[red]error:[/red] {escape(ascii(error.object))} is no name of a file in {reads}, the encoding "

@@ -243,15 +243,16 @@ def predicted_dataset(predictions: Artifact, context: Context) -> Dataset:
     return dataset
 
 
-def images_still_there(predictions: Artifact, context: Context) -> dict[str, Path]:
-    """Return the files of the images of predictions by key: those that are there and as they were."""
+def images_still_there(predictions: Artifact, context: Context) -> tuple[dict[str, Item], set[str]]:
+    """Return the images of predictions by key that are there and as they were, and the keys of those that changed."""
     try:
         items = _predicted_dataset(predictions.manifest, context).items
         digests = predictions.manifest.summary.get("digests", {})
         now = dict(image_digests((item for item in items if item.key in digests), context))
     except UnsupsegError:
-        return {}
-    return {item.key: item.image for item in items if item.key in now and now[item.key] == digests[item.key]}
+        return {}, set()
+    same = {item.key: item for item in items if item.key in now and now[item.key] == digests[item.key]}
+    return same, now.keys() - same.keys()
 
 
 def image_digests(items: Iterable[Item], context: Context) -> list[list[str]]:

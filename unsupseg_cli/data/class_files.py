@@ -116,12 +116,20 @@ def _own(content: Entry) -> ClassFile:
         raise ValueError(f"'{unknown[0]}' is not known; known are classes and void")
     if not isinstance(content["classes"], list):
         raise TypeError('"classes" is no list')
+    _require_kind(content["classes"], "class", str | dict, "a name, or an object with name")
     entries = [{"name": entry} if isinstance(entry, str) else entry for entry in content["classes"]]
     for entry in entries:
         if unknown := sorted(set(entry) - _KEYS):
             raise ValueError(f"'{unknown[0]}' of a class is not known; known are {', '.join(sorted(_KEYS))}")
     given = bool(entries) and all({"id", "ids"} & set(entry) for entry in entries)
     return ClassFile(entries, content.get("void"), "given" if given else "positions")
+
+
+def _require_kind(entries: list[Any], noun: str, kind: Any, expected: str) -> None:
+    """Raise ValueError where an entry of a list is of another kind."""
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, kind):
+            raise ValueError(f"{noun} number {number} is {json.dumps(entry)}, expected {expected}")
 
 
 def _named_by_color(origin: str, entries: list[Entry], name: str) -> ClassFile:
@@ -133,6 +141,7 @@ def _named_by_color(origin: str, entries: list[Entry], name: str) -> ClassFile:
 
 
 def _of_categories(categories: list[Entry]) -> ClassFile:
+    _require_kind(categories, "category", dict, "an object with name")
     entries: list[Entry] = [
         {key: entry[key] for key in ("name", "id", "color") if key in entry or key == "name"}
         | ({"kind": "thing" if entry["isthing"] else "stuff"} if "isthing" in entry else {})
@@ -273,6 +282,10 @@ def _of_columns(names: list[str], rows: list[list[str]]) -> ClassFile:
         entry: Entry = {"name": row[name]}
         if len(color) == 3:
             entry = _colored(row[name], [row[color[channel]] for channel in range(3)])
+        if number is not None and not re.fullmatch(r"-?\d+", row[number]):
+            raise ValueError(
+                f"the class '{row[name]}' has the {names[number]} '{row[number]}', expected a number"
+            )
         entries.append(entry | ({} if number is None else {"id": int(row[number])}))
     return ClassFile(entries, numbers="none" if number is None else "given", origin="a table")
 

@@ -271,8 +271,10 @@ def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dic
             problems.append(
                 f"category number {number}: its id {entry['id']} is that of '{names[entry['id']]}'"
             )
+        elif (name := str(entry.get("name", entry["id"]))) in names.values():
+            problems.append(f"category number {number}: its name '{name}' is that of another category")
         else:
-            names[entry["id"]] = str(entry.get("name", entry["id"]))
+            names[entry["id"]] = name
     return names
 
 

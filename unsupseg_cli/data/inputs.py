@@ -41,11 +41,12 @@ def _meant(text: str) -> Iterable[Path]:
 
 def _listed(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8"
         raise UsageError(f"The list '{path}' cannot be read ({reason}).") from None
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    stripped = [line.strip(" \t\r") for line in lines]
+    names = [line for line in stripped if line and not line.startswith("#")]
     if not names:
         raise UsageError(f"The list '{path}' names no images; expected one on each line.")
     if far := [name for name in names if is_address(name)]:
@@ -53,4 +54,10 @@ def _listed(path: Path) -> list[Path]:
             f"The list '{path}' names the address '{as_written(far[0])}', and lists name what is on this machine: give "
             "the address itself."
         )
-    return [meant for name in names for meant in _meant(anchored(name, path.parent))]
+    found: list[Path] = []
+    for name in names:
+        try:
+            found += _meant(anchored(name, path.parent))
+        except UsageError as error:
+            raise UsageError(f"Line {stripped.index(name) + 1} of the list '{path}': {error}") from None
+    return found

@@ -212,17 +212,23 @@ def _parse_space(name: str, file: ClassFile) -> LabelSpace:
             raise ValueError(f"the name '{visible(class_name)}' has characters that a terminal would obey")
     mapping: dict[int, int] = {}
     for index, entry in enumerate(entries if file.numbers != "none" else ()):
-        for value in entry.get("ids", [entry.get("id", index)]):
+        ids = entry.get("ids", [entry.get("id", index)])
+        if not isinstance(ids, list):
+            raise ValueError(
+                f"the class '{names[index]}' has the ids {json.dumps(ids)}, expected a list of numbers"
+            )
+        for value in ids:
             number = _raw_value(value, names[index])
             if number in mapping:
                 raise ValueError(f"'{names[mapping[number]]}' and '{names[index]}' have the same id {number}")
             mapping[number] = index
-    void_values = {255} - set(mapping) if void is None else {void} if isinstance(void, int) else set(void)
-    for value in void_values:
+    told = [255] if void is None else void if isinstance(void, list) else [void]
+    for value in told:
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > LARGEST_LABEL:
             raise ValueError(
-                f"the void value is {value!r}, expected whole numbers up to {LARGEST_LABEL}, or -1 and below"
+                f"the void value is {json.dumps(value)}, expected whole numbers up to {LARGEST_LABEL}, or -1 and below"
             )
+    void_values = set(told) - (set(mapping) if void is None else set())
     if clashes := sorted(void_values & set(mapping)):
         value = clashes[0]
         raise ValueError(f"the value {value} is void and the class '{names[mapping[value]]}' at once")
@@ -253,9 +259,13 @@ def _raw_value(value: object, name: str) -> int:
 def _color(value: Any, name: str) -> tuple[int, int, int]:
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
         value = list(bytes.fromhex(value[1:]))
-    if len(value) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(isinstance(v, int) and 0 <= v <= 255 for v in value)
+    ):
         raise ValueError(
-            f"the color of '{name}' is {value!r}, expected three numbers from 0 to 255 or #rrggbb"
+            f"the color of '{name}' is {json.dumps(value)}, expected three numbers from 0 to 255 or #rrggbb"
         )
     return value[0], value[1], value[2]
 

@@ -33,7 +33,7 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
     for number, image in enumerate(images, 1):
         entries.append(image_entry(image, number))
         numbers, segments = _segments(image.labels, classes, things, regions)
-        files.bring(image, image.key)
+        files.bring(image, image.key.removesuffix(image.suffix))
         name = f"{file_path(image.key)}.png"
         path = out / "annotations" / _NAME / name
         path.parent.mkdir(parents=True, exist_ok=True)

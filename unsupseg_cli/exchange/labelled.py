@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from unsupseg_cli.core.errors import UsageError
@@ -32,14 +33,22 @@ Classes = Sequence[Class]
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """A label map (H, W), VOID where there is no class, of the image of a ``key``; its file is None where it is gone.
+    """A label map (H, W), VOID where there is no class, of the image of a ``key``.
 
-    Label maps have the size of their images, upright.
+    Label maps have the size of their images, upright. ``file`` is None where it is gone, or ``changed`` since. Of an
+    image that is a part of its file (a window, a page, a frame) ``pixels`` reads it, (H, W, 3) uint8.
     """
 
     key: str
     file: Path | None
     labels: NDArray[np.int16]
+    changed: bool = False
+    pixels: Callable[[], NDArray[np.uint8]] | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of its name, of its file or of a kind that holds its pixels."""
+        return Path(self.key).suffix
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,32 +120,42 @@ class Images:
 
     Args:
         folder: they come below it.
-        how: ``link`` writes symbolic links, ``copy`` the files, ``none`` nothing.
+        how: ``link`` writes symbolic links, ``copy`` the files, ``none`` nothing; what is a part of a file is written
+            as an image of its own.
     """
 
     def __init__(self, folder: Path, how: Literal["link", "copy", "none"]) -> None:
-        self._folder, self._how, self._gone = folder, how, list[str]()
+        self._folder, self._how = folder, how
+        self._gone, self._changed, self._parts = list[str](), list[str](), list[str]()
 
-    def bring(self, image: LabelledImage, name: str) -> None:
-        """Bring the file of an image, called by ``name``, a relative path with or without its suffix."""
+    def bring(self, image: LabelledImage, stem: str) -> None:
+        """Bring the file of an image, called by ``stem``, a relative path, and the image's suffix."""
         if self._how == "none":
             return
         if image.file is None:
-            self._gone.append(image.key)
+            (self._changed if image.changed else self._gone).append(image.key)
             return
-        path = self._folder / f"{name.removesuffix(image.file.suffix)}{image.file.suffix}"
+        path = self._folder / f"{stem}{image.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self._how == "link":
+        if image.pixels is not None:
+            self._parts.append(image.key)
+            Image.fromarray(image.pixels()).save(path)
+        elif self._how == "link":
             path.symlink_to(image.file.resolve())
         else:
             shutil.copyfile(image.file, path)
 
     def remarks(self) -> list[str]:
-        """Return which images were gone, a line."""
-        if not self._gone:
-            return []
-        gone = f"{counted(len(self._gone), 'image')} {are(len(self._gone))} gone"
-        return [f"{gone} (such as '{self._gone[0]}'): their labels stand alone"]
+        """Return which images were gone, changed or written anew, a line each."""
+        told = [
+            f"{counted(len(keys), 'image')} {are(len(keys))} {what} (such as '{keys[0]}'): their labels stand alone"
+            for keys, what in ((self._gone, "gone"), (self._changed, "changed since"))
+            if keys
+        ]
+        if self._parts and self._how == "link":
+            parts = f"{counted(len(self._parts), 'image')} {are(len(self._parts))} a part of a file"
+            told.append(f"{parts} (such as '{self._parts[0]}'): written as images of 8 bits, not linked")
+        return told
 
 
 class Names:

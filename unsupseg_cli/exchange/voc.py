@@ -52,9 +52,12 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
 def label_map(names: Sequence[str], colors: Sequence[tuple[int, int, int]]) -> tuple[str, list[str]]:
     """Return the text of ``labelmap.txt``, and which names had to be changed: ``:`` and ``#`` mean something there."""
     lines, remarks = ["# label:color_rgb:parts:actions\n", "background:0,0,0::\n"], list[str]()
+    taken = {"background", _IGNORED, *names}
     for name, color in zip(names, colors, strict=True):
         plain = name.replace(":", "_").replace("#", "_")
-        plain = f"{plain}_" if plain in ("background", _IGNORED) else plain
+        while plain in taken and (plain != name or plain in ("background", _IGNORED)):
+            plain = f"{plain}_"
+        taken.add(plain)
         if plain != name:
             remarks.append(f"'{name}' is called '{plain}' in labelmap.txt")
         lines.append(f"{plain}:{','.join(map(str, color))}::\n")

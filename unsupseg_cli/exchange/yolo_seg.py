@@ -37,7 +37,9 @@ def write(out: Path, classes: Classes, images: Iterable[LabelledImage], wishes: 
         path = out / "labels" / "train" / f"{name}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(lines), encoding="ascii")
-    table = "".join(f"  {number}: {json.dumps(entry.name)}\n" for number, entry in enumerate(classes))
+    table = "".join(
+        f"  {number}: {json.dumps(entry.name, ensure_ascii=False)}\n" for number, entry in enumerate(classes)
+    )
     # Without `path` folders are relative to the file; a `path` of "." is that of the process which reads it.
     yaml = f"train: images/train\nval: images/train\nnames:\n{table}"
     (out / "data.yaml").write_text(yaml, encoding="utf-8")

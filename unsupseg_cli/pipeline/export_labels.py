@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from unsupseg_cli.artifacts.context import Context
@@ -19,7 +20,8 @@ from unsupseg_cli.contents.rasters import RASTERS
 from unsupseg_cli.core.errors import UsageError, reason_of
 from unsupseg_cli.core.layers import require_effect
 from unsupseg_cli.core.words import are, counted
-from unsupseg_cli.data.images import orientation_of
+from unsupseg_cli.data.images import orientation_of, read_image
+from unsupseg_cli.data.items import Item
 from unsupseg_cli.exchange.labelled import Class, LabelledImage
 from unsupseg_cli.exchange.table import Wishes, suffix_of, write
 from unsupseg_cli.pipeline.inputs import take_artifact
@@ -48,6 +50,10 @@ def export_labels(
         _rasters(artifact),
     )
     classes = [Class(entry.id, entry.name, entry.color) for entry in images.entries]
+    if file := next((parent for parent in config.out.parents if parent.is_file()), None):
+        raise UsageError(
+            f"'{config.out}' cannot be written: '{file}' is a file, no folder; give another --out."
+        )
     try:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         with (whole_file if suffix_of(config.format) else _whole_folder)(config.out) as unfinished:
@@ -79,14 +85,21 @@ class LabelledImages:
         self.entries = self._maps.classes
         self._keys = [key for key in summary["keys"] if key not in summary["skipped"]]
         self._skipped = len(summary["skipped"])
-        self._files = images_still_there(predictions, context)
+        self._items, self._changed = images_still_there(predictions, context)
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[LabelledImage]:
         for key in self._context.reporter.track(self._keys, "export-labels", total=len(self._keys)):
-            yield LabelledImage(key, self._files.get(key), self._maps.read(key))
+            yield self._of(key)
+
+    def _of(self, key: str) -> LabelledImage:
+        item, labels = self._items.get(key), self._maps.read(key)
+        if item is None:
+            return LabelledImage(key, None, labels, changed=key in self._changed)
+        pixels = partial(read_image, item.image, item.reading) if _is_part(item) else None
+        return LabelledImage(key, item.image, labels, pixels=pixels)
 
     def remarks(self) -> list[str]:
         """Return what users of the files should know, a line each."""
@@ -94,14 +107,18 @@ class LabelledImages:
         if self._skipped:
             has = " that could not be read has" if self._skipped == 1 else "s that could not be read have"
             lines.append(f"{self._skipped:,} image{has} no label map")
-        files = (self._files[key] for key in self._keys if key in self._files)
-        turned = sum(orientation_of(path) != 1 for path in files)
+        there = (self._items[key] for key in self._keys if key in self._items)
+        turned = sum(orientation_of(item.image) != 1 for item in there if not _is_part(item))
         if turned:
             lines.append(
                 f"{counted(turned, 'image')} {are(turned)} turned by EXIF orientation: the labels are "
                 "upright, and a program that reads stored pixels sees such images turned"
             )
         return lines
+
+
+def _is_part(item: Item) -> bool:
+    return item.reading is not None and item.reading.is_part
 
 
 def _require_out(config: ExportLabelsConfig, force: bool) -> None:
