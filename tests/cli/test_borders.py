@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,6 +76,38 @@ def test_an_address_is_shown_as_it_was_given(call, tmp_path, capsys, arguments, 
     assert said in error
     assert ":/b" not in error.replace("://", "")
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["list.txt"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("extract", "@"),
+        ("extract", "--dataset", "@"),
+        ("extract", "photos", "--workspace", "@"),
+        ("import-masks", "@", "--dataset", "photos"),
+        ("segment", "photos", "--out", "@"),
+        ("export-labels", "--format", "hdf5", "--out", "@.h5"),
+    ],
+)
+def test_a_name_that_is_too_long_is_told(call, tmp_path, arguments):
+    (tmp_path / "here" / "photos").mkdir()
+    Image.new("RGB", (32, 32)).save(tmp_path / "here" / "photos" / "a.png")
+    name = "ä" * 130  # 260 bytes
+    _, error = call(*(word.replace("@", name) for word in arguments), code=2)
+    assert re.search(
+        r"'ä{40}\.\.\.' is a name of 26\d bytes, longer than this disk takes; give a shorter one", error
+    )
+
+
+def test_a_list_says_which_line_is_wrong(call, tmp_path):
+    here = tmp_path / "here"
+    (here / "photos").mkdir()
+    Image.new("RGB", (32, 32)).save(here / "photos" / "a\u2028.png")
+    (here / "list.txt").write_text(
+        "# a remark\r\n  # one that is indented\n\nphotos/a\u2028.png\nphotos/b.png\n"
+    )
+    _, error = call("extract", "@list.txt", code=2)
+    assert "Line 5 of the list 'list.txt': 'photos/b.png' does not exist" in error
 
 
 def test_a_folder_whose_name_looks_like_a_pattern_is_taken(call, tmp_path):

@@ -131,7 +131,7 @@ def test_records_that_say_nothing_are_problems_and_the_others_are_kept(tmp_path)
     entry = {"image_id": 1, "segmentation": [[0, 0, 1, 0, 1, 1]], "category_id": 3}
     content = {
         "images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}, {"id": 2}, 5],
-        "categories": [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}, "bird"],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 3, "name": "dog"}, "bird", {"id": 4, "name": "cat"}],
         "annotations": [
             {"id": 7, **entry},
             {"id": 7, **entry},
@@ -155,6 +155,7 @@ def test_records_that_say_nothing_are_problems_and_the_others_are_kept(tmp_path)
         "image number 1 ('b.png'): its id 1 is that of 'a.png'",
         "image number 2: expected an object with 'id' and 'file_name'",
         "category number 1: its id 3 is that of 'cat'",
+        "category number 3: its name 'cat' is that of another category",
         "annotation 7: its id 7 is that of annotation number 0",
         "annotation 8: its category 4 is not among the categories",
         "annotation 9: its score is nan, expected a finite number",
@@ -166,4 +167,4 @@ def test_records_that_say_nothing_are_problems_and_the_others_are_kept(tmp_path)
         "annotation number 9: expected an object",
     ):
         assert part in said
-    assert len(file.problems) == 14
+    assert len(file.problems) == 15

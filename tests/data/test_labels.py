@@ -86,7 +86,13 @@ def test_a_bare_list_and_256_classes(tmp_path):
         ({"classes": "abc"}, "no list"),
         ({"names": ["a"]}, "'classes' is missing"),
         ({"classes": [{"id": 1}]}, "'name' is missing"),
-        ({"classes": [3]}, "does not fit"),
+        ({"classes": ["a", 3]}, "class number 1 is 3, expected a name, or an object with name"),
+        ({"classes": [None]}, "class number 0 is null"),
+        ({"categories": ["a", "b"]}, 'category number 0 is "a", expected an object with name'),
+        ({"classes": [{"name": "a", "ids": 3}]}, "the class 'a' has the ids 3, expected a list of numbers"),
+        ({"classes": [{"name": "a", "color": 5}]}, "the color of 'a' is 5, expected three numbers"),
+        ({"classes": ["a"], "void": "255"}, 'the void value is "255", expected whole numbers'),
+        ({"classes": ["a"], "void": [[1]]}, r"the void value is \[1\]"),
         (3, "does not fit"),
         ({"classes": [{"name": "a", "id": -1}]}, "the id of 'a' is -1"),
         ({"classes": [{"name": "a", "id": "1"}]}, "the id of 'a' is '1'"),
@@ -105,6 +111,8 @@ def test_faulty_class_files_say_what_is_wrong(tmp_path, content, reason):
 def test_class_files_that_cannot_be_read(tmp_path):
     with pytest.raises(UsageError, match=r"gone\.txt.*No such file"):
         LabelSpace.from_file(tmp_path / "gone.txt")
+    with pytest.raises(UsageError, match="the class 'b' has the id 'x', expected a number"):
+        LabelSpace.from_file(class_file(tmp_path, "name,id\na,0\nb,x\n", "table.txt"))
     (tmp_path / "latin.txt").write_bytes("Straße\n".encode("latin-1"))
     with pytest.raises(UsageError, match=r"latin\.txt.*UTF-8"):
         LabelSpace.from_file(tmp_path / "latin.txt")

@@ -231,6 +231,46 @@ def test_images_that_are_gone_are_no_hindrance(predictions, context, tmp_path, f
     written(predictions, Context(context.workspace, force=True), format, out)
 
 
+@pytest.mark.parametrize(("format", "images"), [("yolo-seg", "images/train"), ("voc", "JPEGImages")])
+def test_images_and_labels_have_one_name_and_changed_images_are_told(
+    labels, context, tmp_path, format, images
+):
+    names = ("a.jpg", "a.jpg.jpg", "b.png", "b.png.png")
+    found = predictions_of(dict.fromkeys(names, labels["a.png"]), NAMES, context, tmp_path / "photos")
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "b.png.png")
+    said = []
+    context.reporter.warn = said.append
+    for how in ("link", "copy"):
+        out = written(found, context, format, tmp_path / how, bring_images=how)
+        for name in names[:3]:
+            assert (out / images / name).read_bytes() == (tmp_path / "photos" / name).read_bytes()
+        there = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+        kind = ("labels/train", "txt") if format == "yolo-seg" else ("SegmentationClass", "png")
+        assert {f"{kind[0]}/{stem}.{kind[1]}" for stem in ("a", "a.jpg", "b", "b.png")} <= there
+        assert "1 image is changed since (such as 'b.png.png'): their labels stand alone" in said
+
+
+def test_names_that_a_label_map_cannot_hold_stay_apart(labels, context, tmp_path):
+    names = ["a:b", "a_b", "background", "a#b"]
+    found = predictions_of({"a.png": labels["a.png"]}, names, context, tmp_path / "photos")
+    out = written(found, context, "voc", tmp_path / "out")
+    listed = [line.split(":")[0] for line in (out / "labelmap.txt").read_text().splitlines()[2:]]
+    assert listed[:4] == ["a_b_", "a_b", "background_", "a_b__"]
+
+
+def test_names_in_any_script_reach_yolo(labels, context, tmp_path):
+    names = ["\U0001f697 car", 'so "called"', "Straße", "道"]
+    found = predictions_of({"a.png": labels["a.png"]}, names, context, tmp_path / "photos")
+    out = written(found, context, "yolo-seg", tmp_path / "out")
+    assert list(yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))["names"].values()) == names
+
+
+def test_a_place_below_a_file_is_told(predictions, context, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"'.*file' is a file, no folder"):
+        written(predictions, context, "hdf5", tmp_path / "file" / "x.h5")
+
+
 def test_what_does_not_fit_a_format_is_said(labels, context, tmp_path):
     values = labels["a.png"]
     twins = predictions_of({"x/a.png": values, "x/a.jpg": values}, NAMES, context, tmp_path / "twins")

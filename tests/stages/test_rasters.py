@@ -218,6 +218,18 @@ def test_maps_of_merged_classes_keep_their_ids(world, tmp_path):
     np.testing.assert_array_equal(painted, np.where(values == 2, 2, 255))
 
 
+@pytest.mark.parametrize(("format", "folder"), [("coco-panoptic", "images"), ("yolo-seg", "images/train")])
+def test_windows_are_brought_along_as_images_of_their_own(world, tmp_path, format, folder):
+    found = predicted(world, world.mosaic.parent)
+    out = export_labels(ExportLabelsConfig(format=format, out=tmp_path / "out"), found.id, world.context)
+    whole = read_image(world.mosaic)
+    for key in found.manifest.summary["keys"]:
+        top, left = map(int, key.split("/")[-1][:13].split("_"))
+        window = whole[top : top + SIDE, left : left + SIDE]
+        np.testing.assert_array_equal(np.asarray(Image.open(out / folder / key)), window)
+    assert any("12 images are parts of files" in line and "not linked" in line for line in world.said)
+
+
 def test_polygons_rasterised_again_are_the_label_map(world, tmp_path):
     found = predicted(world, world.mosaic)
     with rasterio.open(found.path / "geo/ortho.tif") as raster:

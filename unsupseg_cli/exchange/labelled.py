@@ -153,7 +153,10 @@ class Images:
             if keys
         ]
         if self._parts and self._how == "link":
-            parts = f"{counted(len(self._parts), 'image')} {are(len(self._parts))} a part of a file"
+            count = len(self._parts)
+            parts = (
+                f"{counted(count, 'image')} {'is a part of a file' if count == 1 else 'are parts of files'}"
+            )
             told.append(f"{parts} (such as '{self._parts[0]}'): written as images of 8 bits, not linked")
         return told
 
