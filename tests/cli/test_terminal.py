@@ -73,6 +73,8 @@ def test_list_shows_backbone_classes_and_what_an_artifact_was_made_from(call, tr
     assert lines["pseudolabels"][2:5] == ["untrained", "4", features]
     assert masks in lines["model"]
     assert "no kind of artifacts 'models'; did you mean 'model'?" in call("list", "models", code=2)[1]
+    for kind in ("tuning", "scan", "regions"):  # none is there
+        call("list", kind)
 
 
 def test_merging_says_which_ids_are_gone(call, trained):

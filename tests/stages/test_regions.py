@@ -16,6 +16,7 @@ from unsupseg_cli import (
     extract,
     import_masks,
     pseudolabel,
+    train,
 )
 from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.method_inputs import open_inputs
@@ -448,3 +449,16 @@ def test_where_regions_are_in_their_views(context, made):
     assert shown.min() >= 0
     assert shown.max() <= 1
     np.testing.assert_allclose((shown[1:5, 2] - shown[1:5, 0]), 1 / 1.75, atol=0.03)  # of two with overlap
+
+
+def test_codes_of_regions_are_stored_and_do_not_mix_with_tokens(photos, tmp_path):
+    context = Context(Workspace(tmp_path / "w"))
+    data = {"dataset": f"{photos}/", "workers": 0, "device": "cpu"}
+    extract(ExtractConfig(**BASE | data), context)
+    pseudolabel(PseudolabelConfig(classes=3, sheet=0, device="cpu"), context)
+    model = train(TrainConfig(method="primaps", device="cpu", classes=3), context)
+    found = extract(ExtractConfig(regions="pyramid", levels=1, size=32, model=model.id, **data), context)
+    assert FeatureSet(found).has("pooled")
+    assert not FeatureSet(found).has("patch")
+    tokens = context.workspace.current("features")
+    assert not read_regions(found, FeatureSet(tokens)).same_network

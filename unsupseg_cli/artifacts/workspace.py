@@ -506,6 +506,10 @@ class Workspace:
             retired.rename(retired.with_name(read_manifest(retired).id))
 
     def _make_folders(self, kind: str) -> None:
+        if self.root.is_file():
+            raise UsageError(
+                f"The workspace '{self}' is a file; name a folder with --workspace or $UNSUPSEG_WORKSPACE."
+            )
         try:
             for folder in (self.root / kind, self.root / LOCKS):
                 refuse_link(folder)

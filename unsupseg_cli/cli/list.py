@@ -30,7 +30,8 @@ app = typer.Typer()
 
 def _require_kind(kind: str, there: list[str]) -> None:
     """Raise UsageError for a kind that no stage makes and the workspace does not hold."""
-    known = {*there, *(made for stage in stages().values() for made in (stage.makes, *stage.also))}
+    known = {*there, *(made for stage in stages().values() for made in (stage.makes, *stage.also.values()))}
+    known |= {"scan", "tuning"}  # which `classes scan` and `tune` make
     if kind not in known:
         known.discard("")  # of a stage that makes no artifact
         raise UsageError(f"There is no kind of artifacts '{kind}'{did_you_mean(kind, known)}")

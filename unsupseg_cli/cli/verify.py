@@ -35,8 +35,9 @@ def verify(
         steps = (of_step for artifact in artifacts for of_step in space.verifying(artifact))
         count = sum(len(artifact.manifest.outputs) + 1 for artifact in artifacts)
         tracked = TerminalReporter().track(steps, "verify", total=count)
-        problems = [problem for of_step in tracked for problem in of_step]
-        problems += [] if references else space.damaged()
+        found = [problem for of_step in tracked for problem in of_step]
+        found += [] if references else space.damaged()
+        problems = list(dict.fromkeys(found))  # a damaged artifact is met again by each one made of it
         for problem in problems:
             say(problem)
         if problems:

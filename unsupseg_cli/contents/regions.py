@@ -84,6 +84,7 @@ def _of_masks(
 
 
 def _network(features: FeatureSet) -> tuple[object, ...]:
-    """Return what tells apart the networks of CLS tokens: weights, and the block that they are taken from."""
-    manifest = features.artifact.manifest
-    return manifest.summary["weights_digest"], manifest.config.get("layer"), manifest.config.get("pos_embed")
+    """Return what tells apart the networks: weights, the block that tokens are taken from, the model of codes."""
+    manifest, model = features.artifact.manifest, features.artifact.input("model")
+    fields = manifest.config.get("layer"), manifest.config.get("pos_embed")
+    return manifest.summary["weights_digest"], *fields, model and model.key

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def hub(file: str, fetch: Callable[[], object], cache: Path) -> Iterator[None]:
     where = "/".join(address.split("/")[:3])
     silent = HubSilentError(f"the hub ({where}) does not answer, tried {_TRIES} times")
     problem: Exception | None = None if any(_answers(address) for _ in range(_TRIES)) else silent
-    with _impatient(_SECONDS if problem else _STALLED):
+    # Some clients tell their download on stdout, which holds the path of the artifact alone.
+    with _impatient(_SECONDS if problem else _STALLED), redirect_stdout(sys.stderr):
         if problem is None:
             problem = _fetched(fetch, cache, where)
         constants.HF_HUB_OFFLINE = problem is not None

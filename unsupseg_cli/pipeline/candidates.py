@@ -51,7 +51,8 @@ class Candidate:
     @property
     def command(self) -> str:
         """The call that runs the whole recipe with these values, in the same workspace."""
-        name = self.recipe.name if self.recipe.name in bundled() else self.recipe.reference
+        is_bundled = bundled().get(self.recipe.name) == self.recipe.reference
+        name = self.recipe.name if is_bundled else self.recipe.reference
         return shlex.join(["unsupseg", "run", name, *self.options, *_as_options(self.settings)])
 
     @property

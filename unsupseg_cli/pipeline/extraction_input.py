@@ -267,7 +267,8 @@ def network_of(call: Call) -> Network:
 
         def codes(images: torch.Tensor) -> dict[str, torch.Tensor]:
             patch = linear.codes(linear.look(images).arrays["patch"])
-            return {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
+            arrays = {"patch": patch, "pooled": F.normalize(patch.flatten(1, 2).mean(1), dim=-1)}
+            return {name: arrays[name] for name in keep}
 
         assert linear.backbone is not None
         return Network(linear.backbone, codes, keep, device)

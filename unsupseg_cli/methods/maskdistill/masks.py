@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.masks import component, to_layers
 from unsupseg_cli.methods.interface import Inputs, Labeller, Masks
 from unsupseg_cli.methods.maskdistill.config import MasksOptions
@@ -128,7 +128,7 @@ class ObjectMasks(Labeller):
         features = self.inputs.features
         keys, queries = features.array("key", views), features.array("cls_query", views)
         if keys and keys[0].shape[-1] % self.options.head_size:
-            raise UnsupsegError(
+            raise UsageError(
                 f"Keys of {keys[0].shape[-1]} channels are no whole number of heads of {self.options.head_size}; set "
                 "head_size to the channels of a head of the backbone."
             )

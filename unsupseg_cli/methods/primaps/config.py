@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from pydantic import field_validator
+
 from unsupseg_cli.core.config import Config, setting
 from unsupseg_cli.core.ports import ANY_MASKS, FEATURES, MODEL
 from unsupseg_cli.methods.declaration import MethodOptions, Needs
@@ -149,6 +151,13 @@ class TrainOptions(MethodOptions):
     grey_probability: float = setting(
         0.1, "Probability of grey in its branch.", ge=0, le=1, source=f"{_CODE}"
     )
+
+    @field_validator("blur_kernel")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("expected an odd number")
+        return value
 
     def needs(self) -> Needs:
         """Return what EM reads: tokens and masks; the prototypes of the model under the features to start from."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -81,7 +82,7 @@ class TrainOptions(MethodOptions):
             numbers = [float(part) for part in parts]
         except (TypeError, ValueError):
             numbers = []
-        if len(numbers) != 3:
+        if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
             raise ValueError("expected three numbers (itself, kNN, random), such as 0.1,0.2,0.5")
         return tuple(numbers)
 
