@@ -99,6 +99,22 @@ def test_a_name_that_is_too_long_is_told(call, tmp_path, arguments):
     )
 
 
+def test_a_path_of_too_many_folders_is_told(call):
+    _, error = call("extract", "/".join(["folder"] * 800), code=2)
+    assert re.search(r"is a name of 55\d\d bytes, longer than this disk takes; give a shorter one", error)
+
+
+def test_options_that_fit_no_rule_and_a_workspace_that_is_a_file_are_wrong_calls(call, tmp_path, monkeypatch):
+    (tmp_path / "here" / "file").touch()
+    kernel = call("train", "--method", "primaps", "--tokens", "live", "--set", "blur_kernel=20", code=2)[1]
+    assert "blur_kernel '20' (--set) does not fit: expected an odd number" in kernel
+    shifts = call("train", "--method", "stego", "--set", "shifts=nan,1,2", code=2)[1]
+    assert "expected three numbers (itself, kNN, random)" in shifts
+    monkeypatch.setenv("UNSUPSEG_WORKSPACE", "file")
+    for command in (("list",), ("extract", "--dataset", "scenes")):
+        assert "The workspace 'file' is a file; name a folder" in call(*command, code=2)[1]
+
+
 def test_a_list_says_which_line_is_wrong(call, tmp_path):
     here = tmp_path / "here"
     (here / "photos").mkdir()

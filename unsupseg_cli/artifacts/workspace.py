@@ -505,11 +505,15 @@ class Workspace:
         if self._is_stranded(retired):
             retired.rename(retired.with_name(read_manifest(retired).id))
 
-    def _make_folders(self, kind: str) -> None:
+    def require_folder(self) -> None:
+        """Raise UsageError where the workspace is a file."""
         if self.root.is_file():
             raise UsageError(
                 f"The workspace '{self}' is a file; name a folder with --workspace or $UNSUPSEG_WORKSPACE."
             )
+
+    def _make_folders(self, kind: str) -> None:
+        self.require_folder()
         try:
             for folder in (self.root / kind, self.root / LOCKS):
                 refuse_link(folder)

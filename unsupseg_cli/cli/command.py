@@ -203,6 +203,7 @@ def one_of(**given: Any) -> Any:
     return next(iter(options.values()), None)
 
 
+_LONGEST_NAME = 255  # bytes, of the usual file systems
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
@@ -238,9 +239,12 @@ def run_guarded(action: Callable[[], None], verbose: bool | None = None, log: Pa
             )
             raise typer.Exit(1) from None
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            part = max(Path(str(error.filename or "")).parts, key=len, default="")
+            path = Path(str(error.filename or "A file"))
+            name = max(path.parts, key=lambda part: len(os.fsencode(part)))
+            if len(os.fsencode(name)) <= _LONGEST_NAME:
+                name = str(path)  # whose folders are too many
             text = (
-                f"'{part[:40]}...' is a name of {len(os.fsencode(part))} bytes, longer than this disk takes"
+                f"'{name[:40]}...' is a name of {len(os.fsencode(name))} bytes, longer than this disk takes"
             )
             _err.print(f"[red]error:[/red] {escape(visible(text))}; give a shorter one", soft_wrap=True)
             raise typer.Exit(2) from None

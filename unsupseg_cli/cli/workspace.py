@@ -79,10 +79,7 @@ def open_workspace(
             f"--cache and --cache-size have no effect: the workspace '{place}' is a folder on this machine."
         )
     space = open_place(place, find_cache(cache, cache_size, settings), TerminalReporter().info)
-    if isinstance(place, Path) and place.is_file():
-        raise UsageError(
-            f"The workspace '{place}' is a file; name a folder with --workspace or $UNSUPSEG_WORKSPACE."
-        )
+    space.require_folder()
     if not new and not space.exists():
         raise UsageError(f"There is no workspace '{space}' yet; `unsupseg extract` makes it.")
     return space

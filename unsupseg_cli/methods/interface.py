@@ -132,6 +132,14 @@ class RegionSet:
     def __len__(self) -> int:
         return len(self.view)
 
+    def require_same_network(self) -> None:
+        """Raise UsageError where another network than that of the views' features embedded the regions."""
+        if not self.same_network:
+            raise UsageError(
+                "The regions were embedded by another backbone, weights, layer or model than the features; extract "
+                "both with the same ones."
+            )
+
     def rows(self, name: str, reporter: Reporter | None = None) -> Tensor:
         """Return ``cls`` or ``pooled`` of all regions, (R, C) float32; a reporter is told the progress."""
         return torch.cat(list(self.blocks(name, range(len(self)), reporter)))

@@ -155,5 +155,5 @@ def test_counts_and_regions_that_cannot_serve_are_refused(tags, classes, options
 
 
 def test_regions_of_another_network_are_refused():
-    with pytest.raises(UsageError, match="another backbone, weights or layer"):
+    with pytest.raises(UsageError, match="another backbone, weights, layer or model"):
         labeller([1] * 5, 3, same_network=False)

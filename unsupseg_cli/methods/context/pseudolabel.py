@@ -242,11 +242,7 @@ def _rows_of_views(regions: RegionSet, grids: NDArray[np.int64], patches: bool) 
         UsageError: they are no pyramid, are of another network, keep no patches, or a view has none.
     """
     mend = "run `unsupseg extract --regions pyramid --keep cls,patch` on the images of the features"
-    if not regions.same_network:
-        raise UsageError(
-            "The regions were embedded by another backbone, weights or layer than the features; extract both with "
-            "the same ones."
-        )
+    regions.require_same_network()
     order = np.argsort(regions.view, kind="stable")
     starts = np.searchsorted(regions.view[order], np.arange(len(grids) + 1))
     rows = [order[start:stop] for start, stop in pairwise(starts)]

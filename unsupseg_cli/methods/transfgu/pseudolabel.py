@@ -85,11 +85,7 @@ class TransfguLabeller(Labeller):
         assert inputs.network is not None
         assert inputs.regions is not None
         self.network, self.regions = inputs.network, inputs.regions
-        if not self.regions.same_network:
-            raise UsageError(
-                "The regions were embedded by another backbone, weights or layer than the features; extract both with "
-                "the same ones."
-            )
+        self.regions.require_same_network()
         self.concepts = torch.empty(0)
         self._members: list[
             tuple[NDArray[np.int64], int]
