@@ -68,7 +68,9 @@ def test_gc_removes_drafts_and_verify_refuses_a_broken_manifest(call):
     call("gc", "--yes")
     assert not draft.exists()
     assert Path(path).is_dir()
-    (Path(path) / "manifest.json").write_text("{")
+    call("pseudolabel", "--classes", 2)  # which was made of it
+    (Path(path) / "manifest.json").write_text("{}")
     _, said = call("verify", code=1)
-    assert "manifest" in said
+    assert said.count("manifest.json' is damaged") == 1
+    assert "error: 1 problem;" in said
     assert "Traceback" not in said

@@ -376,3 +376,18 @@ def test_images_of_candidates_must_be_the_same(call, here):
     assert "are of different images" in said
     assert "leave what names images out of --vary" in said
     assert not (here / "unsupseg-workspace" / "features").exists()
+
+
+def test_a_file_that_is_called_like_a_bundled_recipe_is_the_one_that_is_named(call, here):
+    (here / "mine.toml").write_text(RECIPE.replace('name = "small"', 'name = "best"'))
+    said = json.loads(
+        call(
+            "tune",
+            "mine.toml",
+            *("--vary", "clusters.seed=0", "--vary", "clusters.seed=1"),
+            "--dry-run",
+            "--json",
+        )[0]
+    )
+    assert "unsupseg run mine.toml" in json.dumps(said)
+    assert "unsupseg run best" not in json.dumps(said)
