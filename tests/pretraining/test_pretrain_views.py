@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from unsupseg_cli.pretraining.views import (
     Crops,
+    change_colours,
     corresponding_points,
-    jitter_colors,
-    make_crops,
+    crop_pixels,
+    draw_colours,
+    draw_crops,
     random_boxes,
     sample_crops,
     tokens_at,
@@ -55,47 +57,53 @@ def test_corresponding_points_show_the_same_place():
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     image = torch.stack([x, y, torch.zeros_like(x)])[None].repeat(8, 1, 1, 1)  # colour says where
     generator = seeded(3)
-    crops = []
-    for _ in range(2):
-        box = random_boxes(torch.ones(8), (0.4, 1.0), generator)
-        flip = torch.rand(8, generator=generator) < 0.5
-        crops.append(Crops(sample_crops(image, box, flip, 48), box, flip))
+    crops = [draw_crops(torch.ones(8), (0.4, 1.0), generator) for _ in range(2)]
     assert crops[0].flip.logical_xor(crops[1].flip).any()  # the mirrored case occurs
     at_a, at_b, valid = corresponding_points(*crops, 10, generator)
-    seen = [
-        tokens_at(crop.pixels.permute(0, 2, 3, 1), at) for crop, at in zip(crops, (at_a, at_b), strict=True)
-    ]
+    pixels = [sample_crops(image, crop.box, crop.flip, 48).permute(0, 2, 3, 1) for crop in crops]
+    seen = [tokens_at(sampled, at) for sampled, at in zip(pixels, (at_a, at_b), strict=True)]
     assert valid.any()
     assert torch.allclose(seen[0][valid], seen[1][valid], atol=0.02)
 
 
 def test_crops_without_overlap_are_marked():
-    pixels = torch.zeros(1, 3, 8, 8)
-    a = Crops(pixels, torch.tensor([[0.0, 0.0, 0.4, 0.4]]), torch.tensor([False]))
-    b = Crops(pixels, torch.tensor([[0.5, 0.5, 0.9, 0.9]]), torch.tensor([False]))
+    flip, colours = torch.tensor([False]), draw_colours(1, 0.0, 0.0, 0.0, seeded())
+    a = Crops(torch.tensor([[0.0, 0.0, 0.4, 0.4]]), flip, colours)
+    b = Crops(torch.tensor([[0.5, 0.5, 0.9, 0.9]]), flip, colours)
     assert not corresponding_points(a, b, 2, seeded())[2].any()
 
 
 def test_colour_jitter_keeps_range_and_does_nothing_when_off():
     x = torch.rand(32, 3, 8, 8)
-    out = jitter_colors(x, 0.8, 0.5, 0.5, seeded())
+
+    def jitter(*strengths):
+        return change_colours(x, draw_colours(32, *strengths, seeded()))
+
+    out = jitter(0.8, 0.5, 0.5)
     assert out.min() >= 0
     assert out.max() <= 1
     assert not torch.allclose(out, x)
-    assert torch.allclose(jitter_colors(x, 0.0, 0.0, 0.0, seeded()), x, atol=1e-5)
-    gray = jitter_colors(x, 0.0, 1.0, 0.0, seeded())
+    assert torch.allclose(jitter(0.0, 0.0, 0.0), x, atol=1e-5)
+    gray = jitter(0.0, 1.0, 0.0)
     assert torch.allclose(gray[:, 0], gray[:, 2])
 
 
 def test_same_generator_gives_same_crops_and_sizes_are_as_asked():
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     aspect = torch.tensor([0.5, 1.0, 1.5, 2.0])
-    one = make_crops(images, aspect, 48, (0.2, 1.0), seeded(7))
-    two = make_crops(images, aspect, 48, (0.2, 1.0), seeded(7))
-    other = make_crops(images, aspect, 48, (0.2, 1.0), seeded(8))
-    assert one.pixels.shape == (4, 3, 48, 48)  # enlarged beyond the image
-    assert torch.equal(one.pixels, two.pixels)
-    assert not torch.equal(one.pixels, other.pixels)
+    one, two, other = (
+        crop_pixels(images, draw_crops(aspect, (0.2, 1.0), seeded(seed)), 48) for seed in (7, 7, 8)
+    )
+    assert one.shape == (4, 3, 48, 48)  # enlarged beyond the image
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+def test_crops_of_some_images_are_those_of_all():
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    crops = draw_crops(torch.ones(4), (0.2, 1.0), seeded())
+    whole = crop_pixels(images, crops, 24)
+    torch.testing.assert_close(crop_pixels(images[[2, 0]], crops.of([2, 0]), 24), whole[[2, 0]])
 
 
 def test_whole_crops_are_normalised():

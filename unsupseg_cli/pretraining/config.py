@@ -75,11 +75,12 @@ class PretrainConfig(Config):
     hours: float | None = setting(
         None, "train for this long instead of `steps`; the result then depends on the machine's speed", gt=0
     )
-    batch: int = setting(128, "images per forward pass", ge=2)
+    batch: int = setting(128, "images per forward pass, on all devices together", ge=2)
     accumulate: int = setting(1, "forward passes per optimiser step", ge=1)
-    devices: int = setting(
+    devices: int = execution(
         1,
-        "GPUs (or CPU processes) that train together, each on batches of its own: a step sees that many more",
+        "GPUs (or CPU processes) that train together: each step's batch is split over them. Under torchrun, which "
+        "starts the processes itself, on several machines too, leave it out.",
         ge=1,
     )
 
@@ -171,8 +172,8 @@ class PretrainConfig(Config):
 
     @property
     def images_per_step(self) -> int:
-        """Images that one step sees: on all devices, in all forward passes."""
-        return self.batch * self.accumulate * self.devices
+        """Images that one step sees, in all forward passes."""
+        return self.batch * self.accumulate
 
     def unread(self, stage: Config | None = None) -> dict[str, str]:
         """Return the options of the other objective, and of what is left out."""

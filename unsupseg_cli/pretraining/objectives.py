@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unsupseg_cli.pretraining.config import PretrainConfig
 from unsupseg_cli.pretraining.encoder import tokens
 from unsupseg_cli.pretraining.views import tokens_at
+from unsupseg_cli.training.batch import Batch
 
 Losses = dict[str, Tensor]
 
@@ -37,6 +37,38 @@ class Projected:
         left, right = (places.float() for places in self.dense)
         cluster = self.cluster and (self.cluster[0].float(), self.cluster[1].float())
         return Projected([crop.float() for crop in self.whole], (left, right), cluster)
+
+    def gather(self, batch: Batch, valid: Tensor) -> Projected:
+        """Return what the heads of all processes give, in the order of the batch; gradients go back to each.
+
+        Args:
+            batch: of which this is one process's share.
+            valid: (B,) bool, which images of the whole batch have places.
+        """
+        if batch.processes == 1:
+            return self
+        everywhere = torch.ones_like(valid)
+        whole = list(_gather(batch, torch.stack(self.whole, 1), everywhere).unbind(1))
+        if not valid.any():
+            return Projected(whole, self.dense, self.cluster)
+
+        def pair(sides: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            left, right = _gather(batch, torch.cat(sides, 1), valid).chunk(2, 1)
+            return left, right
+
+        if self.cluster is None:
+            return Projected(whole, pair(self.dense))
+        images, points = self.dense[0].shape[:2]
+        first, second = (cosine.reshape(images, points, cosine.shape[1]) for cosine in self.cluster)
+        first, second = pair((first, second))
+        return Projected(whole, pair(self.dense), (first.flatten(0, 1), second.flatten(0, 1)))
+
+
+def _gather(batch: Batch, values: Tensor, present: Tensor) -> Tensor:
+    """Return the values (N,P,D) of all images that are ``present`` (B,), of this process's (n,P,D)."""
+    grids = [(int(one), values.shape[1]) for one in present]
+    own = torch.split(values, [grids[place][0] for place in batch.places])
+    return torch.cat(batch.gather(own, grids))
 
 
 class ContrastiveHead(nn.Sequential):
@@ -88,13 +120,16 @@ class Student(nn.Module):
         self.clusters = config.cluster_weight > 0
         self.prototypes = nn.Parameter(F.normalize(torch.randn(config.clusters, dim), dim=-1))
 
-    def forward(self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor) -> Projected:
+    def forward(
+        self, crops: list[Tensor], points: tuple[Tensor, Tensor], valid: Tensor, *, any_valid: bool
+    ) -> Projected:
         """Encode crops and project them.
 
         Args:
             crops: each (B,3,s,s), normalised; the first two are the global ones and share their size.
             points: (B,P,2) in each global crop, showing the same places, in [-1,1].
             valid: (B,) bool, whether the global crops of an image overlap; the other images have no places.
+            any_valid: whether any do, here or in another process.
         """
         cls, patches = tokens(self.encoder, torch.cat(crops[:2]))
         # CLS alone sees few gradients in a short run; the mean of the patches lets the whole-crop loss
@@ -107,8 +142,9 @@ class Student(nn.Module):
         places = torch.cat(
             [tokens_at(p, at)[valid] for p, at in zip(patches.float().chunk(2), points, strict=True)]
         )
-        if len(places):
-            left, right = self.dense_head(places.flatten(0, 1)).reshape(*places.shape[:2], -1).chunk(2)
+        if any_valid:
+            flat = self.dense_head(places.flatten(0, 1))
+            left, right = flat.reshape(*places.shape[:2], flat.shape[1]).chunk(2)
         else:  # batch norm refuses an empty batch
             left = right = places
         projected = Projected(list(whole.chunk(len(crops))), (left, right))
@@ -219,11 +255,7 @@ class DinoLoss(nn.Module):
         if config.centering == "sinkhorn":
             return sinkhorn(logits, config.teacher_temperature)
         target = F.softmax((logits.float() - center) / config.teacher_temperature, -1)
-        mean = logits.float().mean(0)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mean, op=dist.ReduceOp.SUM)
-            mean /= dist.get_world_size()
-        center.lerp_(mean, 1 - config.center_momentum)
+        center.lerp_(logits.float().mean(0), 1 - config.center_momentum)
         return target
 
 

@@ -18,8 +18,16 @@ from unsupseg_cli.pretraining.collapse import Health, effective_rank, neighbour_
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
 from unsupseg_cli.pretraining.encoder import build_encoder, tokens
 from unsupseg_cli.pretraining.objectives import Projected, Student, build_loss, cluster_loss
-from unsupseg_cli.pretraining.views import Crops, corresponding_points, make_crops, tokens_at, whole_crops
+from unsupseg_cli.pretraining.views import (
+    Crops,
+    corresponding_points,
+    crop_pixels,
+    draw_crops,
+    tokens_at,
+    whole_crops,
+)
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.batch_norm import share_batch_norms
 from unsupseg_cli.training.launch import Precision
 from unsupseg_cli.training.loop import Schedule, Task
 
@@ -37,7 +45,7 @@ def check_images(sides: Tensor, config: PretrainConfig) -> list[str]:
     if len(sides) < config.images_per_step:
         raise UsageError(
             f"There are {len(sides)} images, but one step needs {config.images_per_step} (batch {config.batch} x "
-            f"accumulate {config.accumulate} x devices {config.devices}); add images or lower --batch."
+            f"accumulate {config.accumulate}); add images or lower --batch."
         )
     largest = max(config.size, config.final_size)
     small = int((sides < largest).sum())
@@ -74,14 +82,15 @@ def fabric_precision(config: PretrainConfig) -> Precision:
 class Pretrainer(Task):
     """One run: student, teacher (its moving average), loss and optimiser.
 
-    All random numbers come from (seed, step, process). Contrastive negatives stay within a process, so that the
-    number of processes is part of the result.
+    All random numbers come from the seed and the step. Negatives, targets and the statistics of batch norms are those
+    of the whole batch, however many processes share it.
 
     Args:
         config: of the run.
         pixels: (N, 3, S, S) uint8, images squashed to squares.
         aspect: (N,) width / height of the originals.
         device: where to compute.
+        processes: that train together.
     """
 
     explained = MappingProxyType(
@@ -107,6 +116,7 @@ class Pretrainer(Task):
         pixels: NDArray[np.uint8],
         aspect: Tensor,
         device: torch.device | None = None,
+        processes: int = 1,
     ) -> None:
         self.config, self.pixels, self.aspect = config, pixels, aspect
         self.device = device or torch.device(config.device)
@@ -116,6 +126,8 @@ class Pretrainer(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(config.seed, "heads"))
             self.student = Student(encoder, arch["embed_dim"], config)
+        if processes > 1:
+            share_batch_norms(self.student)
         # torch's stubs know a memory format or a device, not both.
         self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
@@ -160,11 +172,10 @@ class Pretrainer(Task):
         for student in (self.student, self.teacher):
             student.encoder.load_state_dict(weights)
 
-    def views(self, schedule: Schedule, step: int, processes: int) -> list[int]:
-        """Return the images of a step; each process takes its own in the order of the pack."""
+    def views(self, schedule: Schedule, step: int) -> list[int]:
+        """Return the images of a step, those of each forward pass in the order of the pack."""
         chosen = batch_indices(len(self.pixels), self.config.images_per_step, step, self.config.seed)
-        own = [chosen[process::processes].sort().values for process in range(processes)]
-        views: list[int] = torch.stack(own, 1).flatten().tolist()
+        views: list[int] = chosen.reshape(self.accumulate, -1).sort().values.flatten().tolist()
         return views
 
     def rate(self, progress: float) -> float:
@@ -178,25 +189,27 @@ class Pretrainer(Task):
     def losses(self, batch: Batch, read: Tensor) -> dict[str, Tensor]:
         """Return the loss of the student on crops of some images, and its terms."""
         config, device = self.config, self.device
-        seed = stream(config.seed, "views", batch.step, batch.part, batch.process)
-        generator = torch.Generator().manual_seed(seed)
+        crops, all_points, all_valid = self._draw(batch)
         size = config.final_size if batch.progress >= config.final_from else config.size
-        aspect = self.aspect[batch.views]
+        sizes = [size, size, *[config.local_size] * config.local_crops]
+        own = list(batch.places)
         with torch.autocast(device.type, enabled=False):
-            crops = [self._crops(read, aspect, size, config.crop_scale, generator) for _ in range(2)]
-            at_first, at_second, valid = corresponding_points(crops[0], crops[1], config.points, generator)
-            for _ in range(config.local_crops):
-                crops.append(self._crops(read, aspect, config.local_size, config.local_scale, generator))
-        pixels = [crop.pixels.contiguous(memory_format=torch.channels_last) for crop in crops]
-        points, valid = (at_first.to(device), at_second.to(device)), valid.to(device)
+            pixels = [
+                crop_pixels(read, crop.of(own), side).contiguous(memory_format=torch.channels_last)
+                for crop, side in zip(crops, sizes, strict=True)
+            ]
+        points = (all_points[0][own].to(device), all_points[1][own].to(device))
+        valid, any_valid = all_valid[own].to(device), bool(all_valid.any())
         exact = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        student: Projected = self.student(pixels, (points[0].to(exact), points[1].to(exact)), valid)
+        at = (points[0].to(exact), points[1].to(exact))
+        student: Projected = self.student(pixels, at, valid, any_valid=any_valid)
         teacher: Projected | None = None
         if self.loss.needs_teacher:
             with torch.no_grad():
-                teacher = self.teacher(pixels[:2], points, valid)
+                teacher = self.teacher(pixels[:2], points, valid, any_valid=any_valid)
+                teacher = teacher.gather(batch, all_valid)
         with torch.autocast(device.type, enabled=False):
-            student = student.float()
+            student = student.float().gather(batch, all_valid)
             losses: dict[str, Tensor] = self.loss(student, teacher)
             if config.cluster_weight:
                 assert student.cluster is not None
@@ -207,17 +220,21 @@ class Pretrainer(Task):
                 losses |= {"cluster": cluster, "loss": losses["loss"] + weight * cluster}
         return losses
 
-    def _crops(
-        self,
-        images: Tensor,
-        aspect: Tensor,
-        size: int,
-        scale: tuple[float, float],
-        generator: torch.Generator,
-    ) -> Crops:
+    def _draw(self, batch: Batch) -> tuple[list[Crops], tuple[Tensor, Tensor], Tensor]:
+        """Return crops, points and valid images, as `corresponding_points` does, of the whole batch."""
         config = self.config
-        augmentation = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
-        return make_crops(images, aspect, size, scale, generator, **augmentation)
+        # The 0 is a process: with it the bundled weights can be made from their images.
+        generator = torch.Generator().manual_seed(stream(config.seed, "views", batch.step, batch.part, 0))
+        aspect = self.aspect[batch.whole]
+        crops = [self._draw_crops(aspect, config.crop_scale, generator) for _ in range(2)]
+        at_first, at_second, valid = corresponding_points(crops[0], crops[1], config.points, generator)
+        crops += [self._draw_crops(aspect, config.local_scale, generator) for _ in range(config.local_crops)]
+        return crops, (at_first, at_second), valid
+
+    def _draw_crops(self, aspect: Tensor, scale: tuple[float, float], generator: torch.Generator) -> Crops:
+        config = self.config
+        colours = {"jitter": config.jitter, "grayscale": config.grayscale, "blur": config.blur}
+        return draw_crops(aspect, scale, generator, **colours)
 
     @torch.no_grad()
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -246,11 +263,11 @@ class Pretrainer(Task):
         config = self.config
         generator = torch.Generator().manual_seed(stream(config.seed, "probe"))
         images = images.to(self.device)
-        a = self._crops(images, aspect, config.size, config.crop_scale, generator)
-        b = self._crops(images, aspect, config.size, config.crop_scale, generator)
+        a = self._draw_crops(aspect, config.crop_scale, generator)
+        b = self._draw_crops(aspect, config.crop_scale, generator)
         at_a, at_b, valid = corresponding_points(a, b, PROBE_POINTS, generator)
-        whole_a, patches_a = self._encode(a.pixels)
-        whole_b, patches_b = self._encode(b.pixels)
+        whole_a, patches_a = self._encode(crop_pixels(images, a, config.size))
+        whole_b, patches_b = self._encode(crop_pixels(images, b, config.size))
         whole, patches = self._encode(whole_crops(images, config.size))
         place_a = tokens_at(patches_a, at_a.to(images.device))[valid].flatten(0, 1)
         place_b = tokens_at(patches_b, at_b.to(images.device))[valid].flatten(0, 1)

@@ -7,6 +7,7 @@ that a whole corpus is one array. Crops are sampled from it with bilinear interp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +19,35 @@ from unsupseg_cli.models.vit import MEAN, STD
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
-@dataclass
-class Crops:
-    """One crop of each image: pixels (B,3,s,s) normalised, box (B,4) x0,y0,x1,y1 in [0,1], flip (B,) bool."""
+@dataclass(frozen=True)
+class Colours:
+    """How the colours of B images are changed, each (B,1,1,1): factors, an angle in radians, and whether at all."""
 
-    pixels: Tensor
+    brightness: Tensor
+    contrast: Tensor
+    hue: Tensor
+    saturation: Tensor
+    jittered: Tensor
+    grey: Tensor
+    blurred: Tensor
+
+    def of(self, places: Sequence[int]) -> Colours:
+        """Return those of some of the images, in this order."""
+        return Colours(*(value[list(places)] for value in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """One crop of each of B images: box (B,4) x0,y0,x1,y1 in [0,1], flip (B,) bool, and its colours."""
+
     box: Tensor
     flip: Tensor
+    colours: Colours
+
+    def of(self, places: Sequence[int]) -> Crops:
+        """Return those of some of the images, in this order."""
+        chosen = list(places)
+        return Crops(self.box[chosen], self.flip[chosen], self.colours.of(chosen))
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -58,34 +81,41 @@ def sample_crops(images: Tensor, box: Tensor, flip: Tensor, size: int) -> Tensor
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def jitter_colors(
-    x: Tensor, strength: float, grayscale: float, blur: float, generator: torch.Generator
-) -> Tensor:
-    """Return images (B,3,s,s) in [0,1] with random brightness, contrast, saturation, hue, grey and blur."""
-    n, device = len(x), x.device
+def draw_colours(
+    count: int, strength: float, grayscale: float, blur: float, generator: torch.Generator
+) -> Colours:
+    """Draw changes of the colours of some images; the arguments are those of `draw_crops`."""
 
     def factor(strength: float) -> Tensor:
-        return _uniform((n, 1, 1, 1), 1 - strength, 1 + strength, generator).to(device)
+        return _uniform((count, 1, 1, 1), 1 - strength, 1 + strength, generator)
 
     def chance(probability: float) -> Tensor:
-        return (torch.rand(n, 1, 1, 1, generator=generator) < probability).to(device)
+        return torch.rand(count, 1, 1, 1, generator=generator) < probability
 
+    brightness, contrast = factor(strength), factor(strength)
+    hue = _uniform((count, 1, 1, 1), -1, 1, generator) * (0.25 * strength * math.pi)
+    saturation, jittered, grey = factor(0.5 * strength), chance(0.8), chance(grayscale)
+    blurred = chance(blur) if blur > 0 else torch.zeros_like(grey)
+    return Colours(brightness, contrast, hue, saturation, jittered, grey, blurred)
+
+
+def change_colours(x: Tensor, colours: Colours) -> Tensor:
+    """Return images (B,3,s,s) in [0,1] with other brightness, contrast, saturation, hue, grey and blur."""
+    device = x.device
     luma = torch.tensor(_LUMA, device=device).view(1, 3, 1, 1)
-    jittered = x * factor(strength)
+    jittered = x * colours.brightness.to(device)
     mean = (jittered * luma).sum(1, keepdim=True).mean((2, 3), keepdim=True)
-    jittered = mean + (jittered - mean) * factor(strength)
+    jittered = mean + (jittered - mean) * colours.contrast.to(device)
     gray = (jittered * luma).sum(1, keepdim=True)
-    chroma = jittered - gray
-    angle = _uniform((n, 1, 1, 1), -1, 1, generator).to(device) * (0.25 * strength * math.pi)
-    chroma = _rotate_hue(chroma, angle) * factor(0.5 * strength)
+    chroma = _rotate_hue(jittered - gray, colours.hue.to(device)) * colours.saturation.to(device)
     jittered = (gray + chroma).clamp(0, 1)
-    x = torch.where(chance(0.8), jittered, x)
-    x = torch.where(chance(grayscale), (x * luma).sum(1, keepdim=True).expand_as(x), x)
-    if blur > 0:
+    x = torch.where(colours.jittered.to(device), jittered, x)
+    x = torch.where(colours.grey.to(device), (x * luma).sum(1, keepdim=True).expand_as(x), x)
+    if colours.blurred.any():
         kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=device) / 16
         weight = (kernel[:, None] * kernel).expand(3, 1, 5, 5)
         blurred = F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), weight, groups=3)
-        x = torch.where(chance(blur), blurred, x)
+        x = torch.where(colours.blurred.to(device), blurred, x)
     return x
 
 
@@ -96,10 +126,8 @@ def _rotate_hue(chroma: Tensor, angle: Tensor) -> Tensor:
     return chroma * angle.cos() - cross * angle.sin() + mean * (1 - angle.cos())
 
 
-def make_crops(
-    images: Tensor,
+def draw_crops(
     aspect: Tensor,
-    size: int,
     scale: tuple[float, float],
     generator: torch.Generator,
     *,
@@ -107,23 +135,28 @@ def make_crops(
     grayscale: float = 0.1,
     blur: float = 0.3,
 ) -> Crops:
-    """Return one random, colour-jittered, normalised crop of each image.
+    """Draw one random crop of each image, and how its colours are changed.
 
     Args:
-        images: (B,3,S,S) uint8 or float in [0,1].
-        aspect: (B,) width / height before squashing.
-        size: side of the crops.
+        aspect: (B,) width / height of the images before squashing.
         scale: least and largest area of a crop as a fraction of the image.
         generator: a CPU generator; the same state gives the same crops on every device.
         jitter: strength of the colour jitter.
         grayscale: probability of a grey view.
         blur: probability of a blurred view.
     """
-    x = images.float() / 255 if images.dtype == torch.uint8 else images
     box = random_boxes(aspect.cpu(), scale, generator)
     flip = torch.rand(len(box), generator=generator) < 0.5
-    pixels = jitter_colors(sample_crops(x, box, flip, size), jitter, grayscale, blur, generator)
-    return Crops(_normalise(pixels), box, flip)
+    return Crops(box, flip, draw_colours(len(box), jitter, grayscale, blur, generator))
+
+
+def crop_pixels(images: Tensor, crops: Crops, size: int) -> Tensor:
+    """Return the pixels (B,3,size,size) of the crops, normalised.
+
+    ``images`` are (B,3,S,S), uint8 or float in [0,1].
+    """
+    x = images.float() / 255 if images.dtype == torch.uint8 else images
+    return _normalise(change_colours(sample_crops(x, crops.box, crops.flip, size), crops.colours))
 
 
 def whole_crops(images: Tensor, size: int) -> Tensor:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from unsupseg_cli.artifacts.identity import Identity
 from unsupseg_cli.artifacts.manifest import DataSource
 from unsupseg_cli.core.errors import UsageError
-from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.pipeline.stage import Call, Stage, once
 from unsupseg_cli.pipeline.together import Processes, produce_together, train_together
 from unsupseg_cli.pretraining.config import PretrainConfig, architecture
@@ -47,7 +46,7 @@ def identify(call: Call) -> Identity:
             **({"probe_digest": _probe_digest(call)} if config.probe is not None else {}),
         },
         data=DataSource(**{**data.model_dump(), "dataset": config.images[0].name or "images"}),
-        execution={"device": config.device},
+        execution={"device": config.device, "devices": config.devices},
         used_labels=config.probe is not None,
     )
 
@@ -85,16 +84,7 @@ def work(call: Call, draft: Draft) -> dict[str, Any]:
 
 
 def produce(call: Call, identity: Identity) -> tuple[Artifact | None, bool]:
-    """Make or reuse the backbone, or help the process that does.
-
-    Raises:
-        UsageError: torchrun started another number of processes than --devices, on which the result depends.
-    """
-    count = processes_of_torchrun()
-    if count not in (1, call.config.devices):
-        raise UsageError(
-            f"torchrun started {count} processes: say --devices {count}, on which the result depends."
-        )
+    """Make or reuse the backbone, or help the process that does."""
     return produce_together(call, identity, _train, _processes)
 
 
@@ -104,8 +94,10 @@ def _processes(call: Call) -> Processes:
     from unsupseg_cli.pretraining.train import fabric_precision
 
     config = _config(call)
-    unused = not config.cluster_weight  # the prototypes, then
-    return Processes(torch.device(config.device), config.devices, fabric_precision(config), unused)
+    # The prototypes without their loss, and the head of places in a step whose crops nowhere overlap.
+    return Processes(
+        torch.device(config.device), config.devices, fabric_precision(config), unused_parameters=True
+    )
 
 
 def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
@@ -117,7 +109,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.training.loop import EXPLAINED
 
     config = _config(call)
-    pretrainer = open_pretrainer(config, draft.folder, fabric.device)
+    pretrainer = open_pretrainer(config, draft.folder, fabric)
     records = train(pretrainer, fabric, draft.folder, call.context.reporter)
     if not fabric.is_global_zero:
         return {}

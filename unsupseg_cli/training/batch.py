@@ -72,7 +72,7 @@ class Batch:
             lengths = [sizes[place] for place in places]
             maps_of = torch.split(everything[process][: sum(lengths)], lengths)
             gathered |= {
-                place: values.reshape(*map(int, grids[place]), -1)
+                place: values.reshape(*map(int, grids[place]), values.shape[1])
                 for place, values in zip(places, maps_of, strict=True)
             }
         return [gathered[place] for place in range(len(self.whole))]

@@ -79,7 +79,7 @@ class Task(ABC):
         """Return how much views count in the mean that a loss is: their number, if each counts alike."""
         return len(views)
 
-    def views(self, schedule: Schedule, step: int, processes: int) -> list[int]:
+    def views(self, schedule: Schedule, step: int) -> list[int]:
         """Return the views of a step; process r of n takes every n-th from the r-th on."""
         return batch_views(schedule, step)
 
@@ -252,7 +252,7 @@ class _Run:
     def read(self, step: int) -> tuple[list[Batch], list[Any]]:
         """Return this process's shares of the parts of a step, and what the task reads of them."""
         task, rank, count = self.task, self.fabric.global_rank, self.fabric.world_size
-        views = task.views(self.schedule, step, count)
+        views = task.views(self.schedule, step)
         size = len(views) // task.accumulate
         if size < count:
             raise UsageError(
