@@ -125,14 +125,19 @@ def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     Raises:
         MalformedMask: they describe no mask of this size.
     """
-    if isinstance(segmentation, dict):
-        return _decode_runs(segmentation, height, width)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise MalformedMask("it has no segmentation (polygons or run lengths)")
     from pycocotools import mask as coco
 
-    polygons = [_polygon(polygon, height, width) for polygon in segmentation]
-    return _decode_runs(coco.merge(coco.frPyObjects(polygons, height, width)), height, width)
+    if isinstance(segmentation, dict):
+        _check_runs(segmentation, height, width)
+        text = isinstance(segmentation["counts"], str | bytes)
+        runs = segmentation if text else coco.frPyObjects(segmentation, height, width)
+    elif isinstance(segmentation, list) and segmentation:
+        polygons = [_polygon(polygon, height, width) for polygon in segmentation]
+        runs = coco.merge(coco.frPyObjects(polygons, height, width))
+    else:
+        raise MalformedMask("it has no segmentation (polygons or run lengths)")
+    mask: NDArray[np.bool_] = coco.decode(runs).astype(bool)
+    return mask
 
 
 def encode(mask: NDArray[np.bool_], form: Literal["rle", "polygon"]) -> dict[str, Any] | list[list[float]]:
@@ -171,7 +176,8 @@ def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
     return values
 
 
-def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+def _check_runs(segmentation: dict[str, Any], height: int, width: int) -> None:
+    """Raise MalformedMask where run lengths do not make the image: pycocotools would read and write beyond them."""
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise MalformedMask(
@@ -187,8 +193,6 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
         raise MalformedMask(f"its run lengths hold {lengths.min()}, and none may be below 0")
     if lengths.sum() != height * width:
         raise MalformedMask(f"its run lengths make {lengths.sum()} pixels, its image has {height * width}")
-    values = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(values, lengths).reshape(width, height).T
 
 
 def _polygon(polygon: Any, height: int, width: int) -> list[float]:
