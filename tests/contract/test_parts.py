@@ -5,31 +5,42 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from unsupseg_cli import (
     Context,
     ExtractConfig,
+    PredictConfig,
     PseudolabelConfig,
     TrainConfig,
     Workspace,
     extract,
+    predict,
     pseudolabel,
     train,
 )
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents import mask_writer, method_inputs
+from unsupseg_cli.contents.label_maps import read_ids
+from unsupseg_cli.contents.model import open_model
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method
+from unsupseg_cli.models.linear_model import LinearModel
+from unsupseg_cli.pipeline.export import export
+from unsupseg_cli.pipeline.options import ExportConfig
 from unsupseg_cli.pipeline.stage import perform, settle
 from unsupseg_cli.pipeline.table import get_stage
 from unsupseg_cli.training.loop import EXPLAINED
 
 from other_values import other_values  # isort: skip
 
+HERE = {"workers": 0, "device": "cpu"}
 SMALL = {
     "steps": 3,
     "epochs": 1,
@@ -230,6 +241,55 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
+
+
+def require_one_answer(model, world, path, tmp_path):
+    """Check that a network gives the same classes in an ONNX file, mirrored, in one tile and in several."""
+    image = np.asarray(Image.open(path))
+    opened = open_model(model, world, torch.device("cpu"), precision="fp32")
+    segmenter = opened.segmenter
+    if isinstance(segmenter, LinearModel):
+        pytest.skip("a linear model: tests/stages/test_export.py")
+    file = export(ExportConfig(out=tmp_path / "model.onnx", frame=image.shape[:2]), model.id, world)
+    labels, log_probs = onnxruntime.InferenceSession(file).run(None, {"frame": image[None]})
+    (view,) = opened.geometry.views(*image.shape[:2], segmenter.multiple)
+    shown = opened.geometry.render(image, view)
+    (scores,) = segmenter.score(shown[None])
+    ours = segmenter.log_probs(scores, *scores.scores.shape[-2:])
+    assert np.abs(log_probs[0] - ours.numpy()).mean() < 0.02  # pixels are resized within the graph
+    predicted = predict(PredictConfig(images=(path,), model=model.id, precision="fp32", **HERE), world)
+    assert np.mean(read_ids(predicted.path, predicted.manifest.summary["keys"][0]) == labels[0]) > 0.98
+
+    height, width = shown.shape[:2]
+    (one,) = segmenter.score(shown[None], flip=True)
+    (mirror,) = segmenter.score(shown[:, ::-1].copy()[None], flip=True, box=(1.0, 0.0, 0.0, 1.0))
+    found = segmenter.log_probs(one, height, width)
+    torch.testing.assert_close(
+        segmenter.log_probs(mirror, height, width).flip(-1), found, atol=1e-3, rtol=1e-3
+    )
+    whole = segmenter.score_tiled(shown, max(height, width), flip=True)
+    torch.testing.assert_close(segmenter.log_probs(whole, height, width), found, atol=1e-3, rtol=1e-3)
+    tiled = segmenter.log_probs(segmenter.score_tiled(shown, 16), height, width)
+    torch.testing.assert_close(tiled.exp().sum(0), torch.ones(height, width))
+    assert len(tiled) == len(found)
+
+
+def test_a_trained_network_says_one_thing_in_a_graph_mirrored_and_in_tiles(work, world, pictures, tmp_path):
+    if work.stage.name != "train":
+        pytest.skip("a labeller")
+    model = perform(work.stage, work.config, world, options=work.options)
+    require_one_answer(model, world, pictures / "images" / "val" / "0.png", tmp_path)
+
+
+def test_a_network_on_pixels_says_one_thing_in_a_graph_mirrored_and_in_tiles(world, pictures, tmp_path):
+    options = (
+        get_method("maskdistill")
+        .require_trainer()
+        .options(arch="deeplabv3_resnet50", resnet="random", epochs=1, batch=2)
+    )
+    config = TrainConfig(method="maskdistill", classes=3, pseudolabels=masks_of(world), **HERE)
+    model = train(config, world, options=options)
+    require_one_answer(model, world, pictures / "images" / "val" / "0.png", tmp_path)
 
 
 def test_an_array_that_was_not_kept_is_asked_for(work, pictures, tmp_path):
