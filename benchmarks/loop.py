@@ -2,7 +2,7 @@
 
     python benchmarks/loop.py OTHER_CHECKOUT [--steps 20] [--rounds 5] [--views 64] [--side 28] [--device cpu]
 
-STEGO and PriMaPs-EM train on made-up tokens in memory, so that nothing is read ahead and nothing saved. Every round
+STEGO and PriMaPs-EM train on made-up tokens in memory, `pretrain` on made-up images. Nothing is saved. Every round
 runs each loop in a process of its own, one after the other, since other work may load the machine: read the ratios.
 Each keeps the memory that it frees, as every stage does (`core/memory.py`), or the ratios are those of page faults.
 """
@@ -20,15 +20,23 @@ from pathlib import Path
 from typing import Any
 
 _FIRST = 3  # steps that are not timed
-METHODS = ("stego", "primaps")
+METHODS = ("stego", "primaps", "pretrain")
 _KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(256 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
 
 
 def trainer_of(method: str, views: int, side: int, device: str) -> Any:
-    """Return a trainer on tokens (side, side, 384) of some views."""
+    """Return a trainer on tokens (side, side, 384) of some views, or on as many images."""
     import numpy as np
     import torch
 
+    if method == "pretrain":
+        from unsupseg_cli.pretraining.config import PretrainConfig
+        from unsupseg_cli.pretraining.train import Pretrainer
+
+        # Crops of one size: the last steps of a run take larger ones.
+        config = PretrainConfig(batch=min(32, views), final_from=1.0, precision="fp32", device=device)
+        images = np.random.default_rng(0).integers(0, 256, (views, 3, 144, 144), np.uint8)
+        return Pretrainer(config, images, torch.ones(views))
     from unsupseg_cli.methods.interface import Inputs, MaskSet
     from unsupseg_cli.methods.primaps.config import TrainOptions as PrimapsOptions
     from unsupseg_cli.methods.primaps.train import PrimapsTrainer
@@ -50,6 +58,11 @@ def trainer_of(method: str, views: int, side: int, device: str) -> Any:
     return PrimapsTrainer(options, Inputs(source, masks=masks, model=None, **given))
 
 
+def batch_of(trainer: Any) -> int:
+    """Return the views of a step."""
+    return trainer.config.batch if hasattr(trainer, "config") else trainer.batch
+
+
 def time_fit(trainer: Any, options: argparse.Namespace) -> float:
     """Return steps per second of the loop of the tree that this process runs."""
     from lightning_fabric import Fabric
@@ -64,7 +77,7 @@ def time_fit(trainer: Any, options: argparse.Namespace) -> float:
             yield number
         times.append(time.perf_counter())
 
-    schedule = Schedule(steps=options.steps + _FIRST, batch=trainer.batch, views=options.views, seed=0)
+    schedule = Schedule(options.steps + _FIRST, batch_of(trainer), options.views, seed=0)
     fit(trainer, schedule, Fabric(accelerator=options.device, devices=1), track=track)
     return options.steps / (times[-1] - times[_FIRST])
 
@@ -76,8 +89,10 @@ def time_bare(trainer: Any, options: argparse.Namespace) -> float:
 
     trainer.module.to(options.device)
     optimizer = trainer.optimizer()
+    for group in optimizer.param_groups:  # some are factors on a schedule: weights would diverge
+        group["lr"] *= trainer.rate(0.5) or 1.0
     trainer.begin(optimizer)
-    schedule = Schedule(steps=options.steps + _FIRST, batch=trainer.batch, views=options.views, seed=0)
+    schedule = Schedule(options.steps + _FIRST, batch_of(trainer), options.views, seed=0)
     for step in range(options.steps + _FIRST):
         if step == _FIRST:
             clock = time.perf_counter()
@@ -86,7 +101,7 @@ def time_bare(trainer: Any, options: argparse.Namespace) -> float:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    float(loss)  # waits for the device
+    float(loss.detach())  # waits for the device
     return options.steps / (time.perf_counter() - clock)
 
 
