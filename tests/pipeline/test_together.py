@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -61,28 +62,37 @@ def start(arguments):
     )
 
 
-def torchrun(space, *options, other=None):
-    """Run two processes as torchrun does; the second one in another workspace, if one is given."""
-    patience = "import unsupseg_cli.pipeline.together as together; together._DISK_SECONDS = 2.0; "
-    program = f"{sys.executable} -c '{patience}from unsupseg_cli.cli.main import main; main()'"
+def start_torchrun(space, *options, other=None, before="pass"):
+    """Start two processes as torchrun does.
+
+    The second one in another workspace, if one is given; ``before`` is a line of Python that both run first.
+    """
+    patience = "import unsupseg_cli.pipeline.together as together; together._DISK_SECONDS = 2.0"
+    program = f"{sys.executable} -c '{patience}; {before}; from unsupseg_cli.cli.main import main; main()'"
     arguments = " ".join(command("$w", *options))
     script = f'w={space}; [ "$RANK" = 1 ] && w={other or space}; exec {program} {arguments}'
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*launcher, "--no-python", "sh", "-c", script],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*launcher, "--no-python", "sh", "-c", script], env=ENVIRONMENT, **pipes)
+
+
+def torchrun(space, *options, **given):
+    """Run them to the end; return the exit status and what was said."""
+    run = start_torchrun(space, *options, **given)
+    stdout, stderr = run.communicate(timeout=120)
+    return SimpleNamespace(returncode=run.returncode, stdout=stdout, stderr=stderr)
+
+
+def wait_for_checkpoint(space, call):
+    while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
+        assert call.poll() is None, call.communicate()
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturbed_one(space):
     call = start(command(space, "--devices", "2"))
-    while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
-        assert call.poll() is None, call.communicate()
-        time.sleep(0.02)
+    wait_for_checkpoint(space, call)
     ranks = [rank for server in psutil.Process(call.pid).children() for rank in server.children()]
     assert len(ranks) == 2
     clock = time.monotonic()
@@ -104,6 +114,39 @@ def test_a_killed_process_ends_the_others_and_the_same_call_ends_as_an_undisturb
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert undisturbed.stdout == path  # one line, of the first process
     assert workspace.get(name).manifest.digest == digest
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_torchrun_ends_the_others_and_the_same_call_goes_on(space):
+    call = start_torchrun(space, "--seed", "2")
+    wait_for_checkpoint(space, call)
+    ranks = psutil.Process(call.pid).children()
+    assert len(ranks) == 2
+    os.kill(ranks[1].pid, signal.SIGKILL)
+    call.communicate(timeout=60)
+    assert call.returncode == 1
+    assert not any(one.is_running() for one in ranks)
+    again = torchrun(space, "--seed", "2")
+    assert again.returncode == 0, again.stderr
+    assert "going on after step" in again.stderr
+    digest = Workspace(space).get(Path(again.stdout.strip()).name).manifest.digest
+    undisturbed = start(command(space, "--seed", "2", "--devices", "2", "--force"))
+    path, said = undisturbed.communicate(timeout=120)
+    assert path == again.stdout, said
+    assert Workspace(space).get(Path(path.strip()).name).manifest.digest == digest
+
+
+@pytest.mark.slow
+def test_a_process_of_torchrun_that_hangs_before_training_is_given_up(space):
+    before = (
+        "import os, time, datetime, unsupseg_cli.training.launch as launch; "
+        "launch.PATIENCE = datetime.timedelta(seconds=4); "
+        "together._Group.follow = lambda *_: time.sleep(300)"
+    )
+    run = torchrun(space, "--seed", "3", before=before)
+    assert run.returncode == 1
+    assert "did not answer" in run.stderr
+    assert not list(space.glob("model/*-seed3-*"))
 
 
 def weights(space, name):
@@ -154,7 +197,7 @@ def test_processes_without_a_common_disk_are_refused(space, tmp_path):
     assert run.returncode == 1
     assert "on a disk that the machines share" in run.stderr
     assert "not foreseen" not in run.stderr
-    assert len(list(Workspace(space).artifacts("model"))) == len(list((space / "model").glob("*-seed0-*")))
+    assert not list(space.glob("model/*-seed1-*"))
 
 
 class Wide(Task):

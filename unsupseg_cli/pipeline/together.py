@@ -64,8 +64,8 @@ def train_together(call: Call, draft: Draft, work: Work, processes: Processes) -
 
     group = _joined(call, processes)
     if group is not None:
-        group.begin(draft.folder)
         with others_answer():
+            group.begin(draft.folder)
             return work(group.fabric, call, draft)
     if processes.devices == 1:
         return work(alone(processes.device, processes.precision), call, draft)
@@ -96,12 +96,13 @@ def produce_together(
     group = _joined(call, processes(call)) if processes_of_torchrun() > 1 else None
     if group is None:
         return stages.produce(call, identity)
-    if group.fabric.is_global_zero:
-        artifact, reused = stages.produce(call, identity)
-        group.end()
-        return artifact, reused
     from unsupseg_cli.training.launch import others_answer
 
+    if group.fabric.is_global_zero:
+        artifact, reused = stages.produce(call, identity)
+        with others_answer():
+            group.end()
+        return artifact, reused
     folder = call.context.workspace.draft_folder(identity)
     with others_answer():
         if group.follow(folder):
@@ -116,9 +117,14 @@ class _Group:
     def __init__(self, fabric: Fabric) -> None:
         import torch.distributed as dist
 
+        from unsupseg_cli.training import launch
+
         self.fabric, self.begun = fabric, False
-        # Every process is a member, so that it is a group.
-        self._waiting = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_WAIT))
+        # Every process is a member, so that they are groups: one waits for the first process, one for any.
+        self._waiting, self._answering = (
+            cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=timeout))
+            for timeout in (_WAIT, launch.PATIENCE)
+        )
 
     def begin(self, folder: Path) -> None:
         """Let the others train on a draft that they see too."""
@@ -149,8 +155,12 @@ class _Group:
         import torch
         import torch.distributed as dist
 
+        from unsupseg_cli.training import launch
+
         told = torch.tensor(value)
-        dist.broadcast(told, 0, group=self._waiting)
+        work = cast("dist.Work", dist.broadcast(told, 0, group=self._waiting, async_op=True))
+        # The others have nothing to do but to listen; how long the first one prepares nobody knows.
+        work.wait(launch.PATIENCE if self.fabric.is_global_zero else _WAIT)
         return int(told)
 
     def _require_common_disk(self, seen: bool, folder: Path) -> None:
@@ -158,7 +168,7 @@ class _Group:
         import torch.distributed as dist
 
         all_see = torch.tensor(int(seen))
-        dist.all_reduce(all_see, dist.ReduceOp.MIN, group=self._waiting)
+        dist.all_reduce(all_see, dist.ReduceOp.MIN, group=self._answering)
         if not int(all_see):
             raise UsageError(
                 f"Not every process that torchrun started sees '{folder}' of the first one: give all of them the same "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,17 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unsupseg_cli.core import seeds
 from unsupseg_cli.core.progress import Reporter
 from unsupseg_cli.data.masks import extent
 from unsupseg_cli.models.deeplab import load_resnet
 from unsupseg_cli.models.operators import require_operators
+from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.loop import Losses, Record, Schedule, Task, fit
 
 Detections = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
 """Masks (M, H, W) that are not empty, the score of each in [0, 1], and its number or class."""
 Image = NDArray[np.uint8]
 Learnt = Callable[[int], tuple[Image, NDArray[np.bool_], NDArray[np.int64]]]
 """View -> the image (H, W, 3), its masks (M, H, W), none empty, and the number of each, from 1 on."""
-_WARM_UP = 100  # steps
+_WARM_UP, _START = 100, 0.01  # steps, and the factor on the learning rate of the first
 _SAMPLED = 64  # boxes of an image that a step learns from: ours, instead of 512: most images have one object
 _CLIP = 10.0  # norm of the gradient: heads from scratch start steep
 
@@ -55,6 +58,49 @@ def build_detector(classes: int, resnet: str, side: int) -> nn.Module:
     return detector
 
 
+class DetectorTask(Task):
+    """A detector that learns by SGD with warm-up (momentum 0.9, decay 1e-4: torchvision's reference).
+
+    Args:
+        detector: is trained in place.
+        batches: the views of each step, all of which have a mask.
+        learnt: gives image and masks of a view.
+        lr: learning rate, of which the first hundred steps take a growing part.
+    """
+
+    clip_norm = _CLIP
+    advice = "lower detector_lr (`--set detector_lr=...`)"
+
+    def __init__(self, detector: nn.Module, batches: list[list[int]], learnt: Learnt, lr: float) -> None:
+        self.module, self._batches, self._learnt, self._lr = detector, batches, learnt, lr
+        self._device = next(detector.parameters()).device
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """SGD over the weights that are trained."""
+        weights = [weight for weight in self.module.parameters() if weight.requires_grad]
+        return torch.optim.SGD(weights, lr=self._lr, momentum=0.9, weight_decay=1e-4)
+
+    def views(self, schedule: Schedule, step: int) -> list[int]:
+        """Return the views of a step."""
+        return self._batches[step]
+
+    def rate(self, progress: float) -> float:
+        """Return the factor of the warm-up."""
+        step = progress * len(self._batches)
+        return _START + (1 - _START) * min(step / _WARM_UP, 1.0)
+
+    def read(self, batch: Batch) -> list[tuple[Image, NDArray[np.bool_], NDArray[np.int64]]]:
+        """Read the images of a batch, and what is learnt of them."""
+        return [self._learnt(view) for view in batch.views]
+
+    def losses(self, batch: Batch, read: Any) -> Losses:
+        """Return the losses of the detector's parts, and their sum."""
+        images = [_image(image).to(self._device) for image, *_ in read]
+        targets = [_target(masks, numbers, self._device) for _, masks, numbers in read]
+        losses: Losses = self.module(images, targets)
+        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+
+
 def train_detector(
     detector: nn.Module,
     views: Sequence[int],
@@ -63,41 +109,38 @@ def train_detector(
     epochs: int,
     batch: int,
     lr: float,
-    generator: np.random.Generator,
+    seed: int,
     reporter: Reporter,
 ) -> float:
-    """Train by SGD with warm-up (momentum 0.9, decay 1e-4: torchvision's reference); return the last loss.
+    """Train in place; return the last loss.
 
     Args:
-        detector: is trained in place.
+        detector: of `build_detector`.
         views: to learn from, all of which have a mask.
         learnt: gives image and masks of a view.
         epochs: how often each view is seen.
         batch: views per step; the last of an epoch may be fewer.
-        lr: learning rate, of which the first hundred steps take a growing part.
-        generator: shuffles the views.
+        lr: learning rate.
+        seed: of the order of the views, and of what a step samples.
         reporter: is told about the progress.
+
+    Raises:
+        UnsupsegError: the loss or the gradient became NaN or infinite.
     """
-    device = next(detector.parameters()).device
-    weights = [weight for weight in detector.parameters() if weight.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=lr, momentum=0.9, weight_decay=1e-4)
-    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=_WARM_UP)
-    orders = [generator.permutation(views).tolist() for _ in range(epochs)]
-    steps = [order[i : i + batch] for order in orders for i in range(0, len(order), batch)]
-    detector.train()
-    last = float("nan")
-    for step in reporter.track(steps, "detector", total=len(steps)):
-        examples = [learnt(view) for view in step]
-        images = [_image(image).to(device) for image, *_ in examples]
-        targets = [_target(masks, numbers, device) for _, masks, numbers in examples]
-        loss = torch.stack(list(detector(images, targets).values())).sum()
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(weights, _CLIP)
-        optimizer.step()
-        warm_up.step()
-        last = float(loss.detach())
-    return last
+    from unsupseg_cli.training.launch import alone  # a second of imports
+
+    shuffle = np.random.default_rng(seeds.stream(seed, "order"))
+    orders = [shuffle.permutation(views).tolist() for _ in range(epochs)]
+    batches = [order[i : i + batch] for order in orders for i in range(0, len(order), batch)]
+    task = DetectorTask(detector, batches, learnt, lr)
+    schedule = Schedule(len(batches), batch, len(views), seed)
+    records: list[Record] = []
+
+    def track(steps: Iterable[int], done: int) -> Iterator[int]:
+        return reporter.track(steps, "detector", total=len(batches))
+
+    fit(task, schedule, alone(next(detector.parameters()).device), log=records.append, track=track)
+    return records[-1]["loss"]
 
 
 @torch.inference_mode()

@@ -75,6 +75,12 @@ def pupil(monkeypatch):
     return built
 
 
+def test_a_loss_that_is_no_number_ends_the_training_of_the_detector(pupil):
+    pupil.weight.data += torch.nan
+    with pytest.raises(UnsupsegError, match=r"loss became nan at step 0; lower detector_lr"):
+        labeller_of([[2, 1]]).fit()
+
+
 @pytest.mark.parametrize(
     ("groups", "background", "numbers"),
     [([2, 1], True, [2, 1]), ([2, 0], False, [3, 1]), ([-1, -1], True, [1, 1])],

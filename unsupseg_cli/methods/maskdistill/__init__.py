@@ -36,6 +36,7 @@ METHOD = Method(
         Part(FilterOptions, f"{_HERE}.filter:FilterLabeller", "filter", "the masks that a model is sure of"),
     ),
     trainer=Part(TrainOptions, f"{_HERE}.train:MaskDistillTrainer"),
+    version="2",
     heads={
         "maskdistill-decoder": "unsupseg_cli.models.decoders",
         "deeplabv3-resnet50": "unsupseg_cli.models.deeplab",

@@ -56,7 +56,7 @@ class MaskDetector:
                 epochs=options.detector_epochs,
                 batch=options.detector_batch,
                 lr=options.detector_lr,
-                generator=np.random.default_rng(seeds.stream(inputs.seed, "order")),
+                seed=inputs.seed,
                 reporter=inputs.reporter,
             )
         return {"detector_views": len(views), "detector_loss": loss}
