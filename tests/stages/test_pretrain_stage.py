@@ -83,14 +83,18 @@ def test_a_probe_is_recorded_and_marks_the_backbone_as_having_seen_labels(labell
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "apart"),
     [
-        {"cluster_weight": 2.0, "cluster_from": 0.0},
-        {"arch": "vit_tiny_patch16", "objective": "dino", "accumulate": 2},
-        {"objective": "dino", "centering": "mean", "local_crops": 1, "local_size": 16},
+        # Weights are stored in half precision: to a rounding of it.
+        ({"cluster_weight": 2.0, "cluster_from": 0.0}, 2e-5),
+        ({"arch": "vit_tiny_patch16", "objective": "dino", "accumulate": 2}, 2e-5),
+        ({"objective": "dino", "centering": "mean", "local_crops": 1, "local_size": 16}, 2e-5),
+        # Crops of the first step overlap in one process, of the second nowhere: what stands before a batch norm then
+        # has no gradient but roundings, of which AdamW makes steps.
+        ({"crop_scale": (0.01, 0.02), "cluster_weight": 1.0}, 3e-4),
     ],
 )
-def test_two_processes_train_the_backbone_of_one(labelled, tmp_path, changes):
+def test_two_processes_train_the_backbone_of_one(labelled, tmp_path, changes, apart):
     many = tmp_path / "many"
     for number in range(8):
         colours = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
@@ -109,8 +113,7 @@ def test_two_processes_train_the_backbone_of_one(labelled, tmp_path, changes):
     alone, together = weights
     assert alone.keys() == together.keys()
     for name, value in alone.items():
-        # To a rounding of the half precision that they are stored in.
-        torch.testing.assert_close(together[name].float(), value.float(), rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(together[name].float(), value.float(), rtol=1e-3, atol=apart)
 
 
 def test_a_failure_in_one_process_ends_all_and_is_named(labelled, tmp_path):

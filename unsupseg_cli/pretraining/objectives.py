@@ -145,8 +145,8 @@ class Student(nn.Module):
         if any_valid:
             flat = self.dense_head(places.flatten(0, 1))
             left, right = flat.reshape(*places.shape[:2], flat.shape[1]).chunk(2)
-        else:  # batch norm refuses an empty batch
-            left = right = places
+        else:  # batch norm refuses an empty batch, and several processes look for a gradient of every weight
+            left = right = places + 0 * sum(weight.sum() for weight in self.dense_head.parameters())
         projected = Projected(list(whole.chunk(len(crops))), (left, right))
         if self.clusters:
             cosine = F.normalize(places.flatten(0, 1), dim=-1) @ F.normalize(self.prototypes, dim=-1).T

@@ -94,10 +94,8 @@ def _processes(call: Call) -> Processes:
     from unsupseg_cli.pretraining.train import fabric_precision
 
     config = _config(call)
-    # The prototypes without their loss, and the head of places in a step whose crops nowhere overlap.
-    return Processes(
-        torch.device(config.device), config.devices, fabric_precision(config), unused_parameters=True
-    )
+    unused = not config.cluster_weight  # the prototypes, then
+    return Processes(torch.device(config.device), config.devices, fabric_precision(config), unused)
 
 
 def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class SharedBatchNorm(_BatchNorm):
         values = x.float()
         count = values.new_tensor([values.numel() / values.shape[1]])
         totals = _Sum.apply(torch.cat([values.sum(across), count]))
-        mean, number = totals[:-1] / totals[-1], float(totals[-1])
+        mean, number = totals[:-1] / totals[-1], float(totals[-1].detach())
         centred = values - mean.reshape(shape)
         variance = _Sum.apply(centred.square().sum(across)) / number
         self._follow(mean.detach(), variance.detach() * (number / (number - 1)))
