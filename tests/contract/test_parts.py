@@ -1,5 +1,6 @@
 """Every labeller and every trainer: its key holds what it reads and nothing else, and it reads what it declares."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -269,9 +270,13 @@ def require_one_answer(model, world, path, tmp_path):
     )
     whole = segmenter.score_tiled(shown, max(height, width), flip=True)
     torch.testing.assert_close(segmenter.log_probs(whole, height, width), found, atol=1e-3, rtol=1e-3)
-    tiled = segmenter.log_probs(segmenter.score_tiled(shown, 16), height, width)
-    torch.testing.assert_close(tiled.exp().sum(0), torch.ones(height, width))
-    assert len(tiled) == len(found)
+    side, cells = 16 // segmenter.multiple * segmenter.multiple, segmenter.stride
+    tiled = segmenter.score_tiled(shown, side, overlap=0).scores
+    for top, left in itertools.product(range(0, height - side + 1, side), range(0, width - side + 1, side)):
+        box = (left / width, top / height, (left + side) / width, (top + side) / height)
+        (tile,) = segmenter.score(shown[top : top + side, left : left + side].copy()[None], box=box)
+        place = slice(top // cells, (top + side) // cells), slice(left // cells, (left + side) // cells)
+        torch.testing.assert_close(tiled[:, *place], tile.scores, atol=1e-4, rtol=1e-4)
 
 
 def test_a_trained_network_says_one_thing_in_a_graph_mirrored_and_in_tiles(work, world, pictures, tmp_path):

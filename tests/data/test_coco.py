@@ -43,6 +43,12 @@ def test_long_runs_and_large_differences_are_read_as_pycocotools_writes_them():
     assert run_lengths(compressed(mask)["counts"]).sum() == mask.size
 
 
+def test_a_number_of_seven_characters_is_read_whole():
+    """pycocotools loses what lies beyond the 32nd bit."""
+    mask = decode({"size": [10, 10], "counts": ":d05doooooOd1"}, 10, 10)
+    assert mask.T.ravel().nonzero()[0].tolist() == [*range(10, 30), *range(35, 43)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(max_size=12))
 def test_any_text_is_a_mask_or_said_to_be_none(text):
@@ -77,6 +83,7 @@ def test_polygons_are_filled_and_joined():
         ({"size": [10, 8], "counts": [80]}, r"of size \[10, 8\] .height, width., its image is \[8, 10\]"),
         ({"counts": [80]}, "of size None"),
         ({"size": [8, 10], "counts": [70]}, "make 70 pixels, its image has 80"),
+        ({"size": [8, 10], "counts": [10**15 - 1] * 18447}, "make 999999999999999 pixels, its image has 80"),
         ({"size": [8, 10], "counts": [90, -10]}, "hold -10, and none may be below 0"),
         ({"size": [8, 10], "counts": [1.5, 78.5]}, "neither a text nor whole numbers"),
         ({"size": [8, 10], "counts": [10**30]}, "neither a text nor whole numbers"),

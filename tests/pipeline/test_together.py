@@ -18,12 +18,13 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from unsupseg_cli import Context, ExtractConfig, Workspace, extract
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training.batch import Batch
-from unsupseg_cli.training.launch import launch, others_answer
+from unsupseg_cli.training.launch import alone, launch, others_answer
 from unsupseg_cli.training.loop import Schedule, Task, fit
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
@@ -242,6 +243,49 @@ def talk(fabric):
         fit(Wide(unused_parameters=True), Schedule(steps=2, batch=7, views=7, seed=0), fabric)
 
 
+class Normed(Task):
+    """A network with batch norms, one of them as timm has it, on images of its own; the rate falls with the hours."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        self.images = torch.randn(7, 3, 4, 5)
+        self.module = nn.Sequential(
+            nn.Conv2d(3, 6, 1), BatchNormAct2d(6), nn.Conv2d(6, 2, 1), nn.BatchNorm2d(2, momentum=None)
+        )
+
+    def optimizer(self):
+        return torch.optim.SGD(self.module.parameters(), lr=0.1)
+
+    def rate(self, progress):
+        return 1 - progress
+
+    def losses(self, batch, read):
+        images = self.images[batch.views]
+        return {"loss": (self.module(images).tanh() * images[:, :2]).mean()}
+
+
+def trained_weights(fabric, **schedule):
+    task = Normed()
+    fit(task, Schedule(batch=3, views=7, seed=0, **schedule), fabric)
+    return task.module.state_dict()
+
+
+def share(fabric, alone):
+    """Find what one process finds; and one thing in both where they train for a time."""
+    together = trained_weights(fabric, steps=4)
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6)
+    if fabric.global_rank:
+        time.sleep(0.3)
+    timed = torch.cat(
+        [value.flatten() for value in trained_weights(fabric, steps=1, hours=1 / 3600).values()]
+    )
+    everywhere = [torch.empty_like(timed) for _ in range(2)]
+    dist.all_gather(everywhere, timed)
+    torch.testing.assert_close(everywhere[0], everywhere[1], rtol=1e-6, atol=1e-7)
+
+
 def stall(fabric):
     """Hang in the second process, while the first one waits for it."""
     if fabric.global_rank == 1:
@@ -251,6 +295,10 @@ def stall(fabric):
 
 def test_processes_tell_each_other_their_shares():
     launch(talk, accelerator="cpu", devices=2)
+
+
+def test_batch_norms_and_hours_are_those_of_all_processes():
+    launch(share, trained_weights(alone(torch.device("cpu")), steps=4), accelerator="cpu", devices=2)
 
 
 def test_a_process_that_hangs_is_given_up():

@@ -128,15 +128,11 @@ def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
     from pycocotools import mask as coco
 
     if isinstance(segmentation, dict):
-        _check_runs(segmentation, height, width)
-        text = isinstance(segmentation["counts"], str | bytes)
-        runs = segmentation if text else coco.frPyObjects(segmentation, height, width)
-    elif isinstance(segmentation, list) and segmentation:
-        polygons = [_polygon(polygon, height, width) for polygon in segmentation]
-        runs = coco.merge(coco.frPyObjects(polygons, height, width))
-    else:
+        return _decode_runs(segmentation, height, width)
+    if not isinstance(segmentation, list) or not segmentation:
         raise MalformedMask("it has no segmentation (polygons or run lengths)")
-    mask: NDArray[np.bool_] = coco.decode(runs).astype(bool)
+    polygons = [_polygon(polygon, height, width) for polygon in segmentation]
+    mask: NDArray[np.bool_] = coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
     return mask
 
 
@@ -176,8 +172,10 @@ def run_lengths(counts: str | bytes) -> NDArray[np.int64]:
     return values
 
 
-def _check_runs(segmentation: dict[str, Any], height: int, width: int) -> None:
-    """Raise MalformedMask where run lengths do not make the image: pycocotools would read and write beyond them."""
+def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+    """Decode run lengths, once they make the image: pycocotools reads and writes beyond it otherwise."""
+    from pycocotools import mask as coco
+
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise MalformedMask(
@@ -191,8 +189,14 @@ def _check_runs(segmentation: dict[str, Any], height: int, width: int) -> None:
         raise MalformedMask("its run lengths are neither a text nor whole numbers")
     if (lengths < 0).any():
         raise MalformedMask(f"its run lengths hold {lengths.min()}, and none may be below 0")
-    if lengths.sum() != height * width:
-        raise MalformedMask(f"its run lengths make {lengths.sum()} pixels, its image has {height * width}")
+    # One by one first, or their sum is beyond what a number holds.
+    if (
+        made := int(max(lengths.max(initial=0), lengths.clip(max=height * width + 1).sum()))
+    ) != height * width:
+        raise MalformedMask(f"its run lengths make {made} pixels, its image has {height * width}")
+    runs = coco.frPyObjects({"size": size, "counts": lengths.tolist()}, height, width)
+    mask: NDArray[np.bool_] = coco.decode(runs).astype(bool)
+    return mask
 
 
 def _polygon(polygon: Any, height: int, width: int) -> list[float]:

@@ -35,11 +35,11 @@ _PROBE_EVERY = 200  # steps
 _PROBE_LABELLED, _PROBE_SIZE = 32, 176  # images of each split, and their shorter side in pixels
 
 
-def open_pretrainer(config: PretrainConfig, folder: Path, fabric: Fabric) -> Pretrainer:
+def open_pretrainer(config: PretrainConfig, folder: Path, device: torch.device) -> Pretrainer:
     """Return the task of a run whose images are packed in a folder, at its start."""
     pixels: NDArray[np.uint8] = np.load(folder / PACK / "pixels.npy", mmap_mode="r", allow_pickle=False)
     aspect = torch.from_numpy(np.load(folder / PACK / "aspect.npy", allow_pickle=False))
-    pretrainer = Pretrainer(config, pixels, aspect, fabric.device, fabric.world_size)
+    pretrainer = Pretrainer(config, pixels, aspect, device)
     if config.start is not None:
         pretrainer.start_from(load_file(folder / START))
     return pretrainer

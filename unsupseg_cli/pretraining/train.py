@@ -27,7 +27,6 @@ from unsupseg_cli.pretraining.views import (
     whole_crops,
 )
 from unsupseg_cli.training.batch import Batch
-from unsupseg_cli.training.batch_norm import share_batch_norms
 from unsupseg_cli.training.launch import Precision
 from unsupseg_cli.training.loop import Schedule, Task
 
@@ -90,7 +89,6 @@ class Pretrainer(Task):
         pixels: (N, 3, S, S) uint8, images squashed to squares.
         aspect: (N,) width / height of the originals.
         device: where to compute.
-        processes: that train together.
     """
 
     explained = MappingProxyType(
@@ -116,7 +114,6 @@ class Pretrainer(Task):
         pixels: NDArray[np.uint8],
         aspect: Tensor,
         device: torch.device | None = None,
-        processes: int = 1,
     ) -> None:
         self.config, self.pixels, self.aspect = config, pixels, aspect
         self.device = device or torch.device(config.device)
@@ -126,8 +123,6 @@ class Pretrainer(Task):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream(config.seed, "heads"))
             self.student = Student(encoder, arch["embed_dim"], config)
-        if processes > 1:
-            share_batch_norms(self.student)
         # torch's stubs know a memory format or a device, not both.
         self.student.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()

@@ -107,7 +107,7 @@ def _train(fabric: Fabric, call: Call, draft: Draft) -> dict[str, Any]:
     from unsupseg_cli.training.loop import EXPLAINED
 
     config = _config(call)
-    pretrainer = open_pretrainer(config, draft.folder, fabric)
+    pretrainer = open_pretrainer(config, draft.folder, fabric.device)
     records = train(pretrainer, fabric, draft.folder, call.context.reporter)
     if not fabric.is_global_zero:
         return {}

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 def share_batch_norms(module: nn.Module) -> None:
     """Let the batch norms within a module normalise over all processes; they keep their parameters and names."""
     for name, child in list(module.named_children()):
-        if isinstance(child, _BatchNorm):
+        if isinstance(child, _BatchNorm) and not isinstance(child, SharedBatchNorm | nn.SyncBatchNorm):
             setattr(module, name, SharedBatchNorm(child))
         else:
             share_batch_norms(child)
@@ -29,14 +29,15 @@ class SharedBatchNorm(_BatchNorm):
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         self.weight, self.bias = norm.weight, norm.bias
         self._buffers.update(norm._buffers)
+        self.train(norm.training)
         # timm's norms do what follows them too.
         self.after = nn.Sequential(
             *(child for name, child in norm.named_children() if name in ("drop", "act"))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the inputs normalised; in evaluation by the running mean and variance."""
-        if not self.training:
+        """Return the inputs normalised; in evaluation by the running mean and variance, where they are kept."""
+        if not self.training and self.track_running_stats:
             evaluated: Tensor = self.after(super().forward(x))
             return evaluated
         across = [0, *range(2, x.ndim)]
@@ -45,21 +46,24 @@ class SharedBatchNorm(_BatchNorm):
         count = values.new_tensor([values.numel() / values.shape[1]])
         totals = _Sum.apply(torch.cat([values.sum(across), count]))
         mean, number = totals[:-1] / totals[-1], float(totals[-1].detach())
-        centred = values - mean.reshape(shape)
-        variance = _Sum.apply(centred.square().sum(across)) / number
-        self._follow(mean.detach(), variance.detach() * (number / (number - 1)))
-        scaled = centred * (variance + self.eps).rsqrt().reshape(shape)
-        normalised: Tensor = self.after(scaled * self.weight.reshape(shape) + self.bias.reshape(shape))
-        return normalised.to(x.dtype)
+        values = values - mean.reshape(shape)
+        variance = _Sum.apply(values.square().sum(across)) / number
+        if self.training:
+            self._follow(mean.detach(), variance.detach() * (number / (number - 1)))
+        values = values * (variance + self.eps).rsqrt().reshape(shape)
+        if self.affine:
+            values = values * self.weight.reshape(shape) + self.bias.reshape(shape)
+        normalised: Tensor = self.after(values.to(x.dtype))
+        return normalised
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
         self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        # Without a momentum the mean over all batches so far.
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept any: the norm that this one stands for has been checked."""

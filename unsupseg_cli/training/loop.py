@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from unsupseg_cli.core import seeds
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.training.batch import Batch
+from unsupseg_cli.training.batch_norm import share_batch_norms
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric  # a second of imports, which only trainings need
@@ -37,7 +38,8 @@ class Task(ABC):
     """What the loop trains. Everything but the optimizer and the losses has a default.
 
     Over several processes each computes its share of every batch: ``losses`` are means over the views of the share,
-    and the loop averages gradients so that they are those of the whole batch, weighted by ``weight``. What couples
+    and the loop averages gradients so that they are those of the whole batch, weighted by ``weight``, and lets the
+    batch norms within the module normalise over all of them (`training/batch_norm.py`). What else couples
     the views of a batch goes through `Batch.average` and `Batch.gather`; random numbers are drawn for the whole batch
     (``batch.whole``), of which a process takes its ``places``. All processes make the same calls in the same order.
     """
@@ -223,6 +225,8 @@ class _Run:
 
     def __init__(self, task: Task, schedule: Schedule, fabric: Fabric, checkpoint: Checkpoint) -> None:
         self.task, self.schedule, self.fabric, self.checkpoint = task, schedule, fabric, checkpoint
+        if fabric.world_size > 1:
+            share_batch_norms(task.module)
         self.optimizer = task.optimizer()
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.model, self.wrapped = fabric.setup(_Forward(task.module), self.optimizer)
@@ -245,8 +249,9 @@ class _Run:
         return self._until(3600 * self.schedule.hours)
 
     def _until(self, limit: float) -> Iterator[int]:
-        # One clock for all processes, or one would stop a step before the others and leave them waiting.
-        while float(self.fabric.broadcast(self.seconds)) < limit:
+        # One clock for all processes: another would stop a step before the others, or take another learning rate.
+        while (seconds := float(self.fabric.broadcast(self.seconds))) < limit:
+            self.seconds = seconds
             yield self.done
 
     def read(self, step: int) -> tuple[list[Batch], list[Any]]:
