@@ -63,14 +63,15 @@ def start(arguments):
     )
 
 
-def start_torchrun(space, *options, other=None, before="pass"):
+def start_torchrun(space, *options, call=None, other=None, before="pass"):
     """Start two processes as torchrun does.
 
-    The second one in another workspace, if one is given; ``before`` is a line of Python that both run first.
+    They train k-means, or make another ``call``; the second one in another workspace, if one is given. ``before`` is a
+    line of Python that both run first.
     """
     patience = "import unsupseg_cli.pipeline.together as together; together._DISK_SECONDS = 2.0"
     program = f"{sys.executable} -c '{patience}; {before}; from unsupseg_cli.cli.main import main; main()'"
-    arguments = " ".join(command("$w", *options))
+    arguments = " ".join(call or command("$w", *options))
     script = f'w={space}; [ "$RANK" = 1 ] && w={other or space}; exec {program} {arguments}'
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -189,6 +190,24 @@ def test_two_nodes_give_the_weights_of_one_process(space):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pretraining_under_torchrun_gives_the_backbone_of_one_process(space):
+    sizes = ("--objective", "dino", "--size", "32", "--final-size", "32", "--points", "4")
+    short = ("--steps", "2", "--batch", "3", "--head-hidden", "16", "--precision", "fp32", "--device", "cpu")
+    call = ["pretrain", str(space.parent / "pictures"), "-w", str(space), *sizes, *short]
+    alone = start(call)
+    path, said = alone.communicate(timeout=120)
+    assert alone.returncode == 0, said
+    file = Path(path.strip()) / "backbone.safetensors"
+    expected = load_file(file)
+    together = torchrun(space, call=[*call, "--force"])
+    assert together.returncode == 0, together.stderr
+    assert together.stdout == path
+    for name, value in load_file(file).items():
+        # Weights are stored in half precision: to a rounding of it.
+        torch.testing.assert_close(value.float(), expected[name].float(), rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.slow

@@ -419,16 +419,23 @@ workers = 0
 
         warn = info
 
-        def track(self, items, *rest, **more):
+        def track(self, items, description, **more):
+            lines.append(f"work: {description}")
             return iter(items)
 
     fresh = Context(Workspace(tmp_path / "w"), reporter=Listening())
     _, promised = plan(steps, fresh)
     assert promised.bytes > 0
     assert any("at most" in line and "regions of 12 images" in line for line in lines)
+    lines.clear()
     run(steps, fresh)
+    told = next(
+        place for place, line in enumerate(lines) if "forwards of 'untrained' at 32x32, about 0:00:" in line
+    )
+    works = [place for place, line in enumerate(lines) if line.startswith("work: extract")]
+    assert len(works) == 2
+    assert works[0] < told < works[1]  # the regions' time before their work
     assert all(planned.reused for planned in plan(steps, fresh))
-    assert any("forwards of 'untrained' at 32x32, about 0:00:" in line for line in lines)
 
 
 def test_a_method_takes_the_last_regions_of_the_layout_that_it_reads(context, made):
