@@ -4,6 +4,7 @@ import re
 import shutil
 from importlib import resources
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from typer.testing import CliRunner
@@ -25,6 +26,7 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.cli.main import app, commands
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.options import RegionKind
 from unsupseg_cli.methods.kmeans.config import TrainOptions
 from unsupseg_cli.methods.registry import BUNDLED, get_method
 from unsupseg_cli.pipeline.stage import Stage, settle
@@ -205,11 +207,20 @@ def chain(world, pictures):
 
 
 def test_the_key_holds_the_result_options_and_no_other(any_stage, chain):
-    stage, (context, configs) = any_stage, chain
-    if stage.uses:
+    context, configs = chain
+    if any_stage.uses:
         return  # see the contract of the parts of methods
-    config = configs.get(stage.name) or stage.config()
+    require_key_of_result_options(any_stage, configs.get(any_stage.name) or any_stage.config(), context)
 
+
+@pytest.mark.parametrize("kind", get_args(RegionKind))
+def test_the_key_of_regions_holds_the_result_options_and_no_other(chain, kind):
+    context, configs = chain
+    config = configs["extract"].model_copy(update={"regions": kind, "keep": ("cls", "patch")})
+    require_key_of_result_options(get_stage("extract"), config, context, refused=("position",))
+
+
+def require_key_of_result_options(stage, config, context, refused=()):
     def key(**changes):
         other = type(config)(**{**config.model_dump(exclude_unset=True), **changes})
         return stage.identify(settle(stage, other, context)).key
@@ -223,6 +234,8 @@ def test_the_key_holds_the_result_options_and_no_other(any_stage, chain):
         elif name in ("device", "workers", "batch_size", "sheet", "devices", "store", "strict"):
             other = {"device": "cpu", "store": "hdf5", "devices": 2}.get(name, 1)
             assert (key(**{name: other}) == whole) == (name in type(config).execution_fields()), name
+        elif name in refused:
+            assert {key_of(key, name, candidate) for candidate in candidates} == {None}, name
         elif name not in type(config).execution_fields():
             assert {key_of(key, name, candidate) for candidate in candidates} - {None, whole}, name
 
