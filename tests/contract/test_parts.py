@@ -27,9 +27,11 @@ from unsupseg_cli import (
 )
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.contents import mask_writer, method_inputs
+from unsupseg_cli.contents.features import FeatureSet
 from unsupseg_cli.contents.label_maps import read_ids
 from unsupseg_cli.contents.model import open_model
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs
 from unsupseg_cli.methods.registry import get_method
 from unsupseg_cli.models.linear_model import LinearModel
@@ -295,6 +297,17 @@ def test_a_network_on_pixels_says_one_thing_in_a_graph_mirrored_and_in_tiles(wor
     config = TrainConfig(method="maskdistill", classes=3, pseudolabels=masks_of(world), **HERE)
     model = train(config, world, options=options)
     require_one_answer(model, world, pictures / "images" / "val" / "0.png", tmp_path)
+
+
+def test_query_key_and_attention_reach_a_method(world):
+    features = next(one for one in world.workspace.artifacts("features") if FeatureSet(one).has("attention"))
+    needs = Needs(arrays=("query", "key", "attention"))
+    artifacts = {"features": features}
+    given = method_inputs.open_inputs(artifacts, needs, world, torch.device("cpu"), classes=3, seed=0)
+    for name in needs.arrays:
+        for view, values in zip((4, 1), given.features.array(name, [4, 1]), strict=True):
+            torch.testing.assert_close(values, FeatureSet(features).array(name, [view])[0])
+            assert values.std() > 0
 
 
 def test_an_array_that_was_not_kept_is_asked_for(work, pictures, tmp_path):
