@@ -1,3 +1,4 @@
+import errno
 import itertools
 import os
 import signal
@@ -64,6 +65,25 @@ def test_order_and_pixels_are_the_same_whatever_the_workers(items, workers, work
         assert image.shape == (view.height, view.width, 3)
         assert image[0, 0].tolist() == [record.item, 0, 0]
     assert wait_until(lambda: not workers_alive())
+
+
+def test_views_larger_than_a_place_in_shared_memory_arrive_too(items, monkeypatch):
+    monkeypatch.setattr("unsupseg_cli.data.loader._SLOT", 16 * 16 * 3)
+    records = list(load_views(items, Geometry(size=16, kind="five-crop"), 8, workers=2))
+    whole = list(load_views(items, Geometry(size=16, kind="five-crop"), 8, workers=0))
+    for record, expected in zip(records, whole, strict=True):
+        for (view, image), (other, pixels) in zip(record.views, expected.views, strict=True):
+            assert view == other
+            assert np.array_equal(image, pixels)
+
+
+def test_views_arrive_where_no_memory_can_be_shared(items, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("unsupseg_cli.data.loader.mmap.mmap", refused)
+    records = list(load_views(items, GEOMETRY, 8, workers=2))
+    assert [record.views[0][1][0, 0, 0] for record in records] == list(range(24))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

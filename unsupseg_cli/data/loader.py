@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,6 +28,9 @@ from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.views import ViewTable
 
 _AHEAD = 4  # images a worker decodes before they are asked for
+_SLOT = (
+    1 << 25
+)  # bytes of pixels that one of them leaves in shared memory at most; only what is written takes room
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,64 @@ class _Rows(Dataset[Loaded | Failed]):
         return Loaded(index, [(view, self.render(self._last[1], view)) for view in views])
 
 
+@dataclass(frozen=True)
+class _Left:
+    """The views of one image whose pixels, of these shapes, lie in shared memory, one after the other."""
+
+    item: int
+    views: list[View]
+    shapes: list[tuple[int, ...]]
+
+
+class _Shared(Dataset[Any]):
+    """Another data set whose pixels workers leave in memory that they share with this process.
+
+    A pipe takes longer for a view than its rendering does. The memory has no name, so that the size of ``/dev/shm``,
+    which is small in containers, bounds nothing. Each position has one of ``slots`` places, in turn: the place of one
+    that was fetched is free for the position that lies ``slots`` behind it.
+    """
+
+    def __init__(self, dataset: Dataset[Loaded | Failed], slots: int) -> None:
+        self._dataset, self._slots = dataset, slots
+        self._memory: mmap.mmap | None = None
+        with suppress(OSError):  # where the address space is bounded all goes through the pipe
+            self._memory = mmap.mmap(-1, slots * _SLOT)
+
+    def __len__(self) -> int:
+        return len(cast("Sequence[Any]", self._dataset))
+
+    def __getitem__(self, position: int) -> Loaded | Failed | _Left:
+        """Load in a worker; what has more pixels than a place goes through the pipe."""
+        loaded = self._dataset[position]
+        if self._memory is None or isinstance(loaded, Failed):
+            return loaded
+        shapes = [pixels.shape for _, pixels in loaded.views]
+        if sum(map(math.prod, shapes)) > _SLOT:
+            return loaded
+        places = _cut(self._place(position), shapes)
+        for place, (_, pixels) in zip(places, loaded.views, strict=True):
+            place[...] = pixels
+        return _Left(loaded.item, [view for view, _ in loaded.views], shapes)
+
+    def fetch(self, position: int, told: Loaded | Failed | _Left) -> Loaded | Failed:
+        """Return what a worker loaded, in memory of its own."""
+        if not isinstance(told, _Left):
+            return told
+        pixels = self._place(position)[: sum(map(math.prod, told.shapes))].copy()
+        return Loaded(told.item, list(zip(told.views, _cut(pixels, told.shapes), strict=True)))
+
+    def _place(self, position: int) -> NDArray[np.uint8]:
+        assert self._memory is not None
+        return np.frombuffer(self._memory, np.uint8, _SLOT, position % self._slots * _SLOT)
+
+
+def _cut(pixels: NDArray[np.uint8], shapes: Sequence[tuple[int, ...]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of these shapes that lie one after the other in flat memory, as views of it."""
+    start = 0
+    for shape in shapes:
+        yield pixels[start : (start := start + math.prod(shape))].reshape(shape)
+
+
 def load_views(
     items: Sequence[Item],
     geometry: Geometry,
@@ -122,8 +186,10 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         for position in range(count):
             yield dataset[position]
         return
-    loader: DataLoader[Loaded | Failed] = DataLoader(
-        dataset,
+    # The loader asks for so many positions ahead of the one that it returned.
+    shared = _Shared(dataset, workers * _AHEAD + 1)
+    loader: DataLoader[Any] = DataLoader(
+        shared,
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
@@ -133,7 +199,8 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
     with _stops_held():
         images = iter(loader)  # starts the processes
     try:
-        yield from images
+        for position, told in enumerate(images):
+            yield shared.fetch(position, told)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
