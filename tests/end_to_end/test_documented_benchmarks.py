@@ -69,6 +69,7 @@ SHORTER = {
     "kill_matrix.py": "--stages extract --stride 50",
     "kmeans_sample.py": "--tokens 3000 --memory 3000 --dim 8 --classes 5 --restarts 1",
     "label_free.py": "--size 56",
+    "loader.py": "--count 2 --rounds 1 --size 56",
     "look.py": "--size 64",
     "loop.py": "--steps 2 --rounds 1 --views 2 --side 4",
     "mask_quality.py": "--size 56",
