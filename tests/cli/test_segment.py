@@ -66,6 +66,17 @@ def test_photos_become_maps_overlays_and_sheets(segmented):
     assert not list(out.parent.glob(".*partial"))
 
 
+def test_what_it_suggests_names_classes_that_are_there(tmp_path):
+    photo(tmp_path / "photos" / "a.png", 0)
+    photo(tmp_path / "photos" / "b.png", 1)
+    words = ("segment", tmp_path / "photos", "-w", tmp_path / "w", "--out", tmp_path / "out", "--workers", 0)
+    assert "`unsupseg classes name 0=sky 1=road`" in (said := call(*words, "--classes", 2)[1])
+    assert "`unsupseg classes merge 0,1`" in said
+    said = call(*words, "--classes", 1)[1]
+    assert "every pixel is of the one class: give more --classes" in said
+    assert "classes name" not in said
+
+
 def test_it_says_the_backbone_the_pictures_and_what_to_do_next(segmented):
     _place, out, _, said = segmented
     assert "backbone: tiny" in said

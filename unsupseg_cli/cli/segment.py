@@ -104,11 +104,16 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
         f"{counted(classes, 'class')}; look at '{out / CLASS_SHEET}' (where each lies) and '{out / IMAGE_SHEET}'; "
         f"'{out / REPORT}' shows all of it in a browser"
     )
-    reporter.info(
-        "next: name the classes, `unsupseg classes name 0=sky 3=road`; put parts of one thing together, `unsupseg "
-        f"classes merge 3,5`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict MORE/ --crf "
-        "--out DIR`; other classes, --classes N"
-    )
+    if classes == 1:
+        reporter.warn("every pixel is of the one class: give more --classes, or leave them out")
+    else:
+        last = classes - 1  # only classes that are there are named
+        named, merged = f"0=sky {min(last, 3)}=road", f"{min(last - 1, 3)},{min(last, 5)}"
+        reporter.info(
+            f"next: name the classes, `unsupseg classes name {named}`; put parts of one thing together, `unsupseg "
+            f"classes merge {merged}`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict "
+            "MORE/ --crf --out DIR`; other classes, --classes N"
+        )
     if (out / RASTERS).exists():
         reporter.info(
             f"for map programs: '{out / RASTERS}'; polygons, `unsupseg export-labels --format gpkg --out classes.gpkg`"
