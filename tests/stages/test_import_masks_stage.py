@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from unsupseg_cli import (
     Context,
@@ -141,7 +142,7 @@ def test_the_same_masks_have_the_same_bytes_whatever_form_they_came_in(tmp_path,
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_each_value_of_a_label_map_is_a_mask_or_a_class_of_regions(tmp_path, photos, context, dtype):
-    folder = label_maps(tmp_path / "maps", dtype)
+    folder = label_maps(tmp_path / "maps")
     values = np.zeros(SIZES["a.png"], dtype)
     values[0:4, 0:4], values[20:24, 20:24], values[24, 24] = 7, 7, 7  # the last touches at a corner
     values[10, 10] = 200
@@ -166,6 +167,46 @@ def test_values_that_are_no_mask_are_said(tmp_path, photos, context):
     assert bring(folder, photos, context, background="0,255").manifest.summary["empty"] == ["a.png"]
     whole = bring(folder, photos, context, background="none")
     assert whole.manifest.summary["masks"] == 1 + 3 + 3  # 0 is a mask, too
+
+
+@pytest.mark.parametrize(("dtype", "void"), [(np.uint16, 65535), (np.int32, -1)])
+def test_void_of_wider_maps_is_said_too(tmp_path, photos, context, dtype, void):
+    folder = label_maps(tmp_path / "maps")
+    Image.fromarray(np.full(SIZES["a.png"], void, dtype)).save(folder / "a.tif")
+    (folder / "a.png").unlink()
+    made = bring(folder, photos, context)
+    assert any(f"{void} in 1 label map; " in text for text in made.manifest.warnings)
+    assert any(f"--background 0,{void}" in text for text in made.manifest.warnings)
+    assert bring(folder, photos, context, background=f"0,{void}").manifest.summary["empty"] == ["a.png"]
+
+
+def test_images_that_a_file_or_folder_does_not_know_are_said(tmp_path, photos, context):
+    folder = label_maps(tmp_path / "maps")
+    (folder / "b.png").unlink()
+    said = "1 image of the data set is not in 'maps', and has no mask (the first: 'b.png')"
+    assert said in bring(folder, photos, context).manifest.warnings
+    made = bring(coco_file(tmp_path / "coco.json"), photos, context)
+    assert said.replace("maps", "coco.json") in made.manifest.warnings
+
+
+def test_what_a_coco_file_leaves_open_is_said(tmp_path, photos, context):
+    file = json.loads(coco_file(tmp_path / "coco.json").read_text())
+    first = file["annotations"][0]
+    first["id"], again = 7, {**first, "id": 8}
+    del file["categories"][1]["name"]
+    without = {name: value for name, value in first.items() if name != "category_id"}
+    entries = [first, again, *file["annotations"][1:], {**without, "id": 9}]
+    path = coco_file(tmp_path / "coco.json", categories=file["categories"], annotations=entries)
+    made = bring(path, photos, context)
+    assert made.manifest.summary["class_names"] == ["2", "roof"]
+    assert "1 category without a name: named by the number" in made.manifest.warnings
+    assert "1 annotation without a category: the masks have no class" in made.manifest.warnings
+    said = "1 annotation with the mask and the class of an earlier one: each is a mask of its own"
+    assert said in made.manifest.warnings
+    path = coco_file(tmp_path / "coco.json", categories=[])
+    assert any(
+        "classes are named by the numbers" in text for text in bring(path, photos, context).manifest.warnings
+    )
 
 
 def test_results_name_images_by_file_or_by_the_numbers_of_another_file(tmp_path, photos, context):
@@ -231,6 +272,17 @@ IMAGE = {"id": 10, "file_name": "a.png", "height": 32, "width": 48}
             {"images": [IMAGE, {"id": 11, "file_name": "x.png"}]},
             r"image 11: the data set has no image 'x.png'",
         ),
+        (
+            {"images": [{**IMAGE, "id": 1.0}]},
+            r"image number 0: its id is 1.0, expected a whole number or a text",
+        ),
+        (
+            {"categories": [{"id": 1, "name": "\ud800"}]},
+            r"category number 0: its name is '.ud800', expected a text",
+        ),
+        ({"categories": [{"id": 1, "name": None}]}, r"category number 0: its name is None, expected a text"),
+        ({"categories": [{"id": 1, "name": " "}]}, r"category number 0: its name is ' ', expected a text"),
+        ({"annotations": [entry(image_id="10")]}, r"its image '10' is not among the images; 10 is"),
         ({"images": [{**IMAGE, "height": 33}]}, r"image 10: 'a.png' is 48x33 pixels there and 48x32 here"),
         (
             {"images": [{**IMAGE, "height": 33, "width": None}]},
@@ -282,7 +334,7 @@ def test_a_bad_file_leaves_the_masks_that_are_there(tmp_path, photos, context):
     ("name", "pixels", "said"),
     [
         ("a.png", np.zeros((33, 48), np.uint8), r"a.png' is 48x33 pixels, its image 'a.png' is 48x32"),
-        ("a.png", np.zeros((32, 48, 3), np.uint8), r"RGB picture; expected one channel"),
+        ("a.png", np.zeros((32, 48, 3), np.uint8), r"a picture of 3 channels; expected one"),
         (
             "x.png",
             np.zeros((32, 48), np.uint8),
@@ -306,7 +358,7 @@ def test_label_maps_that_do_not_fit_are_named_and_nothing_is_written(
 
 def test_an_image_without_a_file_name_is_named(tmp_path, photos, context):
     path = coco_file(tmp_path / "coco.json", images=[{"id": 10, "file_name": None}])
-    with pytest.raises(UsageError, match="image number 0: expected an object with 'id' and 'file_name'"):
+    with pytest.raises(UsageError, match="image number 0: its file_name is None, expected a text"):
         bring(path, photos, context)
 
 

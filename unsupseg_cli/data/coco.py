@@ -6,8 +6,10 @@ Source of the format: cocodataset.org, "Data format" and "Results format"; pycoc
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -15,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.polygons import outlines
 
 _OUTSIDE = 1.0  # pixels that a polygon may reach over the border: annotation tools round
 _LEAST = 6  # numbers of a polygon: three points
+_HALVES = re.compile("[\ud800-\udfff]")  # of characters beyond the first 65,536
 _MOST = (
     1e15  # numbers beyond are damage; NaN and infinity, which Python's JSON knows, are not below it either
 )
@@ -53,14 +57,16 @@ class CocoMask:
 class CocoFile:
     """The content of a file: images and names of categories by id, records in their order.
 
-    ``problems`` are the records that say no mask of an image; they are in none of the other fields. ``used_labels``
-    says that `export-masks` wrote masks which were made with labels.
+    ``problems`` are the records that say no mask of an image; they are in none of the other fields. ``remarks`` say
+    what the file leaves open and how it was taken. ``used_labels`` says that `export-masks` wrote masks which were made
+    with labels.
     """
 
     images: Mapping[int | str, CocoImage]
     records: list[CocoMask]
     categories: Mapping[int, str]
     problems: list[str]
+    remarks: list[str] = field(default_factory=list)
     used_labels: bool = False
 
 
@@ -76,11 +82,11 @@ def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
         UsageError: the file cannot be read, is no JSON, or holds something else.
     """
     content = _load(path)
-    problems: list[str] = []
+    problems, remarks = list[str](), list[str]()
     if isinstance(content, dict):
         if images_of is not None:
             raise UsageError(f"'{path}' has images of its own; leave --images-file out.")
-        images, categories = _images(content, path, problems), _categories(content, path, problems)
+        images, categories = _images(content, path, problems), _categories(content, path, problems, remarks)
         entries = content.get("annotations")
         noun = "annotation"
     else:
@@ -90,7 +96,7 @@ def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
             if not isinstance(listing, dict):
                 raise UsageError(f"'{images_of}' lists no images; expected a COCO file of annotations.")
             images = _images(listing, images_of, problems)
-            categories = _categories(listing, images_of, problems)
+            categories = _categories(listing, images_of, problems, remarks)
     if not isinstance(entries, list):
         raise UsageError(
             f"'{path}' is no COCO file: expected a JSON object with 'images' and 'annotations', or an array of results."
@@ -111,12 +117,29 @@ def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
             problems.append(f"{record.place}: its category {record.category} is not among the categories")
             continue
         records.append(record)
+    remarks += _left_open(records, categories, noun)
     if not categories:
         known = sorted({record.category for record in records if record.category is not None})
         categories = {category: str(category) for category in known}
     info = content.get("info") if isinstance(content, dict) else None
     used_labels = isinstance(info, dict) and info.get("used_labels") is True
-    return CocoFile(images, records, categories, problems, used_labels)
+    return CocoFile(images, records, categories, problems, remarks, used_labels)
+
+
+def _left_open(records: list[CocoMask], categories: Mapping[int, str], noun: str) -> list[str]:
+    """Return remarks on records without a category, without a list of categories, or that are there twice."""
+    remarks = []
+    with_category = sum(record.category is not None for record in records)
+    if with_category and not categories:
+        remarks.append("no categories are listed: classes are named by the numbers of their categories")
+    if with_category and (without := len(records) - with_category):
+        remarks.append(f"{counted(without, noun)} without a category: the masks have no class")
+    same = Counter((record.image, record.category, repr(record.segmentation)) for record in records)
+    if twice := sum(count - 1 for count in same.values()):
+        remarks.append(
+            f"{counted(twice, noun)} with the mask and the class of an earlier one: each is a mask of its own"
+        )
+    return remarks
 
 
 def decode(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -201,7 +224,7 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
 
 def _polygon(polygon: Any, height: int, width: int) -> list[float]:
     if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
-        raise MalformedMask("a polygon is no list of finite numbers")
+        raise MalformedMask(f"a polygon is no list of numbers below {_MOST:g}")
     if len(polygon) < _LEAST or len(polygon) % 2:
         raise MalformedMask(
             f"a polygon has {len(polygon)} numbers, expected x and y of at least three points"
@@ -223,15 +246,15 @@ def _record(entry: Any, number: int, noun: str) -> CocoMask:
         place = f"annotation {entry['id']}"
         if not _is_id(entry["id"]):
             raise MalformedMask(
-                f"{noun} number {number}: its id {entry['id']} is neither a number nor a text"
+                f"{noun} number {number}: its id is {entry['id']!r}, expected a whole number or a text"
             )
     image, category, score = entry.get("image_id"), entry.get("category_id"), entry.get("score", 1.0)
     if not _is_id(image):
-        raise MalformedMask(f"{place}: its image_id is {image!r}, expected a number or a file name")
+        raise MalformedMask(f"{place}: its image_id is {image!r}, expected a whole number or a text")
     if category is not None and not _is_whole(category):
         raise MalformedMask(f"{place}: its category_id is {category!r}, expected a whole number")
     if not _is_number(score):
-        raise MalformedMask(f"{place}: its score is {score!r}, expected a finite number")
+        raise MalformedMask(f"{place}: its score is {score!r}, expected a number below {_MOST:g}")
     if "segmentation" not in entry:
         raise MalformedMask(f"{place}: it has no segmentation (polygons or run lengths)")
     if (crowd := entry.get("iscrowd", 0)) not in (0, 1):
@@ -248,9 +271,16 @@ def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[in
             "'annotations', or an array of results."
         )
     for number, entry in enumerate(entries):
-        named = isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
-        if not named or not _is_id(entry.get("id")):
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
             problems.append(f"image number {number}: expected an object with 'id' and 'file_name'")
+        elif not _is_id(entry["id"]):
+            problems.append(
+                f"image number {number}: its id is {entry['id']!r}, expected a whole number or a text"
+            )
+        elif not isinstance(entry["file_name"], str):
+            problems.append(
+                f"image number {number}: its file_name is {entry['file_name']!r}, expected a text"
+            )
         elif entry["id"] in images:
             other = images[entry["id"]].name
             problems.append(
@@ -267,7 +297,9 @@ def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[in
     return images
 
 
-def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dict[int, str]:
+def _categories(
+    content: dict[str, Any], path: Path, problems: list[str], remarks: list[str]
+) -> dict[int, str]:
     names: dict[int, str] = {}
     entries = content.get("categories") or []
     if not isinstance(entries, list):
@@ -279,10 +311,14 @@ def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dic
             problems.append(
                 f"category number {number}: its id {entry['id']} is that of '{names[entry['id']]}'"
             )
-        elif (name := str(entry.get("name", entry["id"]))) in names.values():
+        elif not _is_name(name := entry.get("name", str(entry["id"]))):
+            problems.append(f"category number {number}: its name is {name!r}, expected a text")
+        elif name in names.values():
             problems.append(f"category number {number}: its name '{name}' is that of another category")
         else:
             names[entry["id"]] = name
+    if unnamed := sum(isinstance(entry, dict) and "name" not in entry for entry in entries):
+        remarks.append(f"{counted(unnamed, 'category')} without a name: named by the number")
     return names
 
 
@@ -292,6 +328,11 @@ def _is_number(value: Any) -> bool:
 
 def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    """Tell whether a value is a text that can be written: JSON knows halves of characters, UTF-8 does not."""
+    return isinstance(value, str) and bool(value.strip()) and not _HALVES.search(value)
 
 
 def _is_id(value: Any) -> TypeGuard[int | str]:

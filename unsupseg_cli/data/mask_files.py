@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from scipy import ndimage
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
-from unsupseg_cli.core.words import counted
+from unsupseg_cli.core.words import are, counted
 from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item, ItemIndex, relative_key
@@ -28,6 +28,7 @@ from unsupseg_cli.data.masks import MOST_MASKS, to_layers
 from unsupseg_cli.data.scan import scan_images
 
 _SHOWN = 5  # records that an error names
+_USUAL_VOID = {255, 65535}  # of data sets, and of label maps beyond 255 classes of this tool
 _NONE = (
     np.empty(0, np.int64),
     np.empty(0, np.float32),
@@ -128,6 +129,15 @@ class MaskSource(ABC):
                 f"was written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
             )
 
+    def _remark_on_missing(self, there: Collection[int]) -> None:
+        """Say how many images the file or folder does not know, which differs from knowing that they have no mask."""
+        missing = [item.key for number, item in enumerate(self.items) if number not in there]
+        if missing:
+            self.findings.remarks.append(
+                f"{counted(len(missing), 'image')} of the data set {are(len(missing))} not in '{self.path.name}', and "
+                f"{'has' if len(missing) == 1 else 'have'} no mask (the first: '{missing[0]}')"
+            )
+
     unknown = "image", "that the data set does not have"
     """What is matched with the images of the data set."""
     _unknown = False
@@ -192,12 +202,18 @@ class CocoSource(MaskSource):
         records = (reporter or Silent()).track(file.records, "check masks", total=len(file.records))
         for record in records:
             if record.image not in images:
-                self._problems.append(f"{record.place}: its image {record.image!r} is not among the images")
+                other = _same_number(record.image)
+                there = f"; {other!r} is" if other in images else ""
+                self._problems.append(
+                    f"{record.place}: its image {record.image!r} is not among the images{there}"
+                )
             elif (item := images[record.image]) is not None:
                 self._take(item, record)
         self._refuse()
         if not file.records:
             raise UsageError(f"'{self.path}' holds no mask: its list of annotations or results is empty.")
+        self.findings.remarks += file.remarks
+        self._remark_on_missing(self.listed)
         return self.findings
 
     def masks(self, item: int) -> ImageMasks:
@@ -315,7 +331,7 @@ class LabelMapSource(MaskSource):
     def check(self, reporter: Reporter | None = None) -> Findings:
         """Read every map."""
         present: set[int] = set()
-        with_255 = 0
+        unlikely: Counter[int] = Counter()
         maps = sorted(self.maps.items())
         for item, path in (reporter or Silent()).track(maps, "check label maps", total=len(maps)):
             try:
@@ -330,13 +346,17 @@ class LabelMapSource(MaskSource):
             if len(kept) > MOST_MASKS:
                 self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
             present |= set(kept.tolist())
-            with_255 += 255 in kept
+            unlikely.update({value for value in kept.tolist() if value < 0 or value in _USUAL_VOID})
         self._refuse()
-        if with_255:
+        if unlikely:
+            counts = [
+                f"{value} in {counted(count, 'label map')}" for value, count in sorted(unlikely.items())
+            ]
             self.findings.remarks.append(
-                f"the value 255 is a mask in {with_255} label maps; where it means 'no class', give it as "
-                f"--background {','.join(map(str, [*self._background, 255]))}"
+                f"values that often mean 'no class' are masks: {', '.join(counts)}; where they mean it, give them as "
+                f"--background {','.join(map(str, [*self._background, *sorted(unlikely)]))}"
             )
+        self._remark_on_missing(self.maps)
         self._classes = np.array(sorted(present), np.int64)
         if self._values == "classes":
             self.findings.class_names = tuple(map(str, self._classes.tolist()))
@@ -369,7 +389,10 @@ class LabelMapSource(MaskSource):
             )
         raw = read_label(path)
         if raw.ndim != 2:
-            raise UsageError(f"'{path}' is an RGB picture; expected one channel of numbers")
+            raise UsageError(
+                f"'{path}' is a picture of {raw.shape[-1]} channels; expected one channel of numbers: give each colour "
+                "a number"
+            )
         return raw
 
     def _split(
@@ -386,3 +409,10 @@ class LabelMapSource(MaskSource):
             values += [value] * count
         area = np.bincount(regions[regions != VOID], minlength=len(values))
         return regions, np.array(values, np.int64), area
+
+
+def _same_number(image: int | str) -> int | str | None:
+    """Return an image's number as text, or the other way round; None for a text that is no number."""
+    if isinstance(image, int):
+        return str(image)
+    return int(image) if image.isascii() and image.isdigit() and len(image) < 20 else None
