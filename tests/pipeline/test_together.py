@@ -27,6 +27,11 @@ from unsupseg_cli.training.batch import Batch
 from unsupseg_cli.training.launch import alone, launch, others_answer
 from unsupseg_cli.training.loop import Schedule, Task, fit
 
+IMPATIENT = (
+    "import os, signal, time, datetime, unsupseg_cli.training.launch as launch; "
+    "launch.PATIENCE = datetime.timedelta(seconds=4); "
+    'launch.launch.__kwdefaults__["patience"] = launch.PATIENCE'
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
 STEPS = 500
 
@@ -52,8 +57,8 @@ def command(space, *options, steps=STEPS):
     return ["train", "-w", str(space), *values, *sets, *options]
 
 
-def start(arguments):
-    program = [sys.executable, "-c", "from unsupseg_cli.cli.main import main; main()"]
+def start(arguments, before="pass"):
+    program = [sys.executable, "-c", f"{before}; from unsupseg_cli.cli.main import main; main()"]
     return subprocess.Popen(
         [*program, *arguments],
         env=ENVIRONMENT,
@@ -89,6 +94,32 @@ def wait_for_checkpoint(space, call):
     while not list(space.glob("model/.partial-*/checkpoint/state.pt")):
         assert call.poll() is None, call.communicate()
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_killed_or_stopped_first_process_ends_the_others_and_one_process_goes_on(space, number):
+    """What several processes began one goes on with, to the weights that it finds alone."""
+    seed = ("--seed", str(10 + number))
+    call = start(command(space, *seed, "--devices", "2"), IMPATIENT)
+    wait_for_checkpoint(space, call)
+    server = next(one for one in psutil.Process(call.pid).children() if one.children())
+    ranks = server.children()
+    os.kill(ranks[0].pid, number)
+    _, said = call.communicate(timeout=100)
+    assert call.returncode == 1, said
+    assert "The same call goes on where it was" in said
+    assert "Traceback" not in said
+    assert not any(one.is_running() for one in ranks)
+    again = start(command(space, *seed))
+    path, said = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    assert "going on after step" in said
+    found = weights(space, Path(path.strip()).name)
+    alone = start(command(space, *seed, "--force"))
+    assert alone.communicate(timeout=120)[0] == path
+    for name, value in weights(space, Path(path.strip()).name).items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -139,16 +170,25 @@ def test_a_killed_process_of_torchrun_ends_the_others_and_the_same_call_goes_on(
 
 
 @pytest.mark.slow
-def test_a_process_of_torchrun_that_hangs_before_training_is_given_up(space):
-    before = (
-        "import os, time, datetime, unsupseg_cli.training.launch as launch; "
-        "launch.PATIENCE = datetime.timedelta(seconds=4); "
-        "together._Group.follow = lambda *_: time.sleep(300)"
-    )
-    run = torchrun(space, "--seed", "3", before=before)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_of_torchrun_that_is_stopped_before_training_is_given_up(space, rank):
+    hang = f'os.environ["RANK"] == "{rank}" and os.kill(os.getpid(), signal.SIGSTOP)'
+    inside = "together._Group.begin" if rank == 0 else "together._Group.follow"
+    run = torchrun(space, "--seed", "3", before=f"{IMPATIENT}; {inside} = lambda *_: {hang}")
     assert run.returncode == 1
     assert "did not answer" in run.stderr
     assert not list(space.glob("model/*-seed3-*"))
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_the_first_process_as_long_as_it_lives(space):
+    slow = (
+        "begin = together._Group.begin; "
+        "together._Group.begin = lambda *group: (time.sleep(9), begin(*group))[1]"
+    )
+    run = torchrun(space, "--seed", "4", before=f"{IMPATIENT}; {slow}")
+    assert run.returncode == 0, run.stderr
+    assert len(list(space.glob("model/*-seed4-*"))) == 1
 
 
 def weights(space, name):

@@ -6,10 +6,11 @@ The first process holds the artifact's lock and writes its draft; the others tra
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -38,7 +39,8 @@ Work = Callable[["Fabric", Call, Draft], dict[str, Any]]
 _NOTE = "trained"  # the part of a draft that processes of --devices leave finished
 _TOKEN = ".together"  # a file of the draft by which the others see that they share its disk
 _DISK_SECONDS = 20.0  # a network file system may show a new file late
-_WAIT = timedelta(days=7)  # for the first process, which may wait for a lock or prepare the data
+_PREPARING = -1  # what the first process tells the others while it waits for a lock or prepares the data
+_BEATS = 10  # how often it does so in the time after which it is given up
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def produce_together(
 
 
 class _Group:
-    """The processes that torchrun started: the first one tells the others when to begin."""
+    """The processes that torchrun started: the first one tells the others when to begin, and before that it lives."""
 
     def __init__(self, fabric: Fabric) -> None:
         import torch.distributed as dist
@@ -120,28 +122,29 @@ class _Group:
         from unsupseg_cli.training import launch
 
         self.fabric, self.begun = fabric, False
-        # Every process is a member, so that they are groups: one waits for the first process, one for any.
-        self._waiting, self._answering = (
-            cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=timeout))
-            for timeout in (_WAIT, launch.PATIENCE)
-        )
+        self._members = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=launch.PATIENCE))
+        self._ready = threading.Event()
+        self._beat = threading.Thread(target=self._tell_of_life, daemon=True)
+        if fabric.is_global_zero:
+            self._beat.start()
 
     def begin(self, folder: Path) -> None:
         """Let the others train on a draft that they see too."""
         token = 1 + secrets.randbelow(2**60)
         (folder / _TOKEN).write_text(str(token), encoding="utf-8")
         self.begun = True
-        self._tell(token)
+        self._say(token)
         self._require_common_disk(True, folder)
 
     def end(self) -> None:
         """Let the others go where there was nothing to do for them."""
         if not self.begun:
-            self._tell(0)
+            self._say(0)
 
     def follow(self, folder: Path) -> bool:
         """Wait for the first process; return whether there is something to train."""
-        token = self._tell(0)
+        while (token := self._broadcast(0)) == _PREPARING:
+            pass
         if token == 0:
             return False
         end = time.monotonic() + _DISK_SECONDS
@@ -150,17 +153,26 @@ class _Group:
         self._require_common_disk(seen, folder)
         return True
 
-    def _tell(self, value: int) -> int:
+    def _say(self, value: int) -> None:
+        """Tell the others what they wait for; in the first process."""
+        self._ready.set()
+        self._beat.join()
+        self._broadcast(value)
+
+    def _tell_of_life(self) -> None:
+        from unsupseg_cli.training import launch
+
+        with suppress(RuntimeError):  # a process that is gone is told of where the others are needed
+            while not self._ready.wait(launch.PATIENCE.total_seconds() / _BEATS):
+                self._broadcast(_PREPARING)
+
+    def _broadcast(self, value: int) -> int:
         """Return the value of the first process."""
         import torch
         import torch.distributed as dist
 
-        from unsupseg_cli.training import launch
-
         told = torch.tensor(value)
-        work = cast("dist.Work", dist.broadcast(told, 0, group=self._waiting, async_op=True))
-        # The others have nothing to do but to listen; how long the first one prepares nobody knows.
-        work.wait(launch.PATIENCE if self.fabric.is_global_zero else _WAIT)
+        dist.broadcast(told, 0, group=self._members)
         return int(told)
 
     def _require_common_disk(self, seen: bool, folder: Path) -> None:
@@ -168,7 +180,7 @@ class _Group:
         import torch.distributed as dist
 
         all_see = torch.tensor(int(seen))
-        dist.all_reduce(all_see, dist.ReduceOp.MIN, group=self._answering)
+        dist.all_reduce(all_see, dist.ReduceOp.MIN, group=self._members)
         if not int(all_see):
             raise UsageError(
                 f"Not every process that torchrun started sees '{folder}' of the first one: give all of them the same "
