@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -241,6 +245,42 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
     explained = {"step", *EXPLAINED, *call.part.load().explained}
     assert figures <= explained, "figures whose curves nobody understands"
     alone, together = weights
+    assert alone.keys() == together.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
+
+
+UNDER_TORCHRUN = """
+import pickle, sys
+from unsupseg_cli import Context, Workspace
+from unsupseg_cli.core.progress import Silent
+from unsupseg_cli.pipeline.stage import perform
+from unsupseg_cli.pipeline.table import get_stage
+root, config, options = pickle.load(open(sys.argv[1], "rb"))
+perform(get_stage("train"), config, Context(Workspace(root), Silent()), options=options)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_train_the_weights_of_one(work, world, tmp_path):
+    if work.stage.name != "train":
+        pytest.skip("a labeller")
+    found, options = [], work.options
+    if "batch" in type(options).model_fields:
+        options = options.model_copy(update={"batch": 3})
+    for processes in (1, 2):
+        root = shutil.copytree(world.workspace.root, tmp_path / f"space-{processes}")
+        (tmp_path / "call").write_bytes(pickle.dumps((root, work.config, options)))
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+        program = [sys.executable, "-c", UNDER_TORCHRUN, str(tmp_path / "call")]
+        call = [sys.executable, *launcher, *program] if processes == 2 else program
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert "Warning" not in run.stderr
+        found.append(Workspace(root).current("model"))
+    alone, together = (load_file(model.path / "model.safetensors") for model in found)
+    assert found[0].id == found[1].id
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +26,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
 
+# A kernel's gradient may lie otherwise in memory than the others of its bucket; copying it takes little.
+warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each process otherwise
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # and each that it ends
 
