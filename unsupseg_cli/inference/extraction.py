@@ -49,7 +49,8 @@ _CPU_BATCH = 16  # more gains nothing on a CPU and a fixed size keeps results in
 _GPU_BATCH = 64
 _NAMED = 5  # images of a warning
 _SMALL_SHARE = 0.25  # of its resolution at which a GeoTIFF is warned of
-_TIMED, _TIMED_ON_CPU = 4, 2  # forwards, and images in each
+_TIMED = 3  # forwards
+_MOMENT = 0.1  # seconds of a forward from which on a larger batch would tell the same
 _RUN_PIXELS = 8_000_000  # that a worker renders at a time: 24 MB
 _DRAWN, _SHEET_COLUMNS = 6, 6  # views on the sheet, and pictures in a row of it
 _DROPPING = "dropping"  # the part that says that rows are being taken out of the finished arrays
@@ -348,7 +349,7 @@ class Extraction:
         if len(todo) < len(shard_blocks):
             self.context.reporter.info(f"going on after {len(shard_blocks) - len(todo)} finished blocks")
         if self.layout.regions and todo:
-            self._announce(sum(len(self._shown_rows(rows)) for _, rows in todo))
+            self._announce([self._shown_rows(rows) for _, rows in todo])
         # A block is written while the next one is computed; there is never more than one of each in memory.
         with ThreadPoolExecutor(1, "write") as thread:
             writing: Future[None] | None = None
@@ -366,22 +367,35 @@ class Extraction:
     def _rows_of_block(self, name: str, block: int) -> Path:
         return self.draft.folder / f".{name}-{block:06d}.npy"
 
-    def _announce(self, forwards: int) -> None:
+    def _announce(self, blocks: Sequence[range]) -> None:
         """Say how many forwards are ahead, and about how long they take on this machine."""
         patch = self.backbone.patch_size
-        height, width = (int(side) * patch for side in np.median(self.shown.grids(patch), axis=0))
-        count = min(self.batch, _TIMED_ON_CPU if self.network.device.type == "cpu" else self.batch)
-        images = torch.zeros((count, height, width, 3), dtype=torch.uint8)
-        seconds = []
-        for _ in range(_TIMED):  # the first call warms up, and other work may slow any of them
-            start = time.perf_counter()
-            for value in self.embed(images).values():
-                value.float().sum().item()  # waits for the device
-            seconds.append(time.perf_counter() - start)
+        grids = np.concatenate([self.shown.grids(patch)[rows.start : rows.stop] for rows in blocks])
+        rows, columns = (int(side) for side in np.median(grids, axis=0))
+        share = grids.prod(1).sum() / (
+            rows * columns
+        )  # forwards of that size that take as long as all of them
+        seconds = share * self._seconds_of_a_forward(rows * patch, columns * patch)
         self.context.reporter.info(
-            f"{counted(len(self.views), 'region')} of {counted(len(self.layout.items), 'image')}: {forwards:,} "
-            f"forwards of '{self.backbone.name}' at {height}x{width}, about {duration(forwards * min(seconds) / count)}"
+            f"{counted(len(self.views), 'region')} of {counted(len(self.layout.items), 'image')}: {len(grids):,} "
+            f"forwards of '{self.backbone.name}' at {rows * patch}x{columns * patch}, about {duration(seconds)}"
         )
+
+    def _seconds_of_a_forward(self, height: int, width: int) -> float:
+        """Time batches of black images, larger ones as long as they take a moment; return the seconds of an image."""
+        count, least = 1, float("inf")
+        while True:
+            images = torch.zeros((count, height, width, 3), dtype=torch.uint8)
+            taken = []
+            for _ in range(_TIMED):  # the first call warms up, and other work may slow any of them
+                start = time.perf_counter()
+                for value in self.embed(images).values():
+                    value.float().sum().item()  # waits for the device
+                taken.append(time.perf_counter() - start)
+            least = min(least, min(taken) / count)
+            if count >= self.batch or min(taken) > _MOMENT:
+                return least
+            count = min(4 * count, self.batch)
 
     def _trial_arrays(self) -> dict[str, Tensor]:
         """Return the arrays of a black image of 2 x 2 patches: they tell the channels."""
