@@ -161,8 +161,12 @@ def test_errors_of_a_call_are_told_in_one_style(call, arguments, words):
     assert "\u2502" not in said
 
 
-def test_without_arguments_the_help_is_shown(call):
-    assert "Usage:" in "".join(call(code=2))
+@pytest.mark.parametrize("group", [(), ("classes",), ("methods",), ("recipes",)])
+def test_without_a_command_the_help_is_shown(call, group):
+    said = "".join(call(*group, code=2))
+    assert "Usage:" in said
+    assert "\\n" not in said
+    assert "error:" not in said
 
 
 def test_one_thing_has_one_name_in_every_command(call, blocks, trained):

@@ -64,6 +64,7 @@ def _rank(name: str) -> tuple[int, str]:
     return (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)
 
 
+_HELP = "NoArgsIsHelpError"  # a group without a command: its help is the message
 _CallError: Any = typer.BadParameter.__mro__[2]  # the base of all errors that parsing a call raises
 _SYNONYMS = {
     "--k": "--classes",
@@ -134,7 +135,7 @@ class _Commands(TyperGroup):
             code = super().main(*args, **{**extra, "standalone_mode": False})
         except _CallError as error:
             message = error.format_message()
-            if not message:  # no arguments: the help was asked for
+            if not message or type(error).__name__ == _HELP:
                 error.show()
             else:
                 _tell(error, message)
