@@ -370,7 +370,8 @@ class Extraction:
     def _announce(self, blocks: Sequence[range]) -> None:
         """Say how many forwards are ahead, and about how long they take on this machine."""
         patch = self.backbone.patch_size
-        grids = np.concatenate([self.shown.grids(patch)[rows.start : rows.stop] for rows in blocks])
+        of_all = self.shown.grids(patch)
+        grids = np.concatenate([of_all[rows.start : rows.stop] for rows in blocks])
         rows, columns = (int(side) for side in np.median(grids, axis=0))
         share = grids.prod(1).sum() / (
             rows * columns
