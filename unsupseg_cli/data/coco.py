@@ -134,7 +134,7 @@ def _left_open(records: list[CocoMask], categories: Mapping[int, str], noun: str
         remarks.append("no categories are listed: classes are named by the numbers of their categories")
     if with_category and (without := len(records) - with_category):
         remarks.append(f"{counted(without, noun)} without a category: the masks have no class")
-    same = Counter((record.image, record.category, repr(record.segmentation)) for record in records)
+    same = Counter((one.image, one.category, hash(repr(one.segmentation))) for one in records)
     if twice := sum(count - 1 for count in same.values()):
         remarks.append(
             f"{counted(twice, noun)} with the mask and the class of an earlier one: each is a mask of its own"

@@ -373,10 +373,8 @@ class Extraction:
         of_all = self.shown.grids(patch)
         grids = np.concatenate([of_all[rows.start : rows.stop] for rows in blocks])
         rows, columns = (int(side) for side in np.median(grids, axis=0))
-        share = grids.prod(1).sum() / (
-            rows * columns
-        )  # forwards of that size that take as long as all of them
-        seconds = share * self._seconds_of_a_forward(rows * patch, columns * patch)
+        tokens = grids.prod(1).sum() / (rows * columns)  # in forwards of the median size
+        seconds = tokens * self._seconds_of_a_forward(rows * patch, columns * patch)
         self.context.reporter.info(
             f"{counted(len(self.views), 'region')} of {counted(len(self.layout.items), 'image')}: {len(grids):,} "
             f"forwards of '{self.backbone.name}' at {rows * patch}x{columns * patch}, about {duration(seconds)}"
