@@ -265,25 +265,28 @@ perform(get_stage("train"), config, Context(Workspace(root), Silent()), options=
 def test_two_processes_of_torchrun_train_the_weights_of_one(work, world, tmp_path):
     if work.stage.name != "train":
         pytest.skip("a labeller")
-    found, options = [], work.options
+    options = work.options
     if "batch" in type(options).model_fields:
         options = options.model_copy(update={"batch": 3})
-    for processes in (1, 2):
-        root = shutil.copytree(world.workspace.root, tmp_path / f"space-{processes}")
-        (tmp_path / "call").write_bytes(pickle.dumps((root, work.config, options)))
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-        program = [sys.executable, "-c", UNDER_TORCHRUN, str(tmp_path / "call")]
-        call = [sys.executable, *launcher, *program] if processes == 2 else program
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        assert "Warning" not in run.stderr
-        found.append(Workspace(root).current("model"))
-    alone, together = (load_file(model.path / "model.safetensors") for model in found)
-    assert found[0].id == found[1].id
-    assert alone.keys() == together.keys()
-    for name, value in alone.items():
-        torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-5)
+    one, two = (shutil.copytree(world.workspace.root, tmp_path / name) for name in ("one", "two"))
+    alone = perform(work.stage, work.config, Context(Workspace(one)), options=options)
+    (tmp_path / "call").write_bytes(pickle.dumps((two, work.config, options)))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    run = subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", UNDER_TORCHRUN, str(tmp_path / "call")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Warning" not in run.stderr
+    together = Workspace(two).current("model")
+    assert together.id == alone.id
+    expected, found = (load_file(model.path / "model.safetensors") for model in (alone, together))
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
 
 
 def require_one_answer(model, world, path, tmp_path):
