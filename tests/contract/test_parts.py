@@ -278,6 +278,7 @@ def test_two_processes_of_torchrun_train_the_weights_of_one(work, world, tmp_pat
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     assert "Warning" not in run.stderr

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from unsupseg_cli.core.errors import UnsupsegError
+from unsupseg_cli.data import loader
 from unsupseg_cli.data.geometry import Geometry
 from unsupseg_cli.data.items import Item
 from unsupseg_cli.data.loader import Failed, Loaded, load_views
@@ -68,13 +69,43 @@ def test_order_and_pixels_are_the_same_whatever_the_workers(items, workers, work
 
 
 def test_views_larger_than_a_place_in_shared_memory_arrive_too(items, monkeypatch):
-    monkeypatch.setattr("unsupseg_cli.data.loader._SLOT", 16 * 16 * 3)
-    records = list(load_views(items, Geometry(size=16, kind="five-crop"), 8, workers=2))
-    whole = list(load_views(items, Geometry(size=16, kind="five-crop"), 8, workers=0))
+    monkeypatch.setattr("unsupseg_cli.data.loader._SLOT", 16 * 24 * 3)  # half of the images are wider
+    records = list(load_views(items, GEOMETRY, 8, workers=2))
+    whole = list(load_views(items, GEOMETRY, 8, workers=0))
+    assert len({image.nbytes > 16 * 24 * 3 for record in whole for _, image in record.views}) == 2
     for record, expected in zip(records, whole, strict=True):
         for (view, image), (other, pixels) in zip(record.views, expected.views, strict=True):
             assert view == other
             assert np.array_equal(image, pixels)
+
+
+def test_pixels_come_in_shared_memory_and_wait_there_until_they_are_fetched(items, monkeypatch):
+    told, fetch = [], loader._Shared.fetch
+
+    def slow(shared, position, left):
+        time.sleep(0.03)  # workers are ahead as far as they may
+        told.append(type(left))
+        return fetch(shared, position, left)
+
+    monkeypatch.setattr(loader._Shared, "fetch", slow)
+    records = list(load_views(items, GEOMETRY, 8, workers=2))
+    assert set(told) == {loader._Left}
+    assert [record.views[0][1][0, 0, 0] for record in records] == list(range(24))
+
+
+def test_values_of_another_type_are_not_cut_to_bytes(items, monkeypatch):
+    monkeypatch.setattr(Geometry, "render", lambda *_: np.full((16, 16, 3), 0.75, np.float32))
+    for record in load_views(items, GEOMETRY, 8, workers=2):
+        assert record.views[0][1][0, 0, 0] == 0.75
+
+
+def test_an_error_of_a_worker_is_told_as_what_it_is(items, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(Geometry, "render", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        list(load_views(items, GEOMETRY, 8, workers=2))
 
 
 def test_views_arrive_where_no_memory_can_be_shared(items, monkeypatch):

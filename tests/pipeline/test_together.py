@@ -29,7 +29,7 @@ from unsupseg_cli.training.loop import Schedule, Task, fit
 
 IMPATIENT = (
     "import os, signal, time, datetime, unsupseg_cli.training.launch as launch; "
-    "launch.PATIENCE = datetime.timedelta(seconds=4); "
+    "launch.PATIENCE = datetime.timedelta(seconds=8); "
     'launch.launch.__kwdefaults__["patience"] = launch.PATIENCE'
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "300"}
@@ -105,7 +105,8 @@ def test_a_killed_or_stopped_first_process_ends_the_others_and_one_process_goes_
     wait_for_checkpoint(space, call)
     server = next(one for one in psutil.Process(call.pid).children() if one.children())
     ranks = server.children()
-    os.kill(ranks[0].pid, number)
+    first = min(ranks, key=lambda rank: (rank.create_time(), rank.pid))
+    os.kill(first.pid, number)
     _, said = call.communicate(timeout=100)
     assert call.returncode == 1, said
     assert "The same call goes on where it was" in said
@@ -181,10 +182,25 @@ def test_a_process_of_torchrun_that_is_stopped_before_training_is_given_up(space
 
 
 @pytest.mark.slow
+def test_the_others_end_when_the_first_process_fails_before_training(space):
+    """It lives on, as a notebook that caught the error."""
+    fail = (
+        "from unsupseg_cli.core.errors import UnsupsegError; import unsupseg_cli.pipeline.stage as stages; "
+        'stages.produce = lambda *_: (_ for _ in ()).throw(UnsupsegError("no such light")); '
+        'os.environ["RANK"] == "0" and __import__("atexit").register(time.sleep, 20)'
+    )
+    run = torchrun(space, "--seed", "5", before=f"{IMPATIENT}; {fail}")
+    assert run.returncode == 1
+    assert "no such light" in run.stderr
+    assert "The first of the processes that train together failed" in run.stderr
+    assert "not foreseen" not in run.stderr
+
+
+@pytest.mark.slow
 def test_the_others_wait_for_the_first_process_as_long_as_it_lives(space):
     slow = (
         "begin = together._Group.begin; "
-        "together._Group.begin = lambda *group: (time.sleep(9), begin(*group))[1]"
+        "together._Group.begin = lambda *group: (time.sleep(18), begin(*group))[1]"
     )
     run = torchrun(space, "--seed", "4", before=f"{IMPATIENT}; {slow}")
     assert run.returncode == 0, run.stderr

@@ -180,6 +180,14 @@ def test_void_of_wider_maps_is_said_too(tmp_path, photos, context, dtype, void):
     assert bring(folder, photos, context, background=f"0,{void}").manifest.summary["empty"] == ["a.png"]
 
 
+def test_numbers_of_many_masks_are_no_void(tmp_path, photos, context):
+    folder = label_maps(tmp_path / "maps")
+    values = np.arange(32 * 48).reshape(SIZES["a.png"]) // 5  # 0 to 307, of five pixels each
+    Image.fromarray(values.astype(np.uint16)).save(folder / "a.tif")
+    (folder / "a.png").unlink()
+    assert bring(folder, photos, context).manifest.warnings == []
+
+
 def test_images_that_a_file_or_folder_does_not_know_are_said(tmp_path, photos, context):
     folder = label_maps(tmp_path / "maps")
     (folder / "b.png").unlink()
@@ -200,8 +208,8 @@ def test_what_a_coco_file_leaves_open_is_said(tmp_path, photos, context):
     made = bring(path, photos, context)
     assert made.manifest.summary["class_names"] == ["2", "roof"]
     assert "1 category without a name: named by the number" in made.manifest.warnings
-    assert "1 annotation without a category: the masks have no class" in made.manifest.warnings
-    said = "1 annotation with the mask and the class of an earlier one: each is a mask of its own"
+    assert "1 mask without a category: without a class" in made.manifest.warnings
+    said = "1 mask with the pixels and the class of an earlier one: each is kept"
     assert said in made.manifest.warnings
     path = coco_file(tmp_path / "coco.json", categories=[])
     assert any(
@@ -282,6 +290,10 @@ IMAGE = {"id": 10, "file_name": "a.png", "height": 32, "width": 48}
         ),
         ({"categories": [{"id": 1, "name": None}]}, r"category number 0: its name is None, expected a text"),
         ({"categories": [{"id": 1, "name": " "}]}, r"category number 0: its name is ' ', expected a text"),
+        (
+            {"annotations": [entry(id="\ud800")]},
+            r"annotation number 0: its id is '.ud800', expected a whole number",
+        ),
         ({"annotations": [entry(image_id="10")]}, r"its image '10' is not among the images; 10 is"),
         ({"images": [{**IMAGE, "height": 33}]}, r"image 10: 'a.png' is 48x33 pixels there and 48x32 here"),
         (

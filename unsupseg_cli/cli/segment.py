@@ -105,14 +105,14 @@ def _tell_what_next(out: Path, classes: int, reporter: Reporter) -> None:
         f"'{out / REPORT}' shows all of it in a browser"
     )
     if classes == 1:
-        reporter.warn("every pixel is of the one class: give more --classes, or leave them out")
+        reporter.warn("every pixel is of the one class: ask for more, --classes N")
     else:
         last = classes - 1  # only classes that are there are named
         named, merged = f"0=sky {min(last, 3)}=road", f"{min(last - 1, 3)},{min(last, 5)}"
+        merge = f"put parts of one thing together, `unsupseg classes merge {merged}`; " if last > 1 else ""
         reporter.info(
-            f"next: name the classes, `unsupseg classes name {named}`; put parts of one thing together, `unsupseg "
-            f"classes merge {merged}`; then `unsupseg classes apply --out '{out}'`; more photos, `unsupseg predict "
-            "MORE/ --crf --out DIR`; other classes, --classes N"
+            f"next: name the classes, `unsupseg classes name {named}`; {merge}then `unsupseg classes apply --out "
+            f"'{out}'`; more photos, `unsupseg predict MORE/ --crf --out DIR`; other classes, --classes N"
         )
     if (out / RASTERS).exists():
         reporter.info(

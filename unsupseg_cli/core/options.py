@@ -148,7 +148,8 @@ class NamedImagesConfig(DataConfig):
         if not self.images:
             return {"step": "it is read where a video is named"}
         fields = ("dataset", "root", "split", "labels", "class_file", "image_suffix", "label_suffix")
-        return dict.fromkeys(fields, "images or folders are named, and it goes with --dataset")
+        named = "images or folders are named"
+        return {**dict.fromkeys(fields, f"{named}, and it goes with --dataset"), "dataset": named}
 
 
 class PixelConfig(Config):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
@@ -117,27 +117,25 @@ def read_coco(path: Path, images_of: Path | None = None) -> CocoFile:
             problems.append(f"{record.place}: its category {record.category} is not among the categories")
             continue
         records.append(record)
-    remarks += _left_open(records, categories, noun)
-    if not categories:
-        known = sorted({record.category for record in records if record.category is not None})
+    known = sorted({record.category for record in records if record.category is not None})
+    if known and not categories:
+        remarks.append("no categories are listed: classes are named by the numbers of their categories")
         categories = {category: str(category) for category in known}
     info = content.get("info") if isinstance(content, dict) else None
     used_labels = isinstance(info, dict) and info.get("used_labels") is True
     return CocoFile(images, records, categories, problems, remarks, used_labels)
 
 
-def _left_open(records: list[CocoMask], categories: Mapping[int, str], noun: str) -> list[str]:
-    """Return remarks on records without a category, without a list of categories, or that are there twice."""
+def left_open(records: Sequence[CocoMask]) -> list[str]:
+    """Return remarks on masks of which some have no category, or that are there twice in the same words."""
     remarks = []
     with_category = sum(record.category is not None for record in records)
-    if with_category and not categories:
-        remarks.append("no categories are listed: classes are named by the numbers of their categories")
     if with_category and (without := len(records) - with_category):
-        remarks.append(f"{counted(without, noun)} without a category: the masks have no class")
+        remarks.append(f"{counted(without, 'mask')} without a category: without a class")
     same = Counter((one.image, one.category, hash(repr(one.segmentation))) for one in records)
     if twice := sum(count - 1 for count in same.values()):
         remarks.append(
-            f"{counted(twice, noun)} with the mask and the class of an earlier one: each is a mask of its own"
+            f"{counted(twice, 'mask')} with the pixels and the class of an earlier one: each is kept"
         )
     return remarks
 
@@ -224,7 +222,7 @@ def _decode_runs(segmentation: dict[str, Any], height: int, width: int) -> NDArr
 
 def _polygon(polygon: Any, height: int, width: int) -> list[float]:
     if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
-        raise MalformedMask(f"a polygon is no list of numbers below {_MOST:g}")
+        raise MalformedMask(f"a polygon is no list of numbers from {-_MOST:g} to {_MOST:g}")
     if len(polygon) < _LEAST or len(polygon) % 2:
         raise MalformedMask(
             f"a polygon has {len(polygon)} numbers, expected x and y of at least three points"
@@ -254,7 +252,9 @@ def _record(entry: Any, number: int, noun: str) -> CocoMask:
     if category is not None and not _is_whole(category):
         raise MalformedMask(f"{place}: its category_id is {category!r}, expected a whole number")
     if not _is_number(score):
-        raise MalformedMask(f"{place}: its score is {score!r}, expected a number below {_MOST:g}")
+        raise MalformedMask(
+            f"{place}: its score is {score!r}, expected a number from {-_MOST:g} to {_MOST:g}"
+        )
     if "segmentation" not in entry:
         raise MalformedMask(f"{place}: it has no segmentation (polygons or run lengths)")
     if (crowd := entry.get("iscrowd", 0)) not in (0, 1):
@@ -336,7 +336,7 @@ def _is_name(value: Any) -> TypeGuard[str]:
 
 
 def _is_id(value: Any) -> TypeGuard[int | str]:
-    return _is_whole(value) or isinstance(value, str)
+    return _is_whole(value) or _is_name(value)
 
 
 def _load(path: Path) -> Any:

@@ -108,7 +108,7 @@ class _Left:
 class _Shared(Dataset[Any]):
     """Another data set whose pixels workers leave in memory that they share with this process.
 
-    A pipe takes longer for a view than its rendering does. The memory has no name, so that the size of ``/dev/shm``,
+    One thread of this process reads a pipe, for all workers. The memory has no name, so that the size of ``/dev/shm``,
     which is small in containers, bounds nothing. Each position has one of ``slots`` places, in turn: the place of one
     that was fetched is free for the position that lies ``slots`` behind it.
     """
@@ -123,12 +123,13 @@ class _Shared(Dataset[Any]):
         return len(cast("Sequence[Any]", self._dataset))
 
     def __getitem__(self, position: int) -> Loaded | Failed | _Left:
-        """Load in a worker; what has more pixels than a place goes through the pipe."""
+        """Load in a worker; what does not fit a place goes through the pipe."""
         loaded = self._dataset[position]
         if self._memory is None or isinstance(loaded, Failed):
             return loaded
         shapes = [pixels.shape for _, pixels in loaded.views]
-        if sum(map(math.prod, shapes)) > _SLOT:
+        fits = sum(map(math.prod, shapes)) <= _SLOT
+        if not fits or any(pixels.dtype != np.uint8 for _, pixels in loaded.views):
             return loaded
         places = _cut(self._place(position), shapes)
         for place, (_, pixels) in zip(places, loaded.views, strict=True):
@@ -193,6 +194,7 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         batch_size=None,
         num_workers=workers,
         prefetch_factor=_AHEAD,
+        in_order=True,
         worker_init_fn=partial(_prepare_worker, parent=os.getpid()),
         multiprocessing_context="fork",
     )
@@ -202,8 +204,8 @@ def _load(dataset: Dataset[Loaded | Failed], count: int, workers: int) -> Iterat
         for position, told in enumerate(images):
             yield shared.fetch(position, told)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+        if "DataLoader worker" not in str(error) or str(error).startswith("Caught"):
+            raise  # of the worker itself
         raise UnsupsegError(
             "A process that decodes images was killed, perhaps because memory ran out; try fewer --workers, or "
             "--workers 0 to decode without such processes."

@@ -20,7 +20,7 @@ from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.core.words import are, counted
-from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, read_coco
+from unsupseg_cli.data.coco import CocoFile, CocoImage, CocoMask, MalformedMask, decode, left_open, read_coco
 from unsupseg_cli.data.images import image_size
 from unsupseg_cli.data.items import Item, ItemIndex, relative_key
 from unsupseg_cli.data.labels import read_label
@@ -129,12 +129,12 @@ class MaskSource(ABC):
                 f"was written: {'; '.join(self._problems[:_SHOWN])}{rest}.{hint}"
             )
 
-    def _remark_on_missing(self, there: Collection[int]) -> None:
-        """Say how many images the file or folder does not know, which differs from knowing that they have no mask."""
+    def _remark_on_missing(self, there: Collection[int], path: Path) -> None:
+        """Say how many images a file or folder does not know, which differs from knowing that they have no mask."""
         missing = [item.key for number, item in enumerate(self.items) if number not in there]
         if missing:
             self.findings.remarks.append(
-                f"{counted(len(missing), 'image')} of the data set {are(len(missing))} not in '{self.path.name}', and "
+                f"{counted(len(missing), 'image')} of the data set {are(len(missing))} not in '{path.name}', and "
                 f"{'has' if len(missing) == 1 else 'have'} no mask (the first: '{missing[0]}')"
             )
 
@@ -212,8 +212,9 @@ class CocoSource(MaskSource):
         self._refuse()
         if not file.records:
             raise UsageError(f"'{self.path}' holds no mask: its list of annotations or results is empty.")
-        self.findings.remarks += file.remarks
-        self._remark_on_missing(self.listed)
+        kept = [record for records in self._records.values() for record in records]
+        self.findings.remarks += file.remarks + left_open(kept)
+        self._remark_on_missing(self.listed, self._images_of or self.path)
         return self.findings
 
     def masks(self, item: int) -> ImageMasks:
@@ -346,7 +347,7 @@ class LabelMapSource(MaskSource):
             if len(kept) > MOST_MASKS:
                 self._problems.append(f"'{path}' has more than {MOST_MASKS:,} masks")
             present |= set(kept.tolist())
-            unlikely.update({value for value in kept.tolist() if value < 0 or value in _USUAL_VOID})
+            unlikely.update(_likely_void(set(kept.tolist())))
         self._refuse()
         if unlikely:
             counts = [
@@ -356,7 +357,7 @@ class LabelMapSource(MaskSource):
                 f"values that often mean 'no class' are masks: {', '.join(counts)}; where they mean it, give them as "
                 f"--background {','.join(map(str, [*self._background, *sorted(unlikely)]))}"
             )
-        self._remark_on_missing(self.maps)
+        self._remark_on_missing(self.maps, self.path)
         self._classes = np.array(sorted(present), np.int64)
         if self._values == "classes":
             self.findings.class_names = tuple(map(str, self._classes.tolist()))
@@ -409,6 +410,15 @@ class LabelMapSource(MaskSource):
             values += [value] * count
         area = np.bincount(regions[regions != VOID], minlength=len(values))
         return regions, np.array(values, np.int64), area
+
+
+def _likely_void(values: set[int]) -> set[int]:
+    """Return the values of a map that often mean 'no class'; beside a neighbour they are numbers like others."""
+    return {
+        value
+        for value in values
+        if value < 0 or (value in _USUAL_VOID and not {value - 1, value + 1} & values)
+    }
 
 
 def _same_number(image: int | str) -> int | str | None:

@@ -38,7 +38,7 @@ from unsupseg_cli.data.loader import Failed, Render, load_rows, resolve_workers
 from unsupseg_cli.data.rasters import is_raster
 from unsupseg_cli.data.views import ViewTable, table_of_views
 from unsupseg_cli.models.backbone import Backbone
-from unsupseg_cli.models.memory import TOKEN_BUDGET, fitting_batch, with_backoff
+from unsupseg_cli.models.memory import TOKEN_BUDGET, fitting_batch, is_out_of_memory, with_backoff
 from unsupseg_cli.report.sheet import grid
 from unsupseg_cli.report.token_colors import token_colors
 
@@ -385,16 +385,22 @@ class Extraction:
         count, least = 1, float("inf")
         while True:
             images = torch.zeros((count, height, width, 3), dtype=torch.uint8)
-            taken = []
-            for _ in range(_TIMED):  # the first call warms up, and other work may slow any of them
-                start = time.perf_counter()
-                for value in self.embed(images).values():
-                    value.float().sum().item()  # waits for the device
-                taken.append(time.perf_counter() - start)
-            least = min(least, min(taken) / count)
-            if count >= self.batch or min(taken) > _MOMENT:
+            try:  # the first call warms up, and other work may slow any of them
+                taken = min(self._timed_forward(images) for _ in range(_TIMED))
+            except (MemoryError, RuntimeError) as error:
+                if count == 1 or not is_out_of_memory(error):
+                    raise
+                return least
+            least = min(least, taken / count)
+            if count >= self.batch or taken > _MOMENT:
                 return least
             count = min(4 * count, self.batch)
+
+    def _timed_forward(self, images: Tensor) -> float:
+        start = time.perf_counter()
+        for value in self.embed(images).values():
+            value.float().sum().item()  # waits for the device
+        return time.perf_counter() - start
 
     def _trial_arrays(self) -> dict[str, Tensor]:
         """Return the arrays of a black image of 2 x 2 patches: they tell the channels."""

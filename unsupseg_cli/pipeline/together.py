@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.sources import Sources
-from unsupseg_cli.core.errors import UsageError
+from unsupseg_cli.core.errors import UnsupsegError, UsageError
 from unsupseg_cli.core.processes import processes_of_torchrun
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.pipeline import stage as stages
@@ -39,8 +39,12 @@ Work = Callable[["Fabric", Call, Draft], dict[str, Any]]
 _NOTE = "trained"  # the part of a draft that processes of --devices leave finished
 _TOKEN = ".together"  # a file of the draft by which the others see that they share its disk
 _DISK_SECONDS = 20.0  # a network file system may show a new file late
-_PREPARING = -1  # what the first process tells the others while it waits for a lock or prepares the data
-_BEATS = 10  # how often it does so in the time after which it is given up
+_PREPARING, _FAILED = (
+    -1,
+    -2,
+)  # what the first process tells the others before it has a draft, or in place of one
+_BEATS = 10  # how often it says that it prepares in the time after which it is given up
+_LAST_WORD = 10.0  # seconds that it takes to say that it failed
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,11 @@ def produce_together(
     from unsupseg_cli.training.launch import others_answer
 
     if group.fabric.is_global_zero:
-        artifact, reused = stages.produce(call, identity)
+        try:
+            artifact, reused = stages.produce(call, identity)
+        except BaseException:
+            group.give_up()
+            raise
         with others_answer():
             group.end()
         return artifact, reused
@@ -141,10 +149,22 @@ class _Group:
         if not self.begun:
             self._say(0)
 
+    def give_up(self) -> None:
+        """Let the others end where this process, the first one, failed before they began."""
+        self._ready.set()
+        self._beat.join(_LAST_WORD)
+        if not self.begun and not self._beat.is_alive():
+            with suppress(RuntimeError):
+                self._broadcast(_FAILED)
+
     def follow(self, folder: Path) -> bool:
         """Wait for the first process; return whether there is something to train."""
         while (token := self._broadcast(0)) == _PREPARING:
             pass
+        if token == _FAILED:
+            raise UnsupsegError(
+                "The first of the processes that train together failed: what it says tells why."
+            )
         if token == 0:
             return False
         end = time.monotonic() + _DISK_SECONDS
@@ -195,7 +215,7 @@ def _group_memory(call: Call) -> list[_Group]:
 
 def _joined(call: Call, processes: Processes) -> _Group | None:
     """Return the processes that torchrun started, which this one joins on its first call."""
-    from unsupseg_cli.training.launch import join
+    from unsupseg_cli.training.launch import join, others_answer
 
     count, memory = processes_of_torchrun(), _group_memory(call)
     if count == 1:
@@ -205,7 +225,9 @@ def _joined(call: Call, processes: Processes) -> _Group | None:
             raise UsageError(
                 f"torchrun started {count} processes, which --devices {processes.devices} contradicts: leave it out."
             )
-        memory.append(_Group(join(processes.device.type, processes.precision, processes.unused_parameters)))
+        with others_answer():
+            fabric = join(processes.device.type, processes.precision, processes.unused_parameters)
+            memory.append(_Group(fabric))
     return memory[0]
 
 
