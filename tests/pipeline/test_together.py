@@ -182,6 +182,18 @@ def test_a_process_of_torchrun_that_is_stopped_before_training_is_given_up(space
 
 
 @pytest.mark.slow
+def test_a_first_process_whose_work_hangs_before_training_is_given_up(space):
+    """As on a file system that does not answer: the process lives, and its main thread does nothing."""
+    hang = "together._Group.begin = lambda *_: time.sleep(100)"
+    clock = time.monotonic()
+    run = torchrun(space, "--seed", "6", before=f"{IMPATIENT}; {hang}")
+    assert time.monotonic() - clock < 60
+    assert run.returncode == 1
+    assert "did not answer" in run.stderr
+    assert not list(space.glob("model/*-seed6-*"))
+
+
+@pytest.mark.slow
 def test_the_others_end_when_the_first_process_fails_before_training(space):
     """It lives on, as a notebook that caught the error."""
     fail = (
@@ -200,7 +212,7 @@ def test_the_others_end_when_the_first_process_fails_before_training(space):
 def test_the_others_wait_for_the_first_process_as_long_as_it_lives(space):
     slow = (
         "begin = together._Group.begin; "
-        "together._Group.begin = lambda *group: (time.sleep(18), begin(*group))[1]"
+        "together._Group.begin = lambda *group: ([time.sleep(0.1) for _ in range(180)], begin(*group))[1]"
     )
     run = torchrun(space, "--seed", "4", before=f"{IMPATIENT}; {slow}")
     assert run.returncode == 0, run.stderr

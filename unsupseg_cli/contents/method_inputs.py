@@ -21,6 +21,7 @@ from unsupseg_cli.contents.views import ViewImages, ViewScores
 from unsupseg_cli.methods.declaration import Needs
 from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.training.all_tokens import Parts
+from unsupseg_cli.training.loop import Checkpoint
 from unsupseg_cli.training.tokens import DeviceSource
 
 
@@ -35,6 +36,7 @@ def open_inputs(
     workers: int | None = None,
     live: bool = False,
     parts: Parts | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Inputs:
     """Open what a part declared to need.
 
@@ -48,6 +50,7 @@ def open_inputs(
         workers: processes that decode images.
         live: whether the network is wanted where it is optional.
         parts: who makes which part of what is learned of the whole collection; default: this process makes all.
+        checkpoint: where a labeller that trains keeps its state; default: nowhere.
 
     Raises:
         UnsupsegError: an array was not kept, or images or weights are gone or are others by now.
@@ -81,7 +84,9 @@ def open_inputs(
     elif "model" in roles:
         declared["model"] = _prototypes(artifacts, features.artifact, context, device)
     arrays = DeviceSource(features, device, needs.arrays)
-    return Inputs(arrays, device=device, reporter=context.reporter, parts=parts, **declared)
+    return Inputs(
+        arrays, device=device, reporter=context.reporter, parts=parts, checkpoint=checkpoint, **declared
+    )
 
 
 def read_any_masks(

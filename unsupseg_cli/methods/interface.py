@@ -17,7 +17,7 @@ from unsupseg_cli.core.labels import VOID
 from unsupseg_cli.core.progress import Reporter, Silent
 from unsupseg_cli.training.all_tokens import OwnParts, Parts
 from unsupseg_cli.training.live import Images, LiveSource
-from unsupseg_cli.training.loop import Task
+from unsupseg_cli.training.loop import Checkpoint, NoCheckpoint, Task
 from unsupseg_cli.training.tokens import TokenSource
 
 
@@ -164,6 +164,7 @@ class Inputs:
         device: where to compute.
         reporter: is told about the progress.
         parts: who makes which part of what `fit` learns of the whole collection.
+        checkpoint: where a labeller that trains in `fit` keeps its state.
         given: the rest of what was declared, by the names of the properties; None where it is optional and not there.
     """
 
@@ -174,13 +175,14 @@ class Inputs:
         device: torch.device | None = None,
         reporter: Reporter | None = None,
         parts: Parts | None = None,
+        checkpoint: Checkpoint | None = None,
         **given: Any,
     ) -> None:
         if unknown := given.keys() - _GIVEN:
             raise TypeError(f"Inputs has no '{min(unknown)}'; expected some of {', '.join(_GIVEN)}.")
         self.features, self.device = features, device or torch.device("cpu")
         self.reporter, self._given = reporter or Silent(), given
-        self.parts = parts or OwnParts(self.reporter)
+        self.parts, self.checkpoint = parts or OwnParts(self.reporter), checkpoint or NoCheckpoint()
 
     def _declared(self, name: str) -> Any:
         if name not in self._given:

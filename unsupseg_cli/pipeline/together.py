@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -39,10 +40,7 @@ Work = Callable[["Fabric", Call, Draft], dict[str, Any]]
 _NOTE = "trained"  # the part of a draft that processes of --devices leave finished
 _TOKEN = ".together"  # a file of the draft by which the others see that they share its disk
 _DISK_SECONDS = 20.0  # a network file system may show a new file late
-_PREPARING, _FAILED = (
-    -1,
-    -2,
-)  # what the first process tells the others before it has a draft, or in place of one
+_PREPARING, _FAILED = -1, -2  # what the first process says before it has a draft, or in place of one
 _BEATS = 10  # how often it says that it prepares in the time after which it is given up
 _LAST_WORD = 10.0  # seconds that it takes to say that it failed
 
@@ -122,7 +120,7 @@ def produce_together(
 
 
 class _Group:
-    """The processes that torchrun started: the first one tells the others when to begin, and before that it lives."""
+    """The processes that torchrun started: the first one says when to begin, and until then that it prepares."""
 
     def __init__(self, fabric: Fabric) -> None:
         import torch.distributed as dist
@@ -131,7 +129,7 @@ class _Group:
 
         self.fabric, self.begun = fabric, False
         self._members = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=launch.PATIENCE))
-        self._ready = threading.Event()
+        self._ready, self._seconds_of_work = threading.Event(), _clock_of_this_thread()
         self._beat = threading.Thread(target=self._tell_of_life, daemon=True)
         if fabric.is_global_zero:
             self._beat.start()
@@ -180,11 +178,15 @@ class _Group:
         self._broadcast(value)
 
     def _tell_of_life(self) -> None:
+        """Say now and then that this process prepares, unless its main thread did nothing since: so it may hang."""
         from unsupseg_cli.training import launch
 
+        worked = -1.0
         with suppress(RuntimeError):  # a process that is gone is told of where the others are needed
             while not self._ready.wait(launch.PATIENCE.total_seconds() / _BEATS):
-                self._broadcast(_PREPARING)
+                if (seconds := self._seconds_of_work()) > worked:
+                    self._broadcast(_PREPARING)
+                worked = seconds
 
     def _broadcast(self, value: int) -> int:
         """Return the value of the first process."""
@@ -255,6 +257,13 @@ def _train_in_child(fabric: Fabric, work: Work, sent: _Sent) -> None:
     if fabric.is_global_zero:
         files = [path for path in draft.folder.iterdir() if path.is_file() and not path.name.startswith(".")]
         draft.finish(_NOTE, {"summary": summary, "warnings": draft.warnings}, files)
+
+
+def _clock_of_this_thread() -> Callable[[], float]:
+    """Return what tells the processor time of the thread that calls this; the time of day where no such clock is."""
+    if not hasattr(time, "pthread_getcpuclockid"):
+        return time.monotonic
+    return partial(time.clock_gettime, time.pthread_getcpuclockid(threading.get_ident()))
 
 
 def _read(path: Path) -> str | None:

@@ -114,6 +114,7 @@ class _Labelling:
         from unsupseg_cli.contents.mask_writer import MaskWriter
         from unsupseg_cli.contents.method_inputs import open_inputs
         from unsupseg_cli.models.device import resolve_device
+        from unsupseg_cli.training.checkpoint import DiskCheckpoint
 
         config, needs, device = call.config, call.needs, resolve_device(call.config.device)
         draft.deterministic = device.type == "cpu"
@@ -127,6 +128,7 @@ class _Labelling:
             device,
             workers=config.workers,
             parts=DraftParts(draft, shard, call.context.reporter),
+            checkpoint=DiskCheckpoint(draft.folder, call.context.reporter.warn),
             **_classes_and_seed(call),
         )
         self._labeller = call.part.load()(call.options, inputs)

@@ -17,7 +17,7 @@ from unsupseg_cli.data.masks import extent
 from unsupseg_cli.models.deeplab import load_resnet
 from unsupseg_cli.models.operators import require_operators
 from unsupseg_cli.training.batch import Batch
-from unsupseg_cli.training.loop import Losses, Record, Schedule, Task, fit
+from unsupseg_cli.training.loop import Checkpoint, Losses, Schedule, Task, fit
 
 Detections = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]]
 """Masks (M, H, W) that are not empty, the score of each in [0, 1], and its number or class."""
@@ -27,6 +27,7 @@ Learnt = Callable[[int], tuple[Image, NDArray[np.bool_], NDArray[np.int64]]]
 _WARM_UP, _START = 100, 0.01  # steps, and the factor on the learning rate of the first
 _SAMPLED = 64  # boxes of an image that a step learns from: ours, instead of 512: most images have one object
 _CLIP = 10.0  # norm of the gradient: heads from scratch start steep
+_SAVE_SECONDS = 60.0  # the state is 350 MB, of some hundred steps on a GPU and of ten on a CPU
 
 
 def build_detector(classes: int, resnet: str, side: int) -> nn.Module:
@@ -74,6 +75,7 @@ class DetectorTask(Task):
     def __init__(self, detector: nn.Module, batches: list[list[int]], learnt: Learnt, lr: float) -> None:
         self.module, self._batches, self._learnt, self._lr = detector, batches, learnt, lr
         self._device = next(detector.parameters()).device
+        self.loss = torch.zeros(())
 
     def optimizer(self) -> torch.optim.Optimizer:
         """SGD over the weights that are trained."""
@@ -98,7 +100,17 @@ class DetectorTask(Task):
         images = [_image(image).to(self._device) for image, *_ in read]
         targets = [_target(masks, numbers, self._device) for _, masks, numbers in read]
         losses: Losses = self.module(images, targets)
-        return {**losses, "loss": torch.stack(list(losses.values())).sum()}
+        loss = torch.stack(list(losses.values())).sum()
+        self.loss = loss.detach()
+        return {**losses, "loss": loss}
+
+    def state(self) -> dict[str, Any]:
+        """Return the loss, which a run that was killed after the last step tells too."""
+        return {"loss": self.loss}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back the loss."""
+        self.loss = state["loss"]
 
 
 def train_detector(
@@ -111,8 +123,9 @@ def train_detector(
     lr: float,
     seed: int,
     reporter: Reporter,
+    checkpoint: Checkpoint | None = None,
 ) -> float:
-    """Train in place; return the last loss.
+    """Train in place, going on from the checkpoint if there is one; return the last loss.
 
     Args:
         detector: of `build_detector`.
@@ -123,6 +136,7 @@ def train_detector(
         lr: learning rate.
         seed: of the order of the views, and of what a step samples.
         reporter: is told about the progress.
+        checkpoint: where the state goes now and then; default: nowhere.
 
     Raises:
         UnsupsegError: the loss or the gradient became NaN or infinite.
@@ -133,14 +147,15 @@ def train_detector(
     orders = [shuffle.permutation(views).tolist() for _ in range(epochs)]
     batches = [order[i : i + batch] for order in orders for i in range(0, len(order), batch)]
     task = DetectorTask(detector, batches, learnt, lr)
-    schedule = Schedule(len(batches), batch, len(views), seed)
-    records: list[Record] = []
+    schedule = Schedule(len(batches), batch, len(views), seed, save_seconds=_SAVE_SECONDS)
 
     def track(steps: Iterable[int], done: int) -> Iterator[int]:
-        return reporter.track(steps, "detector", total=len(batches))
+        if done:
+            reporter.info(f"going on after step {done} of the detector")
+        return reporter.track(steps, "detector", total=len(batches), done=done)
 
-    fit(task, schedule, alone(next(detector.parameters()).device), log=records.append, track=track)
-    return records[-1]["loss"]
+    fit(task, schedule, alone(next(detector.parameters()).device), checkpoint=checkpoint, track=track)
+    return float(task.loss)
 
 
 @torch.inference_mode()

@@ -1,5 +1,7 @@
 """The filter by a detector: what it is taught, and what it finds again."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from unsupseg_cli.methods.interface import Inputs, MaskSet
 from unsupseg_cli.methods.maskdistill import detector
 from unsupseg_cli.methods.maskdistill.config import FilterOptions
 from unsupseg_cli.methods.maskdistill.filter import FilterLabeller
+from unsupseg_cli.training import detector as training
 from unsupseg_cli.training.tokens import MemorySource
 
 BOXES = [(8, 8, 28, 24), (36, 28, 60, 44)]  # left, top, right, bottom
@@ -33,13 +36,17 @@ class Recorder(Silent):
     def warn(self, message):
         self.said.append(message)
 
+    def info(self, message):
+        self.said.append(message)
 
-def labeller_of(groups, **options):
+
+def labeller_of(groups, checkpoint=None, **options):
     image, masks = scene()
     inputs = Inputs(
         MemorySource([torch.zeros(12, 16, 2)] * len(groups)),
         seed=0,
         reporter=Recorder(),
+        checkpoint=checkpoint,
         images=lambda views: [image for _ in views],
         masks=MaskSet(
             [np.zeros((12, 16), np.int16)] * len(groups),
@@ -105,6 +112,52 @@ def test_unsure_objects_go_but_the_best_of_an_image(pupil):
     labeller = labeller_of([[2, 1]], score=0.95)
     labeller.fit()
     assert labeller.label([0])[0].group.tolist() == [2]
+
+
+class Kept:
+    """A checkpoint in memory; the process is killed after a state that is saved before the last."""
+
+    def __init__(self, last):
+        self.last, self.state = last, None
+
+    def load(self):
+        return copy.deepcopy(self.state)
+
+    def save(self, state):
+        self.state = copy.deepcopy(state)
+        if state["step"] == 2 < self.last:
+            self.last = 0
+            raise KeyboardInterrupt
+
+
+def test_a_detector_whose_training_was_killed_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(training, "_SAVE_SECONDS", 0.0)
+    built = []
+
+    class Counting(Pupil):
+        def forward(self, images, targets=None):
+            losses = super().forward(images, targets)
+            return {"loss": losses["loss"] * (1 + torch.rand(()))}
+
+    def build(classes, resnet, side):
+        built.append(Counting())
+        return built[-1]
+
+    monkeypatch.setattr(detector, "build_detector", build)
+    options = {"detector_epochs": 4, "detector_lr": 0.1}
+    whole = labeller_of([[2, 1]], **options)
+    undisturbed = whole.fit()
+    checkpoint = Kept(4)
+    with pytest.raises(KeyboardInterrupt):
+        labeller_of([[2, 1]], checkpoint, **options).fit()
+    again = labeller_of([[2, 1]], checkpoint, **options)
+    assert again.fit() == undisturbed
+    assert again.inputs.reporter.said == ["going on after step 2 of the detector"]
+    assert [len(one.lessons) for one in built] == [4, 2, 2]
+    torch.testing.assert_close(again.learned(), whole.learned(), rtol=0, atol=0)
+    late = labeller_of([[2, 1]], checkpoint, **options)  # killed after the last step
+    assert late.fit() == undisturbed
+    assert not built[-1].lessons
 
 
 def test_what_cannot_be_learnt_is_left_out_and_said(pupil):

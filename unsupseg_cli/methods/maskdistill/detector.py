@@ -58,6 +58,7 @@ class MaskDetector:
                 lr=options.detector_lr,
                 seed=inputs.seed,
                 reporter=inputs.reporter,
+                checkpoint=inputs.checkpoint,
             )
         return {"detector_views": len(views), "detector_loss": loss}
 
