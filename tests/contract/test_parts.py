@@ -251,18 +251,45 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
 
 
 UNDER_TORCHRUN = """
-import pickle, sys
+import os, pickle, signal, sys
 from unsupseg_cli import Context, Workspace
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.pipeline.stage import perform
 from unsupseg_cli.pipeline.table import get_stage
+from unsupseg_cli.training import loop
+
+class Told(Silent):
+    def info(self, message):
+        print(message, file=sys.stderr)
+
+if len(sys.argv) > 2:  # the second process is killed in the last step
+    take = loop._Run.step
+
+    def step(run, number, *rest):
+        if os.environ["RANK"] == "1" and number == run.schedule.steps - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        take(run, number, *rest)
+
+    loop._Run.step, loop._Run.is_time_to_save = step, lambda run: True
 root, config, options = pickle.load(open(sys.argv[1], "rb"))
-perform(get_stage("train"), config, Context(Workspace(root), Silent()), options=options)
+perform(get_stage("train"), config, Context(Workspace(root), Told()), options=options)
 """
 
 
+def under_torchrun(call, *arguments):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    return subprocess.run(
+        [sys.executable, *launcher, sys.executable, "-c", UNDER_TORCHRUN, str(call), *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
 @pytest.mark.slow
-def test_two_processes_of_torchrun_train_the_weights_of_one(work, world, tmp_path):
+def test_two_processes_of_torchrun_of_which_one_is_killed_train_the_weights_of_one(work, world, tmp_path):
     if work.stage.name != "train":
         pytest.skip("a labeller")
     options = work.options
@@ -271,16 +298,12 @@ def test_two_processes_of_torchrun_train_the_weights_of_one(work, world, tmp_pat
     one, two = (shutil.copytree(world.workspace.root, tmp_path / name) for name in ("one", "two"))
     alone = perform(work.stage, work.config, Context(Workspace(one)), options=options)
     (tmp_path / "call").write_bytes(pickle.dumps((two, work.config, options)))
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    run = subprocess.run(
-        [sys.executable, *launcher, sys.executable, "-c", UNDER_TORCHRUN, str(tmp_path / "call")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    killed = under_torchrun(tmp_path / "call", "killed")
+    assert killed.returncode == 1
+    assert "Signal 9 (SIGKILL)" in killed.stderr
+    run = under_torchrun(tmp_path / "call")
     assert run.returncode == 0, run.stderr
+    assert "going on after step" in run.stderr
     assert "Warning" not in run.stderr
     together = Workspace(two).current("model")
     assert together.id == alone.id
