@@ -78,3 +78,9 @@ def test_a_damaged_artifact_is_named_as_damaged(predictions, context):
 def test_labels_no_more_probable_than_others_are_refused(predictions, context):
     with pytest.raises(UsageError, match=r"0.4 says of 2 classes .* give more than 0.5, such as 0.9"):
         refine(RefineConfig(predictions=predictions.id, label_confidence=0.4), context)
+
+
+def test_of_one_class_a_label_has_no_confidence(context, tmp_path):
+    predictions = predictions_of({"a.png": np.zeros((8, 8), np.int16)}, ["sky"], context, tmp_path / "photos")
+    with pytest.raises(UsageError, match="there is one class: leave it out"):
+        refine(RefineConfig(predictions=predictions.id, label_confidence=0.9), context)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.threads import prepare_threads, usable_cores
 
 
@@ -32,6 +33,9 @@ def test_slurm_gives_fewer_but_no_more(monkeypatch, given, most):
         ({"OMP_NUM_THREADS": "2"}, None, "2"),
         ({"OMP_NUM_THREADS": "2"}, 3, "3"),
         ({}, None, None),
+        ({"OMP_NUM_THREADS": " "}, None, None),
+        ({"OMP_NUM_THREADS": "4,2"}, None, "4,2"),
+        ({"OMP_NUM_THREADS": "many"}, 2, "2"),
     ],
 )
 def test_what_is_set_by_hand_holds(monkeypatch, set_before, count, threads):
@@ -46,6 +50,16 @@ def test_what_is_set_by_hand_holds(monkeypatch, set_before, count, threads):
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     prepare_threads()
     assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", "99999999999999999999"])
+def test_no_number_of_threads_is_refused(monkeypatch, call, given):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with pytest.raises(UsageError, match=f"OMP_NUM_THREADS is '{given}'.* unset it, or give --threads"):
+        prepare_threads()
+    assert "unset it, or give --threads" in call("extract", "--dataset", "missing/", code=2)[1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert "9999" in call("extract", "--threads", 10**20, code=2)[1]
 
 
 def test_a_command_takes_as_many_threads_as_it_is_told(call):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -77,6 +78,16 @@ def test_images_beside_labels_are_a_split_layout(photos):
     }
     with pytest.raises(UsageError, match=r"no split 'test'.*it has train, val"):
         open_dataset(f"{photos}/", split="test")
+
+
+def test_a_split_without_labels_beside_one_with_some_is_unlabelled(photos):
+    shutil.rmtree(photos / "labels" / "train")
+    train = open_dataset(f"{photos}/", split="train")
+    assert pairs(train) == {"a.jpg": None, "b.jpg": None}
+    assert f"'{photos / 'labels'}' has no 'train': these images count as unlabelled" in train.remarks
+    val = open_dataset(f"{photos}/", split="val")
+    assert pairs(val) == {"c.jpg": "c.png"}
+    assert not any("unlabelled" in remark for remark in val.remarks)
 
 
 def test_without_a_class_file_labels_beside_the_images_are_left_alone(photos):

@@ -114,10 +114,11 @@ def test_an_artifact_without_a_readable_manifest_is_told(space, blocks, content)
         space, "list"
     )
     said = run(space, "pseudolabel", "--classes", 4, code=2)
-    assert f"'{manifest.parent.name}' is damaged; run `unsupseg extract` again with --force" in said
+    assert f"'{manifest.parent.name}' is damaged or of a newer version" in said
+    assert "run `unsupseg extract` again with --force" in said
     run(space, "extract", blocks, "--backbone", "untrained", "--size", 48, "--workers", 0)
     said = run(space, "pseudolabel", "--classes", 4)
-    assert f"features '{manifest.parent.name}' is damaged and was passed over" in said
+    assert f"features '{manifest.parent.name}' cannot be read and was passed over" in said
 
 
 @pytest.mark.parametrize("name", ["classes.json", "legend.png", "ids/mine.png"])

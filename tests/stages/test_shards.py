@@ -1,12 +1,15 @@
 """--shard and --devices of every stage that divides: the artifact of one process, whoever makes which part."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from unsupseg_cli import (
@@ -30,7 +33,7 @@ from unsupseg_cli.clustering import neighbours
 from unsupseg_cli.contents import mask_writer
 from unsupseg_cli.core import shards
 from unsupseg_cli.core.errors import UnsupsegError, UsageError
-from unsupseg_cli.core.shards import parse_shard
+from unsupseg_cli.core.shards import Shard, parse_shard
 from unsupseg_cli.inference import tally
 from unsupseg_cli.methods.kmeans.config import PseudolabelOptions, TrainOptions
 from unsupseg_cli.pipeline.table import entries, get_stage
@@ -198,11 +201,21 @@ def test_a_shard_is_i_of_n(text):
         parse_shard(text)
 
 
-def test_shards_are_disjoint_and_have_all():
-    images = list(range(1000))
-    taken = [parse_shard(f"{number}/7").take_images(images) for number in range(1, 8)]
+@given(count=st.integers(0, 3000), of=st.integers(1, 40))
+def test_shards_are_disjoint_have_all_and_share_evenly(count, of):
+    images = list(range(count))
+    taken = [Shard(number, of).take_images(images) for number in range(1, of + 1)]
     assert sorted(image for part in taken for image in part) == images
-    assert taken[0][:64] == images[:64]
+    share = math.ceil(count / of)
+    assert max(map(len, taken)) <= share + math.ceil(count / (of * 64))  # the parts are rounded up
+
+
+def test_images_beside_each_other_go_to_a_shard_together():
+    assert Shard(1, 7).take_images(range(1000))[:40] == list(range(40))
+    assert [Shard(number, 4).take_images(range(100)) for number in (1, 4)] == [
+        [*range(25)],
+        [*range(75, 100)],
+    ]
 
 
 def test_help_tells_of_shards_where_there_are_some():

@@ -175,6 +175,16 @@ def test_a_network_is_given_what_it_would_read_itself(scenes, all_arrays, flip):
         assert one.scores.scores.std() > 0.01
 
 
+def test_features_of_images_that_were_changed_are_refused_with_the_reason(scenes, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(scenes.data["dataset"], photos)
+    options = {"dataset": f"{photos}/", "split": "val", "flip": True}
+    other = extract(ExtractConfig(**{**TINY, **options}), scenes.context)
+    next((photos / "images" / "val").iterdir()).unlink()
+    with pytest.raises(UsageError, match="the images of photos/val changed since"):
+        evaluate(EvalConfig(**HERE, model=scenes.model.id, features=other.id), scenes.context)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [

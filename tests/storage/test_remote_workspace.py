@@ -250,8 +250,30 @@ def test_a_damaged_record_is_told_and_made_again(bucket, machine):
         two = machine("two")
         assert list(two.artifacts()) == []
         assert "cannot be read" in two.damaged()[0]
+        assert two.unreadable() == two.unreadable("features") == [f"s3://{bucket.name}/{name}"]
+        assert not two.unreadable("model")
+        assert two.leftovers() == []  # who reads the record may find the files in use
         again, reused = two.produce(recipe(), write_one())
         assert (reused, again.manifest.digest) == (False, made.manifest.digest)
+
+
+def test_a_record_of_a_newer_version_is_refused_and_its_files_stay(bucket, machine):
+    made, _ = machine("one").produce(recipe(), write_one())
+    (name,) = bucket.keys("published")
+    record = json.loads(bucket.content(name))
+    record["manifest"]["format_version"] += 1
+    bucket.change(name, json.dumps(record).encode())
+    old = machine("two")
+    assert old.unreadable() == [f"s3://{bucket.name}/{name}"]
+    assert "update unsupseg" in old.damaged()[0]
+    with pytest.raises(UnsupsegError, match="update unsupseg"):
+        old.produce(recipe(), never)
+    other, _ = old.produce(recipe(config={"size": 9}), write_one())
+    assert old.leftovers(shared=True) == []
+    prefix = str(made.place).removeprefix(f"s3://{bucket.name}/")
+    assert bucket.keys(f"^{prefix}/")
+    old.remove(other.place)
+    assert old.leftovers(shared=True) == []
 
 
 CHAIN = (

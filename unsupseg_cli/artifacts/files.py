@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import socket
@@ -96,11 +97,12 @@ def free_bytes(folder: Path) -> int:
 
 def require_space(folder: Path, needed: int, subject: str, less: str = "") -> None:
     """Raise StorageError unless so many bytes (and 1 % more) are free where it lies; ``less`` says what needs fewer."""
-    free = shutil.disk_usage(folder).free
-    if needed * 1.01 > free:
+    free, needed = shutil.disk_usage(folder).free, math.ceil(needed * 1.01)
+    if needed > free:
         ways = ", ".join(("free some space", "choose another --workspace", *([less] if less else [])))
         raise StorageError(
-            f"{subject} needs {needed / 1e6:,.1f} MB but '{folder}' has {free / 1e6:,.1f} MB free; {ways}."
+            f"{subject} needs {math.ceil(needed / 1e5) / 10:,.1f} MB but '{folder}' has "
+            f"{math.floor(free / 1e5) / 10:,.1f} MB free; {ways}."
         )
 
 

@@ -16,6 +16,10 @@ OLDEST_FORMAT = 1
 MANIFEST = "manifest.json"
 
 
+class NewerFormatError(UnsupsegError):
+    """A manifest was written by a newer version of the tool."""
+
+
 class OlderFormatError(UnsupsegError):
     """An artifact in a format that is no longer read; making it again replaces it."""
 
@@ -151,7 +155,8 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an artifact folder.
 
     Raises:
-        UnsupsegError: it is missing, unreadable, or written by a newer version of the tool.
+        UnsupsegError: it is missing, unreadable, or damaged.
+        NewerFormatError: it was written by a newer version of the tool.
         OlderFormatError: it was written by a version too old.
     """
     path = folder / MANIFEST
@@ -173,12 +178,13 @@ def parse_manifest(raw: Any, path: str) -> Manifest:
     """Return a manifest from plain values; ``path`` is where they were read.
 
     Raises:
-        UnsupsegError: it is damaged, or written by a newer version of the tool.
+        UnsupsegError: it is damaged.
+        NewerFormatError: it was written by a newer version of the tool.
         OlderFormatError: it was written by a version too old.
     """
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UnsupsegError(
+        raise NewerFormatError(
             f"'{path}' has format version {version}, this tool reads up to {FORMAT_VERSION}; update unsupseg "
             "or make the artifact again with this version."
         )

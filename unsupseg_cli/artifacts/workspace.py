@@ -136,8 +136,8 @@ class Workspace:
         self._index.save()
         return artifacts
 
-    def unreadable(self, kind: str | None = None) -> list[Path]:
-        """Return the folders of artifacts that `artifacts` leaves out: their manifest cannot be read."""
+    def unreadable(self, kind: str | None = None) -> list[Path | str]:
+        """Return the places of artifacts that `artifacts` leaves out: their manifest cannot be read."""
         self.listed(kind)
         assert self._index is not None
         return [
@@ -223,9 +223,9 @@ class Workspace:
                 )
             matches = [item.open() for item in named]
         if not matches:
-            for folder in self.unreadable(kind):
-                if folder.name.startswith(reference):
-                    read_manifest(folder)
+            for place in self.unreadable(kind):
+                if isinstance(place, Path) and place.name.startswith(reference):
+                    read_manifest(place)
             ids = [item.entry.id for item in self.listed(kind)]
             raise UsageError(
                 f"No {kind or 'artifact'} '{reference}' in the workspace '{self}'"

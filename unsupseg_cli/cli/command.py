@@ -105,6 +105,7 @@ _COMMON: dict[str, Any] = {
             "--threads",
             help="Threads of this process; default: OMP_NUM_THREADS, else the cores that it may use.",
             min=1,
+            max=9999,
             show_default=False,
         ),
     ],
@@ -167,12 +168,11 @@ def stage_command(
 
     def register(function: Callable[[Invocation], None]) -> Callable[[Invocation], None]:
         def command(**values: Any) -> None:
-            prepare_threads(values.get("threads"))
-            run_guarded(
-                lambda: function(_parse(name, config, values, extra or {}, settings)),
-                values["verbose"],
-                values.get("log"),
-            )
+            def action() -> None:
+                prepare_threads(values.get("threads"))
+                function(_parse(name, config, values, extra or {}, settings))
+
+            run_guarded(action, values["verbose"], values.get("log"))
 
         parameters = [
             *[_parameter(key, annotation, default) for key, (annotation, default) in (extra or {}).items()],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unsupseg_cli.cli.command import run_guarded
-from unsupseg_cli.cli.console import say
+from unsupseg_cli.cli.console import TerminalReporter, say
 from unsupseg_cli.cli.workspace import CacheOption, CacheSizeOption, WorkspaceOption, open_workspace
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.core.words import counted
@@ -53,6 +53,11 @@ def collect(
             targets.append(artifact.place)
         for path in targets:
             space.require_own(path)
+        if unread := space.unreadable():
+            TerminalReporter().warn(
+                f"{counted(len(unread), 'artifact')} whose manifest cannot be read (the first: '{unread[0]}') "
+                f"{'stays' if len(unread) == 1 else 'stay'}: `unsupseg verify` says why"
+            )
         for path in targets:
             if yes:
                 space.remove(path)

@@ -69,7 +69,7 @@ def list_artifacts(
         if damaged := space.unreadable(kind):
             TerminalReporter().warn(
                 f"{counted(len(damaged), 'artifact')} left out, whose manifest cannot be read (the first: "
-                f"'{damaged[0]}'): run its stage again with --force"
+                f"'{damaged[0]}'): `unsupseg verify` says why"
             )
         if as_json:
             rows = [

@@ -42,7 +42,7 @@ def verify(
             say(problem)
         if problems:
             raise UnsupsegError(
-                f"{len(problems)} problem{'s' * (len(problems) > 1)}; run the stages named above with --force."
+                f"{counted(len(problems), 'problem')}: run what made the artifacts named above again with --force."
             )
         for artifact in artifacts:
             if remark := not_installed(artifact.manifest.config):

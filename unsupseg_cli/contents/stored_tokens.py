@@ -63,8 +63,11 @@ def _differences(
     differences = []
     if theirs is not None and UNKNOWN not in (theirs.fingerprint, data.fingerprint):
         if theirs.fingerprint != data.fingerprint:
+            ours, named = f"{data.dataset}/{data.split}", f"{theirs.dataset}/{theirs.split}"
             differences.append(
-                f"of other images ({theirs.dataset}/{theirs.split}, not {data.dataset}/{data.split})"
+                f"the images of {ours} changed since"
+                if ours == named
+                else f"of other images ({named}, not {ours})"
             )
         elif reading_of(features) != reading_of(model):
             differences.append("images read with other --bands or --stretch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -11,7 +12,7 @@ from unsupseg_cli.core.errors import UsageError
 T = TypeVar("T")
 
 IMAGES = 64
-"""Images that go to a shard together, such as the windows of a raster that lie beside each other."""
+"""Most images that go to a shard together, such as the windows of a raster that lie beside each other."""
 
 
 class Shard(NamedTuple):
@@ -29,9 +30,11 @@ class Shard(NamedTuple):
         return list(islice(parts, self.number - 1, None, self.of))
 
     def take_images(self, images: Sequence[T]) -> list[T]:
-        """Return the images of this shard, of which `IMAGES` are a part."""
-        starts = self.take(range(0, len(images), IMAGES))
-        return [image for start in starts for image in images[start : start + IMAGES]]
+        """Return the images of this shard, of which as many are a part as give each the same, `IMAGES` at most."""
+        rounds = max(1, math.ceil(len(images) / (self.of * IMAGES)))
+        size = max(1, math.ceil(len(images) / (self.of * rounds)))
+        starts = self.take(range(0, len(images), size))
+        return [image for start in starts for image in images[start : start + size]]
 
 
 WHOLE = Shard()

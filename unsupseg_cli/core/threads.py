@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+
+from unsupseg_cli.core.errors import UsageError
 
 
 def usable_cores() -> int:
@@ -21,8 +24,17 @@ def prepare_threads(count: int | None = None) -> None:
     Between two pieces of work threads sleep instead of spinning (OMP_WAIT_POLICY, unless it is set): spinning threads
     take the cores from those that other processes have work for, and that this process waits for
     (`benchmarks/threads.py`).
+
+    Raises:
+        UsageError: OMP_NUM_THREADS is no number of threads.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not (given := os.environ.get("OMP_NUM_THREADS", "").strip()):
+        os.environ.pop("OMP_NUM_THREADS", None)
+    elif count is None and not re.fullmatch(
+        r"0*[1-9]\d{0,3}( *, *[1-9]\d{0,3})*", given
+    ):  # one for each level
+        raise UsageError(f"OMP_NUM_THREADS is '{given}', no number of threads: unset it, or give --threads.")
     if count is not None:
         os.environ["OMP_NUM_THREADS"] = str(count)
     elif "OMP_NUM_THREADS" not in os.environ:

@@ -295,9 +295,13 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     split = split or "all"
     if split != "all":
         images = _split_of(images, split)
-    whole = labels
-    if labels is not None and images.name in _SPLIT_NAMES and (labels / images.name).is_dir():
-        labels = labels / images.name
+    whole, unlabelled = labels, tuple[str, ...]()
+    if labels is not None and images.name in _SPLIT_NAMES:
+        if (labels / images.name).is_dir():
+            labels = labels / images.name
+        elif files.labels is None and any((labels / name).is_dir() for name in _SPLIT_NAMES):
+            unlabelled = (f"'{labels}' has no '{images.name}': these images count as unlabelled",)
+            labels = None
     left_out = files.left_out
     if any(path.resolve() in (folder.resolve(), images.resolve()) for path in left_out):
         raise UsageError(
@@ -329,7 +333,7 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
         split,
         tuple(match_labels(images, paths, labels, **endings)),
         space,
-        remarks=(*scan.remarks(len(paths)), *_doubts(images, paths)),
+        remarks=(*scan.remarks(len(paths)), *_doubts(images, paths), *unlabelled),
         problem=scan.problem(),
         image_suffix=files.image_suffix,
         left_out=tuple(path for path in left_out if images.resolve() in path.resolve().parents),

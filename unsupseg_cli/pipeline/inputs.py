@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from unsupseg_cli.artifacts.context import Context
@@ -83,8 +84,8 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
         commands = " or ".join(f"`unsupseg {name}`" for name in makers(kind))
         if damaged := context.workspace.unreadable(kind):
             raise UsageError(
-                f"No {kind} in the workspace '{context.workspace}' can be read: '{damaged[0].name}' is damaged; run "
-                f"{commands or 'what made it'} again with --force."
+                f"No {kind} in the workspace '{context.workspace}' can be read: '{_name(damaged[0])}' is damaged or of "
+                f"a newer version (`unsupseg verify` says which); run {commands or 'what made it'} again with --force."
             )
         raise UsageError(
             f"No {kind} in the workspace '{context.workspace}' yet; run {commands or 'what makes it'} first, or "
@@ -92,11 +93,15 @@ def take_artifact(kind: str, reference: str | None, context: Context, *, quiet: 
         )
     if not quiet:
         context.reporter.info(f"taking {kind} '{artifact.id}' (the last one)")
-        for folder in context.workspace.unreadable(kind):
+        for place in context.workspace.unreadable(kind):
             context.reporter.warn(
-                f"{kind} '{folder.name}' is damaged and was passed over; `unsupseg verify` says why"
+                f"{kind} '{_name(place)}' cannot be read and was passed over; `unsupseg verify` says why"
             )
     return artifact
+
+
+def _name(place: Path | str) -> str:
+    return str(place).rpartition("/")[2]
 
 
 def require_method(port: Port, artifact: Artifact) -> None:

@@ -274,14 +274,17 @@ def _work(call: Call, draft: Draft) -> dict[str, Any]:
     return summary
 
 
+_BESIDE = 4_000_000  # bytes of sheets, tables and manifest, which every stage writes beside its arrays
+
+
 def require_room(call: Call, draft: Draft) -> None:
     """Raise StorageError where the disk has no room for what a call will write, but for what its draft holds."""
-    stage = call.stage
-    if stage.room is not None and (needed := stage.foresee(call).bytes):
-        from unsupseg_cli.artifacts.files import require_space, size_on_disk
+    from unsupseg_cli.artifacts.files import require_space, size_on_disk
 
-        lacking = needed - size_on_disk(draft.folder)
-        require_space(draft.folder, lacking, f"What `{stage.name}` writes", stage.room)
+    stage = call.stage
+    needed = (stage.foresee(call).bytes or 0) if stage.room is not None else 0
+    lacking = max(0, needed - size_on_disk(draft.folder)) + _BESIDE
+    require_space(draft.folder, lacking, f"What `{stage.name}` writes", stage.room or "")
 
 
 def settle(

@@ -90,6 +90,10 @@ def identify(call: Call) -> Identity:
 def _require_trust(confidence: float, manifest: Manifest) -> None:
     """Raise UsageError for a probability of labels at which other classes are at least as probable."""
     classes = int(manifest.summary["classes"]) if manifest.kind == "predictions" else 2  # a mask, and none
+    if classes == 1:
+        raise UsageError(
+            "--label-confidence weighs a label against others, and there is one class: leave it out."
+        )
     if confidence * classes <= 1:
         raise UsageError(
             f"--label-confidence {confidence:g} says of {classes} classes that a label is no more probable than "

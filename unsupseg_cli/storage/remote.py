@@ -28,7 +28,14 @@ from unsupseg_cli.artifacts.current import CURRENT, as_current, with_current
 from unsupseg_cli.artifacts.draft import Draft
 from unsupseg_cli.artifacts.files import disk_errors, exclusive, require_space, write_atomic
 from unsupseg_cli.artifacts.identity import Identity
-from unsupseg_cli.artifacts.manifest import MANIFEST, Manifest, Output, read_manifest
+from unsupseg_cli.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    NewerFormatError,
+    Output,
+    parse_manifest,
+    read_manifest,
+)
 from unsupseg_cli.artifacts.workspace import (
     CHANGED,
     LOCKS,
@@ -192,6 +199,16 @@ class RemoteWorkspace(Workspace):
             reference = parts[1]
         return super().get(reference, kind)
 
+    def unreadable(self, kind: str | None = None) -> list[Path | str]:
+        """Return the addresses of records that cannot be read."""
+        self.refresh()
+        names = (name for name, known in self.records.known().items() if known.problem)
+        return [
+            f"{self.address}/{path_of(*name.split('/', 1))}"
+            for name in names
+            if kind in (None, name.partition("/")[0])
+        ]
+
     def damaged(self) -> list[str]:
         """Return why each record that names no artifact cannot be read."""
         self.refresh()
@@ -228,7 +245,18 @@ class RemoteWorkspace(Workspace):
     def _find_whole(self, identity: Identity) -> Artifact | None:
         found = self.records.read(identity.kind, identity.key) if self.exists() else None
         self._seen[identity.key] = found[1] if found else None
+        if found:
+            self._refuse_newer(identity, found[0])
         return super()._find_whole(identity)
+
+    def _refuse_newer(self, identity: Identity, record: Record) -> None:
+        """Raise NewerFormatError for a record of a newer version of the tool; what is damaged is made anew."""
+        try:
+            parse_manifest(record.manifest, f"{self.address}/{path_of(identity.kind, identity.key)}")
+        except NewerFormatError:
+            raise
+        except UnsupsegError:
+            pass
 
     def _is_whole(self, artifact: Artifact) -> bool:
         if self.objects.head(_mark(artifact.manifest)) is not None:
