@@ -82,5 +82,5 @@ def test_labels_no_more_probable_than_others_are_refused(predictions, context):
 
 def test_of_one_class_a_label_has_no_confidence(context, tmp_path):
     predictions = predictions_of({"a.png": np.zeros((8, 8), np.int16)}, ["sky"], context, tmp_path / "photos")
-    with pytest.raises(UsageError, match="there is one class: leave it out"):
+    with pytest.raises(UsageError, match="nothing to refine: with one class"):
         refine(RefineConfig(predictions=predictions.id, label_confidence=0.9), context)

@@ -251,7 +251,8 @@ def test_two_processes_train_the_weights_of_one(work, world, tmp_path):
 
 
 UNDER_TORCHRUN = """
-import os, pickle, signal, sys
+import os, pickle, signal, sys, time
+from pathlib import Path
 from unsupseg_cli import Context, Workspace
 from unsupseg_cli.core.progress import Silent
 from unsupseg_cli.pipeline.stage import perform
@@ -267,6 +268,9 @@ if len(sys.argv) > 2:  # the second process is killed in the last step
 
     def step(run, number, *rest):
         if os.environ["RANK"] == "1" and number == run.schedule.steps - 1:
+            end = time.monotonic() + 60
+            while not list(Path(root).glob("model/.partial-*/checkpoint/state.pt")) and time.monotonic() < end:
+                time.sleep(0.1)  # the first process saves it
             os.kill(os.getpid(), signal.SIGKILL)
         take(run, number, *rest)
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from unsupseg_cli import Context, EvalConfig, Workspace
+from unsupseg_cli.contents.images import open_data
 from unsupseg_cli.core.errors import UsageError
 from unsupseg_cli.data.datasets import open_dataset
 
@@ -85,6 +87,8 @@ def test_a_split_without_labels_beside_one_with_some_is_unlabelled(photos):
     train = open_dataset(f"{photos}/", split="train")
     assert pairs(train) == {"a.jpg": None, "b.jpg": None}
     assert f"'{photos / 'labels'}' has no 'train': these images count as unlabelled" in train.remarks
+    (photos / "labels" / "a.png").touch()  # labels that lie flat count
+    assert pairs(open_dataset(f"{photos}/", split="train")) == {"a.jpg": "a.png", "b.jpg": None}
     val = open_dataset(f"{photos}/", split="val")
     assert pairs(val) == {"c.jpg": "c.png"}
     assert not any("unlabelled" in remark for remark in val.remarks)
@@ -285,3 +289,12 @@ def test_the_published_counts_of_camvid():
         assert len(dataset.items) == count
         assert not dataset.unlabelled
         assert keys(open_dataset(f"{root}/", split=split)) == keys(dataset)
+
+
+def test_where_the_usual_split_has_no_labels_all_images_are_scored(photos, tmp_path):
+    shutil.rmtree(photos / "labels" / "val")
+    context = Context(Workspace(tmp_path / "space"))
+    scored = open_data(EvalConfig(dataset=f"{photos}/"), context, default_split="val")
+    assert pairs(scored) == {"train/a.jpg": "a.png", "train/b.jpg": None, "val/c.jpg": None}
+    named = open_data(EvalConfig(dataset=f"{photos}/", split="val"), context, default_split="val")
+    assert pairs(named) == {"c.jpg": None}

@@ -181,7 +181,7 @@ def test_features_of_images_that_were_changed_are_refused_with_the_reason(scenes
     options = {"dataset": f"{photos}/", "split": "val", "flip": True}
     other = extract(ExtractConfig(**{**TINY, **options}), scenes.context)
     next((photos / "images" / "val").iterdir()).unlink()
-    with pytest.raises(UsageError, match="the images of photos/val changed since"):
+    with pytest.raises(UsageError, match="of other images than those of photos/val here: changed since"):
         evaluate(EvalConfig(**HERE, model=scenes.model.id, features=other.id), scenes.context)
 
 

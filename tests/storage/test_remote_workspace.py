@@ -263,7 +263,14 @@ def test_a_record_of_a_newer_version_is_refused_and_its_files_stay(bucket, machi
     record = json.loads(bucket.content(name))
     record["manifest"]["format_version"] += 1
     bucket.change(name, json.dumps(record).encode())
+    record_format = {**record, "format": 2, "more": 1}
+    bucket.change(name, json.dumps(record_format).encode())
+    with pytest.raises(UnsupsegError, match="has format 2, this tool reads up to 1; update unsupseg"):
+        machine("three").produce(recipe(), never)
+    bucket.change(name, json.dumps(record).encode())
     old = machine("two")
+    with pytest.raises(UnsupsegError, match="update unsupseg"):
+        old.get(made.id)
     assert old.unreadable() == [f"s3://{bucket.name}/{name}"]
     assert "update unsupseg" in old.damaged()[0]
     with pytest.raises(UnsupsegError, match="update unsupseg"):

@@ -103,6 +103,8 @@ def open_data(
         if config.split is not None or default_split is None:
             raise
         dataset = open_dataset(name, **options)  # a folder need not have the usual split
+    if config.split is None and default_split is not None and _lacks_labels(dataset):
+        dataset = open_dataset(name, **options)  # nor labels of it
     dataset = with_origin(place, dataset)
     if config.root is not None and config.dataset in dataset_names():
         context.remember(ROOTS, {**roots, config.dataset: str(config.root.resolve())})
@@ -110,6 +112,12 @@ def open_data(
         dataset = read_as(dataset, Reading.from_json(source.reading))
     _tell(dataset, context, config.strict)
     return _at_most(dataset, context)
+
+
+def _lacks_labels(dataset: Dataset) -> bool:
+    """Tell whether the images of a folder have no labels, though it has classes."""
+    named = dataset.name in dataset_names()
+    return dataset.space is not None and not named and not any(item.label for item in dataset.items)
 
 
 def _at_most(dataset: Dataset, context: Context) -> Dataset:

@@ -65,7 +65,7 @@ def _differences(
         if theirs.fingerprint != data.fingerprint:
             ours, named = f"{data.dataset}/{data.split}", f"{theirs.dataset}/{theirs.split}"
             differences.append(
-                f"the images of {ours} changed since"
+                f"of other images than those of {ours} here: changed since, or chosen otherwise"
                 if ours == named
                 else f"of other images ({named}, not {ours})"
             )

@@ -14,7 +14,7 @@ from unsupseg_cli.core.errors import UsageError, did_you_mean, reason_of
 from unsupseg_cli.core.paths import local_path
 from unsupseg_cli.core.words import counted
 from unsupseg_cli.data.images import IMAGE_SUFFIXES
-from unsupseg_cli.data.items import Item, as_key, match_labels, relative_key
+from unsupseg_cli.data.items import Item, NoMatchError, as_key, match_labels, relative_key
 from unsupseg_cli.data.label_names import folders_of_labels, look_like_labels
 from unsupseg_cli.data.labels import LabelSpace, named_space
 from unsupseg_cli.data.layouts import LAYOUTS, Layout
@@ -295,13 +295,9 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
     split = split or "all"
     if split != "all":
         images = _split_of(images, split)
-    whole, unlabelled = labels, tuple[str, ...]()
-    if labels is not None and images.name in _SPLIT_NAMES:
-        if (labels / images.name).is_dir():
-            labels = labels / images.name
-        elif files.labels is None and any((labels / name).is_dir() for name in _SPLIT_NAMES):
-            unlabelled = (f"'{labels}' has no '{images.name}': these images count as unlabelled",)
-            labels = None
+    whole = labels
+    if labels is not None and images.name in _SPLIT_NAMES and (labels / images.name).is_dir():
+        labels = labels / images.name
     left_out = files.left_out
     if any(path.resolve() in (folder.resolve(), images.resolve()) for path in left_out):
         raise UsageError(
@@ -327,17 +323,30 @@ def _open_folder(folder: Path, split: str | None, files: _Files) -> Dataset:
         )
     space = LabelSpace.from_file(class_file) if class_file is not None else None
     endings = {"image_suffix": files.image_suffix, "label_suffix": files.label_suffix}
+    unlabelled = []
+    try:
+        items = match_labels(images, paths, labels, **endings)
+    except NoMatchError:
+        if split == "all" or files.labels is not None or not _has_split(folder / "labels"):
+            raise
+        unlabelled = [f"'{labels}' has no '{images.name}': these images count as unlabelled"]
+        items = match_labels(images, paths, None, **endings)
     return Dataset(
         folder_name(folder),
         folder,
         split,
-        tuple(match_labels(images, paths, labels, **endings)),
+        tuple(items),
         space,
         remarks=(*scan.remarks(len(paths)), *_doubts(images, paths), *unlabelled),
         problem=scan.problem(),
         image_suffix=files.image_suffix,
         left_out=tuple(path for path in left_out if images.resolve() in path.resolve().parents),
     )
+
+
+def _has_split(labels: Path) -> bool:
+    """Tell whether a folder of labels has a sub-folder of a split."""
+    return any((labels / name).is_dir() for name in _SPLIT_NAMES)
 
 
 def _split_of(images: Path, split: str) -> Path:

@@ -27,6 +27,10 @@ class Item:
     reading: Reading | None = None
 
 
+class NoMatchError(UsageError):
+    """No label has the name of an image."""
+
+
 def match_labels(
     root: Path, images: Iterable[Path], labels: Path | None, *, image_suffix: str = "", label_suffix: str = ""
 ) -> list[Item]:
@@ -55,7 +59,7 @@ def match_labels(
         for key, path in sorted(pairs)
     )
     if not any(item.label for item in items):
-        raise UsageError(
+        raise NoMatchError(
             f"No label in '{labels}' has the relative name of an image: the first image is '{items[0].key}', the "
             f"first label '{next(iter(label_by_stem), 'none')}'.{_proposal(items, label_by_stem)}"
         )

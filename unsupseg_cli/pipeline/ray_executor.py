@@ -89,7 +89,10 @@ class Worker:
 
     def __init__(self, cores: int) -> None:
         self.cores = cores
-        prepare_threads()
+        try:
+            prepare_threads()
+        except UsageError:  # of the node's own setting
+            prepare_threads(max(1, cores))
 
     def look(self, folder: Path, token: Path | None) -> Node:
         """Go to the driver's folder, and tell whether it and the driver's file ``token``, if there is one, are here."""

@@ -283,7 +283,7 @@ def require_room(call: Call, draft: Draft) -> None:
 
     stage = call.stage
     needed = (stage.foresee(call).bytes or 0) if stage.room is not None else 0
-    lacking = max(0, needed - size_on_disk(draft.folder)) + _BESIDE
+    lacking = (max(0, needed - size_on_disk(draft.folder)) if needed else 0) + _BESIDE
     require_space(draft.folder, lacking, f"What `{stage.name}` writes", stage.room or "")
 
 

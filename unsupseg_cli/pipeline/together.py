@@ -182,7 +182,9 @@ class _Group:
         from unsupseg_cli.training import launch
 
         worked = -1.0
-        with suppress(RuntimeError):  # a process that is gone is told of where the others are needed
+        with suppress(
+            RuntimeError, OSError
+        ):  # a process or thread that is gone is told of where it is needed
             while not self._ready.wait(launch.PATIENCE.total_seconds() / _BEATS):
                 if (seconds := self._seconds_of_work()) > worked:
                     self._broadcast(_PREPARING)

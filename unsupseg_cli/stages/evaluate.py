@@ -337,7 +337,7 @@ def _dataset(call: Call) -> Dataset:
     if config.dataset is None and manifest.data is not None and manifest.kind != "model":
         config = config.model_copy(update={"split": config.split or manifest.data.split})
     dataset = open_data(config, call.context, default_split="val", source=manifest.data)
-    if config.dataset is None and "features" in call.inputs:
+    if config.dataset is None and config.labels is None and "features" in call.inputs:
         place = dataset.origin or dataset.root
         call.context.reporter.info(f"scoring by the labels of '{place}', which the features name")
     return settle_pixels(dataset, call.context, _scored(call))

@@ -92,7 +92,7 @@ def _require_trust(confidence: float, manifest: Manifest) -> None:
     classes = int(manifest.summary["classes"]) if manifest.kind == "predictions" else 2  # a mask, and none
     if classes == 1:
         raise UsageError(
-            "--label-confidence weighs a label against others, and there is one class: leave it out."
+            "There is nothing to refine: with one class each pixel has it, and --label-confidence changes nothing."
         )
     if confidence * classes <= 1:
         raise UsageError(

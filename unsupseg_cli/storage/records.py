@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from unsupseg_cli.artifacts.cache import drop
 from unsupseg_cli.artifacts.files import write_atomic, write_json
-from unsupseg_cli.artifacts.manifest import MANIFEST, Key, Name, parse_manifest, read_manifest
+from unsupseg_cli.artifacts.manifest import (
+    MANIFEST,
+    Key,
+    Name,
+    NewerFormatError,
+    parse_manifest,
+    read_manifest,
+)
 from unsupseg_cli.artifacts.sources import stamp
 from unsupseg_cli.core.errors import UnsupsegError
 from unsupseg_cli.storage.objects import Listed, Objects, Version
@@ -91,7 +98,7 @@ class Records:
         if stored is None:
             return None
         try:
-            return Record.model_validate_json(stored.data), stored.version
+            return _parse(stored.data, f"{self._objects.address}/{path_of(kind, key)}"), stored.version
         except ValueError:
             return Record(attempt="unknown", manifest={}), stored.version
 
@@ -135,7 +142,7 @@ class Records:
             return None
         kind, _, key = _name(item).partition("/")
         try:
-            record = Record.model_validate_json(stored.data)
+            record = _parse(stored.data, f"{self._objects.address}/{item.path}")
             place = _Place(kind=kind, key=key, id=str(record.manifest.get("id")))
             folder = self._root / kind / place.id
             manifest = parse_manifest(record.manifest, f"{self._objects.address}/{item.path}")
@@ -162,6 +169,17 @@ class Records:
             return  # of nobody who writes here: it has no mirror
         for folder in (self._root / kind).glob(f"*-{key[:8]}"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parse(data: bytes, path: str) -> Record:
+    """Return a record; raises NewerFormatError for one of a newer version, ValueError for what is none."""
+    raw = json.loads(data)
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if isinstance(version, int) and version > _FORMAT:
+        raise NewerFormatError(
+            f"'{path}' has format {version}, this tool reads up to {_FORMAT}; update unsupseg."
+        )
+    return Record.model_validate(raw)
 
 
 def path_of(kind: str, key: str) -> str:

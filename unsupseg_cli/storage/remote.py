@@ -197,17 +197,20 @@ class RemoteWorkspace(Workspace):
             if len(parts) < 2:
                 raise UsageError(f"'{reference}' is no artifact of the workspace '{self}'.")
             reference = parts[1]
-        return super().get(reference, kind)
+        try:
+            return super().get(reference, kind)
+        except UsageError:
+            for name, known in self.records.known().items():
+                if known.problem and str(reference).endswith(name.partition("/")[2][:8]):
+                    raise UnsupsegError(known.problem) from None
+            raise
 
     def unreadable(self, kind: str | None = None) -> list[Path | str]:
-        """Return the addresses of records that cannot be read."""
-        self.refresh()
-        names = (name for name, known in self.records.known().items() if known.problem)
-        return [
-            f"{self.address}/{path_of(*name.split('/', 1))}"
-            for name in names
-            if kind in (None, name.partition("/")[0])
-        ]
+        """Return the addresses of records that cannot be read, and folders of the mirror that are damaged."""
+        damaged = super().unreadable(kind)
+        names = [name for name, known in self.records.known().items() if known.problem]
+        of_kind = [name for name in names if kind in (None, name.partition("/")[0])]
+        return [*damaged, *(f"{self.address}/{path_of(*name.split('/', 1))}" for name in of_kind)]
 
     def damaged(self) -> list[str]:
         """Return why each record that names no artifact cannot be read."""
