@@ -72,5 +72,5 @@ def test_gc_removes_drafts_and_verify_refuses_a_broken_manifest(call):
     (Path(path) / "manifest.json").write_text("{}")
     _, said = call("verify", code=1)
     assert said.count("manifest.json' is damaged") == 1
-    assert "error: 1 problem;" in said
+    assert "error: 1 problem: run what made the artifacts named above again with --force" in said
     assert "Traceback" not in said
